@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * compat.h - the only place that knows kernel versions: one name for what 6.1
+ * and 6.12 spell differently. Assembly files include it as well.
+ */
+#ifndef MKVM_COMPAT_H
+#define MKVM_COMPAT_H
+
+#include <linux/version.h>
+#include <asm/nospec-branch.h>
+
+#ifdef __ASSEMBLY__
+
+/* Return predictions that the guest has trained are dropped here. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 9, 0)
+#define MKVM_UNTRAIN_RET	UNTRAIN_RET_VM
+#else
+#define MKVM_UNTRAIN_RET	UNTRAIN_RET
+#endif
+
+#else /* C */
+
+#include <linux/eventfd.h>
+#include <linux/percpu.h>
+#include <linux/rcupdate.h>
+#include <linux/smp.h>
+#include <linux/syscore_ops.h>
+#include <asm/cpufeature.h>
+
+/* The field's name says since 6.10 that it must be read once. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 10, 0)
+#define mkvm_immediate_exit(run) READ_ONCE((run)->immediate_exit__unsafe)
+#else
+#define mkvm_immediate_exit(run) READ_ONCE((run)->immediate_exit)
+#endif
+
+/* Adds one to the eventfd. Context: any but a wake-up from another eventfd. */
+static inline void mkvm_eventfd_signal(struct eventfd_ctx *ctx)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 8, 0)
+	eventfd_signal(ctx);
+#else
+	eventfd_signal(ctx, 1);
+#endif
+}
+
+/* The guest that this CPU ran holds no RCU reference. Context: interrupts off. */
+static inline void mkvm_rcu_note_guest(void)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 2, 0)
+	rcu_virt_note_context_switch();
+#else
+	rcu_virt_note_context_switch(smp_processor_id());
+#endif
+}
+
+/*
+ * Userspace that runs next on this CPU gets a prediction barrier where the host wants one
+ * between a guest and the program that runs it. Context: preemption off.
+ */
+static inline void mkvm_guard_userspace(void)
+{
+	if (cpu_feature_enabled(X86_FEATURE_IBPB_EXIT_TO_USER))
+		this_cpu_write(x86_ibpb_exit_to_user, true);
+}
+
+/*
+ * Callbacks for suspend on the last CPU. Newer kernels hand them a pointer; the change
+ * was also taken back into stable series, so Kbuild looks at the header.
+ */
+#ifdef MKVM_SYSCORE_HAS_DATA
+#define MKVM_SYSCORE_ARGS void *unused
+struct mkvm_syscore {
+	struct syscore_ops ops;
+	struct syscore core;
+};
+
+static inline void mkvm_syscore_register(struct mkvm_syscore *s)
+{
+	s->core.ops = &s->ops;
+	register_syscore(&s->core);
+}
+
+static inline void mkvm_syscore_unregister(struct mkvm_syscore *s)
+{
+	unregister_syscore(&s->core);
+}
+#else
+#define MKVM_SYSCORE_ARGS void
+struct mkvm_syscore {
+	struct syscore_ops ops;
+};
+
+static inline void mkvm_syscore_register(struct mkvm_syscore *s)
+{
+	register_syscore_ops(&s->ops);
+}
+
+static inline void mkvm_syscore_unregister(struct mkvm_syscore *s)
+{
+	unregister_syscore_ops(&s->ops);
+}
+#endif
+
+#endif
+#endif

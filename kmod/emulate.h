@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * emulate.h - the instruction emulator's contract.
+ *
+ * The emulator is pure: it sees registers, a few mode bits and the functions
+ * below, and knows nothing of a VM. It decodes one instruction and runs it, or
+ * one iteration of a repeated string instruction.
+ *
+ * Restarting: when one of its surroundings' functions says EXIT (userspace must
+ * answer first), the emulator returns EXIT and has changed nothing. Later the
+ * caller runs the same instruction again from its start; the functions answer
+ * what they answered before from their log, up to the access that is new. So
+ * they are called in the same order with the same arguments each time, and
+ * registers change only when everything has succeeded. insn and insn_len are
+ * kept between the runs: bytes that are there are not fetched again, so fetch
+ * is the one function that belongs in no log.
+ *
+ * Read next: decode.c, emulate.c, then mmio.c, the surroundings.
+ */
+#ifndef MKVM_EMULATE_H
+#define MKVM_EMULATE_H
+
+#include <linux/types.h>
+#include <linux/kvm.h>
+
+enum mkvm_emu_result {
+	MKVM_EMU_DONE,		/* ran; registers, RIP and RFLAGS are new */
+	MKVM_EMU_AGAIN,		/* one iteration of REP ran, RIP still at the instruction: call again */
+	MKVM_EMU_EXIT,		/* userspace must answer: nothing changed, run again later */
+	MKVM_EMU_FAULT,		/* the guest gets emu->fault: nothing changed */
+	MKVM_EMU_UNHANDLED,	/* not an instruction that is emulated: nothing changed */
+};
+
+enum { MKVM_ES, MKVM_CS, MKVM_SS, MKVM_DS, MKVM_FS, MKVM_GS };	/* encoding order */
+
+#define MKVM_MAX_INSN	15	/* bytes of an instruction */
+#define MKVM_INSN_ROOM	32	/* what the decoder may read before it knows that they are too many */
+
+/* What the guest's code at an instruction runs as. */
+struct mkvm_mode {
+	u64 cr0, cr3, cr4, efer;
+	u8 cpl;
+	bool cs_l, cs_db;
+};
+
+/* How an instruction is run; what the values mean decode.h says. */
+struct mkvm_opcode {
+	u8 op;
+	u8 dst:4, src:4;
+	u8 flags;
+};
+
+struct mkvm_emu {
+	struct mkvm_vcpu *vcpu;		/* in: the surroundings' own */
+	u64 *regs;			/* in, out: RAX RCX RDX RBX RSP RBP RSI RDI R8..R15 */
+	u64 rip, rflags;		/* in, out */
+	struct mkvm_mode mode;		/* in */
+	bool io_checked;		/* in: the CPU has checked that INS and OUTS may use their port */
+	void *ins_buf;			/* in: the page where mkvm_emu_pio puts what it reads */
+	u8 *insn;			/* in: MKVM_INSN_ROOM bytes; out: the instruction */
+	u8 insn_len;			/* in: how many are known; out: its length if decoded, else all known */
+	bool one_operand;		/* out: every access to memory is to the one operand that is there */
+	bool host_fault;		/* the surroundings' own */
+	struct {
+		u8 vector;
+		bool has_error;
+		u32 error;
+		u64 cr2;		/* of a #PF */
+	} fault;			/* out */
+
+	/* The emulator's own: the instruction, decoded. */
+	struct mkvm_opcode d;
+	u8 pos;				/* bytes decoded */
+	u8 size, ad;			/* of operand and address, bytes */
+	u8 mod, reg, rm;		/* ModRM, with REX's bits */
+	u8 seg;
+	bool mode64, rip_relative;
+	u8 prefix[8];			/* the last of its kind, 0: absent */
+	u64 ea, imm, flags;		/* flags: RFLAGS when it has run */
+};
+
+/*
+ * What the surroundings supply. Accesses return DONE, EXIT, FAULT (with emu->fault
+ * filled in) or UNHANDLED. Linear addresses are already checked against segment
+ * limits and for being canonical (48 bits); an access may cross a page.
+ */
+enum mkvm_emu_how {
+	MKVM_EMU_READ,
+	MKVM_EMU_MODIFY,	/* reads what a WRITE to the same place follows: #PF as for a write */
+	MKVM_EMU_WRITE,
+	MKVM_EMU_PROBE,		/* no access: would a WRITE fault? Of more than 8 bytes: UNHANDLED unless RAM */
+};
+
+/* buf: at least a u64 (a DONE read fills len bytes); len: 1, 2, 4, 8, and for PROBE and WRITE of INS up to a page */
+enum mkvm_emu_result mkvm_emu_access(struct mkvm_emu *emu, u64 la, void *buf, unsigned int len,
+				     enum mkvm_emu_how how);
+/* Bytes of the instruction into buf, which has room for 16; len up to 15, within a page. */
+enum mkvm_emu_result mkvm_emu_fetch(struct mkvm_emu *emu, u64 la, void *buf, unsigned int len);
+/* OUTS of one element from out; INS (out is NULL) of count elements, at most a page, to emu->ins_buf. */
+enum mkvm_emu_result mkvm_emu_pio(struct mkvm_emu *emu, u16 port, unsigned int size, unsigned int count,
+				  const void *out);
+void mkvm_emu_get_segment(struct mkvm_emu *emu, int seg, struct kvm_segment *var);
+/* MOV to CR0, 2, 3, 4 or 8 at CPL 0. Returns 1 for #GP. */
+int mkvm_emu_set_cr(struct mkvm_emu *emu, int cr, u64 val);
+/* MOV to or from DR0 to 3, 6 or 7, all checked. */
+void mkvm_emu_dr(struct mkvm_emu *emu, int dr, u64 *val, bool write);
+
+/*
+ * mkvm_emulate - decode and run the instruction at emu->rip.
+ *
+ * Context: what the surroundings need. Bounded work: one instruction, or for REP one
+ * iteration (REP INS: up to one page) a call; returns AGAIN while RCX is not used up.
+ */
+enum mkvm_emu_result mkvm_emulate(struct mkvm_emu *emu);
+
+/*
+ * mkvm_insn_length - length in bytes of the instruction at emu->rip, for exits
+ * that give no next RIP. 0: could not be decoded or fetched. Knows, besides what is
+ * emulated, what is intercepted: CPUID, HLT, PAUSE, RDMSR, WRMSR, RDTSC, RDPMC, INVD, WBINVD, RSM and 0F 01.
+ */
+unsigned int mkvm_insn_length(struct mkvm_emu *emu);
+
+#endif

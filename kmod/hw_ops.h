@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * hw_ops.h - the vendor contract: all that common code asks of SVM or VMX.
+ *
+ * One const struct per vendor, chosen once in main.c; common code never tests
+ * which it is. Operations on a vCPU are called by the thread that holds
+ * vcpu->mutex with the vCPU loaded (between vcpu_load and vcpu_put), unless a
+ * line says otherwise.
+ *
+ * Read next: svm/svm.c.
+ */
+#ifndef MKVM_HW_OPS_H
+#define MKVM_HW_OPS_H
+
+#include "mkvm.h"
+
+/* How second-level page-table entries look. The four levels of 512 entries are common. */
+struct mkvm_tdp_format {
+	u64 table;		/* bits of an entry that points to a table */
+	u64 leaf;		/* bits of any leaf */
+	u64 huge;		/* bit of a leaf above the last level */
+	u64 present;		/* any of these bits: present */
+	u64 write;
+	u64 accessed;
+};
+
+struct mkvm_hw_ops {
+	const char *name;
+	struct mkvm_tdp_format tdp;
+
+	/* Module: NULL, or the sentence that says what is missing. Called on a CPU that may be any. */
+	const char *(*missing)(void);
+	bool (*tdp_five_levels)(void);		/* the CPU walks second-level tables from a fifth level */
+	int (*setup)(void);			/* may sleep */
+	void (*teardown)(void);
+	int (*cpu_enable)(void);		/* on each CPU, preemption off; -EBUSY: held by somebody else */
+	void (*cpu_disable)(void);		/* on each CPU, interrupts off or on */
+
+	/* A vCPU's life. create allocates the vendor's struct around it (may sleep, not loaded). */
+	struct mkvm_vcpu *(*vcpu_create)(void);
+	void (*vcpu_destroy)(struct mkvm_vcpu *vcpu);
+	void (*vcpu_reset)(struct mkvm_vcpu *vcpu, bool init);	/* not loaded at creation */
+	void (*vcpu_load)(struct mkvm_vcpu *vcpu, int cpu);	/* preemption off */
+	void (*vcpu_put)(struct mkvm_vcpu *vcpu);		/* preemption off */
+
+	/* Into the guest and back: interrupts off before and after. Fills regs, rip, rflags, event, next_rip. */
+	void (*enter)(struct mkvm_vcpu *vcpu);
+	/* Interrupts and preemption on; 1: enter again, 0: to userspace, or -errno. */
+	int (*handle_exit)(struct mkvm_vcpu *vcpu);
+
+	/* State that only the vendor's control block holds. cr: 0, 2, 3, 4; dr: 6, 7. */
+	void (*get_mode)(struct mkvm_vcpu *vcpu, struct mkvm_mode *mode);
+	void (*get_segment)(struct mkvm_vcpu *vcpu, int seg, struct kvm_segment *var);	/* up to MKVM_LDTR */
+	void (*set_segment)(struct mkvm_vcpu *vcpu, int seg, const struct kvm_segment *var);
+	void (*get_dt)(struct mkvm_vcpu *vcpu, bool idt, struct kvm_dtable *dt);
+	void (*set_dt)(struct mkvm_vcpu *vcpu, bool idt, const struct kvm_dtable *dt);
+	u64 (*get_cr)(struct mkvm_vcpu *vcpu, int cr);
+	void (*set_cr)(struct mkvm_vcpu *vcpu, int cr, u64 val);	/* checked by the caller */
+	void (*set_efer)(struct mkvm_vcpu *vcpu, u64 efer);		/* checked by the caller */
+	void (*guest_debug_changed)(struct mkvm_vcpu *vcpu);		/* vcpu->debug */
+	u64 (*get_dr)(struct mkvm_vcpu *vcpu, int dr);
+	void (*set_dr)(struct mkvm_vcpu *vcpu, int dr, u64 val);
+	int (*get_msr)(struct mkvm_vcpu *vcpu, u32 index, u64 *val);	/* 1: not one of the vendor's */
+	int (*set_msr)(struct mkvm_vcpu *vcpu, u32 index, u64 val);
+	void (*tsc_offset_changed)(struct mkvm_vcpu *vcpu);
+
+	/* Events. shadow: KVM_X86_SHADOW_INT_*. */
+	u8 (*get_shadow)(struct mkvm_vcpu *vcpu);
+	void (*set_shadow)(struct mkvm_vcpu *vcpu, u8 shadow);
+	bool (*nmi_masked)(struct mkvm_vcpu *vcpu);
+	void (*set_nmi_masked)(struct mkvm_vcpu *vcpu, bool masked);
+	void (*inject)(struct mkvm_vcpu *vcpu, const struct mkvm_event *ev);	/* or none, at the next entry */
+	/* Leave the guest as soon as an interrupt (an NMI) could be taken. */
+	void (*open_window)(struct mkvm_vcpu *vcpu, bool irq, bool nmi);
+
+	void (*flush_tlb)(struct mkvm_vcpu *vcpu);	/* before the next entry; interrupts may be off */
+	void (*set_tdp_root)(struct mkvm_vcpu *vcpu, u64 root_pa);	/* and flush_tlb */
+};
+
+enum { MKVM_TR = 6, MKVM_LDTR = 7 };
+
+extern const struct mkvm_hw_ops *mkvm_hw;	/* set once at load */
+extern const struct mkvm_hw_ops mkvm_svm_ops;
+
+#endif

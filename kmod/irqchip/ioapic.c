@@ -1,0 +1,369 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * ioapic.c - the I/O APIC: 24 pins, version 0x11 (so no EOI register), at
+ * MKVM_IOAPIC_BASE.
+ *
+ * State: struct mkvm_ioapic. Each pin has a redirection table entry (RTE) and a
+ * line, high while any source holds it high. RTE bit 13 (polarity) changes
+ * nothing: sources say "asserted", not a voltage. An edge is delivered at once
+ * or, on a masked pin, lost ("ignored, not delivered or held pending"). A level
+ * is delivered while the line is high, the pin is unmasked and remote-IRR is
+ * clear. The delivery sets remote-IRR, the EOI of the vector that was sent
+ * clears it; that vector is kept apart from the RTE, which may be rewritten.
+ *
+ * Manual: Intel 82093AA data sheet. Read next: routing.c, then lapic.c.
+ */
+#include <linux/bitops.h>
+#include <linux/errno.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+
+#include "mkvm.h"
+#include "irqchip.h"
+
+#define IOAPIC_SELECT		0x00	/* MMIO offsets */
+#define IOAPIC_WINDOW		0x10
+#define IOAPIC_VERSION		(0x11 | (KVM_IOAPIC_NUM_PINS - 1) << 16)
+
+#define RTE_WRITABLE		0xff0000000001afffull	/* not reserved, delivery status, remote-IRR */
+#define RTE_REMOTE_IRR		BIT_ULL(14)
+#define RTE_MASKED		BIT_ULL(16)
+
+/*
+ * A line that never falls interrupts the guest again at each EOI, before it can
+ * run one more instruction outside the handler. After so many in a row the next
+ * one waits, as in Linux KVM, so that the guest still gets on.
+ */
+#define IOAPIC_STORM_COUNT	10000
+#define IOAPIC_STORM_DELAY	(10 * NSEC_PER_MSEC)
+
+struct mkvm_ioapic {
+	raw_spinlock_t lock;		/* protects all but vm */
+	struct mkvm *vm;		/* constant */
+	DECLARE_BITMAP(wants_eoi, 256);	/* vectors whose EOI matters; read without the lock */
+	struct kvm_ioapic_state reg;	/* ioregsel, id and redirtbl are used */
+	u32 line;			/* pins that are high */
+	u32 pit_pins;			/* pins that the PIT has driven: it wants to know of the EOI */
+	u32 resample_pins;		/* likewise: irqfds with a resamplefd */
+	u32 storming;			/* pins that wait for storm_timer */
+	u8 source[KVM_IOAPIC_NUM_PINS];	/* who holds the pin high, bit n is source n */
+	u8 sent[KVM_IOAPIC_NUM_PINS];	/* vector of the last delivery whose EOI matters */
+	u16 in_a_row[KVM_IOAPIC_NUM_PINS]; /* EOIs since one found the line low */
+	struct hrtimer storm_timer;
+};
+
+/* Only fixed and lowest priority can be level triggered: no EOI ends anything else. */
+static bool pin_is_level(const struct mkvm_ioapic *ioapic, unsigned int pin)
+{
+	return ioapic->reg.redirtbl[pin].fields.trig_mode && ioapic->reg.redirtbl[pin].fields.delivery_mode <= 1;
+}
+
+/* Send the pin's message, if the RTE lets it go. Lock held. */
+static int pin_deliver(struct mkvm_ioapic *ioapic, unsigned int pin)
+{
+	typeof(ioapic->reg.redirtbl[0]) *rte = &ioapic->reg.redirtbl[pin];
+	const struct mkvm_irq irq = {
+		.dest = rte->fields.dest_id,
+		.vector = rte->fields.vector,
+		.delivery = rte->fields.delivery_mode,
+		.logical = rte->fields.dest_mode,
+		.level = pin_is_level(ioapic, pin),
+		.assert = true,
+	};
+	int ret;
+
+	if (rte->fields.mask || rte->fields.remote_irr)
+		return MKVM_IRQ_IGNORED;
+
+	/* Known before the target can end it, which asks without the lock. */
+	if (irq.level || ((ioapic->pit_pins | ioapic->resample_pins) & BIT(pin))) {
+		ioapic->sent[pin] = irq.vector;
+		set_bit(irq.vector, ioapic->wants_eoi);
+		smp_mb__after_atomic();
+	}
+	ret = mkvm_irq_deliver(ioapic->vm, NULL, &irq);
+	/* Coalesced: another pin has this vector pending, and one EOI ends both. */
+	if (irq.level && ret >= 0)
+		rte->fields.remote_irr = 1;
+	return ret;
+}
+
+/* Send a level that waits. Lock held. */
+static int pin_deliver_level(struct mkvm_ioapic *ioapic, unsigned int pin)
+{
+	if (!pin_is_level(ioapic, pin) || !(ioapic->line & ~ioapic->storming & BIT(pin)))
+		return MKVM_IRQ_IGNORED;
+	return pin_deliver(ioapic, pin);
+}
+
+static void pin_set_low(struct mkvm_ioapic *ioapic, unsigned int pin)
+{
+	ioapic->line &= ~BIT(pin);
+	ioapic->storming &= ~BIT(pin);
+}
+
+static int pin_set_high(struct mkvm_ioapic *ioapic, unsigned int pin)
+{
+	bool was_high = ioapic->line & BIT(pin);
+
+	ioapic->line |= BIT(pin);
+	if (pin_is_level(ioapic, pin))
+		return pin_deliver_level(ioapic, pin);
+	return was_high ? MKVM_IRQ_COALESCED : pin_deliver(ioapic, pin);
+}
+
+/*
+ * mkvm_ioapic_set_irq - source drives pin high, low, or gives a pulse (MKVM_PULSE).
+ *
+ * Returns what mkvm_irq_deliver says; MKVM_IRQ_COALESCED for an edge pin that
+ * was high already; MKVM_IRQ_IGNORED when masked or while remote-IRR is set; 1
+ * for low. Any context, without ioapic->lock.
+ */
+int mkvm_ioapic_set_irq(struct mkvm_ioapic *ioapic, unsigned int pin, enum mkvm_irq_source source, int level)
+{
+	unsigned long flags;
+	int ret = 1;
+
+	if (pin >= KVM_IOAPIC_NUM_PINS)
+		return MKVM_IRQ_IGNORED;
+
+	raw_spin_lock_irqsave(&ioapic->lock, flags);
+	if (source == MKVM_SOURCE_PIT)
+		ioapic->pit_pins |= BIT(pin);
+	if (level) {
+		ioapic->source[pin] |= BIT(source);
+		ioapic->resample_pins |= source == MKVM_SOURCE_RESAMPLE ? BIT(pin) : 0;
+		ret = pin_set_high(ioapic, pin);
+	}
+	if (level != 1) {
+		ioapic->source[pin] &= ~mkvm_source_released(source);
+		if (!ioapic->source[pin])
+			pin_set_low(ioapic, pin);
+	}
+	raw_spin_unlock_irqrestore(&ioapic->lock, flags);
+	return ret;
+}
+
+/* mkvm_ioapic_wants_eoi - must mkvm_ioapic_eoi be told of this vector? No lock, any context. */
+bool mkvm_ioapic_wants_eoi(struct mkvm_ioapic *ioapic, u8 vector)
+{
+	return test_bit(vector, ioapic->wants_eoi);
+}
+
+/* The level interrupt of a pin has ended; the line may be high still. Lock held. */
+static void pin_eoi(struct mkvm_ioapic *ioapic, unsigned int pin)
+{
+	ioapic->reg.redirtbl[pin].fields.remote_irr = 0;
+	if (!(ioapic->line & BIT(pin))) {
+		ioapic->in_a_row[pin] = 0;
+		return;
+	}
+	if (++ioapic->in_a_row[pin] >= IOAPIC_STORM_COUNT) {
+		ioapic->in_a_row[pin] = 0;
+		ioapic->storming |= BIT(pin);
+		hrtimer_start(&ioapic->storm_timer, ns_to_ktime(IOAPIC_STORM_DELAY), HRTIMER_MODE_REL_HARD);
+	}
+	pin_deliver_level(ioapic, pin);
+}
+
+/*
+ * mkvm_ioapic_eoi - a LAPIC has ended vector. At most one delivery for each pin.
+ * Those who asked hear of it while remote-IRR still holds the pin: what they lower
+ * is not delivered again, what they raise is delivered afterwards.
+ * Any context, without ioapic->lock.
+ */
+void mkvm_ioapic_eoi(struct mkvm_ioapic *ioapic, u8 vector)
+{
+	struct mkvm_pit *pit = READ_ONCE(ioapic->vm->pit);
+	unsigned long flags, acked = 0;
+	unsigned int pin;
+
+	raw_spin_lock_irqsave(&ioapic->lock, flags);
+	clear_bit(vector, ioapic->wants_eoi);
+	for (pin = 0; pin < KVM_IOAPIC_NUM_PINS; pin++) {
+		if (ioapic->sent[pin] != vector)
+			continue;
+		if (ioapic->reg.redirtbl[pin].fields.remote_irr || (ioapic->resample_pins & BIT(pin)))
+			acked |= BIT(pin);
+		if (pit && (ioapic->pit_pins & BIT(pin)))
+			mkvm_pit_acked(pit);
+	}
+	raw_spin_unlock_irqrestore(&ioapic->lock, flags);
+
+	for_each_set_bit(pin, &acked, KVM_IOAPIC_NUM_PINS)
+		mkvm_irq_acked(ioapic->vm, KVM_IRQCHIP_IOAPIC, pin);
+
+	raw_spin_lock_irqsave(&ioapic->lock, flags);
+	for_each_set_bit(pin, &acked, KVM_IOAPIC_NUM_PINS)
+		if (ioapic->reg.redirtbl[pin].fields.remote_irr)
+			pin_eoi(ioapic, pin);
+	raw_spin_unlock_irqrestore(&ioapic->lock, flags);
+}
+
+/* Hard interrupt context. */
+static enum hrtimer_restart ioapic_storm_over(struct hrtimer *timer)
+{
+	struct mkvm_ioapic *ioapic = container_of(timer, struct mkvm_ioapic, storm_timer);
+	unsigned long flags;
+	unsigned int pin;
+
+	raw_spin_lock_irqsave(&ioapic->lock, flags);
+	ioapic->storming = 0;
+	for (pin = 0; pin < KVM_IOAPIC_NUM_PINS; pin++)
+		pin_deliver_level(ioapic, pin);
+	raw_spin_unlock_irqrestore(&ioapic->lock, flags);
+	return HRTIMER_NORESTART;
+}
+
+/* An edge pin has no remote-IRR: older systems end a level by switching to edge and back. */
+static void pin_set_rte(struct mkvm_ioapic *ioapic, unsigned int pin, u64 bits)
+{
+	ioapic->reg.redirtbl[pin].bits = bits;
+	if (!pin_is_level(ioapic, pin))
+		ioapic->reg.redirtbl[pin].fields.remote_irr = 0;
+}
+
+/* Lock held. An index that names no register reads as all ones. */
+static u32 ioapic_read_register(const struct mkvm_ioapic *ioapic)
+{
+	u32 index = ioapic->reg.ioregsel;
+	u32 pin = (index - 0x10) >> 1;
+
+	if (index == 0 || index == 2)	/* id, arbitration id */
+		return ioapic->reg.id << 24;
+	if (index == 1)
+		return IOAPIC_VERSION;
+	if (index < 0x10 || pin >= KVM_IOAPIC_NUM_PINS)
+		return ~0u;
+	return ioapic->reg.redirtbl[pin].bits >> (index & 1 ? 32 : 0);
+}
+
+/* Lock held. */
+static void ioapic_write_register(struct mkvm_ioapic *ioapic, u32 val)
+{
+	u32 index = ioapic->reg.ioregsel;
+	u32 pin = (index - 0x10) >> 1;
+	u64 old, new;
+
+	if (index == 0)
+		ioapic->reg.id = (val >> 24) & 0xf;
+	if (index < 0x10 || pin >= KVM_IOAPIC_NUM_PINS)
+		return;
+
+	old = ioapic->reg.redirtbl[pin].bits;
+	new = index & 1 ? (u64)val << 32 | (u32)old : (old & ~0xffffffffull) | val;
+	pin_set_rte(ioapic, pin, (new & RTE_WRITABLE) | (old & RTE_REMOTE_IRR));
+	pin_deliver_level(ioapic, pin);
+}
+
+/* mkvm_ioapic_mmio_read - len 1, 2, 4 or 8 bytes at offset 0..0xff; zero where nothing is. Any context. */
+void mkvm_ioapic_mmio_read(struct mkvm_ioapic *ioapic, u32 offset, unsigned int len, void *val)
+{
+	unsigned long flags;
+	u32 data = 0;
+
+	raw_spin_lock_irqsave(&ioapic->lock, flags);
+	if (offset == IOAPIC_SELECT)
+		data = ioapic->reg.ioregsel;
+	else if (offset == IOAPIC_WINDOW)
+		data = ioapic_read_register(ioapic);
+	raw_spin_unlock_irqrestore(&ioapic->lock, flags);
+
+	memset(val, 0, len);
+	memcpy(val, &data, min(len, 4u));
+}
+
+/* mkvm_ioapic_mmio_write - the same places; of 8 bytes the lower 4 count. Any context. */
+void mkvm_ioapic_mmio_write(struct mkvm_ioapic *ioapic, u32 offset, unsigned int len, const void *val)
+{
+	unsigned long flags;
+	u32 data = 0;
+
+	memcpy(&data, val, min(len, 4u));
+	raw_spin_lock_irqsave(&ioapic->lock, flags);
+	if (offset == IOAPIC_SELECT)
+		ioapic->reg.ioregsel = data & 0xff;
+	else if (offset == IOAPIC_WINDOW)
+		ioapic_write_register(ioapic, data);
+	raw_spin_unlock_irqrestore(&ioapic->lock, flags);
+}
+
+/*
+ * mkvm_ioapic_get - KVM_GET_IRQCHIP. irr has the lines that are high, without
+ * those whose edge has been dealt with, so that setting it delivers no edge twice.
+ */
+void mkvm_ioapic_get(struct mkvm_ioapic *ioapic, struct kvm_ioapic_state *state)
+{
+	unsigned long flags;
+	unsigned int pin;
+
+	raw_spin_lock_irqsave(&ioapic->lock, flags);
+	*state = ioapic->reg;
+	for (pin = 0; pin < KVM_IOAPIC_NUM_PINS; pin++)
+		if (pin_is_level(ioapic, pin) || state->redirtbl[pin].fields.mask)
+			state->irr |= ioapic->line & BIT(pin);
+	raw_spin_unlock_irqrestore(&ioapic->lock, flags);
+}
+
+/*
+ * mkvm_ioapic_set - KVM_SET_IRQCHIP: the lines are then as irr says
+ * (MKVM_SOURCE_RESTORED), and what can be delivered is. Reserved and read-only bits of RTEs
+ * are dropped, as on a write by the guest; pad is not looked at, since clients
+ * leave it uninitialised. -EINVAL: another base address, or a register too big.
+ */
+int mkvm_ioapic_set(struct mkvm_ioapic *ioapic, const struct kvm_ioapic_state *state)
+{
+	unsigned long flags;
+	unsigned int pin;
+
+	if (state->base_address != MKVM_IOAPIC_BASE || state->ioregsel > 0xff || state->id > 0xf ||
+	    state->irr >> KVM_IOAPIC_NUM_PINS)
+		return -EINVAL;
+
+	raw_spin_lock_irqsave(&ioapic->lock, flags);
+	ioapic->reg.ioregsel = state->ioregsel;
+	ioapic->reg.id = state->id;
+	for (pin = 0; pin < KVM_IOAPIC_NUM_PINS; pin++) {
+		ioapic->source[pin] = state->irr & BIT(pin) ? BIT(MKVM_SOURCE_RESTORED) : 0;
+		pin_set_low(ioapic, pin);
+		ioapic->in_a_row[pin] = 0;
+		pin_set_rte(ioapic, pin, state->redirtbl[pin].bits & (RTE_WRITABLE | RTE_REMOTE_IRR));
+		/* What is in service was sent with this vector, as far as anybody can tell. */
+		ioapic->sent[pin] = state->redirtbl[pin].fields.vector;
+		if (ioapic->reg.redirtbl[pin].fields.remote_irr)
+			set_bit(ioapic->sent[pin], ioapic->wants_eoi);
+		if (ioapic->source[pin])
+			pin_set_high(ioapic, pin);
+	}
+	raw_spin_unlock_irqrestore(&ioapic->lock, flags);
+	return 0;
+}
+
+/* mkvm_ioapic_create - makes vm->ioapic, all pins masked; -ENOMEM. Sleeps. */
+int mkvm_ioapic_create(struct mkvm *vm)
+{
+	struct mkvm_ioapic *ioapic = kzalloc(sizeof(*ioapic), GFP_KERNEL_ACCOUNT);
+	unsigned int pin;
+
+	if (!ioapic)
+		return -ENOMEM;
+	raw_spin_lock_init(&ioapic->lock);
+	ioapic->vm = vm;
+	ioapic->reg.base_address = MKVM_IOAPIC_BASE;
+	for (pin = 0; pin < KVM_IOAPIC_NUM_PINS; pin++)
+		ioapic->reg.redirtbl[pin].bits = RTE_MASKED;
+	hrtimer_init(&ioapic->storm_timer, CLOCK_MONOTONIC, HRTIMER_MODE_REL_HARD);
+	ioapic->storm_timer.function = ioapic_storm_over;
+	vm->ioapic = ioapic;
+	return 0;
+}
+
+/* mkvm_ioapic_destroy - nobody may reach the IOAPIC any more. Sleeps. */
+void mkvm_ioapic_destroy(struct mkvm *vm)
+{
+	if (!vm->ioapic)
+		return;
+	hrtimer_cancel(&vm->ioapic->storm_timer);
+	kfree(vm->ioapic);
+	vm->ioapic = NULL;
+}

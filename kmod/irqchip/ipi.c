@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * ipi.c - the sender's side of interrupt messages: which local APICs a
+ * message from an ICR, an IOAPIC pin or an MSI goes to.
+ *
+ * State: none but lowest_stamp of each LAPIC, which makes lowest priority
+ * take turns. No locks: vm->vcpus only grows, and what is read of a target is
+ * read once.
+ *
+ * Intel SDM vol. 3, "Issuing Interprocessor Interrupts" and "Determining IPI
+ * Destination".
+ *
+ * Read next: lapic.c, mkvm_lapic_matches and mkvm_lapic_accept.
+ */
+#include <linux/kernel.h>
+
+#include "mkvm.h"
+#include "lapic.h"
+
+enum { SHORTHAND_NONE, SHORTHAND_SELF, SHORTHAND_ALL, SHORTHAND_OTHERS };
+
+#define DELIVERY_FIXED		(APIC_DM_FIXED >> 8)
+#define DELIVERY_LOWEST		(APIC_DM_LOWEST >> 8)
+
+/*
+ * An IOAPIC or an MSI has 8 bits of destination: all ones mean everybody in
+ * both modes, unless userspace has wider MSIs and says so (KVM_CAP_X2APIC_API).
+ * An IPI means everybody with all the bits that its target has.
+ */
+static bool lapic_is_broadcast(struct mkvm_lapic *apic, bool x2apic, struct mkvm_lapic *sender, u32 dest)
+{
+	if (x2apic && dest == 0xffffffff)
+		return true;
+	return dest == 0xff && !(x2apic && (sender || READ_ONCE(apic->vcpu->vm->no_broadcast_quirk)));
+}
+
+static bool lapic_matches_logical(struct mkvm_lapic *apic, bool x2apic, u32 dest)
+{
+	u32 ldr = lapic_get(apic, APIC_LDR);
+
+	if (x2apic)
+		return ldr >> 16 == dest >> 16 && (ldr & dest & 0xffff);
+	ldr = GET_APIC_LOGICAL_ID(ldr);
+	switch (lapic_get(apic, APIC_DFR)) {
+	case APIC_DFR_FLAT:
+		return ldr & dest;
+	case APIC_DFR_CLUSTER:
+		return ldr >> 4 == dest >> 4 && (ldr & dest & 0xf);
+	default:
+		return false;
+	}
+}
+
+/*
+ * mkvm_lapic_matches() - is this APIC addressed by @irq?
+ * @sender: the APIC of an IPI, NULL: an IOAPIC or an MSI
+ *
+ * Any context. A disabled APIC is never addressed.
+ */
+bool mkvm_lapic_matches(struct mkvm_lapic *apic, struct mkvm_lapic *sender, const struct mkvm_irq *irq)
+{
+	bool x2apic = READ_ONCE(apic->x2apic);
+
+	if (!READ_ONCE(apic->hw_enabled))
+		return false;
+	switch (irq->shorthand) {
+	case SHORTHAND_SELF:
+		return apic == sender;
+	case SHORTHAND_ALL:
+		return true;
+	case SHORTHAND_OTHERS:
+		return apic != sender;
+	}
+	if (lapic_is_broadcast(apic, x2apic, sender, irq->dest))
+		return true;
+	if (irq->logical)
+		return lapic_matches_logical(apic, x2apic, irq->dest);
+	/* an id over 8 bits finds its vCPU in xAPIC mode too, as with KVM, and no shorter one does */
+	return irq->dest == (apic->vcpu->id > 0xff ? apic->vcpu->id : mkvm_lapic_id(apic));
+}
+
+static bool irq_is_broadcast(const struct mkvm_irq *irq)
+{
+	return irq->dest == 0xff || irq->dest == 0xffffffff;
+}
+
+/*
+ * The target of a physical destination that names one APIC, without a look at
+ * all of them: ids are mostly indexes. NULL: not found here, search.
+ */
+static struct mkvm_lapic *irq_single_target(struct mkvm *vm, struct mkvm_lapic *sender,
+					    const struct mkvm_irq *irq)
+{
+	struct mkvm_lapic *apic;
+
+	if (irq->logical || irq->dest >= (u32)smp_load_acquire(&vm->nr_vcpus) ||
+	    irq_is_broadcast(irq))
+		return NULL;
+	apic = vm->vcpus[irq->dest]->lapic;
+	return apic && mkvm_lapic_matches(apic, sender, irq) ? apic : NULL;
+}
+
+/*
+ * Lowest priority arbitration: the lowest priority of those that take
+ * interrupts, and among equals who was not chosen for the longest time.
+ */
+static int irq_deliver_lowest(struct mkvm *vm, struct mkvm_lapic *sender, const struct mkvm_irq *irq)
+{
+	struct mkvm_lapic *best = NULL;
+	struct mkvm_vcpu *vcpu;
+	u32 best_priority = 0, best_stamp = 0, newest = 0;
+	int i;
+
+	mkvm_for_each_vcpu(i, vcpu, vm) {
+		struct mkvm_lapic *apic = vcpu->lapic;
+		u32 priority, stamp;
+
+		if (!apic || !mkvm_lapic_matches(apic, sender, irq) || !mkvm_lapic_sw_enabled(apic))
+			continue;
+		priority = mkvm_lapic_arb_priority(apic);
+		stamp = READ_ONCE(apic->lowest_stamp);
+		/* stamps wrap: compare by their distance */
+		if (!best || (s32)(stamp - newest) > 0)
+			newest = stamp;
+		if (!best || priority < best_priority ||
+		    (priority == best_priority && (s32)(stamp - best_stamp) < 0)) {
+			best = apic;
+			best_priority = priority;
+			best_stamp = stamp;
+		}
+	}
+	if (!best)
+		return MKVM_IRQ_IGNORED;
+	WRITE_ONCE(best->lowest_stamp, newest + 1);
+	return mkvm_lapic_accept(best, irq);
+}
+
+static int irq_deliver_all(struct mkvm *vm, struct mkvm_lapic *sender, const struct mkvm_irq *irq)
+{
+	int i, result = MKVM_IRQ_IGNORED;
+	struct mkvm_vcpu *vcpu;
+
+	mkvm_for_each_vcpu(i, vcpu, vm) {
+		struct mkvm_lapic *apic = vcpu->lapic;
+		int taken;
+
+		if (!apic || !mkvm_lapic_matches(apic, sender, irq))
+			continue;
+		taken = mkvm_lapic_accept(apic, irq);
+		if (taken >= 0)
+			result = max(result, 0) + taken;
+	}
+	return result;
+}
+
+/*
+ * mkvm_irq_deliver() - send a message to the LAPICs that it is for
+ * @sender: whose ICR it came from, NULL: an IOAPIC or an MSI
+ *
+ * Any context, no locks. Returns how many took it; MKVM_IRQ_COALESCED: it was
+ * requested already; MKVM_IRQ_IGNORED: nobody is addressed, or takes it.
+ * When two LAPICs have the same xAPIC id, which the manuals forbid, a physical
+ * destination may reach only one of them.
+ */
+int mkvm_irq_deliver(struct mkvm *vm, struct mkvm_lapic *sender, const struct mkvm_irq *irq)
+{
+	struct mkvm_lapic *single;
+	struct mkvm_irq fixed;
+
+	if (irq->shorthand == SHORTHAND_NONE) {
+		single = irq_single_target(vm, sender, irq);
+		if (single)
+			return mkvm_lapic_accept(single, irq);
+	} else if (irq->shorthand == SHORTHAND_SELF && sender) {
+		return mkvm_lapic_matches(sender, sender, irq) ?
+			mkvm_lapic_accept(sender, irq) : MKVM_IRQ_IGNORED;
+	}
+	if (irq->delivery != DELIVERY_LOWEST)
+		return irq_deliver_all(vm, sender, irq);
+	/*
+	 * The manuals leave a physical broadcast with lowest priority
+	 * undefined; KVM sends it to everybody, and so do we.
+	 */
+	if (irq->shorthand || irq->logical || !irq_is_broadcast(irq))
+		return irq_deliver_lowest(vm, sender, irq);
+	fixed = *irq;
+	fixed.delivery = DELIVERY_FIXED;
+	return irq_deliver_all(vm, sender, &fixed);
+}
+
+/*
+ * mkvm_lapic_send_ipi() - the ICR was written
+ * @icr: its low half, reserved bits clear
+ * @dest: 8 bits in xAPIC mode, 32 in x2APIC mode
+ *
+ * Owner of @apic. Vectors below 16 are an error of the sender (ESR).
+ */
+void mkvm_lapic_send_ipi(struct mkvm_lapic *apic, u32 icr, u32 dest)
+{
+	struct mkvm_irq irq = {
+		.dest = dest,
+		.vector = icr & APIC_VECTOR_MASK,
+		.delivery = icr >> 8 & 7,
+		.shorthand = icr >> 18 & 3,
+		.logical = icr & APIC_DEST_LOGICAL,
+		.level = icr & APIC_INT_LEVELTRIG,
+		.assert = icr & APIC_INT_ASSERT,
+	};
+
+	if (irq.delivery <= DELIVERY_LOWEST && irq.vector < 16)
+		mkvm_lapic_error(apic, APIC_ESR_SENDILL);
+	else
+		mkvm_irq_deliver(apic->vcpu->vm, apic, &irq);
+}

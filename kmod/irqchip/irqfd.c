@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * irqfd.c - interrupts from eventfds (KVM_IRQFD), and eventfds that hear of the
+ * end of an interrupt.
+ *
+ * A write to the eventfd runs irqfd_wake, which raises the GSI at once: no route
+ * needs to sleep, and each is looked up when it is used, so a change of routing
+ * finds no copy here. A plain irqfd gives a pulse. One with a resamplefd drives
+ * its GSI high (MKVM_SOURCE_RESAMPLE). When the guest ends that interrupt, the
+ * GSI goes low and then every resamplefd of it is signalled: whoever still has a
+ * reason raises it again. Nothing lowers that source without signalling them all
+ * afterwards, so that no device that shares a GSI is forgotten.
+ *
+ * State: vm->irqfds and vm->resamplers, changed under vm->irq_lock. A closed
+ * eventfd says so in irqfd_wake, which may not sleep: vm->irqfd_reap frees.
+ *
+ * Read next: routing.c, then mkvm_ioapic_eoi in ioapic.c.
+ */
+#include <linux/eventfd.h>
+#include <linux/file.h>
+#include <linux/poll.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+
+#include "mkvm.h"
+#include "irqchip.h"
+#include "compat.h"
+
+struct mkvm_irqfd {
+	struct mkvm *vm;			/* constant, as all that is not marked */
+	u32 gsi;
+	struct eventfd_ctx *eventfd;
+	struct eventfd_ctx *resamplefd;		/* or NULL */
+	wait_queue_entry_t wait;		/* in the eventfd's queue */
+	poll_table poll;			/* only while it gets there */
+	bool closed;				/* set by irqfd_wake: nobody can signal any more */
+	struct list_head link;			/* in vm->irqfds, under vm->irq_lock */
+	struct list_head resample_link;		/* in vm->resamplers, if there is a resamplefd */
+};
+
+static void irqfd_raise(struct mkvm_irqfd *irqfd)
+{
+	if (irqfd->resamplefd)
+		mkvm_set_irq(irqfd->vm, MKVM_SOURCE_RESAMPLE, irqfd->gsi, 1);
+	else
+		mkvm_set_irq(irqfd->vm, MKVM_SOURCE_IRQFD, irqfd->gsi, MKVM_PULSE);
+}
+
+/* Context: the lock of the eventfd's queue held, interrupts off. */
+static int irqfd_wake(wait_queue_entry_t *wait, unsigned int mode, int sync, void *key)
+{
+	struct mkvm_irqfd *irqfd = container_of(wait, struct mkvm_irqfd, wait);
+	__poll_t events = key_to_poll(key);
+	u64 count;
+
+	if (irqfd->closed)
+		return 0;
+	if (events & EPOLLHUP) {
+		WRITE_ONCE(irqfd->closed, true);
+		schedule_work(&irqfd->vm->irqfd_reap);
+	}
+	if (!(events & EPOLLIN))
+		return 0;
+	eventfd_ctx_do_read(irqfd->eventfd, &count);
+	irqfd_raise(irqfd);
+	return 1;	/* taken: nobody behind us in the queue needs to wake */
+}
+
+static void irqfd_enqueue(struct file *file, wait_queue_head_t *queue, poll_table *poll)
+{
+	add_wait_queue_priority(queue, &container_of(poll, struct mkvm_irqfd, poll)->wait);
+}
+
+/* All that lead to the pin, or all: first each GSI goes low, then each resamplefd is signalled. */
+static void resample(struct mkvm *vm, bool all, unsigned int chip, unsigned int pin)
+{
+	struct mkvm_irqfd *irqfd;
+
+	rcu_read_lock();
+	list_for_each_entry_rcu(irqfd, &vm->resamplers, resample_link)
+		if (all || mkvm_gsi_has_pin(vm, irqfd->gsi, chip, pin))
+			mkvm_set_irq(vm, MKVM_SOURCE_RESAMPLE, irqfd->gsi, 0);
+	list_for_each_entry_rcu(irqfd, &vm->resamplers, resample_link)
+		if ((all || mkvm_gsi_has_pin(vm, irqfd->gsi, chip, pin)) && !READ_ONCE(irqfd->closed))
+			mkvm_eventfd_signal(irqfd->resamplefd);
+	rcu_read_unlock();
+}
+
+/*
+ * mkvm_irq_acked - the guest has ended the interrupt of a pin
+ * @chip, @pin: as in a route; the slave's pins count from 0
+ *
+ * Context: any, without locks of interrupt controllers: what is signalled here may
+ * raise the same pin before this returns.
+ */
+void mkvm_irq_acked(struct mkvm *vm, unsigned int chip, unsigned int pin)
+{
+	if (!list_empty(&vm->resamplers))
+		resample(vm, false, chip, pin);
+}
+
+/*
+ * mkvm_irqfd_rerouted - nobody raises by the old routing table any more
+ *
+ * What was raised by it goes low; who still has a reason raises it by the new one.
+ * Context: vm->irq_lock held.
+ */
+void mkvm_irqfd_rerouted(struct mkvm *vm, const struct mkvm_routing *old)
+{
+	struct mkvm_irqfd *irqfd;
+
+	lockdep_assert_held(&vm->irq_lock);
+	list_for_each_entry(irqfd, &vm->resamplers, resample_link)
+		mkvm_set_irq_by(vm, old, MKVM_SOURCE_RESAMPLE, irqfd->gsi, 0);
+	resample(vm, true, 0, 0);
+}
+
+/* From its return on the irqfd raises nothing. vm->irq_lock held; sleeps. */
+static void irqfd_free(struct mkvm_irqfd *irqfd)
+{
+	struct mkvm *vm = irqfd->vm;
+	u64 count;
+
+	eventfd_ctx_remove_wait_queue(irqfd->eventfd, &irqfd->wait, &count);
+	list_del(&irqfd->link);
+	if (irqfd->resamplefd) {
+		list_del_rcu(&irqfd->resample_link);
+		synchronize_rcu_expedited();
+		/* What this one held goes low; others of its GSI have their say. */
+		mkvm_set_irq(vm, MKVM_SOURCE_RESAMPLE, irqfd->gsi, 0);
+		resample(vm, true, 0, 0);
+		eventfd_ctx_put(irqfd->resamplefd);
+	}
+	eventfd_ctx_put(irqfd->eventfd);
+	kfree(irqfd);
+}
+
+static void irqfd_reap(struct work_struct *work)
+{
+	struct mkvm *vm = container_of(work, struct mkvm, irqfd_reap);
+	struct mkvm_irqfd *irqfd, *next;
+
+	mutex_lock(&vm->irq_lock);
+	list_for_each_entry_safe(irqfd, next, &vm->irqfds, link)
+		if (READ_ONCE(irqfd->closed))
+			irqfd_free(irqfd);
+	mutex_unlock(&vm->irq_lock);
+}
+
+static int irqfd_deassign(struct mkvm *vm, const struct kvm_irqfd *arg)
+{
+	struct eventfd_ctx *eventfd = eventfd_ctx_fdget(arg->fd);
+	struct mkvm_irqfd *irqfd, *next;
+
+	if (IS_ERR(eventfd))
+		return PTR_ERR(eventfd);
+	mutex_lock(&vm->irq_lock);
+	list_for_each_entry_safe(irqfd, next, &vm->irqfds, link)
+		if (irqfd->eventfd == eventfd && irqfd->gsi == arg->gsi)
+			irqfd_free(irqfd);
+	mutex_unlock(&vm->irq_lock);
+	eventfd_ctx_put(eventfd);
+	return 0;
+}
+
+/* Into the lists and the eventfd's queue. What was written before that counts. */
+static int irqfd_add(struct mkvm_irqfd *irqfd, struct file *file)
+{
+	struct mkvm *vm = irqfd->vm;
+	struct mkvm_irqfd *other;
+
+	lockdep_assert_held(&vm->irq_lock);
+	list_for_each_entry(other, &vm->irqfds, link)
+		if (other->eventfd == irqfd->eventfd)
+			return -EBUSY;
+	list_add_tail(&irqfd->link, &vm->irqfds);
+	if (irqfd->resamplefd)
+		list_add_tail_rcu(&irqfd->resample_link, &vm->resamplers);
+	init_waitqueue_func_entry(&irqfd->wait, irqfd_wake);
+	init_poll_funcptr(&irqfd->poll, irqfd_enqueue);
+	if (vfs_poll(file, &irqfd->poll) & EPOLLIN)
+		irqfd_raise(irqfd);
+	return 0;
+}
+
+static int irqfd_assign(struct mkvm *vm, const struct kvm_irqfd *arg, struct file *file)
+{
+	struct mkvm_irqfd *irqfd = kzalloc(sizeof(*irqfd), GFP_KERNEL_ACCOUNT);
+	int r;
+
+	if (!irqfd)
+		return -ENOMEM;
+	irqfd->vm = vm;
+	irqfd->gsi = arg->gsi;
+	irqfd->eventfd = eventfd_ctx_fileget(file);
+	if (arg->flags & KVM_IRQFD_FLAG_RESAMPLE) {
+		irqfd->resamplefd = eventfd_ctx_fdget(arg->resamplefd);
+		if (IS_ERR(irqfd->resamplefd)) {
+			r = PTR_ERR(irqfd->resamplefd);
+			goto out;
+		}
+	}
+	mutex_lock(&vm->irq_lock);
+	r = irqfd_add(irqfd, file);
+	mutex_unlock(&vm->irq_lock);
+	if (!r)
+		return 0;
+	if (irqfd->resamplefd)
+		eventfd_ctx_put(irqfd->resamplefd);
+out:
+	eventfd_ctx_put(irqfd->eventfd);
+	kfree(irqfd);
+	return r;
+}
+
+/*
+ * mkvm_irqfd_ioctl - KVM_IRQFD
+ *
+ * Sleeps; takes vm->irq_lock. Taking away what is not there is no error, as in
+ * Linux KVM. -EINVAL: no interrupt controllers, unknown flags, nonzero padding, a
+ * GSI out of range, not an eventfd; -EBADF; -EBUSY: the eventfd is one already;
+ * -ENOMEM.
+ */
+int mkvm_irqfd_ioctl(struct mkvm *vm, const struct kvm_irqfd *arg)
+{
+	struct file *file;
+	int r;
+
+	if ((arg->flags & ~(KVM_IRQFD_FLAG_DEASSIGN | KVM_IRQFD_FLAG_RESAMPLE)) ||
+	    memchr_inv(arg->pad, 0, sizeof(arg->pad)))
+		return -EINVAL;
+	if (!mkvm_irqchip_in_kernel(vm) || arg->gsi >= MKVM_NR_GSI)
+		return -EINVAL;
+	if ((arg->flags & KVM_IRQFD_FLAG_RESAMPLE) && !vm->ioapic)
+		return -EINVAL;		/* the pins, and their EOIs, are userspace's */
+	if (arg->flags & KVM_IRQFD_FLAG_DEASSIGN)
+		return irqfd_deassign(vm, arg);
+	file = eventfd_fget(arg->fd);
+	if (IS_ERR(file))
+		return PTR_ERR(file);
+	r = irqfd_assign(vm, arg, file);
+	fput(file);
+	return r;
+}
+
+/* mkvm_irqfd_init - before anybody knows the VM. */
+void mkvm_irqfd_init(struct mkvm *vm)
+{
+	INIT_LIST_HEAD(&vm->irqfds);
+	INIT_LIST_HEAD(&vm->resamplers);
+	INIT_WORK(&vm->irqfd_reap, irqfd_reap);
+}
+
+/* mkvm_irqfd_destroy - nobody has the VM any more; the interrupt controllers are still there. Sleeps. */
+void mkvm_irqfd_destroy(struct mkvm *vm)
+{
+	struct mkvm_irqfd *irqfd, *next;
+
+	mutex_lock(&vm->irq_lock);
+	list_for_each_entry_safe(irqfd, next, &vm->irqfds, link)
+		irqfd_free(irqfd);
+	mutex_unlock(&vm->irq_lock);
+	cancel_work_sync(&vm->irqfd_reap);
+}

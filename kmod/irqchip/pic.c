@@ -1,0 +1,393 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * pic.c - the pair of 8259A interrupt controllers of a PC, with the edge/level
+ * control registers (ELCR) of the PIIX.
+ *
+ * State: struct mkvm_pic. The registers of a chip are kept as KVM_GET_IRQCHIP
+ * shows them: last_irr is the level of the eight lines now, priority_add the
+ * line that has the highest priority, init_state the ICW that is expected next
+ * (its number less one, 0: none).
+ *
+ * Bit 2 of the master's IRR is the slave's INT output at any time, not a latched
+ * edge. So a slave request that goes away leaves nothing behind in the master.
+ *
+ * Manuals: Intel 8259A data sheet; Intel 82371AB (PIIX4) data sheet, "Interrupt
+ * Controller Registers". Read next: ioapic.c.
+ */
+#include <linux/bitops.h>
+#include <linux/errno.h>
+#include <linux/slab.h>
+
+#include "mkvm.h"
+#include "irqchip.h"
+
+#define PIC_CASCADE	2	/* the master's pin that the slave drives */
+#define PIC_SPURIOUS	7	/* what INTA answers when nothing requests */
+
+/* Pins that may be level triggered: not 0, 1, 2 (timer, keyboard, cascade), 8 (RTC), 13 (FPU). */
+static const u8 pic_elcr_mask[2] = { 0xf8, 0xde };
+
+struct mkvm_pic {
+	raw_spinlock_t lock;
+	struct mkvm *vm;		/* constant */
+	struct kvm_pic_state chip[2];	/* master, slave; written under lock, registers read without */
+	u8 source[16];			/* lock: who holds the pin high, bit n is source n */
+	u16 pit_pins;			/* lock: pins that the PIT has driven */
+	u16 unended;			/* lock: pins that were acknowledged and whose end nobody was told */
+	bool output;			/* INT to the CPU; written under lock, read without */
+};
+
+/* Of the lines in the nonzero mask, the one with the highest priority. */
+static unsigned int chip_highest(const struct kvm_pic_state *chip, u8 mask)
+{
+	return (__ffs(ror8(mask, chip->priority_add)) + chip->priority_add) & 7;
+}
+
+/*
+ * Lines in service that hold others back: in special mask mode those that are
+ * masked do not, and a non-specific EOI passes them over.
+ */
+static u8 chip_service(const struct kvm_pic_state *chip)
+{
+	return chip->special_mask ? chip->isr & ~chip->imr : chip->isr;
+}
+
+/* The line that the chip wants served, or -1: the highest request above all in service. */
+static int chip_pending(struct mkvm_pic *pic, unsigned int nr)
+{
+	const struct kvm_pic_state *chip = &pic->chip[nr];
+	u8 request = chip->irr & ~chip->imr;
+	u8 service = chip_service(chip);
+	unsigned int irq;
+
+	if (!request)
+		return -1;
+	irq = chip_highest(chip, request);
+	/* Special fully nested mode: the slave may interrupt its own service. */
+	if (nr == 0 && irq == PIC_CASCADE && chip->special_fully_nested_mode)
+		service &= ~BIT(PIC_CASCADE);
+	else if (service & BIT(irq))
+		return -1;
+	return chip_highest(chip, service | BIT(irq)) == irq ? (int)irq : -1;
+}
+
+static void pin_release(struct mkvm_pic *pic, unsigned int pin, enum mkvm_irq_source source)
+{
+	struct kvm_pic_state *chip = &pic->chip[pin >> 3];
+	u8 bit = BIT(pin & 7);
+
+	pic->source[pin] &= ~mkvm_source_released(source);
+	if (pic->source[pin])
+		return;
+	chip->last_irr &= ~bit;
+	chip->irr &= ~(bit & chip->elcr);
+}
+
+/*
+ * End of every operation: lower what is held until its interrupt ends, bring the
+ * cascade and the output up to date, unlock, make the CPU look when the output
+ * has risen, or, with look, is high; and tell of the ends.
+ */
+static void pic_unlock(struct mkvm_pic *pic, unsigned long flags, bool look)
+	__releases(&pic->lock)
+{
+	unsigned long ended = pic->unended & ~(pic->chip[0].isr | pic->chip[1].isr << 8);
+	bool before = pic->output, after;
+	unsigned int pin;
+
+	pic->unended &= ~ended;
+	for_each_set_bit(pin, &ended, 16)
+		pin_release(pic, pin, MKVM_SOURCE_RESAMPLE);
+	pic->chip[0].irr &= ~BIT(PIC_CASCADE);
+	if (chip_pending(pic, 1) >= 0)
+		pic->chip[0].irr |= BIT(PIC_CASCADE);
+	after = chip_pending(pic, 0) >= 0;
+	WRITE_ONCE(pic->output, after);
+	raw_spin_unlock_irqrestore(&pic->lock, flags);
+
+	if (after && (look || !before))
+		mkvm_pic_output_changed(pic->vm);
+	for_each_set_bit(pin, &ended, 16)
+		mkvm_irq_acked(pic->vm, pin >> 3, pin & 7);
+}
+
+static void chip_eoi(struct kvm_pic_state *chip, unsigned int irq, bool rotate)
+{
+	chip->isr &= ~BIT(irq);
+	chip->priority_add = rotate ? (irq + 1) & 7 : chip->priority_add;
+}
+
+/* One acknowledge cycle: gives the line, or the spurious one, which sets no ISR bit. */
+static unsigned int chip_ack(struct mkvm_pic *pic, unsigned int nr)
+{
+	struct kvm_pic_state *chip = &pic->chip[nr];
+	struct mkvm_pit *pit = READ_ONCE(pic->vm->pit);
+	int irq = chip_pending(pic, nr);
+
+	if (irq < 0)
+		return PIC_SPURIOUS;
+
+	if (!(chip->elcr & BIT(irq)))
+		chip->irr &= ~BIT(irq);
+	if (chip->auto_eoi)
+		chip_eoi(chip, irq, chip->rotate_on_auto_eoi);
+	else
+		chip->isr |= BIT(irq);
+	pic->unended |= BIT(nr * 8 + irq);
+	/* From now on the next tick can be latched. */
+	if (pit && (pic->pit_pins & BIT(nr * 8 + irq)))
+		mkvm_pit_acked(pit);
+	return irq;
+}
+
+/*
+ * mkvm_pic_ack - both acknowledge cycles (INTA). Returns the vector, 0..255;
+ * the spurious one when nothing requests any more. Any context.
+ */
+int mkvm_pic_ack(struct mkvm_pic *pic)
+{
+	unsigned long flags;
+	int irq, vector;
+
+	raw_spin_lock_irqsave(&pic->lock, flags);
+	irq = chip_ack(pic, 0);
+	vector = pic->chip[0].irq_base + irq;
+	if (irq == PIC_CASCADE)
+		vector = pic->chip[1].irq_base + chip_ack(pic, 1);
+	pic_unlock(pic, flags, true);
+	return vector;
+}
+
+/* mkvm_pic_output - the INT output; no lock, any context. */
+bool mkvm_pic_output(struct mkvm_pic *pic)
+{
+	return READ_ONCE(pic->output);
+}
+
+/*
+ * mkvm_pic_set_irq - source drives pin (0..15) high, low, or gives a pulse (MKVM_PULSE).
+ *
+ * An edge stays latched when the line falls before the acknowledge: userspace
+ * raises edges as short pulses, and Linux KVM behaves so (the data sheet would
+ * give IRQ 7 instead). Pin 2 is the cascade: no line leads there.
+ *
+ * Returns 1, MKVM_IRQ_COALESCED, or MKVM_IRQ_IGNORED when the pin is masked. A
+ * masked edge is latched all the same, and counts for the PIT, which must not
+ * send it again. Any context.
+ */
+int mkvm_pic_set_irq(struct mkvm_pic *pic, unsigned int pin, enum mkvm_irq_source source, int level)
+{
+	struct kvm_pic_state *chip = &pic->chip[pin >> 3 & 1];
+	u8 bit = BIT(pin & 7);
+	unsigned long flags;
+	int ret = 1;
+
+	if (pin >= 16 || pin == PIC_CASCADE)
+		return MKVM_IRQ_IGNORED;
+
+	raw_spin_lock_irqsave(&pic->lock, flags);
+	if (source == MKVM_SOURCE_PIT)
+		pic->pit_pins |= BIT(pin);
+	if (level || (pic->source[pin] & ~mkvm_source_released(source))) {
+		pic->source[pin] |= level ? BIT(source) : 0;
+		ret = !(chip->irr & bit) && (chip->elcr & bit || !(chip->last_irr & bit));
+		chip->last_irr |= bit;
+		chip->irr |= ret ? bit : 0;
+	}
+	if (level != 1)
+		pin_release(pic, pin, source);
+	if ((chip->imr & bit) && !(source == MKVM_SOURCE_PIT && ret))
+		ret = MKVM_IRQ_IGNORED;
+	pic_unlock(pic, flags, false);
+	return ret;
+}
+
+/*
+ * ICW1: what the data sheet lists, and the in-service bits, so that a request
+ * which a previous owner never finished holds nobody back. Edges are forgotten;
+ * a level that is still there requests. Bits 1 (single) and 3 (level triggered)
+ * do nothing in the PIIX.
+ */
+static void chip_icw1(struct kvm_pic_state *chip, u8 val)
+{
+	bool init4 = val & 1;
+
+	*chip = (struct kvm_pic_state){
+		.last_irr = chip->last_irr, .irr = chip->last_irr & chip->elcr, .irq_base = chip->irq_base,
+		.elcr = chip->elcr, .elcr_mask = chip->elcr_mask, .init_state = 1, .init4 = init4,
+		.auto_eoi = init4 && chip->auto_eoi,
+		.special_fully_nested_mode = init4 && chip->special_fully_nested_mode,
+	};
+}
+
+/* OCW2. Bits 7..5: rotate, specific, EOI. */
+static void chip_ocw2(struct kvm_pic_state *chip, u8 val)
+{
+	switch (val >> 5) {
+	case 0:		/* rotation in automatic EOI mode: off, on */
+	case 4:
+		chip->rotate_on_auto_eoi = val >> 7;
+		break;
+	case 1:		/* non-specific EOI */
+	case 5:
+		if (chip_service(chip))
+			chip_eoi(chip, chip_highest(chip, chip_service(chip)), val & 0x80);
+		break;
+	case 3:		/* specific EOI */
+	case 7:
+		chip_eoi(chip, val & 7, val & 0x80);
+		break;
+	case 6:		/* set priority: the named line is the lowest */
+		chip->priority_add = (val + 1) & 7;
+		break;
+	}
+}
+
+static void chip_write_command(struct kvm_pic_state *chip, u8 val)
+{
+	if (val & 0x10) {
+		chip_icw1(chip, val);
+	} else if (val & 0x08) {	/* OCW3 */
+		chip->poll |= (val >> 2) & 1;
+		if (val & 0x02)
+			chip->read_reg_select = val & 1;
+		if (val & 0x40)
+			chip->special_mask = (val >> 5) & 1;
+	} else {
+		chip_ocw2(chip, val);
+	}
+}
+
+static void chip_write_data(struct kvm_pic_state *chip, u8 val)
+{
+	switch (chip->init_state) {
+	case 0:		/* OCW1 */
+		WRITE_ONCE(chip->imr, val);
+		break;
+	case 1:		/* ICW2 */
+		chip->irq_base = val & 0xf8;
+		chip->init_state = 2;
+		break;
+	case 2:		/* ICW3: the wiring of a PC is fixed */
+		chip->init_state = chip->init4 ? 3 : 0;
+		break;
+	default:	/* ICW4 */
+		chip->special_fully_nested_mode = (val >> 4) & 1;
+		chip->auto_eoi = (val >> 1) & 1;
+		chip->init_state = 0;
+	}
+}
+
+/* A pin that becomes level triggered requests while its line is high, whatever was latched. */
+static void chip_write_elcr(struct kvm_pic_state *chip, u8 val)
+{
+	u8 now_level = val & chip->elcr_mask & ~chip->elcr;
+
+	WRITE_ONCE(chip->elcr, val & chip->elcr_mask);
+	chip->irr = (chip->irr & ~now_level) | (chip->last_irr & now_level);
+}
+
+/* mkvm_pic_port_write - one byte to 0x20, 0x21, 0xa0, 0xa1, 0x4d0 or 0x4d1. Any context. */
+void mkvm_pic_port_write(struct mkvm_pic *pic, u16 port, u8 val)
+{
+	unsigned long flags;
+
+	raw_spin_lock_irqsave(&pic->lock, flags);
+	if (port >= 0x4d0)
+		chip_write_elcr(&pic->chip[port & 1], val);
+	else if (port & 1)
+		chip_write_data(&pic->chip[port >> 7], val);
+	else
+		chip_write_command(&pic->chip[port >> 7], val);
+	pic_unlock(pic, flags, false);
+}
+
+/* Poll mode: the next read of either port is the acknowledge. Bit 7: there was a request. */
+static u8 pic_poll(struct mkvm_pic *pic, unsigned int nr)
+{
+	unsigned long flags;
+	u8 val;
+
+	raw_spin_lock_irqsave(&pic->lock, flags);
+	pic->chip[nr].poll = 0;
+	val = chip_pending(pic, nr) >= 0 ? 0x80 : 0;
+	val |= chip_ack(pic, nr);
+	pic_unlock(pic, flags, true);
+	return val;
+}
+
+/*
+ * mkvm_pic_port_read - one byte from the same ports. A register is one load
+ * without side effects, so it needs no lock; only a poll takes it.
+ */
+u8 mkvm_pic_port_read(struct mkvm_pic *pic, u16 port)
+{
+	const struct kvm_pic_state *chip = &pic->chip[port >> 7 & 1];
+
+	if (port >= 0x4d0)
+		return READ_ONCE(pic->chip[port & 1].elcr);
+	if (unlikely(READ_ONCE(chip->poll)))
+		return pic_poll(pic, port >> 7);
+	if (port & 1)
+		return READ_ONCE(chip->imr);
+	return READ_ONCE(chip->read_reg_select) ? READ_ONCE(chip->isr) : READ_ONCE(chip->irr);
+}
+
+/* mkvm_pic_get - the registers of a chip: 0 master, 1 slave (KVM_GET_IRQCHIP). */
+void mkvm_pic_get(struct mkvm_pic *pic, unsigned int chip, struct kvm_pic_state *state)
+{
+	unsigned long flags;
+
+	raw_spin_lock_irqsave(&pic->lock, flags);
+	*state = pic->chip[chip];
+	raw_spin_unlock_irqrestore(&pic->lock, flags);
+}
+
+/*
+ * mkvm_pic_set - set the registers of a chip (KVM_SET_IRQCHIP). The lines are
+ * then as last_irr says (MKVM_SOURCE_RESTORED). The master's cascade request follows
+ * the slave, whatever irr says. -EINVAL: a value that the chip cannot hold.
+ */
+int mkvm_pic_set(struct mkvm_pic *pic, unsigned int chip, const struct kvm_pic_state *state)
+{
+	unsigned long flags;
+	unsigned int i;
+
+	if (chip > 1 || (state->irq_base & 7) || state->priority_add > 7 || state->init_state > 3)
+		return -EINVAL;
+	if ((state->read_reg_select | state->poll | state->special_mask | state->auto_eoi | state->init4 |
+	     state->rotate_on_auto_eoi | state->special_fully_nested_mode) > 1)
+		return -EINVAL;
+	if (state->elcr_mask != pic_elcr_mask[chip] || (state->elcr & ~state->elcr_mask))
+		return -EINVAL;
+
+	raw_spin_lock_irqsave(&pic->lock, flags);
+	pic->chip[chip] = *state;
+	pic->unended |= state->isr << (chip * 8);
+	for (i = 0; i < 8; i++)
+		pic->source[chip * 8 + i] = state->last_irr & BIT(i) ? BIT(MKVM_SOURCE_RESTORED) : 0;
+	pic_unlock(pic, flags, true);
+	return 0;
+}
+
+/* mkvm_pic_create - makes vm->pic; -ENOMEM. Sleeps. */
+int mkvm_pic_create(struct mkvm *vm)
+{
+	struct mkvm_pic *pic = kzalloc(sizeof(*pic), GFP_KERNEL_ACCOUNT);
+
+	if (!pic)
+		return -ENOMEM;
+	raw_spin_lock_init(&pic->lock);
+	pic->vm = vm;
+	pic->chip[0].elcr_mask = pic_elcr_mask[0];
+	pic->chip[1].elcr_mask = pic_elcr_mask[1];
+	vm->pic = pic;
+	return 0;
+}
+
+/* mkvm_pic_destroy - nobody may reach the PIC any more. */
+void mkvm_pic_destroy(struct mkvm *vm)
+{
+	kfree(vm->pic);
+	vm->pic = NULL;
+}

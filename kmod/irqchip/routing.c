@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * routing.c - from a GSI to the pins of the interrupt controllers or to an MSI.
+ *
+ * State: vm->routing, a table that never changes once it is published. It is
+ * read under RCU, replaced under vm->irq_lock; the old one is freed when nobody
+ * delivers from it any more, and only then does the replacing call return.
+ *
+ * Manuals: the kernel's KVM API document, KVM_SET_GSI_ROUTING; Intel SDM vol. 3,
+ * "Message Signalled Interrupts". Read next: ipi.c.
+ */
+#include <linux/errno.h>
+#include <linux/mutex.h>
+#include <linux/nospec.h>
+#include <linux/overflow.h>
+#include <linux/rcupdate.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+
+#include "mkvm.h"
+#include "irqchip.h"
+
+#define MSI_ADDRESS_BASE	0xfee00000u
+#define MSI_ADDRESS_MASK	0xfff00000u
+
+/*
+ * Where a GSI leads: nowhere, to an MSI, or to at most one pin of each chip.
+ * pin holds the pin number plus one; zero: not connected.
+ */
+struct route {
+	bool msi;
+	u8 pin[KVM_NR_IRQCHIPS];	/* by KVM_IRQCHIP_*; the slave's pins count from 0 */
+	u32 data;
+	u64 address;			/* zero: an MSI that is not programmed yet */
+};
+
+struct mkvm_routing {
+	u32 nr;				/* GSIs from here on lead nowhere */
+	struct route route[];
+};
+
+/* Decode a valid MSI. The upper half of the address has bits 31:8 of the destination, or is 0. */
+static struct mkvm_irq msi_decode(u64 address, u32 data)
+{
+	struct mkvm_irq irq = {
+		.dest = ((address >> 12) & 0xff) | ((address >> 32) & 0xffffff00),
+		.logical = address & BIT(2),
+		.vector = data & 0xff,
+		.delivery = (data >> 8) & 7,
+		.level = data & BIT(15),
+	};
+
+	/* The level bit means something for level-triggered messages only. */
+	irq.assert = !irq.level || (data & BIT(14));
+	/* Redirection hint: the lowest priority of the set that a logical destination names. */
+	if ((address & BIT(3)) && irq.logical && irq.delivery == 0)
+		irq.delivery = 1;
+	return irq;
+}
+
+/* The upper half: KVM_CAP_X2APIC_API. */
+static bool msi_address_valid(const struct mkvm *vm, u64 address)
+{
+	return ((u32)address & MSI_ADDRESS_MASK) == MSI_ADDRESS_BASE &&
+	       !(address >> 32 & (READ_ONCE(vm->x2apic_ids) ? 0xff : ~0u));
+}
+
+/*
+ * mkvm_msi_deliver - a device writes data to address.
+ *
+ * Returns what mkvm_irq_deliver says; -EINVAL: not an address of an MSI. Any context.
+ */
+int mkvm_msi_deliver(struct mkvm *vm, u64 address, u32 data)
+{
+	struct mkvm_irq irq;
+
+	if (!msi_address_valid(vm, address))
+		return -EINVAL;
+	irq = msi_decode(address, data);
+	return mkvm_irq_deliver(vm, NULL, &irq);
+}
+
+static int route_set_irq(struct mkvm *vm, const struct route *route, enum mkvm_irq_source source, int level)
+{
+	int sum = MKVM_IRQ_IGNORED, ret;
+	unsigned int chip;
+
+	if (route->msi)
+		return level && route->address ? mkvm_msi_deliver(vm, route->address, route->data) : MKVM_IRQ_IGNORED;
+
+	for (chip = 0; chip < KVM_NR_IRQCHIPS; chip++) {
+		unsigned int pin = route->pin[chip] - 1;
+
+		if (!route->pin[chip])
+			continue;
+		if (chip == KVM_IRQCHIP_IOAPIC)
+			ret = mkvm_ioapic_set_irq(vm->ioapic, pin, source, level);
+		else
+			ret = mkvm_pic_set_irq(vm->pic, chip * 8 + pin, source, level);
+		if (ret >= 0)
+			sum = ret + max(sum, 0);
+	}
+	return sum;
+}
+
+/* mkvm_set_irq_by - as mkvm_set_irq, by a table that the caller keeps alive. Any context. */
+int mkvm_set_irq_by(struct mkvm *vm, const struct mkvm_routing *table, enum mkvm_irq_source source, u32 gsi, int level)
+{
+	if (!table || gsi >= table->nr)
+		return MKVM_IRQ_IGNORED;
+	return route_set_irq(vm, &table->route[array_index_nospec(gsi, table->nr)], source, level);
+}
+
+/*
+ * mkvm_set_irq - source drives gsi high, low, or gives a pulse (MKVM_PULSE).
+ *
+ * Returns the sum over the controllers that took it, MKVM_IRQ_COALESCED when it
+ * is pending already, MKVM_IRQ_IGNORED when all ignored it or the GSI leads
+ * nowhere. An MSI is sent by a level that is not 0. Any context.
+ */
+int mkvm_set_irq(struct mkvm *vm, enum mkvm_irq_source source, u32 gsi, int level)
+{
+	int ret;
+
+	rcu_read_lock();
+	ret = mkvm_set_irq_by(vm, rcu_dereference(vm->routing), source, gsi, level);
+	rcu_read_unlock();
+	return ret;
+}
+
+/* mkvm_gsi_has_pin - does gsi lead to this pin of this chip (KVM_IRQCHIP_*)? Any context. */
+bool mkvm_gsi_has_pin(struct mkvm *vm, u32 gsi, unsigned int chip, unsigned int pin)
+{
+	const struct mkvm_routing *table;
+	bool ret;
+
+	rcu_read_lock();
+	table = rcu_dereference(vm->routing);
+	ret = table && gsi < table->nr && table->route[array_index_nospec(gsi, table->nr)].pin[chip] == pin + 1;
+	rcu_read_unlock();
+	return ret;
+}
+
+/* An MSI route. All zero is what clients set before the guest has programmed the device. */
+static int route_add_msi(const struct mkvm *vm, struct route *route, const struct kvm_irq_routing_entry *e)
+{
+	u64 address = (u64)e->u.msi.address_hi << 32 | e->u.msi.address_lo;
+
+	if (memchr_inv(route, 0, sizeof(*route)))
+		return -EINVAL;
+	if ((address || e->u.msi.data) && !msi_address_valid(vm, address))
+		return -EINVAL;
+	if (memchr_inv((const char *)&e->u + offsetof(struct kvm_irq_routing_msi, devid), 0,
+		       sizeof(e->u) - offsetof(struct kvm_irq_routing_msi, devid)))
+		return -EINVAL;
+	route->msi = true;
+	route->address = address;
+	route->data = e->u.msi.data;
+	return 0;
+}
+
+static int route_add_pin(const struct mkvm *vm, struct route *route, const struct kvm_irq_routing_entry *e)
+{
+	u32 chip = e->u.irqchip.irqchip, pin = e->u.irqchip.pin;
+
+	if (!vm->pic)
+		return -EINVAL;
+	if (chip >= KVM_NR_IRQCHIPS || pin >= (chip == KVM_IRQCHIP_IOAPIC ? KVM_IOAPIC_NUM_PINS : 8))
+		return -EINVAL;
+	if (route->msi || route->pin[chip])
+		return -EINVAL;
+	if (memchr_inv((const char *)&e->u + sizeof(e->u.irqchip), 0, sizeof(e->u) - sizeof(e->u.irqchip)))
+		return -EINVAL;
+	route->pin[chip] = pin + 1;
+	return 0;
+}
+
+static int routing_add(const struct mkvm *vm, struct mkvm_routing *table, const struct kvm_irq_routing_entry *e)
+{
+	if (e->flags || e->pad)
+		return -EINVAL;
+	switch (e->type) {
+	case KVM_IRQ_ROUTING_IRQCHIP:
+		return route_add_pin(vm, &table->route[e->gsi], e);
+	case KVM_IRQ_ROUTING_MSI:
+		return route_add_msi(vm, &table->route[e->gsi], e);
+	default:
+		return -EINVAL;
+	}
+}
+
+bool mkvm_routing_wants_eoi(struct mkvm *vm, u8 vector)
+{
+	return test_bit(vector, vm->eoi_vectors);
+}
+
+/* Adds the vectors that the pins of userspace's IOAPICs send level triggered. */
+static void routing_level_vectors(const struct mkvm *vm, const struct mkvm_routing *table, unsigned long *map)
+{
+	u32 gsi;
+
+	for (gsi = 0; gsi < min(vm->ioapic_pins, table->nr); gsi++) {
+		struct mkvm_irq irq = msi_decode(table->route[gsi].address, table->route[gsi].data);
+
+		if (table->route[gsi].msi && irq.level)
+			set_bit(irq.vector, map);
+	}
+}
+
+static bool vector_unfinished(struct mkvm *vm, u8 vector)
+{
+	struct mkvm_vcpu *vcpu;
+	int i;
+
+	mkvm_for_each_vcpu(i, vcpu, vm)
+		if (vcpu->lapic && mkvm_lapic_unfinished(vcpu->lapic, vector))
+			return true;
+	return false;
+}
+
+/*
+ * Publish table; return when nobody delivers from the one before. What that one has
+ * sent is then in an IRR, in service or over, and its EOI is told all the same;
+ * nobody holds a pin of it.
+ */
+static void routing_replace(struct mkvm *vm, struct mkvm_routing *table)
+{
+	DECLARE_BITMAP(wanted, 256) = {};
+	struct mkvm_routing *old;
+	unsigned int vector;
+
+	mutex_lock(&vm->irq_lock);
+	routing_level_vectors(vm, table, wanted);
+	routing_level_vectors(vm, table, vm->eoi_vectors);
+	old = rcu_dereference_protected(vm->routing, lockdep_is_held(&vm->irq_lock));
+	rcu_assign_pointer(vm->routing, table);
+	synchronize_rcu_expedited();
+	for_each_set_bit(vector, vm->eoi_vectors, 256)
+		if (!test_bit(vector, wanted) && !vector_unfinished(vm, vector))
+			clear_bit(vector, vm->eoi_vectors);
+	mkvm_irqfd_rerouted(vm, old);
+	mutex_unlock(&vm->irq_lock);
+	kvfree(old);
+}
+
+/*
+ * mkvm_routing_set - KVM_SET_GSI_ROUTING: the whole table at once.
+ *
+ * When it returns, nothing arrives by the old table any more. A GSI has at most
+ * one pin of each chip, or one MSI. -EINVAL, with nothing changed: nr over
+ * MKVM_NR_GSI, flags, a GSI, chip, pin or type out of range, an address that is
+ * no MSI's, nonzero padding. -ENOMEM. Sleeps; takes vm->irq_lock.
+ */
+int mkvm_routing_set(struct mkvm *vm, const struct kvm_irq_routing_entry *entries, u32 nr, u32 flags)
+{
+	struct mkvm_routing *table;
+	u32 i, nr_gsi = 0;
+	int ret;
+
+	if (nr > MKVM_NR_GSI || flags)
+		return -EINVAL;
+	for (i = 0; i < nr; i++) {
+		if (entries[i].gsi >= MKVM_NR_GSI)
+			return -EINVAL;
+		nr_gsi = max(nr_gsi, entries[i].gsi + 1);
+	}
+
+	table = kvzalloc(struct_size(table, route, nr_gsi), GFP_KERNEL_ACCOUNT);
+	if (!table)
+		return -ENOMEM;
+	table->nr = nr_gsi;
+	for (i = 0; i < nr; i++) {
+		ret = routing_add(vm, table, &entries[i]);
+		if (ret) {
+			kvfree(table);
+			return ret;
+		}
+	}
+	routing_replace(vm, table);
+	return 0;
+}
+
+/*
+ * mkvm_routing_create - KVM's default table: GSI n to IOAPIC pin n, and below 16
+ * to the PIC as well. That the timer of a PC is on IOAPIC pin 2 is for userspace
+ * to say, which describes the board to the guest. -ENOMEM. Sleeps; takes vm->irq_lock.
+ */
+int mkvm_routing_create(struct mkvm *vm)
+{
+	struct mkvm_routing *table;
+	u32 gsi;
+
+	table = kvzalloc(struct_size(table, route, KVM_IOAPIC_NUM_PINS), GFP_KERNEL_ACCOUNT);
+	if (!table)
+		return -ENOMEM;
+	table->nr = KVM_IOAPIC_NUM_PINS;
+	for (gsi = 0; gsi < KVM_IOAPIC_NUM_PINS; gsi++) {
+		table->route[gsi].pin[KVM_IRQCHIP_IOAPIC] = gsi + 1;
+		if (gsi < 16)
+			table->route[gsi].pin[gsi >> 3] = (gsi & 7) + 1;
+	}
+	routing_replace(vm, table);
+	return 0;
+}
+
+/* mkvm_routing_destroy - nobody may raise a GSI any more. */
+void mkvm_routing_destroy(struct mkvm *vm)
+{
+	kvfree(rcu_dereference_protected(vm->routing, true));
+	RCU_INIT_POINTER(vm->routing, NULL);
+}

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * main.c - loading and unloading, the device node, ioctls on it, and keeping
+ * every CPU ready for guests: at load, CPU hotplug, suspend and reboot.
+ *
+ * State: which vendor serves (mkvm_hw), the misc device. Each CPU is made ready
+ * when the module loads and stays so until it is unloaded or goes down.
+ *
+ * Read next: vm.c.
+ */
+#include <linux/cpu.h>
+#include <linux/fs.h>
+#include <linux/miscdevice.h>
+#include <linux/module.h>
+#include <linux/reboot.h>
+#include <linux/uaccess.h>
+#include <asm/mce.h>
+
+#include "hw_ops.h"
+#include "compat.h"
+
+static char *devname = "mkvm";
+module_param(devname, charp, 0444);
+MODULE_PARM_DESC(devname, "name of the device node in /dev (default mkvm; kvm serves clients that know no other name)");
+
+const struct mkvm_hw_ops *mkvm_hw;
+static int cpuhp_state;
+
+static long dev_ioctl(struct file *file, unsigned int ioctl, unsigned long arg)
+{
+	void __user *argp = (void __user *)arg;
+
+	switch (ioctl) {
+	case KVM_GET_API_VERSION:
+		return arg ? -EINVAL : KVM_API_VERSION;
+	case KVM_CREATE_VM:
+		return mkvm_vm_create_fd(arg);
+	case KVM_CHECK_EXTENSION:
+		return mkvm_check_extension(arg);
+	case KVM_GET_VCPU_MMAP_SIZE:
+		return arg ? -EINVAL : MKVM_MMAP_PAGES * PAGE_SIZE;
+	case KVM_GET_MSR_INDEX_LIST:
+		return mkvm_msr_index_list(argp, false);
+	case KVM_GET_MSR_FEATURE_INDEX_LIST:
+		return mkvm_msr_index_list(argp, true);
+	case KVM_GET_MSRS:
+		return mkvm_msrs_ioctl(NULL, argp, false);
+	case KVM_X86_GET_MCE_CAP_SUPPORTED:
+		return put_user((u64)MKVM_MCE_CAP, (u64 __user *)argp);
+	case KVM_GET_SUPPORTED_CPUID:
+		return mkvm_cpuid_supported(argp);
+	default:
+		return -ENOTTY;
+	}
+}
+
+static const struct file_operations dev_fops = {
+	.owner = THIS_MODULE,
+	.unlocked_ioctl = dev_ioctl,
+	.compat_ioctl = compat_ptr_ioctl,
+	.llseek = noop_llseek,
+};
+
+static struct miscdevice mkvm_device = {
+	.minor = MISC_DYNAMIC_MINOR,
+	.fops = &dev_fops,
+	.mode = 0660,
+};
+
+static int cpu_up(unsigned int cpu)
+{
+	int r;
+
+	preempt_disable();
+	r = mkvm_hw->cpu_enable();
+	preempt_enable();
+	if (r == -EBUSY)
+		pr_err("mkvm: CPU %u: another hypervisor holds %s: unload it (rmmod kvm_amd or kvm_intel), or since Linux 6.12 boot with kvm.enable_virt_at_load=0\n",
+		       cpu, mkvm_hw->name);
+	return r;
+}
+
+static int cpu_down_prep(unsigned int cpu)
+{
+	preempt_disable();
+	mkvm_hw->cpu_disable();
+	preempt_enable();
+	return 0;
+}
+
+/* Suspend takes all CPUs but this one down by hotplug; here interrupts are off. */
+static int mkvm_suspend(MKVM_SYSCORE_ARGS)
+{
+	mkvm_hw->cpu_disable();
+	return 0;
+}
+
+static void mkvm_resume(MKVM_SYSCORE_ARGS)
+{
+	if (mkvm_hw->cpu_enable())
+		pr_err("mkvm: %s could not be switched on again after suspend\n", mkvm_hw->name);
+}
+
+static struct mkvm_syscore syscore = {
+	.ops = { .suspend = mkvm_suspend, .resume = mkvm_resume },
+};
+
+static void disable_this_cpu(void *unused)
+{
+	mkvm_hw->cpu_disable();
+}
+
+static int reboot_notify(struct notifier_block *nb, unsigned long code, void *unused)
+{
+	on_each_cpu(disable_this_cpu, NULL, 1);
+	return NOTIFY_OK;
+}
+
+static struct notifier_block reboot_notifier = { .notifier_call = reboot_notify };
+
+static int __init mkvm_init(void)
+{
+	const char *why;
+	int r;
+
+	mkvm_hw = &mkvm_svm_ops;
+	why = mkvm_hw->missing();
+	if (why) {
+		pr_err("mkvm: not loaded: %s\n", why);
+		return -EOPNOTSUPP;
+	}
+	mkvm_regs_setup();
+	r = mkvm_hw->setup();
+	if (r)
+		return r;
+	r = cpuhp_setup_state(CPUHP_AP_ONLINE_DYN, "mkvm:online", cpu_up, cpu_down_prep);
+	if (r < 0)
+		goto out_setup;
+	cpuhp_state = r;
+	mkvm_syscore_register(&syscore);
+	register_reboot_notifier(&reboot_notifier);
+
+	mkvm_device.name = devname;
+	r = misc_register(&mkvm_device);
+	if (r) {
+		pr_err("mkvm: /dev/%s could not be made (%d): is another module using that name? See the parameter devname=\n",
+		       devname, r);
+		goto out_cpus;
+	}
+	pr_info("mkvm: ready on /dev/%s (%s)\n", devname, mkvm_hw->name);
+	return 0;
+
+out_cpus:
+	unregister_reboot_notifier(&reboot_notifier);
+	mkvm_syscore_unregister(&syscore);
+	cpuhp_remove_state(cpuhp_state);
+out_setup:
+	mkvm_hw->teardown();
+	return r;
+}
+
+static void __exit mkvm_exit(void)
+{
+	misc_deregister(&mkvm_device);
+	unregister_reboot_notifier(&reboot_notifier);
+	mkvm_syscore_unregister(&syscore);
+	cpuhp_remove_state(cpuhp_state);
+	mkvm_hw->teardown();
+	rcu_barrier();
+}
+
+module_init(mkvm_init);
+module_exit(mkvm_exit);
+MODULE_LICENSE("GPL");
+MODULE_DESCRIPTION("A KVM that can be read: the KVM x86 ioctl ABI with a complete, explained interrupt path");

@@ -1,0 +1,455 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * mkvm.h - the module's own structures and what each file offers to others.
+ *
+ * Every field carries a tag that says who may touch it, and when:
+ *   (c) constant after creation
+ *   (l) under vm->lock
+ *   (v) under vcpu->mutex: the thread in a vCPU ioctl, KVM_RUN included
+ *   (m) written under vm->mmu_lock
+ *   (r) published with RCU or SRCU, written under vm->lock
+ *   (a) atomic: any context
+ *
+ * Lock order, outermost first:
+ *   vcpu->mutex, vm->lock, vm->slots_lock, mm's mmap_lock, vm->mmu_lock,
+ *   irqchip locks (irqchip/irqchip.h).
+ * vm->srcu is entered anywhere above mmu_lock; slots_lock waits for its grace
+ * period, so nobody holds srcu when taking slots_lock. mmu_lock is a spinlock
+ * taken with interrupts on. Nothing takes vm->lock while it holds irqchip
+ * locks.
+ *
+ * Read next: hw_ops.h (what a vendor supplies), run.c (what a vCPU does).
+ */
+#ifndef MKVM_H
+#define MKVM_H
+
+#include <linux/kernel.h>
+#include <linux/cpumask.h>
+#include <linux/kvm.h>
+#include <linux/mm_types.h>
+#include <linux/mmu_notifier.h>
+#include <linux/mutex.h>
+#include <linux/preempt.h>
+#include <linux/rcuwait.h>
+#include <linux/spinlock.h>
+#include <linux/srcu.h>
+#include <linux/workqueue.h>
+#include <asm/fpu/api.h>
+#include <asm/fpu/types.h>
+#include <asm/trapnr.h>
+
+#include "emulate.h"
+#include "irqchip/irqchip.h"
+
+#define MKVM_MAX_VCPUS		1024	/* and ids 0..1023; over 254 only x2APIC messages reach them */
+#define MKVM_MAX_SLOTS		509
+#define MKVM_MAX_CPUID		256
+#define MKVM_NR_AS		2	/* address spaces: 1 is what a vCPU in SMM sees */
+#define MKVM_RUN_PAGES		2	/* struct kvm_run, then the page for port I/O data */
+#define MKVM_PIO_PAGE_OFFSET	1
+#define MKVM_MMAP_PAGES		3	/* and the ring of coalesced writes, which is the VM's */
+#define MKVM_IOEVENTFD_BUCKETS	64
+
+#define MKVM_MAX_GPA_BITS	52
+
+/* ---- a VM ---- */
+
+struct mkvm_memslot {
+	u64 gfn;		/* first guest frame */
+	u64 npages;
+	unsigned long hva;	/* page aligned, within vm->mm's user range */
+	u32 flags;		/* KVM_MEM_READONLY */
+	u32 id;
+	unsigned long *dirty;	/* a bit a page with KVM_MEM_LOG_DIRTY_PAGES, else NULL: dirty_log.c */
+};
+
+/* One address space: sorted by gfn, without overlaps. Replaced as a whole. */
+struct mkvm_memslots {
+	u64 generation;		/* never used twice in a VM; 0: never */
+	u32 nr;
+	struct mkvm_memslot slot[];
+};
+
+struct mkvm {
+	struct mm_struct *mm;				/* (c) pinned by mm_count */
+	struct kref refs;				/* (a) the VM fd, each vCPU fd */
+	struct mutex lock;				/* creation of vCPUs and irqchips, routing */
+	struct mutex slots_lock;			/* memslot changes */
+	struct srcu_struct srcu;			/* readers of slots */
+	struct mkvm_memslots __rcu *slots[MKVM_NR_AS];	/* (r) but under slots_lock */
+
+	u32 dirty_manual;				/* (l) flags of KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 */
+
+	spinlock_t mmu_lock;				/* second-level tables */
+	struct {
+		u64 *root;				/* (c) the page; entries are (m) */
+		u64 *top;				/* (c) fifth level above root, or NULL */
+		u64 root_pa;				/* (c) where the CPU's walk starts */
+	} tdp[MKVM_NR_AS];
+	struct mmu_notifier notifier;			/* (c) */
+	unsigned long invalidate_seq;			/* (m) counts finished invalidations */
+	long invalidate_running;			/* (m) invalidations between start and end, */
+	unsigned long invalidate_start, invalidate_end;	/* (m) and the host addresses that they cover */
+	struct cpumask flush_cpus;			/* (m) scratch of mkvm_flush_tlbs */
+	atomic_long_t tlb_gen;				/* (a) bumped when entries went away */
+
+	int nr_vcpus;					/* (l) published with release after vcpus[] */
+	struct mkvm_vcpu *vcpus[MKVM_MAX_VCPUS];	/* (l) grows only; read by index < nr_vcpus */
+	u32 bsp_id;					/* (l) until the first vCPU exists */
+
+	bool irqchip;					/* (l) in-kernel LAPICs and routing; published with release */
+	struct mkvm_pic *pic;				/* (c) once irqchip; NULL: split, the PIC is userspace's */
+	struct mkvm_ioapic *ioapic;			/* (c) once irqchip, as pic */
+	u32 ioapic_pins;				/* (c) once irqchip; split: GSIs of userspace's IOAPICs */
+	DECLARE_BITMAP(eoi_vectors, 256);		/* (a) that these pins send level triggered (routing.c) */
+	struct mkvm_pit *pit;				/* (l) published with release */
+	struct mkvm_routing __rcu *routing;		/* (r) */
+	struct mutex irq_lock;				/* routing, irqfd and iodev changes; inside vm->lock */
+	bool x2apic_ids, no_broadcast_quirk;		/* (l) KVM_CAP_X2APIC_API; read by anybody */
+	bool payload_events, triple_fault_events;	/* (l) KVM_CAP_EXCEPTION_PAYLOAD, _X86_TRIPLE_FAULT_EVENT */
+	struct list_head irqfds;			/* under irq_lock */
+	struct list_head resamplers;			/* (r) but under irq_lock: irqfds that have a resamplefd */
+	struct work_struct irqfd_reap;			/* takes away irqfds whose eventfd was closed */
+	struct hlist_head ioeventfds[MKVM_IOEVENTFD_BUCKETS];	/* (r) but under irq_lock: by address */
+	u32 nr_ioeventfds;				/* under irq_lock */
+	struct list_head zones;				/* (r) but under irq_lock: of coalesced writes */
+	u32 nr_zones;					/* under irq_lock */
+	spinlock_t ring_lock;				/* who adds to the ring */
+	struct kvm_coalesced_mmio_ring *ring;		/* (c) a page, shared with userspace: untrusted */
+	u32 ring_last;					/* under ring_lock: where the next entry goes */
+
+	s64 tsc_offset;					/* (l) that vCPUs start with: guest TSC 0 at creation */
+	s64 clock_offset;				/* of KVM_GET_CLOCK to the host's boot time; READ_ONCE */
+	u64 identity_map_addr;				/* (l) accepted, not needed */
+};
+
+/* vm.c */
+void mkvm_vm_get(struct mkvm *vm);
+void mkvm_vm_put(struct mkvm *vm);
+int mkvm_vm_create_fd(unsigned long type);
+long mkvm_check_extension(unsigned long cap);
+
+static inline bool mkvm_irqchip_in_kernel(struct mkvm *vm)
+{
+	return smp_load_acquire(&vm->irqchip);
+}
+
+static inline bool mkvm_pic_in_kernel(struct mkvm *vm)
+{
+	return mkvm_irqchip_in_kernel(vm) && vm->pic;
+}
+
+#define mkvm_for_each_vcpu(i, vcpu, vm) \
+	for ((i) = 0; (i) < smp_load_acquire(&(vm)->nr_vcpus) && ((vcpu) = (vm)->vcpus[i]); (i)++)
+
+/* ---- events ---- */
+
+/* Bits of vcpu->pending: anybody sets them, the vCPU's own thread consumes them (inject.c). */
+enum mkvm_pending {
+	MKVM_PEND_INIT,
+	MKVM_PEND_SIPI,
+	MKVM_PEND_NMI,
+	MKVM_PEND_SMI,
+	MKVM_PEND_EVENT,	/* IRR, ExtINT or a queued event changed: look again */
+	MKVM_PEND_TELL,		/* own thread: eoi_vector or tpr_access wait for userspace */
+	/*
+	 * Posted since the last KVM_GET_VCPU_EVENTS, so that KVM_SET_VCPU_EVENTS with older
+	 * knowledge cannot take it away: bit n + MKVM_PEND_UNSEEN belongs to bit n.
+	 */
+	MKVM_PEND_UNSEEN = 8,
+};
+
+/* What is being delivered to the guest, whoever the vendor is. */
+enum mkvm_event_type {
+	MKVM_EV_NONE,
+	MKVM_EV_INTR,		/* external interrupt */
+	MKVM_EV_NMI,
+	MKVM_EV_EXCEPTION,	/* fault, trap or abort; #BP and #OF by INT3 and INTO, too */
+	MKVM_EV_SOFT,		/* INT n */
+};
+
+struct mkvm_event {
+	u8 type;		/* enum mkvm_event_type */
+	u8 vector;
+	bool has_error;
+	u32 error;
+};
+
+/* ---- a vCPU ---- */
+
+enum mkvm_where {
+	MKVM_OUTSIDE,		/* not in the guest, will look at vcpu->pending before it enters */
+	MKVM_IN_GUEST,		/* an IPI makes it leave */
+	MKVM_EXITING,		/* somebody has sent that IPI */
+};
+
+#define MKVM_LOG_ENTRIES 8
+
+/* Accesses that one emulated instruction has made so far outside of RAM: its replay answers from here. */
+struct mkvm_io_log {
+	u8 nr;			/* recorded */
+	u8 pos;			/* answered in this replay */
+	bool open;		/* userspace is to answer the last one */
+	u64 data[MKVM_LOG_ENTRIES];
+};
+
+/* Why an instruction is emulated. */
+enum mkvm_cause {
+	MKVM_BY_INTERCEPT,	/* of this instruction */
+	MKVM_BY_WALK,		/* a second-level fault, but not by the instruction's operand */
+	MKVM_BY_READ,		/* its operand is at fault_gpa, and is read there */
+	MKVM_BY_WRITE,		/* likewise; written, or read and written */
+};
+
+struct mkvm_mtrr {
+	u64 deftype, fixed[11], var[8][2];
+};
+
+#define MKVM_MCE_BANKS	32
+#define MKVM_MCE_CAP	(MCG_CTL_P | MCG_SER_P)	/* what KVM_X86_SETUP_MCE may ask for */
+
+struct mkvm_mce {
+	u64 cap, status, ctl;
+	u64 bank[MKVM_MCE_BANKS][4];	/* CTL, STATUS, ADDR, MISC */
+};
+
+struct mkvm_vcpu {
+	/* touched on each entry and exit */
+	u64 regs[16];				/* (v) RAX..R15 in encoding order; valid outside the guest */
+	u64 rip, rflags;			/* (v) likewise */
+	u64 next_rip;				/* (v) of the exit's instruction, 0: unknown */
+	u8 insn_len, insn[MKVM_INSN_ROOM];	/* (v) bytes of the exit's instruction that are known */
+	u8 cause;				/* (v) enum mkvm_cause of what the emulator runs or is to finish */
+	u64 fault_gpa;				/* (v) of the second-level fault being handled */
+	unsigned long waiting;			/* (v) pending bits that a window will bring back */
+	unsigned long pending;			/* (a) 1 << enum mkvm_pending */
+	int where;				/* (a) enum mkvm_where */
+	int cpu;				/* (a) written by the vCPU's thread; where it runs, -1: not loaded */
+	long tlb_seen;				/* (v) vm->tlb_gen that the guest's TLB obeys */
+	struct mkvm_event event;		/* (v) being delivered: goes into the guest at the next entry */
+	struct mkvm_event exception;		/* (v) raised, not yet being delivered */
+	u64 payload;				/* (v) of exception, if has_payload: CR2 of #PF, new DR6 bits of #DB */
+	bool has_payload;			/* (v) */
+	bool triple_fault;			/* (v) the machine is to shut down */
+	bool exit_soon;				/* (v) leave the guest when event has gone in: an SMI or NMI waits */
+	bool in_smm;				/* (v) memory is address space 1 */
+	bool smm_inside_nmi;			/* (v) NMIs were masked when the SMI came */
+	bool dr_live;				/* (v) DR0-3 are in the CPU while in the guest */
+	struct kvm_run *run;			/* (c) shared with userspace: untrusted, each field read once */
+	struct mkvm_lapic *lapic;		/* (c) NULL without in-kernel irqchip */
+	struct mkvm *vm;			/* (c) */
+
+	u32 id;					/* (c) APIC id */
+	int idx;				/* (c) in vm->vcpus */
+	struct mutex mutex;			/* one ioctl at a time */
+	struct task_struct *task;		/* (v) in KVM_RUN */
+	struct preempt_notifier preempt;	/* (v) */
+	struct rcuwait wait;			/* (v) where HLT and wait-for-SIPI sleep */
+	u32 mp_state;				/* (v) KVM_MP_STATE_*; read by others with READ_ONCE */
+	u8 sipi_vector;				/* (a) published before MKVM_PEND_SIPI */
+	bool user_pic;				/* (c) ExtINT is what KVM_INTERRUPT says */
+	int user_vector;			/* (v) that it said, -1: none */
+	int eoi_vector;				/* (v) to be told by KVM_EXIT_IOAPIC_EOI, -1: none */
+	bool report_tpr;			/* (v) KVM_TPR_ACCESS_REPORTING */
+	u8 tpr_access;				/* (v) to be told: 0 none, 1 read, 2 write; */
+	u64 tpr_rip;				/* (v) the instruction that made it */
+	u64 vapic_addr;				/* (v) KVM_SET_VAPIC_ADDR, 0: none */
+	u8 vapic_tpr;				/* (v) that the guest finds there */
+
+	bool sigset_active;			/* (v) KVM_SET_SIGNAL_MASK */
+	sigset_t sigset;			/* (v) */
+
+	struct fpu_guest fpu;			/* (v) */
+	u64 xcr0;				/* (v) guest's XCR0 */
+	u64 guest_xcr0_mask;			/* (v) what CPUID lets the guest enable */
+	u64 dr[4];				/* (v) DR0-3 while not live */
+	s64 tsc_offset;				/* (v) guest TSC = host TSC + offset */
+	u64 tsc_adjust;				/* (v) IA32_TSC_ADJUST */
+	u64 pat;				/* (v) */
+	u64 tsc_aux;				/* (v) */
+	u64 misc_enable, debugctl;		/* (v) */
+	u32 smbase;				/* (v) */
+	struct mkvm_mtrr mtrr;			/* (v) */
+	struct mkvm_mce mce;			/* (v) */
+	u64 apic_base;				/* (v) without in-kernel irqchip */
+	u8 cr8;					/* (v) without in-kernel irqchip */
+	bool tell_tpr;				/* (v) and the guest has just lowered it */
+
+	struct kvm_cpuid_entry2 *cpuid;		/* (v) what the guest sees */
+	u32 nr_cpuid;				/* (v) */
+	u8 cpuid_first[2][32];			/* (v) index + 1 of leaf n and 0x80000000 + n */
+	bool cpuid_x2apic, cpuid_tsc_deadline;	/* (v) */
+	u64 cr4_reserved;			/* (v) CR4 bits that CPUID does not allow */
+	u64 efer_reserved;			/* (v) likewise */
+	u64 gpa_reserved;			/* (v) physical address bits beyond CPUID's width */
+
+	struct {
+		u32 control;			/* KVM_GUESTDBG_* while enabled, else 0 */
+		bool stepped;			/* an instruction was done outside of the guest */
+		u64 dr[4], dr7;			/* userspace's breakpoints */
+	} debug;				/* (v) debug.c */
+
+	int (*complete)(struct mkvm_vcpu *vcpu);	/* (v) what is left of the last exit to userspace */
+	struct {
+		u16 port;
+		u8 size;
+		bool in, done;
+	} pio;					/* (v) port I/O that is or was answered through the shared page */
+	u64 io_rip;				/* (v) of the instruction that complete is to finish */
+	struct mkvm_io_log log;			/* (v) */
+	struct mkvm_emu emu;			/* (v) the instruction being emulated */
+	void *tdp_pages[3];			/* (v) zeroed pages kept for mmu_lock sections */
+	u8 nr_tdp_pages;			/* (v) */
+	const struct mkvm_memslot *last_slot;	/* (v) valid while last_generation is current, under srcu */
+	u64 last_generation;			/* (v) */
+};
+
+/* vcpu.c */
+int mkvm_vcpu_create_fd(struct mkvm *vm, unsigned long id);
+void mkvm_vcpu_destroy(struct mkvm_vcpu *vcpu);
+void mkvm_vcpu_load(struct mkvm_vcpu *vcpu);
+void mkvm_vcpu_put(struct mkvm_vcpu *vcpu);
+void mkvm_vcpu_kick(struct mkvm_vcpu *vcpu);
+void mkvm_vcpu_post(struct mkvm_vcpu *vcpu, enum mkvm_pending bit);
+bool mkvm_vcpu_runnable(struct mkvm_vcpu *vcpu);
+int mkvm_vcpu_block(struct mkvm_vcpu *vcpu);
+int mkvm_vcpu_set_mp_state(struct mkvm_vcpu *vcpu, u32 state);
+void mkvm_vcpu_reset(struct mkvm_vcpu *vcpu, bool init);
+
+/* run.c */
+int mkvm_vcpu_run(struct mkvm_vcpu *vcpu);
+int mkvm_skip_instruction(struct mkvm_vcpu *vcpu);
+void mkvm_end_instruction(struct mkvm_vcpu *vcpu);
+int mkvm_exit_halt(struct mkvm_vcpu *vcpu);
+int mkvm_halt(struct mkvm_vcpu *vcpu);
+int mkvm_exit_cpuid(struct mkvm_vcpu *vcpu);
+int mkvm_exit_rdmsr(struct mkvm_vcpu *vcpu);
+int mkvm_exit_wrmsr(struct mkvm_vcpu *vcpu);
+int mkvm_exit_xsetbv(struct mkvm_vcpu *vcpu);
+int mkvm_exit_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size, bool in);
+int mkvm_exit_tdp_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fetch);
+int mkvm_exit_emulate(struct mkvm_vcpu *vcpu);
+int mkvm_emulation_failed(struct mkvm_vcpu *vcpu, const struct mkvm_emu *emu);
+int mkvm_exit_shutdown(struct mkvm_vcpu *vcpu);
+int mkvm_exit_unknown(struct mkvm_vcpu *vcpu, u64 code);
+int mkvm_exit_internal_error(struct mkvm_vcpu *vcpu, u32 suberror, const u64 *data, u32 n);
+
+/* inject.c */
+void mkvm_queue_exception(struct mkvm_vcpu *vcpu, u8 vector, bool has_error, u32 error);
+void mkvm_queue_page_fault(struct mkvm_vcpu *vcpu, u64 cr2, u32 error);
+void mkvm_accept_init_sipi(struct mkvm_vcpu *vcpu);
+void mkvm_events_inject(struct mkvm_vcpu *vcpu);
+bool mkvm_wakes_halted(struct mkvm_vcpu *vcpu);
+bool mkvm_ready_for_user_interrupt(struct mkvm_vcpu *vcpu);
+bool mkvm_user_window_open(struct mkvm_vcpu *vcpu);
+int mkvm_interrupt_get(struct mkvm_vcpu *vcpu);
+void mkvm_interrupt_set(struct mkvm_vcpu *vcpu, u8 vector);
+void mkvm_events_seen(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev);
+void mkvm_events_get(struct mkvm_vcpu *vcpu, struct kvm_vcpu_events *ev);
+int mkvm_events_set(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev);
+
+static inline void mkvm_queue_gp(struct mkvm_vcpu *vcpu)
+{
+	mkvm_queue_exception(vcpu, 13, true, 0);
+}
+
+/* smm.c; the I/O instruction before an SMI, as in the state-save area: port << 16, size << 4, and these */
+#define MKVM_SMM_IO_IN		BIT(0)
+#define MKVM_SMM_IO_VALID	BIT(1)
+void mkvm_smm_set(struct mkvm_vcpu *vcpu, bool smm);
+void mkvm_accept_smi(struct mkvm_vcpu *vcpu, u32 io);
+int mkvm_exit_rsm(struct mkvm_vcpu *vcpu);
+
+/* debug.c */
+#define MKVM_GUESTDBG_FLAGS (KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_SW_BP | \
+			     KVM_GUESTDBG_USE_HW_BP | KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP | \
+			     KVM_GUESTDBG_BLOCKIRQ)
+int mkvm_set_guest_debug(struct mkvm_vcpu *vcpu, const struct kvm_guest_debug *dbg);
+bool mkvm_debug_takes(struct mkvm_vcpu *vcpu, u8 vector);
+int mkvm_exit_debug(struct mkvm_vcpu *vcpu, u8 vector, u64 dr6);
+
+/* regs.c */
+extern u64 mkvm_host_xcr0;
+void mkvm_regs_setup(void);
+void mkvm_regs_get(struct mkvm_vcpu *vcpu, struct kvm_regs *regs);
+void mkvm_regs_set(struct mkvm_vcpu *vcpu, const struct kvm_regs *regs);
+void mkvm_sregs_get(struct mkvm_vcpu *vcpu, struct kvm_sregs *sregs);
+int mkvm_sregs_set(struct mkvm_vcpu *vcpu, const struct kvm_sregs *sregs);
+void mkvm_fpu_get(struct mkvm_vcpu *vcpu, struct kvm_fpu *fpu);
+int mkvm_fpu_set(struct mkvm_vcpu *vcpu, const struct kvm_fpu *fpu);
+void mkvm_xcrs_get(struct mkvm_vcpu *vcpu, struct kvm_xcrs *xcrs);
+int mkvm_xcrs_set(struct mkvm_vcpu *vcpu, const struct kvm_xcrs *xcrs);
+int mkvm_sync_regs_in(struct mkvm_vcpu *vcpu);
+void mkvm_sync_regs_out(struct mkvm_vcpu *vcpu);
+int mkvm_xcr_write(struct mkvm_vcpu *vcpu, u32 index, u64 val);
+void mkvm_debugregs_get(struct mkvm_vcpu *vcpu, struct kvm_debugregs *regs);
+int mkvm_debugregs_set(struct mkvm_vcpu *vcpu, const struct kvm_debugregs *regs);
+u64 mkvm_get_cr8(struct mkvm_vcpu *vcpu);
+int mkvm_set_cr8(struct mkvm_vcpu *vcpu, u64 val);
+u64 mkvm_get_apic_base(struct mkvm_vcpu *vcpu);
+int mkvm_set_apic_base(struct mkvm_vcpu *vcpu, u64 base, bool host);
+int mkvm_cr_write(struct mkvm_vcpu *vcpu, int cr, u64 val);
+bool mkvm_cr4_valid(struct mkvm_vcpu *vcpu, u64 cr4);
+
+/* msr.c; get and set: 0 or 1 (no such MSR, or a value that it does not take) */
+int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host);
+int mkvm_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host);
+int mkvm_msr_index_list(struct kvm_msr_list __user *list, bool features);
+int mkvm_msrs_ioctl(struct mkvm_vcpu *vcpu, struct kvm_msrs __user *arg, bool set);
+bool mkvm_tsc_khz_valid(unsigned long khz);
+void mkvm_msr_reset(struct mkvm_vcpu *vcpu);
+
+/* mce.c */
+void mkvm_mce_reset(struct mkvm_vcpu *vcpu);
+int mkvm_mce_setup(struct mkvm_vcpu *vcpu, u64 cap);
+int mkvm_mce_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host);
+int mkvm_mce_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host);
+int mkvm_mce_inject(struct mkvm_vcpu *vcpu, const struct kvm_x86_mce *m);
+
+/* cpuid.c */
+int mkvm_cpuid_supported(struct kvm_cpuid2 __user *arg);
+int mkvm_cpuid_set(struct mkvm_vcpu *vcpu, struct kvm_cpuid2 __user *arg);
+int mkvm_cpuid_get(struct mkvm_vcpu *vcpu, struct kvm_cpuid2 __user *arg);
+void mkvm_cpuid(struct mkvm_vcpu *vcpu, u32 *eax, u32 *ebx, u32 *ecx, u32 *edx);
+void mkvm_cpuid_update(struct mkvm_vcpu *vcpu);
+
+/* memslot.c */
+int mkvm_memslot_set(struct mkvm *vm, const struct kvm_userspace_memory_region *mem);
+const struct mkvm_memslot *mkvm_gfn_to_slot(struct mkvm_vcpu *vcpu, u64 gfn);
+void __user *mkvm_gpa_to_user(struct mkvm_vcpu *vcpu, u64 gpa, bool write);
+const struct mkvm_memslot *mkvm_slot_by_id(struct mkvm *vm, u32 id);
+
+/* dirty_log.c */
+#define MKVM_DIRTY_MANUAL_FLAGS (KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET)
+int mkvm_dirty_start(struct mkvm *vm, struct mkvm_memslot *slot);
+void mkvm_mark_dirty(struct mkvm_vcpu *vcpu, u64 gpa);
+int mkvm_dirty_log_get(struct mkvm *vm, const struct kvm_dirty_log *log);
+int mkvm_dirty_log_clear(struct mkvm *vm, const struct kvm_clear_dirty_log *log);
+
+/* tdp.c */
+int mkvm_tdp_create(struct mkvm *vm);
+void mkvm_tdp_destroy(struct mkvm *vm);
+int mkvm_tdp_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write);
+void mkvm_tdp_zap_gfns(struct mkvm *vm, unsigned int as, u64 first, u64 end);
+bool mkvm_tdp_write_protect(struct mkvm *vm, unsigned int as, u64 gfn, u64 mask);
+void mkvm_tdp_flush(struct mkvm *vm);
+void mkvm_tdp_free_pages(struct mkvm_vcpu *vcpu);
+
+#define MKVM_FAULT_MAPPED	0	/* run the guest again */
+#define MKVM_FAULT_MMIO		1	/* no memory there, or a write to read-only memory */
+
+/* mmio.c: the emulator's surroundings */
+int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause);
+int mkvm_skip_by_decoding(struct mkvm_vcpu *vcpu);
+void mkvm_forget_io(struct mkvm_vcpu *vcpu);
+
+/* iodev.c; true: an in-kernel device answered */
+bool mkvm_kernel_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size, bool in, void *data);
+bool mkvm_kernel_mmio(struct mkvm_vcpu *vcpu, u64 gpa, unsigned int len, bool write, void *data);
+bool mkvm_fast_mmio(struct mkvm_vcpu *vcpu, u64 gpa);
+int mkvm_ioeventfd_ioctl(struct mkvm *vm, const struct kvm_ioeventfd *arg);
+int mkvm_coalesced_ioctl(struct mkvm *vm, const struct kvm_coalesced_mmio_zone *zone, bool add);
+int mkvm_iodev_init(struct mkvm *vm);
+void mkvm_iodev_destroy(struct mkvm *vm);
+
+#endif

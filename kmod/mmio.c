@@ -1,0 +1,471 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * mmio.c - the emulator's surroundings: it turns the linear addresses of an
+ * instruction into guest memory, in-kernel devices or exits to userspace.
+ *
+ * State: vcpu->log, what the devices that the current instruction has read so
+ * far answered. When one needs userspace, KVM_RUN returns, and the next KVM_RUN
+ * runs the same instruction again: accesses that the log holds are answered from
+ * it, so no device sees one twice.
+ *
+ * Read next: emulate.c, iodev.c.
+ */
+#include <linux/sched/signal.h>
+#include <linux/srcu.h>
+#include <linux/uaccess.h>
+
+#include "hw_ops.h"
+
+#define PTE_P	BIT_ULL(0)
+#define PTE_W	BIT_ULL(1)
+#define PTE_U	BIT_ULL(2)
+#define PTE_A	BIT_ULL(5)
+#define PTE_D	BIT_ULL(6)
+#define PTE_PS	BIT_ULL(7)
+#define PTE_NX	BIT_ULL(63)
+#define PTE_ADDR 0x000ffffffffff000ULL
+
+/* As in a #PF error code. */
+enum { ACC_PRESENT = 1, ACC_WRITE = 2, ACC_USER = 4, ACC_RESERVED = 8, ACC_FETCH = 16 };
+
+/* ---- the guest's own page tables ---- */
+
+static enum mkvm_emu_result page_fault(struct mkvm_emu *emu, u64 la, u32 error)
+{
+	bool tells_fetch = (emu->mode.efer & EFER_NX) || (emu->mode.cr4 & X86_CR4_SMEP);
+
+	emu->fault.vector = X86_TRAP_PF;
+	emu->fault.has_error = true;
+	emu->fault.error = tells_fetch ? error : error & ~ACC_FETCH;
+	emu->fault.cr2 = la;
+	return MKVM_EMU_FAULT;
+}
+
+/* Reads one entry, 4 or 8 bytes; false: no memory there, or the host has none. */
+static bool read_entry(struct mkvm_vcpu *vcpu, u64 gpa, bool wide, u64 *entry)
+{
+	void __user *p = mkvm_gpa_to_user(vcpu, gpa, false);
+	u32 narrow;
+	int r;
+
+	if (!p)
+		return false;
+	if (likely(wide))
+		return !get_user(*entry, (u64 __user *)p);
+	r = get_user(narrow, (u32 __user *)p);
+	*entry = narrow;
+	return !r;
+}
+
+/* Sets A and D bits in an entry whose lower half still reads old. AGAIN: it changed. */
+static enum mkvm_emu_result set_bits(struct mkvm_vcpu *vcpu, u64 gpa, u32 old, u32 bits)
+{
+	u32 __user *p = mkvm_gpa_to_user(vcpu, gpa, true);
+	bool done;
+
+	if (!p || !user_access_begin(p, sizeof(*p)))
+		return MKVM_EMU_UNHANDLED;
+	done = unsafe_try_cmpxchg_user(p, &old, old | bits, fault);
+	user_access_end();
+	mkvm_mark_dirty(vcpu, gpa);
+	return done ? MKVM_EMU_DONE : MKVM_EMU_AGAIN;
+fault:
+	user_access_end();
+	return MKVM_EMU_UNHANDLED;
+}
+
+/*
+ * Does the walk allow it? all, any: the entries of all levels, ANDed and ORed.
+ * AMD APM vol. 2, "Page-Protection Checks".
+ */
+static bool allowed(const struct mkvm_emu *emu, u64 all, u64 any, u32 acc)
+{
+	const struct mkvm_mode *m = &emu->mode;
+
+	if ((acc & ACC_USER) && !(all & PTE_U))
+		return false;
+	if ((acc & ACC_WRITE) && !(all & PTE_W) && ((acc & ACC_USER) || (m->cr0 & X86_CR0_WP)))
+		return false;
+	if ((acc & ACC_FETCH) && (any & PTE_NX))
+		return false;
+	if ((acc & ACC_USER) || !(all & PTE_U))
+		return true;
+	if (acc & ACC_FETCH)
+		return !(m->cr4 & X86_CR4_SMEP);
+	return !(m->cr4 & X86_CR4_SMAP) || (emu->rflags & X86_EFLAGS_AC);
+}
+
+/* One walk, with the checks and the A and D bits of a CPU's. wide: 8-byte entries. AGAIN: one changed meanwhile. */
+static __always_inline enum mkvm_emu_result walk(struct mkvm_emu *emu, u64 la, u32 acc, u64 *gpa, bool wide)
+{
+	const struct mkvm_mode *m = &emu->mode;
+	bool lm = m->efer & EFER_LMA, leaf;
+	unsigned int bits = wide ? 9 : 10, level = lm ? 4 : wide ? 3 : 2, shift = 12 + bits * level;
+	u64 reserved = wide ? emu->vcpu->gpa_reserved | (m->efer & EFER_NX ? 0 : PTE_NX) : 0;
+	u64 table = m->cr3 & (lm ? PTE_ADDR : wide ? 0xffffffe0 : 0xfffff000);
+	u64 entry, at, want, span, all = ~0ULL, any = 0;
+	enum mkvm_emu_result r;
+
+	for (;; level--) {
+		shift -= bits;
+		at = table + (la >> shift & ((1 << bits) - 1)) * (wide ? 8 : 4);
+		if (!read_entry(emu->vcpu, at, wide, &entry))
+			return MKVM_EMU_UNHANDLED;
+		if (!(entry & PTE_P))
+			return page_fault(emu, la, acc);
+		leaf = level == 1 || ((entry & PTE_PS) && (wide || (m->cr4 & X86_CR4_PSE)));
+		if (unlikely((entry & reserved) || (leaf && level > (lm ? 3 : 2))))
+			return page_fault(emu, la, acc | ACC_PRESENT | ACC_RESERVED);
+		want = 0;
+		if (lm || level < 3) {		/* PDPTEs of PAE paging have no rights and no A */
+			all &= entry;
+			any |= entry;
+			want = PTE_A;
+		}
+		if (leaf && !allowed(emu, all, any, acc))
+			return page_fault(emu, la, acc | ACC_PRESENT);
+		if (leaf && (acc & ACC_WRITE))
+			want |= PTE_D;
+		if (unlikely(want & ~entry)) {
+			r = set_bits(emu->vcpu, at, entry, want);
+			if (r)
+				return r;
+		}
+		if (leaf)
+			break;
+		table = entry & PTE_ADDR;
+	}
+	span = (1ULL << shift) - 1;
+	*gpa = (entry & PTE_ADDR & ~span) | (la & span);
+	if (!wide && level == 2)	/* PSE-36: address bits 39:32 stand in bits 20:13 */
+		*gpa |= (entry >> 13 & 0xff) << 32;
+	return MKVM_EMU_DONE;
+}
+
+/* Linear to guest-physical. */
+static enum mkvm_emu_result translate(struct mkvm_emu *emu, u64 la, u32 acc, u64 *gpa)
+{
+	const struct mkvm_mode *m = &emu->mode;
+	enum mkvm_emu_result r;
+
+	if (!m->cs_l || !(m->efer & EFER_LMA))
+		la = (u32)la;
+	*gpa = la;
+	if (!(m->cr0 & X86_CR0_PG))
+		return MKVM_EMU_DONE;
+	if (m->cpl == 3)
+		acc |= ACC_USER;
+	do {
+		r = likely(m->cr4 & X86_CR4_PAE) ? walk(emu, la, acc, gpa, true) : walk(emu, la, acc, gpa, false);
+	} while (r == MKVM_EMU_AGAIN && !signal_pending(current));
+	return r == MKVM_EMU_AGAIN ? MKVM_EMU_UNHANDLED : r;
+}
+
+/* ---- memory and devices ---- */
+
+/* One access of at most 8 bytes to something that is not RAM. */
+static enum mkvm_emu_result device_access(struct mkvm_vcpu *vcpu, u64 gpa, u64 *val, unsigned int len, bool write)
+{
+	struct mkvm_io_log *log = &vcpu->log;
+	struct kvm_run *run = vcpu->run;
+	unsigned int n = log->pos;
+
+	if (n == MKVM_LOG_ENTRIES)
+		return MKVM_EMU_UNHANDLED;
+	log->pos++;
+	if (n < log->nr) {
+		if (!write)
+			*val = log->data[n] & (~0ULL >> (64 - 8 * len));
+		return MKVM_EMU_DONE;
+	}
+	log->nr++;
+	if (mkvm_kernel_mmio(vcpu, gpa, len, write, val)) {
+		log->data[n] = *val;
+		return MKVM_EMU_DONE;
+	}
+	log->open = true;
+	run->exit_reason = KVM_EXIT_MMIO;
+	run->mmio.phys_addr = gpa;
+	run->mmio.len = len;
+	run->mmio.is_write = write;
+	memset(run->mmio.data, 0, sizeof(run->mmio.data));
+	if (write)
+		memcpy(run->mmio.data, val, len);
+	return MKVM_EMU_EXIT;
+}
+
+/* Within one guest page: RAM, or devices in pieces of at most 8 bytes. */
+static enum mkvm_emu_result page_access(struct mkvm_emu *emu, u64 gpa, void *data, unsigned int len,
+					enum mkvm_emu_how how)
+{
+	struct mkvm_vcpu *vcpu = emu->vcpu;
+	bool write = how >= MKVM_EMU_WRITE;
+	enum mkvm_emu_result r = MKVM_EMU_DONE;
+	void __user *p = NULL;
+	unsigned int n;
+	u64 val;
+
+	if (!vcpu->lapic || !mkvm_lapic_mmio_match(vcpu->lapic, gpa))
+		p = mkvm_gpa_to_user(vcpu, gpa, write);
+	if (how == MKVM_EMU_PROBE)
+		return p || len <= 8 ? MKVM_EMU_DONE : MKVM_EMU_UNHANDLED;
+	if (p) {
+		emu->host_fault = write ? copy_to_user(p, data, len) : copy_from_user(data, p, len);
+		if (write)
+			mkvm_mark_dirty(vcpu, gpa);
+		return emu->host_fault ? MKVM_EMU_UNHANDLED : MKVM_EMU_DONE;
+	}
+	for (; len && r == MKVM_EMU_DONE; len -= n, gpa += n, data += n) {
+		n = min(len, 8u);
+		val = 0;
+		if (write)
+			memcpy(&val, data, n);
+		r = device_access(vcpu, gpa, &val, n, write);
+		if (!write)
+			memcpy(data, &val, n);
+	}
+	return r;
+}
+
+/*
+ * The fault's own address saves the walk for the one operand. What a fault by a
+ * write proves is not proved by one of a read: the code may have changed since.
+ */
+static bool know_gpa(const struct mkvm_emu *emu, u64 la, unsigned int len, enum mkvm_emu_how how)
+{
+	enum mkvm_cause cause = emu->vcpu->cause;
+
+	return emu->one_operand && !((la ^ emu->vcpu->fault_gpa) & ~PAGE_MASK) &&
+	       (la & ~PAGE_MASK) + len <= PAGE_SIZE &&
+	       (cause == MKVM_BY_WRITE || (cause == MKVM_BY_READ && how == MKVM_EMU_READ));
+}
+
+static noinline enum mkvm_emu_result access_by_walk(struct mkvm_emu *emu, u64 la, void *data, unsigned int len,
+						    enum mkvm_emu_how how)
+{
+	unsigned int first = min_t(unsigned int, len, PAGE_SIZE - (la & ~PAGE_MASK));
+	u32 acc = how == MKVM_EMU_READ ? 0 : ACC_WRITE;
+	enum mkvm_emu_result r;
+	u64 gpa, gpa2;
+
+	/* Both pages are translated before either is touched. */
+	r = translate(emu, la, acc, &gpa);
+	if (r == MKVM_EMU_DONE && first < len)
+		r = translate(emu, la + first, acc, &gpa2);
+	if (r == MKVM_EMU_DONE)
+		r = page_access(emu, gpa, data, first, how);
+	if (r == MKVM_EMU_DONE && first < len)
+		r = page_access(emu, gpa2, data + first, len - first, how);
+	return r;
+}
+
+enum mkvm_emu_result mkvm_emu_access(struct mkvm_emu *emu, u64 la, void *data, unsigned int len, enum mkvm_emu_how how)
+{
+	struct mkvm_vcpu *vcpu = emu->vcpu;
+
+	if (unlikely(!know_gpa(emu, la, len, how)))
+		return access_by_walk(emu, la, data, len, how);
+	/* A fault means no RAM, but one by a write may mean memory that can be read. */
+	if (vcpu->cause == MKVM_BY_READ || how == MKVM_EMU_WRITE)
+		return device_access(vcpu, vcpu->fault_gpa, data, len, how == MKVM_EMU_WRITE);
+	return page_access(emu, vcpu->fault_gpa, data, len, how);
+}
+
+enum mkvm_emu_result mkvm_emu_fetch(struct mkvm_emu *emu, u64 la, void *buf, unsigned int len)
+{
+	u64 gpa, *to = buf, __user *p;
+	enum mkvm_emu_result r;
+
+	r = translate(emu, la, ACC_FETCH, &gpa);
+	if (r != MKVM_EMU_DONE)
+		return r;
+	p = mkvm_gpa_to_user(emu->vcpu, gpa, false);
+	if (!p)
+		return MKVM_EMU_UNHANDLED;
+	/* Two loads are quicker than a copy. */
+	if ((gpa & ~PAGE_MASK) <= PAGE_SIZE - 16)
+		return get_user(to[0], p) || get_user(to[1], p + 1) ? MKVM_EMU_UNHANDLED : MKVM_EMU_DONE;
+	return copy_from_user(buf, p, len) ? MKVM_EMU_UNHANDLED : MKVM_EMU_DONE;
+}
+
+/* ---- ports, segments, control registers ---- */
+
+/* String I/O. The data travel in the shared page; once answered, the replay finds pio.done. */
+enum mkvm_emu_result mkvm_emu_pio(struct mkvm_emu *emu, u16 port, unsigned int size, unsigned int count,
+				  const void *out)
+{
+	struct mkvm_vcpu *vcpu = emu->vcpu;
+	struct kvm_run *run = vcpu->run;
+	unsigned int i;
+	u32 val = 0;
+
+	if (vcpu->pio.done)
+		return MKVM_EMU_DONE;
+	if (out)
+		memcpy(&val, out, size);
+	for (i = 0; i < count && mkvm_kernel_pio(vcpu, port, size, !out, &val); i++)
+		memcpy(emu->ins_buf + i * size, &val, size);
+	vcpu->pio.done = true;		/* a port is a kernel device's or not, so that is all of them or none */
+	if (i)
+		return MKVM_EMU_DONE;
+	if (out)
+		memcpy(emu->ins_buf, &val, size);
+	run->exit_reason = KVM_EXIT_IO;
+	run->io.direction = out ? KVM_EXIT_IO_OUT : KVM_EXIT_IO_IN;
+	run->io.size = size;
+	run->io.port = port;
+	run->io.count = count;
+	run->io.data_offset = MKVM_PIO_PAGE_OFFSET * PAGE_SIZE;
+	return MKVM_EMU_EXIT;
+}
+
+void mkvm_emu_get_segment(struct mkvm_emu *emu, int seg, struct kvm_segment *var)
+{
+	mkvm_hw->get_segment(emu->vcpu, seg, var);
+}
+
+int mkvm_emu_set_cr(struct mkvm_emu *emu, int cr, u64 val)
+{
+	return mkvm_cr_write(emu->vcpu, cr, val);
+}
+
+/* Comes here only while the breakpoints in the CPU are userspace's (debug.c). */
+void mkvm_emu_dr(struct mkvm_emu *emu, int dr, u64 *val, bool write)
+{
+	struct mkvm_vcpu *vcpu = emu->vcpu;
+
+	if (dr < 4 && write)
+		vcpu->dr[dr] = *val;
+	else if (dr < 4)
+		*val = vcpu->dr[dr];
+	else if (write)
+		mkvm_hw->set_dr(vcpu, dr, dr == 6 ? (*val & ~(u64)BIT(12)) | 0xffff0ff0 : (*val & ~0xd800ULL) | 0x400);
+	else
+		*val = mkvm_hw->get_dr(vcpu, dr);
+}
+
+/* ---- from an exit into the emulator and back ---- */
+
+static struct mkvm_emu *emu_init(struct mkvm_vcpu *vcpu)
+{
+	struct mkvm_emu *emu = &vcpu->emu;
+
+	emu->vcpu = vcpu;
+	emu->regs = vcpu->regs;
+	emu->rip = vcpu->rip;
+	emu->rflags = vcpu->rflags;
+	mkvm_hw->get_mode(vcpu, &emu->mode);
+	/* IOPL and the TSS's bitmap come before the intercept (AMD APM vol. 2, "IOIO Intercepts"). */
+	emu->io_checked = vcpu->cause == MKVM_BY_INTERCEPT;
+	emu->ins_buf = (void *)vcpu->run + MKVM_PIO_PAGE_OFFSET * PAGE_SIZE;
+	emu->insn = vcpu->insn;
+	emu->insn_len = vcpu->insn_len;
+	emu->host_fault = false;
+	return emu;
+}
+
+/* What the last instruction has read is no answer for the next one. Own thread, or as mkvm_vcpu_reset. */
+void mkvm_forget_io(struct mkvm_vcpu *vcpu)
+{
+	vcpu->log.nr = 0;
+	vcpu->log.pos = 0;
+	vcpu->log.open = false;
+	vcpu->pio.done = false;
+	vcpu->insn_len = 0;
+}
+
+/* KVM_RUN again after userspace has answered: the instruction runs once more, on the log. */
+static int complete_emulation(struct mkvm_vcpu *vcpu)
+{
+	struct mkvm_io_log *log = &vcpu->log;
+	int r, idx;
+
+	if (vcpu->rip != vcpu->io_rip) {	/* userspace reset the vCPU: the access is over */
+		mkvm_forget_io(vcpu);
+		return 1;
+	}
+	if (log->open)
+		memcpy(&log->data[log->nr - 1], vcpu->run->mmio.data, sizeof(log->data[0]));
+	log->open = false;
+	log->pos = 0;
+	idx = srcu_read_lock(&vcpu->vm->srcu);
+	r = mkvm_emulate_exit(vcpu, vcpu->cause);
+	srcu_read_unlock(&vcpu->vm->srcu, idx);
+	return r;
+}
+
+/* A round of REP is over: go on here, or let the guest try the next one itself? */
+static bool may_repeat(struct mkvm_vcpu *vcpu, unsigned int round)
+{
+	return round < 128 && !signal_pending(current) && !need_resched() &&
+	       !(READ_ONCE(vcpu->pending) & ~vcpu->waiting) && !(vcpu->rflags & X86_EFLAGS_TF);
+}
+
+/*
+ * mkvm_emulate_exit - run the instruction at RIP in the emulator
+ * @cause: of the exit; with MKVM_BY_READ and MKVM_BY_WRITE vcpu->fault_gpa is the operand's address
+ *
+ * Context: own thread, vm->srcu held, may sleep. Return: as handle_exit.
+ */
+int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause)
+{
+	enum mkvm_emu_result r;
+	unsigned int round = 0;
+	struct mkvm_emu *emu;
+
+	vcpu->cause = cause;
+	emu = emu_init(vcpu);
+	do {
+		r = mkvm_emulate(emu);
+		if (r == MKVM_EMU_EXIT) {
+			vcpu->io_rip = vcpu->rip;
+			vcpu->complete = complete_emulation;
+			vcpu->insn_len = emu->insn_len;	/* the replay runs these, whoever patches the code */
+			return 0;
+		}
+		mkvm_forget_io(vcpu);
+		vcpu->rip = emu->rip;
+		vcpu->rflags = emu->rflags;
+	} while (r == MKVM_EMU_AGAIN && may_repeat(vcpu, round++));
+
+	switch (r) {
+	case MKVM_EMU_DONE:
+		mkvm_end_instruction(vcpu);
+		if (likely(!vcpu->tell_tpr))
+			return 1;
+		vcpu->tell_tpr = false;
+		vcpu->run->exit_reason = KVM_EXIT_SET_TPR;
+		return 0;
+	case MKVM_EMU_AGAIN:
+		return 1;
+	case MKVM_EMU_FAULT:
+		if (emu->fault.vector == X86_TRAP_PF)
+			mkvm_queue_page_fault(vcpu, emu->fault.cr2, emu->fault.error);
+		else
+			mkvm_queue_exception(vcpu, emu->fault.vector, emu->fault.has_error, emu->fault.error);
+		return 1;
+	default:
+		return emu->host_fault ? -EFAULT : mkvm_emulation_failed(vcpu, emu);
+	}
+}
+
+/*
+ * RIP past an intercepted instruction when the CPU does not say how long it is.
+ * Return: 1, or as handle_exit when that failed.
+ */
+int mkvm_skip_by_decoding(struct mkvm_vcpu *vcpu)
+{
+	int idx = srcu_read_lock(&vcpu->vm->srcu);
+	struct mkvm_emu *emu = emu_init(vcpu);
+	unsigned int len;
+
+	emu->insn_len = 0;
+	len = mkvm_insn_length(emu);
+	srcu_read_unlock(&vcpu->vm->srcu, idx);
+	if (!len)
+		return mkvm_emulation_failed(vcpu, emu);
+	vcpu->rip += len;
+	if (!(emu->mode.efer & EFER_LMA) || !emu->mode.cs_l)
+		vcpu->rip = (u32)vcpu->rip;
+	return 1;
+}

@@ -1,0 +1,403 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * msr.c - which model-specific registers the guest has, for RDMSR, WRMSR and
+ * KVM_GET/SET_MSRS.
+ *
+ * State: the registers in struct mkvm_vcpu; those that the CPU itself switches
+ * are the vendor's (hw_ops get_msr, set_msr), x2APIC's are the LAPIC's. What is
+ * not known here does not exist: #GP for the guest, a short count for userspace.
+ *
+ * Read next: svm/svm.c.
+ */
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+#include <asm/apicdef.h>
+#include <asm/msr-index.h>
+#include <asm/mtrr.h>
+#include <asm/tsc.h>
+
+#include "hw_ops.h"
+
+#define NR_MTRR_VAR	8
+#define MTRR_CAP	(NR_MTRR_VAR | 1 << 8 | 1 << 10)	/* fixed ranges, write-combining */
+#define MTRR_PHYS_LAST	(0x200 + 2 * NR_MTRR_VAR - 1)		/* IA32_MTRR_PHYSMASK7 */
+
+/* What userspace saves and restores, in an order that restores soundly: the deadline after the base. */
+static const u32 msr_list[] = {
+	MSR_IA32_TSC, MSR_IA32_TSC_ADJUST, MSR_TSC_AUX,
+	MSR_IA32_SYSENTER_CS, MSR_IA32_SYSENTER_ESP, MSR_IA32_SYSENTER_EIP,
+	MSR_STAR, MSR_LSTAR, MSR_CSTAR, MSR_SYSCALL_MASK, MSR_KERNEL_GS_BASE,
+	MSR_IA32_CR_PAT, MSR_IA32_MISC_ENABLE, MSR_IA32_DEBUGCTLMSR,
+	MSR_MTRRdefType,
+	MSR_MTRRfix64K_00000, MSR_MTRRfix16K_80000, MSR_MTRRfix16K_A0000,
+	MSR_MTRRfix4K_C0000, MSR_MTRRfix4K_C8000, MSR_MTRRfix4K_D0000, MSR_MTRRfix4K_D8000,
+	MSR_MTRRfix4K_E0000, MSR_MTRRfix4K_E8000, MSR_MTRRfix4K_F0000, MSR_MTRRfix4K_F8000,
+	0x200, 0x201, 0x202, 0x203, 0x204, 0x205, 0x206, 0x207,
+	0x208, 0x209, 0x20a, 0x20b, 0x20c, 0x20d, 0x20e, 0x20f,
+	MSR_IA32_MCG_STATUS, MSR_IA32_MCG_CTL,
+	MSR_IA32_TSC_DEADLINE, MSR_IA32_SMBASE,
+};
+
+/* What KVM_GET_MSRS on the device tells of the host that decides what a guest can be given. */
+static const u32 feature_list[] = { MSR_AMD64_DE_CFG };
+
+/*
+ * KVM_GET_MSR_INDEX_LIST, KVM_GET_MSR_FEATURE_INDEX_LIST. Return: -E2BIG with the needed count when the
+ * caller has too little room.
+ */
+int mkvm_msr_index_list(struct kvm_msr_list __user *list, bool features)
+{
+	const u32 *from = features ? feature_list : msr_list;
+	u32 n = features ? ARRAY_SIZE(feature_list) : ARRAY_SIZE(msr_list);
+	struct kvm_msr_list head;
+	u32 room;
+
+	if (copy_from_user(&head, list, sizeof(head)))
+		return -EFAULT;
+	room = head.nmsrs;
+	head.nmsrs = n;
+	if (copy_to_user(list, &head, sizeof(head)))
+		return -EFAULT;
+	if (room < n)
+		return -E2BIG;
+	return copy_to_user(list->indices, from, n * sizeof(*from)) ? -EFAULT : 0;
+}
+
+/* A register of feature_list: 0, or 1 (not one of them). */
+static int feature_get(u32 index, u64 *val)
+{
+	*val = boot_cpu_has(X86_FEATURE_LFENCE_RDTSC) ? MSR_AMD64_DE_CFG_LFENCE_SERIALIZE : 0;
+	return index != MSR_AMD64_DE_CFG;
+}
+
+/*
+ * mkvm_msrs_ioctl - KVM_GET_MSRS, KVM_SET_MSRS
+ * @vcpu: NULL for KVM_GET_MSRS on the device, which reads feature_list
+ *
+ * Context: may sleep; vcpu->mutex held and the vCPU loaded. Return: how many were done before one was
+ * refused; -E2BIG (256 or more), -EINVAL (reserved), -EFAULT, -ENOMEM.
+ */
+int mkvm_msrs_ioctl(struct mkvm_vcpu *vcpu, struct kvm_msrs __user *arg, bool set)
+{
+	struct kvm_msr_entry *e;
+	struct kvm_msrs head;
+	int i, r;
+
+	if (copy_from_user(&head, arg, sizeof(head)))
+		return -EFAULT;
+	if (head.nmsrs >= 256)
+		return -E2BIG;
+	e = memdup_user(arg->entries, head.nmsrs * sizeof(*e));
+	if (IS_ERR(e))
+		return PTR_ERR(e);
+	for (i = 0; i < head.nmsrs; i++) {
+		if (e[i].reserved) {
+			r = -EINVAL;
+			goto out;
+		}
+	}
+	for (i = 0; i < head.nmsrs; i++)
+		if (!vcpu ? feature_get(e[i].index, &e[i].data) :
+		    set ? mkvm_msr_set(vcpu, e[i].index, e[i].data, true) :
+			  mkvm_msr_get(vcpu, e[i].index, &e[i].data, true))
+			break;
+	r = i;
+	if (!set && copy_to_user(arg->entries, e, head.nmsrs * sizeof(*e)))
+		r = -EFAULT;
+out:
+	kfree(e);
+	return r;
+}
+
+void mkvm_msr_reset(struct mkvm_vcpu *vcpu)
+{
+	vcpu->pat = 0x0007040600070406ULL;	/* AMD APM vol. 2, "PAT Register": power-up value */
+	vcpu->misc_enable = MSR_IA32_MISC_ENABLE_FAST_STRING;
+	vcpu->tsc_aux = 0;
+	vcpu->debugctl = 0;
+	memset(&vcpu->mtrr, 0, sizeof(vcpu->mtrr));
+	mkvm_mce_reset(vcpu);
+}
+
+/* ---- memory types ---- */
+
+static bool memory_type_ok(u8 type)
+{
+	return type < 8 && (0x73 >> type & 1);	/* UC, WC, WT, WP, WB */
+}
+
+/* The register that an MTRR's number names, or NULL. */
+static u64 *mtrr_reg(struct mkvm_mtrr *mtrr, u32 index)
+{
+	switch (index) {
+	case MSR_MTRRdefType:
+		return &mtrr->deftype;
+	case MSR_MTRRfix64K_00000:
+		return &mtrr->fixed[0];
+	case MSR_MTRRfix16K_80000 ... MSR_MTRRfix16K_A0000:
+		return &mtrr->fixed[1 + index - MSR_MTRRfix16K_80000];
+	case MSR_MTRRfix4K_C0000 ... MSR_MTRRfix4K_F8000:
+		return &mtrr->fixed[3 + index - MSR_MTRRfix4K_C0000];
+	case 0x200 ... MTRR_PHYS_LAST:
+		return &mtrr->var[(index - 0x200) / 2][index & 1];
+	default:
+		return NULL;
+	}
+}
+
+/* AMD APM vol. 2, "Memory-Type Range Registers": which values fault. */
+static bool mtrr_valid(struct mkvm_vcpu *vcpu, u32 index, u64 val)
+{
+	int i;
+
+	if (index == MSR_MTRRdefType)
+		return !(val & ~0xcffULL) && memory_type_ok(val & 0xff);
+	if (index >= 0x200 && index <= MTRR_PHYS_LAST) {
+		if (val & (vcpu->gpa_reserved | ~((1ULL << MKVM_MAX_GPA_BITS) - 1)))
+			return false;
+		return (index & 1) ? !(val & 0x7ff) : !(val & 0xf00) && memory_type_ok(val & 0xff);
+	}
+	for (i = 0; i < 8; i++, val >>= 8)
+		if (!memory_type_ok(val & 0xff))
+			return false;
+	return true;
+}
+
+static bool pat_valid(u64 val)
+{
+	int i;
+
+	for (i = 0; i < 8; i++, val >>= 8)
+		if ((val & 0xff) > 7 || !(0xf3 >> (val & 7) & 1))	/* 2 and 3 are reserved */
+			return false;
+	return true;
+}
+
+/* ---- time ---- */
+
+static void tsc_offset_changed(struct mkvm_vcpu *vcpu)
+{
+	mkvm_hw->tsc_offset_changed(vcpu);
+	if (vcpu->lapic)
+		mkvm_lapic_timer_update(vcpu->lapic);	/* a deadline is now elsewhere */
+}
+
+/*
+ * The guest's TSC becomes val. Userspace sets each vCPU in turn: a value within a second
+ * of what the VM's other vCPUs have now means the same instant, and they stay in step.
+ */
+static void set_tsc(struct mkvm_vcpu *vcpu, u64 val, bool host)
+{
+	s64 offset = val - rdtsc();
+	s64 common = READ_ONCE(vcpu->vm->tsc_offset);
+
+	if (!host)
+		vcpu->tsc_adjust += offset - vcpu->tsc_offset;
+	else if (abs(offset - common) < (s64)tsc_khz * 1000)
+		offset = common;
+	else
+		WRITE_ONCE(vcpu->vm->tsc_offset, offset);
+	WRITE_ONCE(vcpu->tsc_offset, offset);
+	tsc_offset_changed(vcpu);
+}
+
+static void set_tsc_adjust(struct mkvm_vcpu *vcpu, u64 val, bool host)
+{
+	if (!host) {
+		WRITE_ONCE(vcpu->tsc_offset, vcpu->tsc_offset + (val - vcpu->tsc_adjust));
+		tsc_offset_changed(vcpu);
+	}
+	vcpu->tsc_adjust = val;
+}
+
+/*
+ * mkvm_tsc_khz_valid - may a guest be told that its TSC runs at khz? 0 is the host's own rate.
+ * The TSC is not scaled: only the host's rate, within the 250 ppm that clocks drift, as in Linux KVM.
+ */
+bool mkvm_tsc_khz_valid(unsigned long khz)
+{
+	return !khz || abs((s64)khz - (s64)tsc_khz) <= tsc_khz / 4000;
+}
+
+/* ---- EFER ---- */
+
+static int set_efer(struct mkvm_vcpu *vcpu, u64 val, bool host)
+{
+	const u64 known = EFER_SCE | EFER_LME | EFER_LMA | EFER_NX | EFER_FFXSR;
+	struct mkvm_mode mode;
+
+	mkvm_hw->get_mode(vcpu, &mode);
+	if ((val & ~known) || (!host && (val & vcpu->efer_reserved)))
+		return 1;
+	if (!host) {
+		if ((mode.cr0 & X86_CR0_PG) && ((val ^ mode.efer) & EFER_LME))
+			return 1;
+		val = (val & ~EFER_LMA) | (mode.efer & EFER_LMA);
+	}
+	mkvm_hw->set_efer(vcpu, val);
+	if ((val ^ mode.efer) & EFER_NX)
+		mkvm_hw->flush_tlb(vcpu);
+	return 0;
+}
+
+/* ---- the two entries ---- */
+
+/* Registers of AMD's chips that guests look at and that have nothing to say here. */
+static bool reads_zero(u32 index)
+{
+	switch (index) {
+	case MSR_IA32_PLATFORM_ID:
+	case MSR_IA32_UCODE_REV:
+	case MSR_AMD64_SYSCFG:
+	case MSR_K7_HWCR:
+	case MSR_K8_INT_PENDING_MSG:
+	case MSR_FAM10H_MMIO_CONF_BASE:
+	case MSR_AMD64_NB_CFG:
+	case MSR_AMD64_OSVW_ID_LENGTH:
+	case MSR_AMD64_OSVW_STATUS:
+	case MSR_AMD64_LS_CFG:
+	case MSR_AMD64_DC_CFG:
+	case MSR_AMD64_BU_CFG2:
+	case MSR_VM_HSAVE_PA:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/*
+ * mkvm_msr_get - read a register
+ * @host: for userspace
+ *
+ * Context: own thread or vcpu->mutex. Return: 0, or 1 (does not exist).
+ */
+int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host)
+{
+	struct mkvm_mode mode;
+	u64 *mtrr;
+
+	switch (index) {
+	case MSR_IA32_TSC:
+		*val = rdtsc() + vcpu->tsc_offset;
+		return 0;
+	case MSR_IA32_TSC_ADJUST:
+		*val = vcpu->tsc_adjust;
+		return 0;
+	case MSR_IA32_TSC_DEADLINE:
+		if (!vcpu->lapic)
+			return 1;
+		*val = mkvm_lapic_get_deadline(vcpu->lapic);
+		return 0;
+	case MSR_IA32_APICBASE:
+		*val = mkvm_get_apic_base(vcpu);
+		return 0;
+	case MSR_EFER:
+		mkvm_hw->get_mode(vcpu, &mode);
+		*val = mode.efer;
+		return 0;
+	case MSR_TSC_AUX:
+		*val = vcpu->tsc_aux;
+		return 0;
+	case MSR_IA32_CR_PAT:
+		*val = vcpu->pat;
+		return 0;
+	case MSR_IA32_MISC_ENABLE:
+		*val = vcpu->misc_enable;
+		return 0;
+	case MSR_IA32_DEBUGCTLMSR:
+		*val = vcpu->debugctl;
+		return 0;
+	case MSR_IA32_SMBASE:
+		*val = vcpu->smbase;
+		return !host;		/* the guest has it in its state-save area */
+	case MSR_AMD64_DE_CFG:
+		*val = MSR_AMD64_DE_CFG_LFENCE_SERIALIZE;
+		return 0;
+	case MSR_MTRRcap:
+		*val = MTRR_CAP;
+		return 0;
+	case APIC_BASE_MSR ... APIC_BASE_MSR + 0xff:
+		return vcpu->lapic ? mkvm_lapic_msr_read(vcpu->lapic, index, val) : 1;
+	}
+	mtrr = mtrr_reg(&vcpu->mtrr, index);
+	if (mtrr) {
+		*val = *mtrr;
+		return 0;
+	}
+	if (reads_zero(index)) {
+		*val = 0;
+		return 0;
+	}
+	if (!mkvm_mce_msr_get(vcpu, index, val, host))
+		return 0;
+	return mkvm_hw->get_msr(vcpu, index, val);
+}
+
+/*
+ * mkvm_msr_set - write a register
+ * @host: for userspace, which may restore what the guest may not write
+ *
+ * Context: own thread or vcpu->mutex. Return: 0, or 1 (does not exist, or refuses the value).
+ */
+int mkvm_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host)
+{
+	u64 *mtrr;
+
+	switch (index) {
+	case MSR_IA32_TSC:
+		set_tsc(vcpu, val, host);
+		return 0;
+	case MSR_IA32_TSC_ADJUST:
+		set_tsc_adjust(vcpu, val, host);
+		return 0;
+	case MSR_IA32_TSC_DEADLINE:
+		if (!vcpu->lapic)
+			return 1;
+		mkvm_lapic_set_deadline(vcpu->lapic, val);
+		return 0;
+	case MSR_IA32_APICBASE:
+		return mkvm_set_apic_base(vcpu, val, host);
+	case MSR_EFER:
+		return set_efer(vcpu, val, host);
+	case MSR_TSC_AUX:
+		if (val >> 32)
+			return 1;
+		vcpu->tsc_aux = val;
+		return mkvm_hw->set_msr(vcpu, index, val);
+	case MSR_IA32_CR_PAT:
+		if (!pat_valid(val))
+			return 1;
+		vcpu->pat = val;
+		return mkvm_hw->set_msr(vcpu, index, val);
+	case MSR_IA32_MISC_ENABLE:
+		vcpu->misc_enable = val;
+		return 0;
+	case MSR_IA32_DEBUGCTLMSR:
+		/* Neither branch traps nor last-branch records are offered: only what does nothing is taken. */
+		if (val)
+			return 1;
+		return 0;
+	case MSR_IA32_SMBASE:
+		if (!host || val >> 32)
+			return 1;
+		vcpu->smbase = val;
+		return 0;
+	case MSR_AMD64_DE_CFG:
+		return val & ~(u64)MSR_AMD64_DE_CFG_LFENCE_SERIALIZE ? 1 : 0;
+	case APIC_BASE_MSR ... APIC_BASE_MSR + 0xff:
+		return vcpu->lapic ? mkvm_lapic_msr_write(vcpu->lapic, index, val) : 1;
+	}
+	mtrr = mtrr_reg(&vcpu->mtrr, index);
+	if (mtrr) {
+		if (!mtrr_valid(vcpu, index, val))
+			return 1;
+		*mtrr = val;
+		return 0;
+	}
+	/* firmware and kernels write back what they read; microcode updates are ignored */
+	if (reads_zero(index))
+		return val && !host && index != MSR_IA32_UCODE_REV && index != MSR_K7_HWCR ? 1 : 0;
+	if (!mkvm_mce_msr_set(vcpu, index, val, host))
+		return 0;
+	return mkvm_hw->set_msr(vcpu, index, val);
+}

@@ -1,0 +1,354 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * regs.c - a vCPU's registers for userspace, and the checks of control registers
+ * for userspace and guest alike.
+ *
+ * State: the registers in struct mkvm_vcpu and in the vendor's control block.
+ * A set is checked as a whole before the first register changes.
+ *
+ * Read next: msr.c, cpuid.c.
+ */
+#include <linux/uaccess.h>
+#include <asm/debugreg.h>
+#include <asm/fpu/xcr.h>
+
+#include "hw_ops.h"
+
+u64 mkvm_host_xcr0;
+
+/* Once at load. */
+void mkvm_regs_setup(void)
+{
+	mkvm_host_xcr0 = boot_cpu_has(X86_FEATURE_OSXSAVE) ? xgetbv(XCR_XFEATURE_ENABLED_MASK) : XFEATURE_MASK_FP;
+}
+
+void mkvm_regs_get(struct mkvm_vcpu *vcpu, struct kvm_regs *r)
+{
+	const u64 *g = vcpu->regs;
+
+	*r = (struct kvm_regs) {
+		.rax = g[0], .rcx = g[1], .rdx = g[2], .rbx = g[3],
+		.rsp = g[4], .rbp = g[5], .rsi = g[6], .rdi = g[7],
+		.r8 = g[8], .r9 = g[9], .r10 = g[10], .r11 = g[11],
+		.r12 = g[12], .r13 = g[13], .r14 = g[14], .r15 = g[15],
+		.rip = vcpu->rip, .rflags = vcpu->rflags,
+	};
+}
+
+/* New registers end what was going on at the old ones: an exception that was queued, an access half done. */
+void mkvm_regs_set(struct mkvm_vcpu *vcpu, const struct kvm_regs *r)
+{
+	const u64 g[16] = {
+		r->rax, r->rcx, r->rdx, r->rbx, r->rsp, r->rbp, r->rsi, r->rdi,
+		r->r8, r->r9, r->r10, r->r11, r->r12, r->r13, r->r14, r->r15,
+	};
+
+	memcpy(vcpu->regs, g, sizeof(g));
+	vcpu->rip = r->rip;
+	vcpu->rflags = r->rflags | X86_EFLAGS_FIXED;
+	vcpu->exception.type = MKVM_EV_NONE;
+	set_bit(MKVM_PEND_EVENT, &vcpu->pending);
+}
+
+/* ---- control registers ---- */
+
+u64 mkvm_get_cr8(struct mkvm_vcpu *vcpu)
+{
+	return vcpu->lapic ? mkvm_lapic_get_tpr(vcpu->lapic) >> 4 : vcpu->cr8;
+}
+
+/* Return: 1 for reserved bits. */
+int mkvm_set_cr8(struct mkvm_vcpu *vcpu, u64 val)
+{
+	if (val & ~0xfULL)
+		return 1;
+	if (vcpu->lapic)
+		mkvm_lapic_set_tpr(vcpu->lapic, val << 4);
+	else
+		vcpu->cr8 = val;
+	return 0;
+}
+
+u64 mkvm_get_apic_base(struct mkvm_vcpu *vcpu)
+{
+	return vcpu->lapic ? mkvm_lapic_get_base(vcpu->lapic) : vcpu->apic_base;
+}
+
+/* Return: 1 where it is refused (#GP, -EINVAL). */
+int mkvm_set_apic_base(struct mkvm_vcpu *vcpu, u64 base, bool host)
+{
+	if (vcpu->lapic)
+		return mkvm_lapic_set_base(vcpu->lapic, base, host);
+	vcpu->apic_base = base;
+	return 0;
+}
+
+bool mkvm_cr4_valid(struct mkvm_vcpu *vcpu, u64 cr4)
+{
+	return !(cr4 & vcpu->cr4_reserved);
+}
+
+/* AMD APM vol. 2, "CR0 Register": what a MOV to CR0 refuses. */
+static bool cr0_valid(u64 cr0)
+{
+	const u64 known = X86_CR0_PE | X86_CR0_MP | X86_CR0_EM | X86_CR0_TS | X86_CR0_ET | X86_CR0_NE |
+			  X86_CR0_WP | X86_CR0_AM | X86_CR0_NW | X86_CR0_CD | X86_CR0_PG;
+
+	if (cr0 & ~known)
+		return false;
+	if ((cr0 & X86_CR0_NW) && !(cr0 & X86_CR0_CD))
+		return false;
+	return !(cr0 & X86_CR0_PG) || (cr0 & X86_CR0_PE);
+}
+
+/*
+ * mkvm_cr_write - the guest writes an intercepted control register (4 or 8)
+ *
+ * Context: own thread. Return: 1 for #GP.
+ */
+int mkvm_cr_write(struct mkvm_vcpu *vcpu, int cr, u64 val)
+{
+	struct mkvm_mode mode;
+
+	if (cr == 8) {
+		/* A userspace interrupt controller may now have something to inject. */
+		vcpu->tell_tpr = !vcpu->lapic && val < vcpu->cr8;
+		return mkvm_set_cr8(vcpu, val);
+	}
+	if (cr != 4 || !mkvm_cr4_valid(vcpu, val))
+		return 1;
+	mkvm_hw->get_mode(vcpu, &mode);
+	if ((mode.efer & EFER_LMA) && !(val & X86_CR4_PAE))
+		return 1;
+	if ((val & X86_CR4_PCIDE) && !(mode.cr4 & X86_CR4_PCIDE) &&
+	    (!(mode.efer & EFER_LMA) || (mode.cr3 & 0xfff)))
+		return 1;
+	mkvm_hw->set_cr(vcpu, 4, val);
+	if (val ^ mode.cr4)
+		mkvm_hw->flush_tlb(vcpu);
+	return 0;
+}
+
+/* ---- segments and the rest of KVM_GET_SREGS ---- */
+
+void mkvm_sregs_get(struct mkvm_vcpu *vcpu, struct kvm_sregs *s)
+{
+	struct mkvm_mode mode;
+
+	memset(s, 0, sizeof(*s));
+	mkvm_hw->get_segment(vcpu, MKVM_CS, &s->cs);
+	mkvm_hw->get_segment(vcpu, MKVM_DS, &s->ds);
+	mkvm_hw->get_segment(vcpu, MKVM_ES, &s->es);
+	mkvm_hw->get_segment(vcpu, MKVM_FS, &s->fs);
+	mkvm_hw->get_segment(vcpu, MKVM_GS, &s->gs);
+	mkvm_hw->get_segment(vcpu, MKVM_SS, &s->ss);
+	mkvm_hw->get_segment(vcpu, MKVM_TR, &s->tr);
+	mkvm_hw->get_segment(vcpu, MKVM_LDTR, &s->ldt);
+	mkvm_hw->get_dt(vcpu, true, &s->idt);
+	mkvm_hw->get_dt(vcpu, false, &s->gdt);
+	mkvm_hw->get_mode(vcpu, &mode);
+	s->cr0 = mode.cr0;
+	s->cr2 = mkvm_hw->get_cr(vcpu, 2);
+	s->cr3 = mode.cr3;
+	s->cr4 = mode.cr4;
+	s->efer = mode.efer;
+	s->cr8 = mkvm_get_cr8(vcpu);
+	s->apic_base = mkvm_get_apic_base(vcpu);
+	if (mkvm_interrupt_get(vcpu) >= 0)
+		__set_bit(mkvm_interrupt_get(vcpu), (unsigned long *)s->interrupt_bitmap);
+}
+
+static bool sregs_valid(struct mkvm_vcpu *vcpu, const struct kvm_sregs *s)
+{
+	const u64 efer_known = EFER_SCE | EFER_LME | EFER_LMA | EFER_NX | EFER_FFXSR;
+	bool long_mode = (s->efer & EFER_LME) && (s->cr0 & X86_CR0_PG);
+
+	if (!cr0_valid(s->cr0) || !mkvm_cr4_valid(vcpu, s->cr4) || (s->efer & ~efer_known) || (s->cr8 & ~0xfULL))
+		return false;
+	if (bitmap_weight((const unsigned long *)s->interrupt_bitmap, KVM_NR_INTERRUPTS) > 1)
+		return false;		/* only one interrupt can be in delivery */
+	if (long_mode && (s->cr3 & (vcpu->gpa_reserved | GENMASK_ULL(63, 52))))
+		return false;
+	if (long_mode)
+		return (s->cr4 & X86_CR4_PAE) && (s->efer & EFER_LMA);
+	return !(s->efer & EFER_LMA) && !s->cs.l;
+}
+
+/* KVM_SET_SREGS. Return: -EINVAL, with nothing changed, for states that no CPU can be in. */
+int mkvm_sregs_set(struct mkvm_vcpu *vcpu, const struct kvm_sregs *s)
+{
+	unsigned int vector;
+
+	if (!sregs_valid(vcpu, s) || mkvm_set_apic_base(vcpu, s->apic_base, true))
+		return -EINVAL;
+	mkvm_hw->set_dt(vcpu, true, &s->idt);
+	mkvm_hw->set_dt(vcpu, false, &s->gdt);
+	mkvm_hw->set_efer(vcpu, s->efer);
+	mkvm_hw->set_cr(vcpu, 0, s->cr0);
+	mkvm_hw->set_cr(vcpu, 2, s->cr2);
+	mkvm_hw->set_cr(vcpu, 3, s->cr3);
+	mkvm_hw->set_cr(vcpu, 4, s->cr4);
+	if (s->cr8 != mkvm_get_cr8(vcpu))	/* TPR has four more bits, which stay */
+		mkvm_set_cr8(vcpu, s->cr8);
+	mkvm_hw->set_segment(vcpu, MKVM_CS, &s->cs);
+	mkvm_hw->set_segment(vcpu, MKVM_DS, &s->ds);
+	mkvm_hw->set_segment(vcpu, MKVM_ES, &s->es);
+	mkvm_hw->set_segment(vcpu, MKVM_FS, &s->fs);
+	mkvm_hw->set_segment(vcpu, MKVM_GS, &s->gs);
+	mkvm_hw->set_segment(vcpu, MKVM_SS, &s->ss);
+	mkvm_hw->set_segment(vcpu, MKVM_TR, &s->tr);
+	mkvm_hw->set_segment(vcpu, MKVM_LDTR, &s->ldt);
+	vector = find_first_bit((const unsigned long *)s->interrupt_bitmap, KVM_NR_INTERRUPTS);
+	if (vector < KVM_NR_INTERRUPTS)
+		mkvm_interrupt_set(vcpu, vector);
+	mkvm_hw->flush_tlb(vcpu);
+	set_bit(MKVM_PEND_EVENT, &vcpu->pending);
+	return 0;
+}
+
+/* ---- FPU ---- */
+
+void mkvm_fpu_get(struct mkvm_vcpu *vcpu, struct kvm_fpu *fpu)
+{
+	const struct fxregs_state *fx = &vcpu->fpu.fpstate->regs.fxsave;
+
+	memset(fpu, 0, sizeof(*fpu));
+	memcpy(fpu->fpr, fx->st_space, sizeof(fpu->fpr));
+	fpu->fcw = fx->cwd;
+	fpu->fsw = fx->swd;
+	fpu->ftwx = fx->twd;
+	fpu->last_opcode = fx->fop;
+	fpu->last_ip = fx->rip;
+	fpu->last_dp = fx->rdp;
+	fpu->mxcsr = fx->mxcsr;
+	memcpy(fpu->xmm, fx->xmm_space, sizeof(fx->xmm_space));
+}
+
+/* KVM_SET_FPU. Return: -EINVAL for reserved bits in MXCSR, which would fault when loaded. */
+int mkvm_fpu_set(struct mkvm_vcpu *vcpu, const struct kvm_fpu *fpu)
+{
+	struct fxregs_state *fx = &vcpu->fpu.fpstate->regs.fxsave;
+
+	if (fpu->mxcsr & ~(fx->mxcsr_mask ?: 0xffbf))
+		return -EINVAL;
+	memcpy(fx->st_space, fpu->fpr, sizeof(fpu->fpr));
+	fx->cwd = fpu->fcw;
+	fx->swd = fpu->fsw;
+	fx->twd = fpu->ftwx;
+	fx->fop = fpu->last_opcode;
+	fx->rip = fpu->last_ip;
+	fx->rdp = fpu->last_dp;
+	fx->mxcsr = fpu->mxcsr;
+	memcpy(fx->xmm_space, fpu->xmm, sizeof(fx->xmm_space));
+	if (boot_cpu_has(X86_FEATURE_XSAVE))
+		vcpu->fpu.fpstate->regs.xsave.header.xfeatures |= XFEATURE_MASK_FPSSE;
+	return 0;
+}
+
+void mkvm_xcrs_get(struct mkvm_vcpu *vcpu, struct kvm_xcrs *xcrs)
+{
+	memset(xcrs, 0, sizeof(*xcrs));
+	if (!boot_cpu_has(X86_FEATURE_XSAVE))
+		return;
+	xcrs->nr_xcrs = 1;
+	xcrs->xcrs[0].xcr = XCR_XFEATURE_ENABLED_MASK;
+	xcrs->xcrs[0].value = vcpu->xcr0;
+}
+
+/* XSETBV. Return: 1 for #GP: AMD APM vol. 4, "XSETBV". */
+int mkvm_xcr_write(struct mkvm_vcpu *vcpu, u32 index, u64 val)
+{
+	if (index != XCR_XFEATURE_ENABLED_MASK || !(val & XFEATURE_MASK_FP) || (val & ~vcpu->guest_xcr0_mask))
+		return 1;
+	if ((val & XFEATURE_MASK_YMM) && !(val & XFEATURE_MASK_SSE))
+		return 1;
+	if ((val & XFEATURE_MASK_AVX512) &&
+	    (!(val & XFEATURE_MASK_YMM) || (val & XFEATURE_MASK_AVX512) != XFEATURE_MASK_AVX512))
+		return 1;
+	vcpu->xcr0 = val;
+	return 0;
+}
+
+int mkvm_xcrs_set(struct mkvm_vcpu *vcpu, const struct kvm_xcrs *xcrs)
+{
+	u32 i;
+
+	if (!boot_cpu_has(X86_FEATURE_XSAVE) || xcrs->flags || xcrs->nr_xcrs > KVM_MAX_XCRS)
+		return -EINVAL;
+	for (i = 0; i < xcrs->nr_xcrs; i++)
+		if (xcrs->xcrs[i].xcr == XCR_XFEATURE_ENABLED_MASK)
+			return mkvm_xcr_write(vcpu, XCR_XFEATURE_ENABLED_MASK, xcrs->xcrs[i].value) ? -EINVAL : 0;
+	return 0;
+}
+
+/* ---- debug registers ---- */
+
+void mkvm_debugregs_get(struct mkvm_vcpu *vcpu, struct kvm_debugregs *regs)
+{
+	memset(regs, 0, sizeof(*regs));
+	memcpy(regs->db, vcpu->dr, sizeof(vcpu->dr));
+	regs->dr6 = mkvm_hw->get_dr(vcpu, 6);
+	regs->dr7 = mkvm_hw->get_dr(vcpu, 7);
+}
+
+int mkvm_debugregs_set(struct mkvm_vcpu *vcpu, const struct kvm_debugregs *regs)
+{
+	if (regs->flags || (regs->dr6 >> 32) || (regs->dr7 >> 32))
+		return -EINVAL;
+	memcpy(vcpu->dr, regs->db, sizeof(vcpu->dr));
+	mkvm_hw->set_dr(vcpu, 6, (regs->dr6 & (DR_TRAP_BITS | DR_STEP | BIT(13) | BIT(15))) | DR6_RESERVED);
+	mkvm_hw->set_dr(vcpu, 7, regs->dr7 | 0x400);
+	return 0;
+}
+
+/* ---- registers that travel in struct kvm_run: KVM_CAP_SYNC_REGS ---- */
+
+/*
+ * mkvm_sync_regs_in - at the start of KVM_RUN: what userspace marks as dirty becomes the vCPU's
+ *
+ * Return: -EINVAL for unknown bits or values that the KVM_SET ioctls refuse; earlier sets stay then.
+ */
+int mkvm_sync_regs_in(struct mkvm_vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+	u64 dirty = READ_ONCE(run->kvm_dirty_regs);
+	struct kvm_sync_regs s;
+
+	if ((dirty | READ_ONCE(run->kvm_valid_regs)) & ~(u64)KVM_SYNC_X86_VALID_FIELDS)
+		return -EINVAL;
+	if (likely(!dirty))
+		return 0;
+	memcpy(&s, &run->s.regs, sizeof(s));
+	if (dirty & KVM_SYNC_X86_REGS)
+		mkvm_regs_set(vcpu, &s.regs);
+	if ((dirty & KVM_SYNC_X86_SREGS) && mkvm_sregs_set(vcpu, &s.sregs))
+		return -EINVAL;
+	if ((dirty & KVM_SYNC_X86_EVENTS) && mkvm_events_set(vcpu, &s.events))
+		return -EINVAL;
+	run->kvm_dirty_regs = 0;
+	return 0;
+}
+
+/* mkvm_sync_regs_out - at the end of KVM_RUN: what userspace marks as wanted */
+void mkvm_sync_regs_out(struct mkvm_vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+	u64 valid = READ_ONCE(run->kvm_valid_regs);
+	struct kvm_sync_regs s;
+
+	if (likely(!valid))
+		return;
+	if (valid & KVM_SYNC_X86_REGS) {
+		mkvm_regs_get(vcpu, &s.regs);
+		run->s.regs.regs = s.regs;
+	}
+	if (valid & KVM_SYNC_X86_SREGS) {
+		mkvm_sregs_get(vcpu, &s.sregs);
+		run->s.regs.sregs = s.sregs;
+	}
+	if (valid & KVM_SYNC_X86_EVENTS) {
+		mkvm_events_get(vcpu, &s.events);
+		run->s.regs.events = s.events;
+		mkvm_events_seen(vcpu, &s.events);
+	}
+}

@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * enter.S - into the guest and back.
+ *
+ * State: none; registers travel between the guest and the array that the caller
+ * gives. RAX, RSP, RIP and RFLAGS are in the VMCB.
+ */
+#include <linux/linkage.h>
+#include <asm/asm.h>
+#include <asm/cpufeatures.h>
+#include "../compat.h"
+
+#define REG(n) ((n) * 8)
+
+/*
+ * int svm_vmrun(u64 vmcb_pa, u64 *regs, u64 host_save_pa)
+ *
+ * Interrupts are off. From CLGI to STGI nothing interrupts, not even an NMI, since
+ * the host's FS, GS and TR are not loaded for part of the way. VMRUN with RFLAGS.IF
+ * set lets physical interrupts end the guest's run (APM vol. 2, "Virtualizing
+ * Interrupts"); they are taken after STGI, when the caller turns interrupts on.
+ * Return: 0, or 1 without a look at the guest when the SVM of this CPU is off.
+ */
+SYM_FUNC_START(svm_vmrun)
+	push %rbp
+	push %r15
+	push %r14
+	push %r13
+	push %r12
+	push %rbx
+	push %rdx			/* 16(%rsp) after the next two: host's save page */
+	push %rsi			/* 8(%rsp): registers */
+	push %rdi			/* 0(%rsp): VMCB */
+
+1:	clgi
+	mov %rsi, %rax
+	mov REG(1)(%rax), %rcx
+	mov REG(2)(%rax), %rdx
+	mov REG(3)(%rax), %rbx
+	mov REG(5)(%rax), %rbp
+	mov REG(6)(%rax), %rsi
+	mov REG(7)(%rax), %rdi
+	mov REG(8)(%rax), %r8
+	mov REG(9)(%rax), %r9
+	mov REG(10)(%rax), %r10
+	mov REG(11)(%rax), %r11
+	mov REG(12)(%rax), %r12
+	mov REG(13)(%rax), %r13
+	mov REG(14)(%rax), %r14
+	mov REG(15)(%rax), %r15
+	mov (%rsp), %rax
+	vmload %rax
+	VM_CLEAR_CPU_BUFFERS
+	sti
+	vmrun %rax
+	cli
+	vmsave %rax
+	mov 16(%rsp), %rax
+	vmload %rax
+
+	mov 8(%rsp), %rax
+	mov %rcx, REG(1)(%rax)
+	mov %rdx, REG(2)(%rax)
+	mov %rbx, REG(3)(%rax)
+	mov %rbp, REG(5)(%rax)
+	mov %rsi, REG(6)(%rax)
+	mov %rdi, REG(7)(%rax)
+	mov %r8, REG(8)(%rax)
+	mov %r9, REG(9)(%rax)
+	mov %r10, REG(10)(%rax)
+	mov %r11, REG(11)(%rax)
+	mov %r12, REG(12)(%rax)
+	mov %r13, REG(13)(%rax)
+	mov %r14, REG(14)(%rax)
+	mov %r15, REG(15)(%rax)
+
+	/* Nothing of the guest's may steer the host's speculation. */
+	FILL_RETURN_BUFFER %rax, RSB_CLEAR_LOOPS, X86_FEATURE_RETPOLINE
+	MKVM_UNTRAIN_RET
+	xor %eax, %eax
+	xor %ecx, %ecx
+	xor %edx, %edx
+	xor %ebp, %ebp
+	xor %esi, %esi
+	xor %edi, %edi
+	xor %r8d, %r8d
+	xor %r9d, %r9d
+	xor %r10d, %r10d
+	xor %r11d, %r11d
+	stgi
+
+2:	add $24, %rsp
+	pop %rbx
+	pop %r12
+	pop %r13
+	pop %r14
+	pop %r15
+	pop %rbp
+	RET
+
+3:	mov $1, %eax			/* #UD: SVM is off */
+	jmp 2b
+	_ASM_EXTABLE(1b, 3b)
+SYM_FUNC_END(svm_vmrun)

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * event.c - events into the VMCB and out of it, and the windows.
+ *
+ * State: EVENTINJ, EXITINTINFO, V_IRQ and the NMI mask of struct svm_vcpu.
+ * Which event comes next is decided in inject.c; this file only encodes.
+ *
+ * APM vol. 2, "Event Injection", "Virtual Interrupts", "NMI Support".
+ */
+#include "svm.h"
+
+#define IRET_BIT	INTERCEPT_IRET
+
+u8 svm_get_shadow(struct mkvm_vcpu *vcpu)
+{
+	/* The VMCB does not say which instruction cast the shadow. */
+	return to_svm(vcpu)->vmcb->control.int_state & SVM_INTERRUPT_SHADOW_MASK ?
+	       KVM_X86_SHADOW_INT_STI | KVM_X86_SHADOW_INT_MOV_SS : 0;
+}
+
+void svm_set_shadow(struct mkvm_vcpu *vcpu, u8 shadow)
+{
+	u32 *state = &to_svm(vcpu)->vmcb->control.int_state;
+
+	if (shadow)
+		*state |= SVM_INTERRUPT_SHADOW_MASK;
+	else
+		*state &= ~(u32)SVM_INTERRUPT_SHADOW_MASK;
+}
+
+bool svm_nmi_masked(struct mkvm_vcpu *vcpu)
+{
+	return to_svm(vcpu)->nmi_masked;
+}
+
+void svm_set_nmi_masked(struct mkvm_vcpu *vcpu, bool masked)
+{
+	struct svm_vcpu *svm = to_svm(vcpu);
+
+	svm->nmi_masked = masked;
+	svm->in_iret = false;
+	svm_intercept(svm, IRET_BIT, masked);
+}
+
+/* Puts an event, or none, into the guest at the next entry. */
+void svm_inject(struct mkvm_vcpu *vcpu, const struct mkvm_event *ev)
+{
+	static const u32 type[] = {
+		[MKVM_EV_INTR] = SVM_EVTINJ_TYPE_INTR | SVM_EVTINJ_VALID,
+		[MKVM_EV_NMI] = SVM_EVTINJ_TYPE_NMI | SVM_EVTINJ_VALID,
+		[MKVM_EV_EXCEPTION] = SVM_EVTINJ_TYPE_EXEPT | SVM_EVTINJ_VALID,
+		[MKVM_EV_SOFT] = SVM_EVTINJ_TYPE_SOFT | SVM_EVTINJ_VALID,
+	};
+	struct vmcb_control_area *c = &to_svm(vcpu)->vmcb->control;
+
+	c->event_inj = ev->vector | type[ev->type] | (ev->has_error ? SVM_EVTINJ_VALID_ERR : 0);
+	c->event_inj_err = ev->error;
+	/* What #BP and #OF push: a CPU that saves the next RIP takes it from here. */
+	c->next_rip = vcpu->rip;
+}
+
+/*
+ * After an exit: was an event being delivered? It becomes vcpu->event and goes in again.
+ * INT n, INT3 and INTO are not put in again: RIP is still at the instruction, which runs
+ * once more. It is not INT3 or INTO that ran if we had put the exception in and the guest
+ * has not moved.
+ */
+void svm_event_after_exit(struct svm_vcpu *svm, bool moved)
+{
+	struct vmcb_control_area *c = &svm->vmcb->control;
+	struct mkvm_event *ev = &svm->vcpu.event;
+	u32 info = c->exit_int_info;
+	u8 vector = info & SVM_EXITINTINFO_VEC_MASK;
+	bool ours = !moved && ev->type == MKVM_EV_EXCEPTION && ev->vector == vector;
+
+	ev->type = MKVM_EV_NONE;
+	if (likely(!(info & SVM_EXITINTINFO_VALID)))
+		return;
+	ev->vector = vector;
+	ev->has_error = info & SVM_EXITINTINFO_VALID_ERR;
+	ev->error = c->exit_int_info_err;
+	switch (info & SVM_EXITINTINFO_TYPE_MASK) {
+	case SVM_EXITINTINFO_TYPE_INTR:
+		ev->type = MKVM_EV_INTR;
+		break;
+	case SVM_EXITINTINFO_TYPE_NMI:
+		ev->type = MKVM_EV_NMI;
+		break;
+	case SVM_EXITINTINFO_TYPE_EXEPT:
+		if (ours || (vector != X86_TRAP_BP && vector != X86_TRAP_OF))
+			ev->type = MKVM_EV_EXCEPTION;
+		break;
+	}
+}
+
+/* ---- windows ---- */
+
+void svm_close_irq_window(struct svm_vcpu *svm)
+{
+	svm->vmcb->control.int_ctl &= ~V_IRQ_INJECTION_BITS_MASK;
+	svm_intercept(svm, INTERCEPT_VINTR, false);
+}
+
+/*
+ * A virtual interrupt that ignores TPR makes the guest exit as soon as IF and the shadow
+ * would let an interrupt in. It is never delivered itself: VINTR is intercepted.
+ */
+static void open_irq_window(struct svm_vcpu *svm)
+{
+	svm->vmcb->control.int_vector = 0;
+	svm->vmcb->control.int_ctl |= V_IRQ_MASK | V_INTR_PRIO_MASK | V_IGN_TPR_MASK;
+	svm_intercept(svm, INTERCEPT_VINTR, true);
+}
+
+/* Exceptions that leave the guest whatever happens. */
+u32 svm_exceptions(const struct svm_vcpu *svm)
+{
+	return SVM_EXCEPTIONS | (svm->vcpu.debug.control & KVM_GUESTDBG_USE_SW_BP ? BIT(X86_TRAP_BP) : 0);
+}
+
+/* hw_ops guest_debug_changed: the VMCB's DR7 changes hands; the guest's own accesses are intercepted meanwhile. */
+void svm_guest_debug_changed(struct mkvm_vcpu *vcpu)
+{
+	struct svm_vcpu *svm = to_svm(vcpu);
+	bool debugged = vcpu->debug.control & KVM_GUESTDBG_USE_HW_BP;
+	u64 *dr7 = &svm->vmcb->save.dr7;
+
+	svm->vmcb->control.intercepts[INTERCEPT_EXCEPTION] = svm_exceptions(svm);
+	if (debugged && !svm->debugged) {
+		svm->guest_dr7 = *dr7;
+		vcpu->dr_live = false;
+		svm_dr_intercepts(svm, true);
+	}
+	if (debugged)
+		*dr7 = vcpu->debug.dr7;
+	else if (svm->debugged)
+		*dr7 = svm->guest_dr7;
+	svm->debugged = debugged;
+}
+
+/*
+ * One instruction, then #DB: for a window that nothing else shows, or for userspace that
+ * steps. The entry follows at once, so that nobody else sees this TF.
+ */
+void svm_begin_step(struct svm_vcpu *svm)
+{
+	svm->stepping = true;
+	svm->step_had_tf = svm->vcpu.rflags & X86_EFLAGS_TF;
+	svm->vmcb->save.rflags |= X86_EFLAGS_TF;
+	svm->vmcb->control.intercepts[INTERCEPT_EXCEPTION] = ~0u & ~BIT(X86_TRAP_NMI);
+}
+
+/*
+ * Any exit ends the step. After an IRET that ran to its end RFLAGS are those that it
+ * popped; otherwise the TF in them is the one set for the step.
+ */
+void svm_end_step(struct svm_vcpu *svm, u32 exit_code)
+{
+	bool iret_done = svm->in_iret && exit_code == SVM_EXIT_EXCP_BASE + X86_TRAP_DB;
+
+	svm->step_trap = !svm->step_had_tf && exit_code == SVM_EXIT_EXCP_BASE + X86_TRAP_DB;
+	svm->stepping = false;
+	svm->vmcb->control.intercepts[INTERCEPT_EXCEPTION] = svm_exceptions(svm);
+	if (!svm->step_had_tf && !iret_done)
+		svm->vcpu.rflags &= ~X86_EFLAGS_TF;
+}
+
+/* The handler of an NMI is at its end: the mask falls when this IRET has run, not before. */
+void svm_iret_intercepted(struct svm_vcpu *svm)
+{
+	svm_intercept(svm, IRET_BIT, false);
+	svm->in_iret = true;
+	svm->iret_rip = svm->vcpu.rip;
+}
+
+/*
+ * svm_open_window - leave the guest once an interrupt (NMI) could go in
+ *
+ * CR8 writes are intercepted while an interrupt waits, whatever holds it back: lowering
+ * TPR may let it in. (It also steps around an emulator, QEMU's TCG, that aborts on a CR8
+ * write in the guest while V_IRQ is set.)
+ */
+void svm_open_window(struct mkvm_vcpu *vcpu, bool irq, bool nmi)
+{
+	struct svm_vcpu *svm = to_svm(vcpu);
+
+	if (irq)
+		open_irq_window(svm);
+	else
+		svm_close_irq_window(svm);
+	svm_intercept(svm, INTERCEPT_CR8_WRITE,
+		      irq || !vcpu->lapic || mkvm_lapic_highest_irr(vcpu->lapic) >= 0);
+	/* A masked NMI waits for the intercepted IRET; what is left ends with the instruction. */
+	svm->step_wanted = nmi && (svm->in_iret || !svm->nmi_masked);
+}

@@ -1,0 +1,617 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * svm.c - AMD SVM: is it there, switching it on, a vCPU's VMCB and the state in
+ * it, entering the guest.
+ *
+ * State: svm_cpus (per CPU: ASIDs, save areas), the permission maps that all
+ * vCPUs share, struct svm_vcpu. The VMCB is written only by the vCPU's thread
+ * while the guest is left.
+ *
+ * APM vol. 2, "Secure Virtual Machine". Read next: exit.c, event.c, enter.S.
+ */
+#include <linux/mm.h>
+#include <linux/slab.h>
+#include <linux/smp.h>
+#include <asm/debugreg.h>
+#include <asm/msr.h>
+
+#include "svm.h"
+#include "../compat.h"
+
+#define IOPM_ORDER	2	/* 12 KiB, rounded up */
+#define MSRPM_ORDER	1	/* 8 KiB */
+
+DEFINE_PER_CPU(struct svm_cpu, svm_cpus);
+static struct page *iopm, *msrpm;
+static u32 max_asid;
+static bool has_nrips, has_flush_by_asid;
+
+/* ---- the module ---- */
+
+static const char *svm_missing(void)
+{
+	u64 vm_cr;
+
+	if (!boot_cpu_has(X86_FEATURE_SVM))
+		return "this CPU does not have SVM (AMD-V), or the machine that it is a guest of does not pass it on";
+	if (!(cpuid_edx(0x8000000a) & BIT(X86_FEATURE_NPT & 31)))
+		return "this CPU's SVM does not have nested paging (NPT)";
+	if (!rdmsrl_safe(MSR_VM_CR, &vm_cr) && (vm_cr & SVM_VM_CR_SVM_DIS_MASK))
+		return "SVM is disabled by the firmware (MSR VM_CR.SVMDIS): switch it on in the firmware's setup";
+	return NULL;
+}
+
+/* Direct access to the registers that VMLOAD and VMSAVE switch; an exit for all others. */
+static void allow_msrs(u8 *map)
+{
+	static const u32 direct[] = {
+		MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE, MSR_STAR, MSR_LSTAR, MSR_CSTAR, MSR_SYSCALL_MASK,
+		MSR_IA32_SYSENTER_CS, MSR_IA32_SYSENTER_ESP, MSR_IA32_SYSENTER_EIP,
+	};
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(direct); i++) {
+		u32 bit = (direct[i] & 0x1fff) * 2 + (direct[i] >= 0xc0000000 ? 0x800 * 8 : 0);
+
+		map[bit / 8] &= ~(3 << (bit % 8));
+	}
+}
+
+static void svm_teardown(void)
+{
+	int cpu;
+
+	for_each_possible_cpu(cpu) {
+		struct svm_cpu *c = &per_cpu(svm_cpus, cpu);
+
+		free_page((unsigned long)c->hsave);
+		free_page((unsigned long)c->host_save);
+	}
+	if (iopm)
+		__free_pages(iopm, IOPM_ORDER);
+	if (msrpm)
+		__free_pages(msrpm, MSRPM_ORDER);
+}
+
+static int svm_setup(void)
+{
+	int cpu;
+
+	BUILD_BUG_ON(sizeof(struct vmcb_control_area) != 0x400);
+	BUILD_BUG_ON(offsetof(struct vmcb, save.rip) != 0x578);
+	BUILD_BUG_ON(offsetof(struct vmcb, save.g_pat) != 0x668);
+
+	max_asid = cpuid_ebx(0x8000000a) - 1;
+	has_nrips = boot_cpu_has(X86_FEATURE_NRIPS);
+	has_flush_by_asid = boot_cpu_has(X86_FEATURE_FLUSHBYASID);
+	iopm = alloc_pages(GFP_KERNEL, IOPM_ORDER);
+	msrpm = alloc_pages(GFP_KERNEL, MSRPM_ORDER);
+	if (!iopm || !msrpm)
+		goto nomem;
+	memset(page_address(iopm), 0xff, PAGE_SIZE << IOPM_ORDER);
+	memset(page_address(msrpm), 0xff, PAGE_SIZE << MSRPM_ORDER);
+	allow_msrs(page_address(msrpm));
+	for_each_possible_cpu(cpu) {
+		struct svm_cpu *c = &per_cpu(svm_cpus, cpu);
+
+		c->hsave = (void *)get_zeroed_page(GFP_KERNEL);
+		c->host_save = (void *)get_zeroed_page(GFP_KERNEL);
+		if (!c->hsave || !c->host_save)
+			goto nomem;
+		c->host_save_pa = __pa(c->host_save);
+	}
+	return 0;
+nomem:
+	svm_teardown();
+	return -ENOMEM;
+}
+
+/* Nested tables have as many levels as the host's own: APM vol. 2, "Nested Paging". */
+static bool svm_tdp_five_levels(void)
+{
+	return pgtable_l5_enabled();
+}
+
+static int svm_cpu_enable(void)
+{
+	struct svm_cpu *c = this_cpu_ptr(&svm_cpus);
+	u64 efer;
+
+	rdmsrl(MSR_EFER, efer);
+	if (efer & EFER_SVME)
+		return -EBUSY;
+	wrmsrl(MSR_EFER, efer | EFER_SVME);
+	wrmsrl(MSR_VM_HSAVE_PA, __pa(c->hsave));
+	if (boot_cpu_has(X86_FEATURE_RDTSCP))
+		rdmsrl(MSR_TSC_AUX, c->tsc_aux);
+	/* A generation that no vCPU has seen, with no ASID left: the first entry flushes the TLB. */
+	c->asid_gen++;
+	c->next_asid = max_asid + 1;
+	c->last = NULL;
+	return 0;
+}
+
+static void svm_cpu_disable(void)
+{
+	u64 efer;
+
+	rdmsrl(MSR_EFER, efer);
+	if (!(efer & EFER_SVME))
+		return;
+	wrmsrl(MSR_VM_HSAVE_PA, 0);
+	asm volatile("stgi");
+	wrmsrl(MSR_EFER, efer & ~EFER_SVME);
+}
+
+/* ---- a vCPU's life ---- */
+
+static struct mkvm_vcpu *svm_vcpu_create(void)
+{
+	struct svm_vcpu *svm = kzalloc(sizeof(*svm), GFP_KERNEL_ACCOUNT);
+
+	if (!svm)
+		return ERR_PTR(-ENOMEM);
+	svm->vmcb = (void *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
+	if (!svm->vmcb) {
+		kfree(svm);
+		return ERR_PTR(-ENOMEM);
+	}
+	svm->vmcb_pa = __pa(svm->vmcb);
+	return &svm->vcpu;
+}
+
+static void forget_last(void *last)
+{
+	struct svm_cpu *c = this_cpu_ptr(&svm_cpus);
+
+	if (c->last == last)
+		c->last = NULL;
+}
+
+static void svm_vcpu_destroy(struct mkvm_vcpu *vcpu)
+{
+	struct svm_vcpu *svm = to_svm(vcpu);
+
+	/* A later vCPU at the same address must not pass for this one. */
+	on_each_cpu(forget_last, svm, 1);
+	free_page((unsigned long)svm->vmcb);
+	kfree(svm);
+}
+
+void svm_dr_intercepts(struct svm_vcpu *svm, bool on)
+{
+	svm->vmcb->control.intercepts[INTERCEPT_DR] = on ? ~0u : 0;
+}
+
+static void set_intercepts(struct svm_vcpu *svm)
+{
+	static const u8 always[] = {
+		INTERCEPT_CR4_WRITE, INTERCEPT_INTR, INTERCEPT_NMI, INTERCEPT_SMI, INTERCEPT_INIT,
+		INTERCEPT_RDPMC, INTERCEPT_CPUID, INTERCEPT_INVD, INTERCEPT_HLT, INTERCEPT_INVLPGA,
+		INTERCEPT_IOIO_PROT, INTERCEPT_MSR_PROT, INTERCEPT_SHUTDOWN,
+		INTERCEPT_VMRUN, INTERCEPT_VMMCALL, INTERCEPT_VMLOAD, INTERCEPT_VMSAVE, INTERCEPT_STGI,
+		INTERCEPT_CLGI, INTERCEPT_SKINIT, INTERCEPT_WBINVD, INTERCEPT_MONITOR, INTERCEPT_MWAIT,
+		INTERCEPT_XSETBV, INTERCEPT_RDPRU, INTERCEPT_RSM,
+	};
+	int i;
+
+	memset(svm->vmcb->control.intercepts, 0, sizeof(svm->vmcb->control.intercepts));
+	for (i = 0; i < ARRAY_SIZE(always); i++)
+		svm_intercept(svm, always[i], true);
+	svm->vmcb->control.intercepts[INTERCEPT_EXCEPTION] = svm_exceptions(svm);
+	svm_dr_intercepts(svm, true);
+}
+
+static void reset_segment(struct vmcb_seg *seg, u16 selector, u64 base, u16 attrib)
+{
+	seg->selector = selector;
+	seg->base = base;
+	seg->limit = 0xffff;
+	seg->attrib = attrib;
+}
+
+static void reset_save_area(struct svm_vcpu *svm, bool init)
+{
+	struct vmcb_save_area *s = &svm->vmcb->save, old = *s;
+	/* INIT leaves the cache bits as they are: APM vol. 2, "Processor Initialization State". */
+	u64 cache = init ? s->cr0 & (X86_CR0_CD | X86_CR0_NW) : X86_CR0_CD | X86_CR0_NW;
+
+	memset(s, 0, sizeof(*s));
+	reset_segment(&s->es, 0, 0, 0x93);
+	reset_segment(&s->ss, 0, 0, 0x93);
+	reset_segment(&s->ds, 0, 0, 0x93);
+	reset_segment(&s->fs, 0, 0, 0x93);
+	reset_segment(&s->gs, 0, 0, 0x93);
+	reset_segment(&s->cs, 0xf000, 0xffff0000, 0x9b);
+	reset_segment(&s->gdtr, 0, 0, 0);
+	reset_segment(&s->idtr, 0, 0, 0);
+	reset_segment(&s->ldtr, 0, 0, 0x82);
+	reset_segment(&s->tr, 0, 0, 0x8b);
+	s->efer = EFER_SVME;
+	s->cr0 = X86_CR0_ET | cache;
+	s->dr6 = DR6_RESERVED;
+	s->dr7 = 0x400;
+	s->g_pat = svm->vcpu.pat;
+	if (!init)
+		return;
+	/* Model-specific registers survive INIT as well. */
+	s->star = old.star;
+	s->lstar = old.lstar;
+	s->cstar = old.cstar;
+	s->sfmask = old.sfmask;
+	s->kernel_gs_base = old.kernel_gs_base;
+	s->sysenter_cs = old.sysenter_cs;
+	s->sysenter_esp = old.sysenter_esp;
+	s->sysenter_eip = old.sysenter_eip;
+}
+
+static void svm_vcpu_reset(struct mkvm_vcpu *vcpu, bool init)
+{
+	struct svm_vcpu *svm = to_svm(vcpu);
+	struct vmcb_control_area *c = &svm->vmcb->control;
+
+	reset_save_area(svm, init);
+	memset(c, 0, sizeof(*c));
+	set_intercepts(svm);
+	c->iopm_base_pa = __pa(page_address(iopm));
+	c->msrpm_base_pa = __pa(page_address(msrpm));
+	c->tsc_offset = vcpu->tsc_offset;
+	c->int_ctl = V_INTR_MASKING_MASK;
+	c->nested_ctl = SVM_NESTED_CTL_NP_ENABLE;
+	c->nested_cr3 = vcpu->vm->tdp[vcpu->in_smm].root_pa;
+	svm->asid_gen = 0;
+	svm->nmi_masked = false;
+	svm->in_iret = false;
+	svm->step_wanted = false;
+	svm->stepping = false;
+	svm->debugged = false;
+	vcpu->dr_live = false;
+	svm_guest_debug_changed(vcpu);
+}
+
+static void svm_vmsave(u64 pa)
+{
+	asm volatile("1: vmsave %%rax\n2:\n" _ASM_EXTABLE(1b, 2b) : : "a"(pa) : "memory");	/* or SVM is off */
+}
+
+static void svm_vcpu_load(struct mkvm_vcpu *vcpu, int cpu)
+{
+	struct svm_cpu *c = this_cpu_ptr(&svm_cpus);
+	struct svm_vcpu *svm = to_svm(vcpu);
+
+	svm_vmsave(c->host_save_pa);
+	if (vcpu->tsc_aux != c->tsc_aux && boot_cpu_has(X86_FEATURE_RDTSCP))
+		wrmsrl(MSR_TSC_AUX, vcpu->tsc_aux);
+	if (c->last != svm) {
+		c->last = svm;
+		indirect_branch_prediction_barrier();
+	}
+}
+
+static void svm_vcpu_put(struct mkvm_vcpu *vcpu)
+{
+	struct svm_cpu *c = this_cpu_ptr(&svm_cpus);
+
+	if (vcpu->tsc_aux != c->tsc_aux && boot_cpu_has(X86_FEATURE_RDTSCP))
+		wrmsrl(MSR_TSC_AUX, c->tsc_aux);
+	if (vcpu->dr_live) {
+		vcpu->dr_live = false;
+		svm_dr_intercepts(to_svm(vcpu), true);
+	}
+	mkvm_guard_userspace();
+}
+
+/* ---- into the guest ---- */
+
+static void svm_flush_tlb(struct mkvm_vcpu *vcpu)
+{
+	struct svm_vcpu *svm = to_svm(vcpu);
+
+	if (has_flush_by_asid)
+		svm->vmcb->control.tlb_ctl = TLB_CONTROL_FLUSH_ASID;
+	else
+		svm->asid_gen = 0;
+}
+
+static void svm_set_tdp_root(struct mkvm_vcpu *vcpu, u64 root_pa)
+{
+	to_svm(vcpu)->vmcb->control.nested_cr3 = root_pa;
+	svm_flush_tlb(vcpu);
+}
+
+/* An ASID that nothing in this CPU's TLB belongs to. Interrupts off. */
+static void new_asid(struct svm_vcpu *svm, struct svm_cpu *c, int cpu)
+{
+	if (c->next_asid > max_asid) {
+		c->asid_gen++;
+		c->next_asid = 1;
+		svm->vmcb->control.tlb_ctl = TLB_CONTROL_FLUSH_ALL_ASID;
+	}
+	svm->asid_gen = c->asid_gen;
+	svm->asid_cpu = cpu;
+	svm->vmcb->control.asid = c->next_asid++;
+}
+
+/* hw_ops enter. */
+static void svm_enter(struct mkvm_vcpu *vcpu)
+{
+	struct svm_cpu *c = this_cpu_ptr(&svm_cpus);
+	struct svm_vcpu *svm = to_svm(vcpu);
+	struct vmcb *vmcb = svm->vmcb;
+	int cpu = vcpu->cpu;
+	u8 cr8 = mkvm_get_cr8(vcpu), new_cr8;
+	bool moved;
+
+	if (unlikely(svm->asid_gen != c->asid_gen || svm->asid_cpu != cpu))
+		new_asid(svm, c, cpu);
+	vmcb->save.rax = vcpu->regs[0];
+	vmcb->save.rsp = vcpu->regs[4];
+	vmcb->save.rip = vcpu->rip;
+	vmcb->save.rflags = vcpu->rflags;
+	if (unlikely(svm->step_wanted || (vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP)) && !vcpu->exit_soon)
+		svm_begin_step(svm);
+	vmcb->control.int_ctl = (vmcb->control.int_ctl & ~V_TPR_MASK) | cr8;
+
+	if (unlikely(svm_vmrun(svm->vmcb_pa, vcpu->regs, c->host_save_pa))) {
+		/* SVM is off: the machine reboots, or this CPU goes and the thread leaves it. */
+		vmcb->control.exit_code = SVM_EXIT_INTR;
+		return;
+	}
+
+	vcpu->regs[0] = vmcb->save.rax;
+	vcpu->regs[4] = vmcb->save.rsp;
+	moved = vcpu->rip != vmcb->save.rip;
+	vcpu->rip = vmcb->save.rip;
+	vcpu->rflags = vmcb->save.rflags;
+	vcpu->next_rip = has_nrips ? vmcb->control.next_rip : 0;
+	vmcb->control.tlb_ctl = TLB_CONTROL_DO_NOTHING;
+	vmcb->control.event_inj = 0;
+	new_cr8 = vmcb->control.int_ctl & V_TPR_MASK;
+	if (unlikely(new_cr8 != cr8))
+		mkvm_set_cr8(vcpu, new_cr8);
+	svm_event_after_exit(svm, moved);
+	svm->step_trap = false;
+	if (unlikely(svm->stepping))
+		svm_end_step(svm, vmcb->control.exit_code);
+	if (unlikely(svm->in_iret) && vcpu->rip != svm->iret_rip) {
+		svm->in_iret = false;
+		svm->nmi_masked = false;
+	}
+}
+
+/* ---- state in the VMCB ---- */
+
+static struct vmcb_seg *segment(struct vmcb_save_area *s, int seg)
+{
+	switch (seg) {
+	case MKVM_ES: return &s->es;
+	case MKVM_CS: return &s->cs;
+	case MKVM_SS: return &s->ss;
+	case MKVM_DS: return &s->ds;
+	case MKVM_FS: return &s->fs;
+	case MKVM_GS: return &s->gs;
+	case MKVM_TR: return &s->tr;
+	default: return &s->ldtr;
+	}
+}
+
+static void svm_get_mode(struct mkvm_vcpu *vcpu, struct mkvm_mode *mode)
+{
+	const struct vmcb_save_area *s = &to_svm(vcpu)->vmcb->save;
+
+	mode->cr0 = s->cr0;
+	mode->cr3 = s->cr3;
+	mode->cr4 = s->cr4;
+	mode->efer = s->efer & ~EFER_SVME;
+	mode->cpl = s->cpl;
+	mode->cs_l = s->cs.attrib & SVM_SELECTOR_L_MASK;
+	mode->cs_db = s->cs.attrib & SVM_SELECTOR_DB_MASK;
+}
+
+static void svm_get_segment(struct mkvm_vcpu *vcpu, int seg, struct kvm_segment *var)
+{
+	const struct vmcb_seg *s = segment(&to_svm(vcpu)->vmcb->save, seg);
+
+	*var = (struct kvm_segment) {
+		.base = s->base,
+		.limit = s->limit,
+		.selector = s->selector,
+		.type = s->attrib & SVM_SELECTOR_TYPE_MASK,
+		.s = !!(s->attrib & SVM_SELECTOR_S_MASK),
+		.dpl = (s->attrib >> SVM_SELECTOR_DPL_SHIFT) & 3,
+		.present = !!(s->attrib & SVM_SELECTOR_P_MASK),
+		.avl = !!(s->attrib & SVM_SELECTOR_AVL_MASK),
+		.l = !!(s->attrib & SVM_SELECTOR_L_MASK),
+		.db = !!(s->attrib & SVM_SELECTOR_DB_MASK),
+		.g = !!(s->attrib & SVM_SELECTOR_G_MASK),
+	};
+	var->unusable = !var->present;
+	if (seg == MKVM_TR)
+		var->type |= 2;		/* a loaded TSS is busy, though some CPUs do not say so */
+	if (seg == MKVM_SS)
+		var->dpl = to_svm(vcpu)->vmcb->save.cpl;
+}
+
+static void svm_set_segment(struct mkvm_vcpu *vcpu, int seg, const struct kvm_segment *var)
+{
+	struct vmcb_save_area *save = &to_svm(vcpu)->vmcb->save;
+	struct vmcb_seg *s = segment(save, seg);
+
+	s->base = var->base;
+	s->limit = var->limit;
+	s->selector = var->selector;
+	s->attrib = (var->type & SVM_SELECTOR_TYPE_MASK) |
+		    (var->s & 1) << SVM_SELECTOR_S_SHIFT |
+		    (var->dpl & 3) << SVM_SELECTOR_DPL_SHIFT |
+		    ((var->present & 1) && !var->unusable) << SVM_SELECTOR_P_SHIFT |
+		    (var->avl & 1) << SVM_SELECTOR_AVL_SHIFT |
+		    (var->l & 1) << SVM_SELECTOR_L_SHIFT |
+		    (var->db & 1) << SVM_SELECTOR_DB_SHIFT |
+		    (var->g & 1) << SVM_SELECTOR_G_SHIFT;
+	if (seg == MKVM_SS)
+		save->cpl = var->dpl & 3;
+}
+
+static void svm_get_dt(struct mkvm_vcpu *vcpu, bool idt, struct kvm_dtable *dt)
+{
+	struct vmcb_save_area *s = &to_svm(vcpu)->vmcb->save;
+	const struct vmcb_seg *t = idt ? &s->idtr : &s->gdtr;
+
+	*dt = (struct kvm_dtable) { .base = t->base, .limit = t->limit };
+}
+
+static void svm_set_dt(struct mkvm_vcpu *vcpu, bool idt, const struct kvm_dtable *dt)
+{
+	struct vmcb_save_area *s = &to_svm(vcpu)->vmcb->save;
+	struct vmcb_seg *t = idt ? &s->idtr : &s->gdtr;
+
+	t->base = dt->base;
+	t->limit = dt->limit;
+}
+
+/* The register in the save area that holds CR0, 2, 3 or 4. */
+static u64 *control_register(struct vmcb_save_area *s, int cr)
+{
+	return cr == 0 ? &s->cr0 : cr == 2 ? &s->cr2 : cr == 3 ? &s->cr3 : &s->cr4;
+}
+
+static u64 svm_get_cr(struct mkvm_vcpu *vcpu, int cr)
+{
+	return *control_register(&to_svm(vcpu)->vmcb->save, cr);
+}
+
+static void svm_set_cr(struct mkvm_vcpu *vcpu, int cr, u64 val)
+{
+	*control_register(&to_svm(vcpu)->vmcb->save, cr) = cr == 0 ? val | X86_CR0_ET : val;
+}
+
+static void svm_set_efer(struct mkvm_vcpu *vcpu, u64 efer)
+{
+	to_svm(vcpu)->vmcb->save.efer = efer | EFER_SVME;
+}
+
+static u64 svm_get_dr(struct mkvm_vcpu *vcpu, int dr)
+{
+	const struct vmcb_save_area *s = &to_svm(vcpu)->vmcb->save;
+
+	return dr == 6 ? s->dr6 : to_svm(vcpu)->debugged ? to_svm(vcpu)->guest_dr7 : s->dr7;
+}
+
+static void svm_set_dr(struct mkvm_vcpu *vcpu, int dr, u64 val)
+{
+	struct vmcb_save_area *s = &to_svm(vcpu)->vmcb->save;
+
+	if (dr == 6)
+		s->dr6 = val;
+	else if (to_svm(vcpu)->debugged)
+		to_svm(vcpu)->guest_dr7 = val;
+	else
+		s->dr7 = val;
+}
+
+/* The register in the save area that an MSR's number names, or NULL. */
+static u64 *msr_field(struct vmcb_save_area *s, u32 index, bool *address)
+{
+	*address = false;
+	switch (index) {
+	case MSR_STAR: return &s->star;
+	case MSR_SYSCALL_MASK: return &s->sfmask;
+	case MSR_IA32_SYSENTER_CS: return &s->sysenter_cs;
+	}
+	*address = true;
+	switch (index) {
+	case MSR_LSTAR: return &s->lstar;
+	case MSR_CSTAR: return &s->cstar;
+	case MSR_KERNEL_GS_BASE: return &s->kernel_gs_base;
+	case MSR_FS_BASE: return &s->fs.base;
+	case MSR_GS_BASE: return &s->gs.base;
+	case MSR_IA32_SYSENTER_ESP: return &s->sysenter_esp;
+	case MSR_IA32_SYSENTER_EIP: return &s->sysenter_eip;
+	default: return NULL;
+	}
+}
+
+static int svm_get_msr(struct mkvm_vcpu *vcpu, u32 index, u64 *val)
+{
+	bool address;
+	u64 *field = msr_field(&to_svm(vcpu)->vmcb->save, index, &address);
+
+	if (!field)
+		return 1;
+	*val = *field;
+	return 0;
+}
+
+static int svm_set_msr(struct mkvm_vcpu *vcpu, u32 index, u64 val)
+{
+	bool address;
+	u64 *field;
+
+	if (index == MSR_IA32_CR_PAT) {
+		to_svm(vcpu)->vmcb->save.g_pat = val;
+		return 0;
+	}
+	if (index == MSR_TSC_AUX) {
+		if (!boot_cpu_has(X86_FEATURE_RDTSCP))
+			return 1;
+		wrmsrl(MSR_TSC_AUX, val);	/* the vCPU is loaded: see svm_vcpu_load */
+		return 0;
+	}
+	field = msr_field(&to_svm(vcpu)->vmcb->save, index, &address);
+	if (!field || (address && !__is_canonical_address(val, 48)))
+		return 1;
+	*field = val;
+	return 0;
+}
+
+static void svm_tsc_offset_changed(struct mkvm_vcpu *vcpu)
+{
+	to_svm(vcpu)->vmcb->control.tsc_offset = vcpu->tsc_offset;
+}
+
+const struct mkvm_hw_ops mkvm_svm_ops = {
+	.name = "AMD SVM",
+	.tdp = {
+		.table = _PAGE_PRESENT | _PAGE_RW | _PAGE_USER | _PAGE_ACCESSED,
+		.leaf = _PAGE_PRESENT | _PAGE_USER | _PAGE_ACCESSED | _PAGE_DIRTY,
+		.huge = _PAGE_PSE,
+		.present = _PAGE_PRESENT,
+		.write = _PAGE_RW,
+		.accessed = _PAGE_ACCESSED,
+	},
+	.missing = svm_missing,
+	.tdp_five_levels = svm_tdp_five_levels,
+	.setup = svm_setup,
+	.teardown = svm_teardown,
+	.cpu_enable = svm_cpu_enable,
+	.cpu_disable = svm_cpu_disable,
+	.vcpu_create = svm_vcpu_create,
+	.vcpu_destroy = svm_vcpu_destroy,
+	.vcpu_reset = svm_vcpu_reset,
+	.vcpu_load = svm_vcpu_load,
+	.vcpu_put = svm_vcpu_put,
+	.enter = svm_enter,
+	.handle_exit = svm_handle_exit,
+	.get_mode = svm_get_mode,
+	.get_segment = svm_get_segment,
+	.set_segment = svm_set_segment,
+	.get_dt = svm_get_dt,
+	.set_dt = svm_set_dt,
+	.get_cr = svm_get_cr,
+	.set_cr = svm_set_cr,
+	.set_efer = svm_set_efer,
+	.guest_debug_changed = svm_guest_debug_changed,
+	.get_dr = svm_get_dr,
+	.set_dr = svm_set_dr,
+	.get_msr = svm_get_msr,
+	.set_msr = svm_set_msr,
+	.tsc_offset_changed = svm_tsc_offset_changed,
+	.get_shadow = svm_get_shadow,
+	.set_shadow = svm_set_shadow,
+	.nmi_masked = svm_nmi_masked,
+	.set_nmi_masked = svm_set_nmi_masked,
+	.inject = svm_inject,
+	.open_window = svm_open_window,
+	.flush_tlb = svm_flush_tlb,
+	.set_tdp_root = svm_set_tdp_root,
+};

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * svm.h - what the files of svm/ share: a vCPU with its VMCB, a CPU's own state.
+ *
+ * Manual: AMD64 Architecture Programmer's Manual vol. 2, "Secure Virtual Machine".
+ */
+#ifndef MKVM_SVM_H
+#define MKVM_SVM_H
+
+#include <asm/svm.h>
+
+#include "../hw_ops.h"
+
+struct svm_vcpu {
+	struct mkvm_vcpu vcpu;
+	struct vmcb *vmcb;
+	u64 vmcb_pa;
+	u64 asid_gen;		/* of the CPU asid_cpu; 0: wants a new ASID */
+	int asid_cpu;
+
+	/* NMIs: masked from the injection to the IRET. Hardware does not tell when IRET is done. */
+	bool nmi_masked;
+	bool in_iret;		/* IRET was intercepted at iret_rip and is let run now */
+	u64 iret_rip;
+	/* One instruction with TF set and exceptions intercepted, since nothing else ends a shadow or IRET. */
+	bool step_wanted;	/* by svm_open_window: from the next entry on */
+	bool stepping;
+	bool step_had_tf;	/* the guest's own TF */
+	bool step_trap;		/* this exit's #DB is the step's, not the guest's */
+	/* While userspace's breakpoints are in the VMCB the guest's DR7 is here. */
+	bool debugged;
+	u64 guest_dr7;
+};
+
+struct svm_cpu {
+	u64 asid_gen;		/* bumped when the ASIDs are used up, and when the CPU comes back */
+	u32 next_asid;
+	u64 host_save_pa;	/* page for VMSAVE of the host's state */
+	void *hsave, *host_save;
+	u64 tsc_aux;		/* the host's */
+	struct svm_vcpu *last;	/* whose branch predictions may be there */
+};
+
+DECLARE_PER_CPU(struct svm_cpu, svm_cpus);
+
+static inline struct svm_vcpu *to_svm(struct mkvm_vcpu *vcpu)
+{
+	return container_of(vcpu, struct svm_vcpu, vcpu);
+}
+
+static inline void svm_intercept(struct svm_vcpu *svm, unsigned int bit, bool on)
+{
+	u32 *word = &svm->vmcb->control.intercepts[bit / 32];
+
+	if (on)
+		*word |= BIT(bit % 32);
+	else
+		*word &= ~BIT(bit % 32);
+}
+
+/* Exceptions that are always intercepted: endless #AC and #DB deliveries would hold the CPU. */
+#define SVM_EXCEPTIONS	(BIT(X86_TRAP_DB) | BIT(X86_TRAP_AC) | BIT(X86_TRAP_MC))
+
+int svm_vmrun(u64 vmcb_pa, u64 *regs, u64 host_save_pa);
+
+/* event.c */
+void svm_inject(struct mkvm_vcpu *vcpu, const struct mkvm_event *ev);
+void svm_open_window(struct mkvm_vcpu *vcpu, bool irq, bool nmi);
+void svm_close_irq_window(struct svm_vcpu *svm);
+void svm_event_after_exit(struct svm_vcpu *svm, bool moved);
+void svm_guest_debug_changed(struct mkvm_vcpu *vcpu);
+u32 svm_exceptions(const struct svm_vcpu *svm);
+void svm_begin_step(struct svm_vcpu *svm);
+void svm_end_step(struct svm_vcpu *svm, u32 exit_code);
+u8 svm_get_shadow(struct mkvm_vcpu *vcpu);
+void svm_set_shadow(struct mkvm_vcpu *vcpu, u8 shadow);
+bool svm_nmi_masked(struct mkvm_vcpu *vcpu);
+void svm_set_nmi_masked(struct mkvm_vcpu *vcpu, bool masked);
+void svm_iret_intercepted(struct svm_vcpu *svm);
+
+/* exit.c */
+int svm_handle_exit(struct mkvm_vcpu *vcpu);
+
+/* svm.c */
+void svm_dr_intercepts(struct svm_vcpu *svm, bool on);
+
+#endif

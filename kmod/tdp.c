@@ -1,0 +1,540 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * tdp.c - second-level page tables (NPT, EPT): filled on fault from the host's
+ * page tables, emptied when the host takes pages away.
+ *
+ * State: for each address space vm->tdp and what hangs below it, under vm->mmu_lock. An entry
+ * exists only while the host maps the same page: nothing is pinned. A fault
+ * reads vm->invalidate_seq, asks the host for the page, and installs it only if
+ * no invalidation of that address ran meanwhile; otherwise the guest faults
+ * again.
+ *
+ * TLBs: who removes entries bumps vm->tlb_gen and then makes every CPU that is
+ * inside this VM leave it. A vCPU compares the generation after it has announced
+ * that it is in the guest, so one of the two sees the other.
+ *
+ * Read next: memslot.c for the addresses, svm/svm.c for the entry's format.
+ */
+#include <linux/mm.h>
+#include <linux/sched/signal.h>
+#include <linux/slab.h>
+#include <linux/smp.h>
+
+#include "hw_ops.h"
+
+#define TDP_LEVELS	4
+#define TDP_ADDR_MASK	0x000ffffffffff000ULL
+#define PAGES_PER(level) (1ULL << (9 * ((level) - 1)))	/* 4 KiB pages under an entry */
+
+static unsigned int tdp_index(u64 gfn, int level)
+{
+	return (gfn >> (9 * (level - 1))) & 511;
+}
+
+static bool tdp_present(u64 entry)
+{
+	return entry & mkvm_hw->tdp.present;
+}
+
+static bool tdp_is_leaf(u64 entry, int level)
+{
+	return level == 1 || (entry & mkvm_hw->tdp.huge);
+}
+
+static u64 *tdp_table(u64 entry)
+{
+	return __va(entry & TDP_ADDR_MASK);
+}
+
+static void ipi_nothing(void *unused)
+{
+}
+
+/* Returns when no CPU uses entries that are gone. Context: mmu_lock held, interrupts on. */
+static void flush_tlbs(struct mkvm *vm)
+{
+	struct mkvm_vcpu *vcpu;
+	int i, cpu;
+
+	atomic_long_inc(&vm->tlb_gen);
+	smp_mb__after_atomic();		/* pairs with the store to vcpu->where in run.c */
+	cpumask_clear(&vm->flush_cpus);
+	mkvm_for_each_vcpu(i, vcpu, vm) {
+		cpu = READ_ONCE(vcpu->cpu);
+		if (READ_ONCE(vcpu->where) != MKVM_OUTSIDE && cpu >= 0)
+			cpumask_set_cpu(cpu, &vm->flush_cpus);
+	}
+	if (!cpumask_empty(&vm->flush_cpus))
+		smp_call_function_many(&vm->flush_cpus, ipi_nothing, NULL, true);
+}
+
+/* Puts a table that has been cut off, and all below it, on the list of pages to free. */
+static void tdp_collect(u64 *table, int level, struct list_head *free)
+{
+	int i;
+
+	for (i = 0; level > 1 && i < 512; i++)
+		if (tdp_present(table[i]) && !tdp_is_leaf(table[i], level))
+			tdp_collect(tdp_table(table[i]), level - 1, free);
+	list_add(&virt_to_page(table)->lru, free);
+}
+
+static void tdp_free_list(struct list_head *free)
+{
+	struct page *page, *next;
+
+	list_for_each_entry_safe(page, next, free, lru) {
+		list_del(&page->lru);
+		__free_page(page);
+	}
+}
+
+/* Clears entries of guest frames [first, end) in a table whose first frame is base; true if there were any. */
+static bool tdp_zap(u64 *table, int level, u64 base, u64 first, u64 end, struct list_head *free)
+{
+	unsigned int i = first > base ? tdp_index(first, level) : 0;
+	u64 gfn, entry, span = PAGES_PER(level);
+	bool zapped = false;
+
+	for (; i < 512 && (gfn = base + i * span) < end; i++) {
+		entry = READ_ONCE(table[i]);
+		if (!tdp_present(entry))
+			continue;
+		if (!tdp_is_leaf(entry, level) && (gfn < first || gfn + span > end)) {
+			zapped |= tdp_zap(tdp_table(entry), level - 1, gfn, first, end, free);
+			continue;
+		}
+		xchg(&table[i], 0);
+		zapped = true;
+		if (!tdp_is_leaf(entry, level))
+			tdp_collect(tdp_table(entry), level - 1, free);
+	}
+	return zapped;
+}
+
+static void tdp_zap_locked(struct mkvm *vm, unsigned int as, u64 first, u64 end)
+{
+	LIST_HEAD(free);
+
+	lockdep_assert_held(&vm->mmu_lock);
+	if (!tdp_zap(vm->tdp[as].root, TDP_LEVELS, 0, first, end, &free))
+		return;
+	flush_tlbs(vm);
+	tdp_free_list(&free);
+}
+
+/*
+ * mkvm_tdp_zap_gfns - the guest loses its mapping of frames [first, end)
+ *
+ * Context: takes mmu_lock; on return no CPU's TLB holds them.
+ */
+void mkvm_tdp_zap_gfns(struct mkvm *vm, unsigned int as, u64 first, u64 end)
+{
+	spin_lock(&vm->mmu_lock);
+	tdp_zap_locked(vm, as, first, end);
+	spin_unlock(&vm->mmu_lock);
+}
+
+/*
+ * mkvm_tdp_write_protect - 4 KiB leaves of the frames gfn + n, n a bit of mask, become read-only
+ *
+ * Context: mmu_lock held. Returns whether mkvm_tdp_flush must follow.
+ */
+bool mkvm_tdp_write_protect(struct mkvm *vm, unsigned int as, u64 gfn, u64 mask)
+{
+	u64 *entry, frame, write = mkvm_hw->tdp.write;
+	bool flush = false;
+	int level;
+
+	for (; mask; mask &= mask - 1) {
+		frame = gfn + __ffs64(mask);
+		entry = &vm->tdp[as].root[tdp_index(frame, TDP_LEVELS)];
+		for (level = TDP_LEVELS; level > 1 && tdp_present(*entry) && !tdp_is_leaf(*entry, level); level--)
+			entry = &tdp_table(*entry)[tdp_index(frame, level - 1)];
+		if (tdp_present(*entry) && (*entry & write)) {
+			clear_bit(__ffs64(write), (unsigned long *)entry);
+			flush = true;
+		}
+	}
+	return flush;
+}
+
+/* mkvm_tdp_flush - returns when no CPU uses entries as they were. Context: may sleep. */
+void mkvm_tdp_flush(struct mkvm *vm)
+{
+	spin_lock(&vm->mmu_lock);
+	flush_tlbs(vm);
+	spin_unlock(&vm->mmu_lock);
+}
+
+/* ---- fault ---- */
+
+/* Zeroed pages for tables, since none can be had under mmu_lock. */
+static int tdp_fill_pages(struct mkvm_vcpu *vcpu)
+{
+	while (vcpu->nr_tdp_pages < ARRAY_SIZE(vcpu->tdp_pages)) {
+		void *page = (void *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
+
+		if (!page)
+			return -ENOMEM;
+		vcpu->tdp_pages[vcpu->nr_tdp_pages++] = page;
+	}
+	return 0;
+}
+
+void mkvm_tdp_free_pages(struct mkvm_vcpu *vcpu)
+{
+	while (vcpu->nr_tdp_pages)
+		free_page((unsigned long)vcpu->tdp_pages[--vcpu->nr_tdp_pages]);
+}
+
+/* Does the host map this address with a 2 MiB leaf? Valid as long as no invalidation runs. */
+static bool host_maps_huge(struct mm_struct *mm, unsigned long hva)
+{
+	unsigned long flags;
+	bool huge = false;
+	pgd_t pgd;
+	p4d_t p4d;
+	pud_t pud;
+	pmd_t pmd;
+
+	local_irq_save(flags);	/* tables are not freed under a CPU that has interrupts off */
+	pgd = READ_ONCE(*pgd_offset(mm, hva));
+	if (pgd_none(pgd))
+		goto out;
+	p4d = READ_ONCE(*p4d_offset(&pgd, hva));
+	if (p4d_none(p4d) || !p4d_present(p4d))
+		goto out;
+	pud = READ_ONCE(*pud_offset(&p4d, hva));
+	if (pud_none(pud) || !pud_present(pud))
+		goto out;
+	if (pud_leaf(pud)) {
+		huge = true;
+		goto out;
+	}
+	pmd = READ_ONCE(*pmd_offset(&pud, hva));
+	huge = pmd_present(pmd) && pmd_leaf(pmd);
+out:
+	local_irq_restore(flags);
+	return huge;
+}
+
+static bool fits_huge(const struct mkvm_memslot *slot, u64 gfn, unsigned long hva, struct page *page)
+{
+	u64 base = gfn & ~511ULL;
+
+	return PageCompound(page) && !((gfn ^ (hva >> PAGE_SHIFT)) & 511) &&
+	       base >= slot->gfn && base + 512 <= slot->gfn + slot->npages;
+}
+
+static bool invalidated(struct mkvm *vm, unsigned long seq, unsigned long hva)
+{
+	if (vm->invalidate_running && hva >= vm->invalidate_start && hva < vm->invalidate_end)
+		return true;
+	return vm->invalidate_seq != seq;
+}
+
+/* Installs a leaf; mmu_lock is held and the page is still the host's. */
+static void tdp_install(struct mkvm_vcpu *vcpu, u64 gfn, u64 pfn, int level, bool writable)
+{
+	const struct mkvm_tdp_format *f = &mkvm_hw->tdp;
+	unsigned int as = vcpu->in_smm;
+	u64 entry, *table = vcpu->vm->tdp[as].root;
+	int l;
+
+	for (l = TDP_LEVELS; l > level; l--) {
+		u64 *slot = &table[tdp_index(gfn, l)];
+
+		entry = *slot;
+		/* A wider leaf is in the way: all it grants is wanted, or it goes. */
+		if (tdp_present(entry) && tdp_is_leaf(entry, l)) {
+			if ((entry & f->write) || !writable)
+				return;
+			tdp_zap_locked(vcpu->vm, as, gfn & ~(PAGES_PER(l) - 1), (gfn | (PAGES_PER(l) - 1)) + 1);
+			entry = 0;
+		}
+		if (!tdp_present(entry)) {
+			entry = __pa(vcpu->tdp_pages[--vcpu->nr_tdp_pages]) | f->table;
+			WRITE_ONCE(*slot, entry);
+		}
+		table = tdp_table(entry);
+	}
+	table += tdp_index(gfn, level);
+	entry = *table;
+	if (level > 1 && tdp_present(entry) && !tdp_is_leaf(entry, level))
+		tdp_zap_locked(vcpu->vm, as, gfn & ~(PAGES_PER(level) - 1), (gfn | (PAGES_PER(level) - 1)) + 1);
+	/* Another vCPU has written meanwhile; taking that back would need a flush. */
+	if (level == 1 && tdp_present(entry) && (entry & f->write) && !writable)
+		return;
+	entry = (pfn & ~(PAGES_PER(level) - 1)) << PAGE_SHIFT | f->leaf;
+	if (writable)
+		entry |= f->write;
+	if (level > 1)
+		entry |= f->huge;
+	WRITE_ONCE(*table, entry);
+}
+
+/* The host's page behind hva, referenced; *writable in: must be, out: is. */
+static struct page *host_page(unsigned long hva, bool readonly, bool *writable)
+{
+	struct page *page;
+	bool write = *writable;
+
+	*writable = !readonly;
+	if (!readonly && get_user_pages_fast_only(hva, 1, FOLL_WRITE, &page) == 1)
+		return page;
+	*writable = write;
+	if (get_user_pages_fast(hva, 1, write ? FOLL_WRITE : 0, &page) == 1)
+		return page;
+	return NULL;
+}
+
+/*
+ * mkvm_tdp_fault - the guest touched a guest-physical address that is not mapped (so)
+ *
+ * Context: the vCPU's thread, may sleep; vm->srcu held.
+ * Return: MKVM_FAULT_MAPPED (run the guest again), MKVM_FAULT_MMIO (no memory there, or a
+ * write to read-only memory), -EFAULT (the host has no page there, or one without a
+ * struct page), -ENOMEM.
+ */
+int mkvm_tdp_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
+{
+	const struct mkvm_memslot *slot = mkvm_gfn_to_slot(vcpu, gpa >> PAGE_SHIFT);
+	struct mkvm *vm = vcpu->vm;
+	u64 gfn = gpa >> PAGE_SHIFT;
+	bool readonly, writable = write;
+	unsigned long hva, seq;
+	struct page *page;
+	int level = 1;
+
+	if (!slot)
+		return MKVM_FAULT_MMIO;
+	readonly = slot->flags & KVM_MEM_READONLY;
+	if (write && readonly)
+		return MKVM_FAULT_MMIO;
+	if (tdp_fill_pages(vcpu))
+		return -ENOMEM;
+	hva = slot->hva + ((gfn - slot->gfn) << PAGE_SHIFT);
+
+	seq = READ_ONCE(vm->invalidate_seq);
+	smp_rmb();		/* the host's tables are read after the count that they belong to */
+	/* A logged page becomes writable when it is written, and not before. */
+	page = host_page(hva, readonly || (slot->dirty && !write), &writable);
+	if (!page)
+		return -EFAULT;
+	if (!slot->dirty && fits_huge(slot, gfn, hva, page) && host_maps_huge(vm->mm, hva))
+		level = 2;
+	spin_lock(&vm->mmu_lock);
+	if (!invalidated(vm, seq, hva)) {
+		tdp_install(vcpu, gfn, page_to_pfn(page), level, writable);
+		if (writable) {
+			SetPageDirty(compound_head(page));
+			if (slot->dirty)
+				set_bit(gfn - slot->gfn, slot->dirty);
+		}
+	}
+	spin_unlock(&vm->mmu_lock);
+	put_page(page);
+	return MKVM_FAULT_MAPPED;
+}
+
+/* ---- what the host tells ---- */
+
+typedef bool range_fn(struct mkvm *vm, unsigned int as, u64 first, u64 end, bool arg);
+
+static bool for_each_range_in(struct mkvm *vm, unsigned int as, unsigned long start, unsigned long end,
+			      range_fn *fn, bool arg)
+{
+	struct mkvm_memslots *slots = srcu_dereference(vm->slots[as], &vm->srcu);
+	bool r = false;
+	u32 i;
+
+	for (i = 0; i < slots->nr; i++) {
+		const struct mkvm_memslot *s = &slots->slot[i];
+		unsigned long slot_end = s->hva + (s->npages << PAGE_SHIFT);
+		unsigned long from = max(start, s->hva), to = min(end, slot_end);
+
+		if (from < to)
+			r |= fn(vm, as, s->gfn + ((from - s->hva) >> PAGE_SHIFT),
+				s->gfn + ((to - s->hva + PAGE_SIZE - 1) >> PAGE_SHIFT), arg);
+	}
+	return r;
+}
+
+/* Calls fn for the guest frames of each slot that overlaps host addresses [start, end). */
+static bool for_each_range(struct mkvm *vm, unsigned long start, unsigned long end, range_fn *fn, bool arg)
+{
+	bool r = false;
+	int as;
+
+	for (as = 0; as < MKVM_NR_AS; as++)
+		r |= for_each_range_in(vm, as, start, end, fn, arg);
+	return r;
+}
+
+static bool zap_range(struct mkvm *vm, unsigned int as, u64 first, u64 end, bool unused)
+{
+	tdp_zap_locked(vm, as, first, end);
+	return true;
+}
+
+/* Was any leaf in the range used since it was last asked? clear: forget it. */
+static bool range_young(struct mkvm *vm, unsigned int as, u64 first, u64 end, bool clear)
+{
+	u64 gfn, accessed = mkvm_hw->tdp.accessed;
+	bool young = false;
+	int l;
+
+	for (gfn = first; gfn < end; gfn = (gfn | (PAGES_PER(l) - 1)) + 1) {
+		u64 *entry = &vm->tdp[as].root[tdp_index(gfn, TDP_LEVELS)];
+
+		for (l = TDP_LEVELS; tdp_present(*entry) && !tdp_is_leaf(*entry, l); l--)
+			entry = &tdp_table(*entry)[tdp_index(gfn, l - 1)];
+		if (!tdp_present(*entry) || !(*entry & accessed))
+			continue;
+		young = true;
+		if (clear)
+			clear_bit(__ffs(accessed), (unsigned long *)entry);
+	}
+	return young;
+}
+
+static int mn_invalidate_start(struct mmu_notifier *mn, const struct mmu_notifier_range *range)
+{
+	struct mkvm *vm = container_of(mn, struct mkvm, notifier);
+	int idx = srcu_read_lock(&vm->srcu);
+
+	spin_lock(&vm->mmu_lock);
+	if (!vm->invalidate_running++) {
+		vm->invalidate_start = range->start;
+		vm->invalidate_end = range->end;
+	} else {
+		vm->invalidate_start = min(vm->invalidate_start, range->start);
+		vm->invalidate_end = max(vm->invalidate_end, range->end);
+	}
+	for_each_range(vm, range->start, range->end, zap_range, false);
+	spin_unlock(&vm->mmu_lock);
+	srcu_read_unlock(&vm->srcu, idx);
+	return 0;
+}
+
+static void mn_invalidate_end(struct mmu_notifier *mn, const struct mmu_notifier_range *range)
+{
+	struct mkvm *vm = container_of(mn, struct mkvm, notifier);
+
+	spin_lock(&vm->mmu_lock);
+	vm->invalidate_seq++;
+	vm->invalidate_running--;
+	spin_unlock(&vm->mmu_lock);
+}
+
+static int young_in(struct mmu_notifier *mn, unsigned long start, unsigned long end, bool clear, bool flush)
+{
+	struct mkvm *vm = container_of(mn, struct mkvm, notifier);
+	int idx = srcu_read_lock(&vm->srcu);
+	bool young;
+
+	spin_lock(&vm->mmu_lock);
+	young = for_each_range(vm, start, end, range_young, clear);
+	if (young && flush)
+		flush_tlbs(vm);
+	spin_unlock(&vm->mmu_lock);
+	srcu_read_unlock(&vm->srcu, idx);
+	return young;
+}
+
+static int mn_clear_flush_young(struct mmu_notifier *mn, struct mm_struct *mm, unsigned long start, unsigned long end)
+{
+	return young_in(mn, start, end, true, true);
+}
+
+static int mn_clear_young(struct mmu_notifier *mn, struct mm_struct *mm, unsigned long start, unsigned long end)
+{
+	return young_in(mn, start, end, true, false);
+}
+
+static int mn_test_young(struct mmu_notifier *mn, struct mm_struct *mm, unsigned long address)
+{
+	return young_in(mn, address, address + PAGE_SIZE, false, false);
+}
+
+static void zap_all(struct mkvm *vm)
+{
+	int as;
+
+	for (as = 0; as < MKVM_NR_AS; as++)
+		mkvm_tdp_zap_gfns(vm, as, 0, PAGES_PER(TDP_LEVELS + 1));
+}
+
+/* The process is gone, and all its memory will be. */
+static void mn_release(struct mmu_notifier *mn, struct mm_struct *mm)
+{
+	struct mkvm *vm = container_of(mn, struct mkvm, notifier);
+
+	zap_all(vm);
+}
+
+static const struct mmu_notifier_ops notifier_ops = {
+	.release = mn_release,
+	.invalidate_range_start = mn_invalidate_start,
+	.invalidate_range_end = mn_invalidate_end,
+	.clear_flush_young = mn_clear_flush_young,
+	.clear_young = mn_clear_young,
+	.test_young = mn_test_young,
+};
+
+static int create_root(struct mkvm *vm, unsigned int as)
+{
+	u64 *root = (u64 *)get_zeroed_page(GFP_KERNEL_ACCOUNT), *top;
+
+	vm->tdp[as].root = root;
+	if (!root)
+		return -ENOMEM;
+	vm->tdp[as].root_pa = __pa(root);
+	if (!mkvm_hw->tdp_five_levels())
+		return 0;
+	/* Guest-physical addresses have 48 bits: only the first entry is ever used. */
+	top = (u64 *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
+	vm->tdp[as].top = top;
+	if (!top)
+		return -ENOMEM;
+	top[0] = __pa(root) | mkvm_hw->tdp.table;
+	vm->tdp[as].root_pa = __pa(top);
+	return 0;
+}
+
+static void free_roots(struct mkvm *vm)
+{
+	int as;
+
+	for (as = 0; as < MKVM_NR_AS; as++) {
+		free_page((unsigned long)vm->tdp[as].top);
+		free_page((unsigned long)vm->tdp[as].root);
+	}
+}
+
+/*
+ * mkvm_tdp_create - empty second-level tables for a new VM, bound to the caller's mm
+ *
+ * Context: may sleep; takes mmap_lock. Return: 0, -ENOMEM, -EINTR.
+ */
+int mkvm_tdp_create(struct mkvm *vm)
+{
+	int as, r = 0;
+
+	for (as = 0; as < MKVM_NR_AS && !r; as++)
+		r = create_root(vm, as);
+	vm->notifier.ops = &notifier_ops;
+	if (!r)
+		r = mmu_notifier_register(&vm->notifier, vm->mm);
+	if (r)
+		free_roots(vm);
+	return r;
+}
+
+/* Frees the tables. Context: the notifier is unregistered, no vCPU runs. */
+void mkvm_tdp_destroy(struct mkvm *vm)
+{
+	zap_all(vm);
+	free_roots(vm);
+}

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * testpoint.h - places where a test can hold a vCPU's thread, to make a race certain.
+ *
+ * Compiled in by MKVM_TEST_POINTS=y alone (kmod/Kbuild). The module's parameter
+ * test_hold holds whoever comes to point n while its n-th number is not 0, for two
+ * seconds at most; test_held counts those who came.
+ *
+ * Read next: testpoint.c, selftests/testpoints.c.
+ */
+#ifndef MKVM_TESTPOINT_H
+#define MKVM_TESTPOINT_H
+
+enum mkvm_test_point {
+	MKVM_POINT_HLT,		/* HLT is decoded, mp_state not yet HALTED */
+	MKVM_POINT_BLOCK,	/* found nothing to run for, not yet asleep */
+	MKVM_NR_POINTS,
+};
+
+#ifdef MKVM_TEST_POINTS
+void mkvm_test_point(enum mkvm_test_point point);	/* any context that may last: it spins */
+#else
+static inline void mkvm_test_point(enum mkvm_test_point point)
+{
+}
+#endif
+
+#endif

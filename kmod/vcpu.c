@@ -1,0 +1,706 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * vcpu.c - a vCPU: its file descriptor and ioctls, who may wake or interrupt it,
+ * how it sleeps, and its mp_state.
+ *
+ * State: struct mkvm_vcpu. All but the pending word belongs to the thread that
+ * holds vcpu->mutex. Others post a bit and kick; the vCPU looks at its pending
+ * word after it has said where it is going (into the guest, to sleep), so a bit
+ * is either seen or followed by an IPI or a wake-up.
+ *
+ * Legal changes of mp_state:
+ *
+ *   from \ by       INIT            SIPI        HLT      wake-up    KVM_SET_MP_STATE
+ *   RUNNABLE        INIT_RECEIVED   -           HALTED   -          any
+ *   HALTED          INIT_RECEIVED   -           -        RUNNABLE   any
+ *   UNINITIALIZED   INIT_RECEIVED   -           -        -          any
+ *   INIT_RECEIVED   INIT_RECEIVED   RUNNABLE    -        -          any
+ *
+ * (INIT makes the boot processor RUNNABLE instead. "any" without in-kernel LAPIC
+ * is RUNNABLE alone. SIPI_RECEIVED set by userspace is INIT_RECEIVED with a SIPI.)
+ *
+ * Read next: run.c, inject.c.
+ */
+#include <linux/anon_inodes.h>
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/mm.h>
+#include <linux/sched/signal.h>
+#include <linux/slab.h>
+#include <linux/smp.h>
+#include <linux/uaccess.h>
+#include <trace/events/ipi.h>
+
+#include "hw_ops.h"
+#include "testpoint.h"
+
+/* ---- posting and waking: any context ---- */
+
+/*
+ * mkvm_vcpu_kick - make a vCPU look at its pending word soon
+ *
+ * Wakes it if it sleeps, makes it leave the guest if it is inside. Context: any, with
+ * the bit or state that it shall see already written.
+ */
+void mkvm_vcpu_kick(struct mkvm_vcpu *vcpu)
+{
+	int cpu, me;
+
+	if (READ_ONCE(vcpu->task) == current && in_task())
+		return;
+	rcuwait_wake_up(&vcpu->wait);	/* a full barrier: the bit before the look at where */
+	if (READ_ONCE(vcpu->where) != MKVM_IN_GUEST)
+		return;
+	me = get_cpu();
+	cpu = READ_ONCE(vcpu->cpu);
+	if (cpu != me && cpu >= 0 &&
+	    cmpxchg(&vcpu->where, MKVM_IN_GUEST, MKVM_EXITING) == MKVM_IN_GUEST)
+		smp_send_reschedule(cpu);
+	put_cpu();
+}
+
+/* Sets a bit of the pending word, marked as not yet reported to userspace, and kicks. Any context. */
+void mkvm_vcpu_post(struct mkvm_vcpu *vcpu, enum mkvm_pending bit)
+{
+	unsigned long bits = BIT(bit) | BIT(bit + MKVM_PEND_UNSEEN);
+
+	atomic_long_or(bits, (atomic_long_t *)&vcpu->pending);
+	smp_mb__after_atomic();
+	mkvm_vcpu_kick(vcpu);
+}
+
+void mkvm_vcpu_kick_event(struct mkvm_vcpu *vcpu)
+{
+	set_bit(MKVM_PEND_EVENT, &vcpu->pending);
+	smp_mb__after_atomic();
+	mkvm_vcpu_kick(vcpu);
+}
+
+void mkvm_vcpu_post_nmi(struct mkvm_vcpu *vcpu)
+{
+	mkvm_vcpu_post(vcpu, MKVM_PEND_NMI);
+}
+
+void mkvm_vcpu_post_smi(struct mkvm_vcpu *vcpu)
+{
+	mkvm_vcpu_post(vcpu, MKVM_PEND_SMI);
+}
+
+/* INIT forgets an earlier SIPI, in one step: who sees both bits knows that the SIPI is the later one. */
+void mkvm_vcpu_post_init(struct mkvm_vcpu *vcpu)
+{
+	unsigned long old = READ_ONCE(vcpu->pending), new;
+
+	do {
+		new = old & ~(BIT(MKVM_PEND_SIPI) | BIT(MKVM_PEND_SIPI + MKVM_PEND_UNSEEN));
+		new |= BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_INIT + MKVM_PEND_UNSEEN);
+	} while (!try_cmpxchg(&vcpu->pending, &old, new));
+	mkvm_vcpu_kick(vcpu);
+}
+
+void mkvm_vcpu_post_sipi(struct mkvm_vcpu *vcpu, u8 vector)
+{
+	WRITE_ONCE(vcpu->sipi_vector, vector);
+	smp_wmb();	/* the vector before the bit */
+	mkvm_vcpu_post(vcpu, MKVM_PEND_SIPI);
+}
+
+/* The IOAPIC that waits for this EOI is userspace's. Own thread. */
+void mkvm_vcpu_tell_eoi(struct mkvm_vcpu *vcpu, u8 vector)
+{
+	vcpu->eoi_vector = vector;
+	set_bit(MKVM_PEND_TELL, &vcpu->pending);
+}
+
+/* The guest's instruction at RIP accesses TPR through its register. Own thread. */
+void mkvm_vcpu_tell_tpr(struct mkvm_vcpu *vcpu, bool write)
+{
+	if (!vcpu->report_tpr)
+		return;
+	vcpu->tpr_access = write ? 2 : 1;
+	vcpu->tpr_rip = vcpu->rip;
+	set_bit(MKVM_PEND_TELL, &vcpu->pending);
+}
+
+u64 mkvm_vcpu_tsc_offset(struct mkvm_vcpu *vcpu)
+{
+	return READ_ONCE(vcpu->tsc_offset);
+}
+
+void mkvm_pic_output_changed(struct mkvm *vm)
+{
+	struct mkvm_vcpu *vcpu;
+	int i;
+
+	mkvm_for_each_vcpu(i, vcpu, vm)
+		if (vcpu->lapic && mkvm_lapic_accepts_pic(vcpu->lapic))
+			mkvm_vcpu_kick_event(vcpu);
+}
+
+/* ---- sleeping ---- */
+
+/* Could the vCPU's thread do something for the guest now? Own thread. */
+bool mkvm_vcpu_runnable(struct mkvm_vcpu *vcpu)
+{
+	unsigned long pending = READ_ONCE(vcpu->pending);
+
+	switch (vcpu->mp_state) {
+	case KVM_MP_STATE_RUNNABLE:
+		return true;
+	case KVM_MP_STATE_HALTED:
+		return (!vcpu->in_smm && (pending & (BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_SMI)))) ||
+		       mkvm_wakes_halted(vcpu) || mkvm_user_window_open(vcpu);
+	case KVM_MP_STATE_INIT_RECEIVED:
+		return pending & (BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_SIPI));
+	default:
+		return !vcpu->in_smm && (pending & BIT(MKVM_PEND_INIT));
+	}
+}
+
+/*
+ * mkvm_vcpu_block - sleep until the vCPU is runnable
+ *
+ * Context: own thread, may sleep. Return: 0, or -EINTR when a signal is pending.
+ */
+int mkvm_vcpu_block(struct mkvm_vcpu *vcpu)
+{
+	int r = 0;
+
+	prepare_to_rcuwait(&vcpu->wait);
+	for (;;) {
+		set_current_state(TASK_INTERRUPTIBLE);
+		if (mkvm_vcpu_runnable(vcpu))
+			break;
+		mkvm_test_point(MKVM_POINT_BLOCK);
+		if (signal_pending(current)) {
+			r = -EINTR;
+			break;
+		}
+		schedule();
+	}
+	finish_rcuwait(&vcpu->wait);
+	return r;
+}
+
+/* KVM_SET_MP_STATE. Return: -EINVAL for states that this vCPU cannot have. */
+int mkvm_vcpu_set_mp_state(struct mkvm_vcpu *vcpu, u32 state)
+{
+	if (!vcpu->lapic && state != KVM_MP_STATE_RUNNABLE)
+		return -EINVAL;
+	if ((state == KVM_MP_STATE_INIT_RECEIVED || state == KVM_MP_STATE_SIPI_RECEIVED) && vcpu->in_smm)
+		return -EINVAL;		/* in SMM INIT stays latched */
+	switch (state) {
+	case KVM_MP_STATE_SIPI_RECEIVED:
+		WRITE_ONCE(vcpu->mp_state, KVM_MP_STATE_INIT_RECEIVED);
+		set_bit(MKVM_PEND_SIPI, &vcpu->pending);
+		break;
+	case KVM_MP_STATE_RUNNABLE:
+	case KVM_MP_STATE_UNINITIALIZED:
+	case KVM_MP_STATE_INIT_RECEIVED:
+	case KVM_MP_STATE_HALTED:
+		WRITE_ONCE(vcpu->mp_state, state);
+		break;
+	default:
+		return -EINVAL;
+	}
+	set_bit(MKVM_PEND_EVENT, &vcpu->pending);
+	return 0;
+}
+
+/* ---- loading: on a host CPU or not ---- */
+
+static void sched_in(struct preempt_notifier *pn, int cpu)
+{
+	struct mkvm_vcpu *vcpu = container_of(pn, struct mkvm_vcpu, preempt);
+
+	WRITE_ONCE(vcpu->cpu, cpu);
+	mkvm_hw->vcpu_load(vcpu, cpu);
+}
+
+static void sched_out(struct preempt_notifier *pn, struct task_struct *next)
+{
+	struct mkvm_vcpu *vcpu = container_of(pn, struct mkvm_vcpu, preempt);
+
+	mkvm_hw->vcpu_put(vcpu);
+	WRITE_ONCE(vcpu->cpu, -1);
+}
+
+static struct preempt_ops preempt_ops = { .sched_in = sched_in, .sched_out = sched_out };
+
+/* From here to mkvm_vcpu_put the vCPU follows its thread from CPU to CPU. Context: vcpu->mutex held. */
+void mkvm_vcpu_load(struct mkvm_vcpu *vcpu)
+{
+	int cpu = get_cpu();
+
+	preempt_notifier_register(&vcpu->preempt);
+	WRITE_ONCE(vcpu->cpu, cpu);
+	mkvm_hw->vcpu_load(vcpu, cpu);
+	put_cpu();
+}
+
+void mkvm_vcpu_put(struct mkvm_vcpu *vcpu)
+{
+	preempt_disable();
+	mkvm_hw->vcpu_put(vcpu);
+	WRITE_ONCE(vcpu->cpu, -1);
+	preempt_notifier_unregister(&vcpu->preempt);
+	preempt_enable();
+}
+
+/*
+ * mkvm_vcpu_reset - power-up state, or what INIT leaves
+ *
+ * AMD APM vol. 2, "Processor Initialization State". Context: own thread, or before the vCPU is seen.
+ */
+void mkvm_vcpu_reset(struct mkvm_vcpu *vcpu, bool init)
+{
+	const unsigned long dropped = BIT(MKVM_PEND_NMI) | BIT(MKVM_PEND_SMI);
+	u32 eax = 1, ebx, ecx = 0, edx;
+
+	memset(vcpu->regs, 0, sizeof(vcpu->regs));
+	memset(vcpu->dr, 0, sizeof(vcpu->dr));
+	vcpu->event.type = MKVM_EV_NONE;
+	vcpu->exception.type = MKVM_EV_NONE;
+	vcpu->has_payload = false;
+	vcpu->triple_fault = false;
+	vcpu->complete = NULL;
+	mkvm_forget_io(vcpu);
+	vcpu->debug.stepped = false;
+	vcpu->user_vector = -1;
+	vcpu->rip = 0xfff0;
+	vcpu->rflags = X86_EFLAGS_FIXED;
+	mkvm_cpuid(vcpu, &eax, &ebx, &ecx, &edx);
+	vcpu->regs[2] = eax ?: 0x600;
+	vcpu->cr8 = 0;
+	atomic_long_andnot(dropped | dropped << MKVM_PEND_UNSEEN, (atomic_long_t *)&vcpu->pending);
+	vcpu->in_smm = false;
+	vcpu->smm_inside_nmi = false;
+	vcpu->last_generation = 0;
+	if (!init) {
+		vcpu->smbase = 0x30000;
+		vcpu->xcr0 = XFEATURE_MASK_FP;
+		mkvm_msr_reset(vcpu);
+	}
+	mkvm_hw->vcpu_reset(vcpu, init);
+	if (vcpu->lapic)
+		mkvm_lapic_reset(vcpu->lapic, init);
+	set_bit(MKVM_PEND_EVENT, &vcpu->pending);
+}
+
+/* ---- ioctls ---- */
+
+static int set_signal_mask(struct mkvm_vcpu *vcpu, struct kvm_signal_mask __user *arg)
+{
+	struct kvm_signal_mask mask;
+	sigset_t sigset;
+
+	if (!arg) {
+		vcpu->sigset_active = false;
+		return 0;
+	}
+	if (copy_from_user(&mask, arg, sizeof(mask)))
+		return -EFAULT;
+	if (mask.len != sizeof(sigset))
+		return -EINVAL;
+	if (copy_from_user(&sigset, arg->sigset, sizeof(sigset)))
+		return -EFAULT;
+	sigdelsetmask(&sigset, sigmask(SIGKILL) | sigmask(SIGSTOP));
+	vcpu->sigset = sigset;
+	vcpu->sigset_active = true;
+	return 0;
+}
+
+/* One at a time: the next one is taken when the guest has the one before. */
+static int vcpu_interrupt(struct mkvm_vcpu *vcpu, u32 vector)
+{
+	if (vector > 255)
+		return -EINVAL;
+	if (!vcpu->user_pic)
+		return -ENXIO;
+	if (vcpu->user_vector >= 0 || vcpu->event.type == MKVM_EV_INTR)
+		return -EEXIST;
+	vcpu->user_vector = vector;
+	set_bit(MKVM_PEND_EVENT, &vcpu->pending);
+	return 0;
+}
+
+static int setup_mce(struct mkvm_vcpu *vcpu, u64 __user *arg)
+{
+	u64 cap;
+
+	return get_user(cap, arg) ? -EFAULT : mkvm_mce_setup(vcpu, cap);
+}
+
+static int vcpu_get_mp_state(struct mkvm_vcpu *vcpu, struct kvm_mp_state __user *arg)
+{
+	struct kvm_mp_state state = {};
+
+	/* INIT and SIPI that wait are state that no ioctl shows: they become mp_state here. */
+	mkvm_accept_init_sipi(vcpu);
+	state.mp_state = vcpu->mp_state;
+	return copy_to_user(arg, &state, sizeof(state)) ? -EFAULT : 0;
+}
+
+static int set_tpr_reporting(struct mkvm_vcpu *vcpu, struct kvm_tpr_access_ctl __user *arg)
+{
+	struct kvm_tpr_access_ctl ctl;
+
+	if (copy_from_user(&ctl, arg, sizeof(ctl)))
+		return -EFAULT;
+	if (ctl.flags || memchr_inv(ctl.reserved, 0, sizeof(ctl.reserved)))
+		return -EINVAL;
+	vcpu->report_tpr = ctl.enabled;
+	return 0;
+}
+
+/* A place that a slot maps for writing, aligned so that it lies in one page; 0 for none. */
+static int set_vapic_addr(struct mkvm_vcpu *vcpu, u64 addr)
+{
+	int idx;
+	bool ok;
+
+	if (!vcpu->lapic || (addr & 3))
+		return -EINVAL;
+	idx = srcu_read_lock(&vcpu->vm->srcu);
+	ok = !addr || mkvm_gpa_to_user(vcpu, addr, true);
+	srcu_read_unlock(&vcpu->vm->srcu, idx);
+	if (!ok)
+		return -EINVAL;
+	vcpu->vapic_addr = addr;
+	return 0;
+}
+
+/* No capability is enabled on a vCPU: KVM_ENABLE_CAP knows none. */
+static int vcpu_enable_cap(struct kvm_enable_cap __user *arg)
+{
+	struct kvm_enable_cap cap;
+
+	return copy_from_user(&cap, arg, sizeof(cap)) ? -EFAULT : -EINVAL;
+}
+
+union vcpu_state {
+	struct kvm_regs regs;
+	struct kvm_sregs sregs;
+	struct kvm_fpu fpu;
+	struct kvm_xsave xsave;
+	struct kvm_xcrs xcrs;
+	struct kvm_debugregs debugregs;
+	struct kvm_vcpu_events events;
+	struct kvm_lapic_state lapic;
+	struct kvm_mp_state mp_state;
+	struct kvm_interrupt interrupt;
+	struct kvm_x86_mce mce;
+	struct kvm_guest_debug debug;
+	struct kvm_vapic_addr vapic;
+};
+
+/* State ioctls that fill *s for userspace. */
+static int vcpu_get_state(struct mkvm_vcpu *vcpu, unsigned int ioctl, union vcpu_state *s)
+{
+	switch (ioctl) {
+	case KVM_GET_REGS:
+		mkvm_regs_get(vcpu, &s->regs);
+		return 0;
+	case KVM_GET_SREGS:
+		mkvm_sregs_get(vcpu, &s->sregs);
+		return 0;
+	case KVM_GET_FPU:
+		mkvm_fpu_get(vcpu, &s->fpu);
+		return 0;
+	case KVM_GET_XSAVE:
+		fpu_copy_guest_fpstate_to_uabi(&vcpu->fpu, &s->xsave, sizeof(s->xsave), vcpu->guest_xcr0_mask, 0);
+		return 0;
+	case KVM_GET_XCRS:
+		mkvm_xcrs_get(vcpu, &s->xcrs);
+		return 0;
+	case KVM_GET_DEBUGREGS:
+		mkvm_debugregs_get(vcpu, &s->debugregs);
+		return 0;
+	case KVM_GET_VCPU_EVENTS:
+		mkvm_events_get(vcpu, &s->events);
+		return 0;
+	case KVM_GET_LAPIC:
+		return vcpu->lapic ? mkvm_lapic_get_state(vcpu->lapic, &s->lapic) : -EINVAL;
+	default:
+		return -ENOTTY;
+	}
+}
+
+/* State ioctls that take *s from userspace. */
+static int vcpu_set_state(struct mkvm_vcpu *vcpu, unsigned int ioctl, const union vcpu_state *s)
+{
+	switch (ioctl) {
+	case KVM_SET_REGS:
+		mkvm_regs_set(vcpu, &s->regs);
+		return 0;
+	case KVM_SET_SREGS:
+		return mkvm_sregs_set(vcpu, &s->sregs);
+	case KVM_SET_FPU:
+		return mkvm_fpu_set(vcpu, &s->fpu);
+	case KVM_SET_XSAVE:
+		return fpu_copy_uabi_to_guest_fpstate(&vcpu->fpu, s->xsave.region, vcpu->guest_xcr0_mask, NULL);
+	case KVM_SET_XCRS:
+		return mkvm_xcrs_set(vcpu, &s->xcrs);
+	case KVM_SET_DEBUGREGS:
+		return mkvm_debugregs_set(vcpu, &s->debugregs);
+	case KVM_SET_VCPU_EVENTS:
+		return mkvm_events_set(vcpu, &s->events);
+	case KVM_SET_LAPIC:
+		return vcpu->lapic ? mkvm_lapic_set_state(vcpu->lapic, &s->lapic) : -EINVAL;
+	case KVM_SET_MP_STATE:
+		return mkvm_vcpu_set_mp_state(vcpu, s->mp_state.mp_state);
+	case KVM_SET_GUEST_DEBUG:
+		return mkvm_set_guest_debug(vcpu, &s->debug);
+	case KVM_INTERRUPT:
+		return vcpu_interrupt(vcpu, s->interrupt.irq);
+	case KVM_X86_SET_MCE:
+		return mkvm_mce_inject(vcpu, &s->mce);
+	case KVM_SET_VAPIC_ADDR:
+		return set_vapic_addr(vcpu, s->vapic.vapic_addr);
+	default:
+		return -ENOTTY;
+	}
+}
+
+/* Everything that moves one struct: the ioctl number itself says which way and how large. */
+static int vcpu_state_ioctl(struct mkvm_vcpu *vcpu, unsigned int ioctl, void __user *argp)
+{
+	bool get = _IOC_DIR(ioctl) & _IOC_READ;
+	size_t size = _IOC_SIZE(ioctl);
+	union vcpu_state *s;
+	int r;
+
+	s = kzalloc(sizeof(*s), GFP_KERNEL);
+	if (!s)
+		return -ENOMEM;
+	if (get) {
+		r = vcpu_get_state(vcpu, ioctl, s);
+		if (!r && copy_to_user(argp, s, size))
+			r = -EFAULT;
+		if (!r && ioctl == KVM_GET_VCPU_EVENTS)
+			mkvm_events_seen(vcpu, &s->events);
+	} else if (copy_from_user(s, argp, size)) {
+		r = -EFAULT;
+	} else {
+		r = vcpu_set_state(vcpu, ioctl, s);
+	}
+	kfree(s);
+	return r;
+}
+
+static long vcpu_ioctl_locked(struct mkvm_vcpu *vcpu, unsigned int ioctl, unsigned long arg)
+{
+	void __user *argp = (void __user *)arg;
+
+	switch (ioctl) {
+	case KVM_RUN:
+		return arg ? -EINVAL : mkvm_vcpu_run(vcpu);
+	case KVM_SET_SIGNAL_MASK:
+		return set_signal_mask(vcpu, argp);
+	case KVM_GET_MSRS:
+	case KVM_SET_MSRS:
+		return mkvm_msrs_ioctl(vcpu, argp, ioctl == KVM_SET_MSRS);
+	case KVM_SET_CPUID2:
+		return mkvm_cpuid_set(vcpu, argp);
+	case KVM_GET_CPUID2:
+		return mkvm_cpuid_get(vcpu, argp);
+	case KVM_GET_TSC_KHZ:
+		return tsc_khz;
+	case KVM_SET_TSC_KHZ:
+		return mkvm_tsc_khz_valid(arg) ? 0 : -EINVAL;
+	case KVM_X86_SETUP_MCE:
+		return setup_mce(vcpu, argp);
+	case KVM_GET_MP_STATE:
+		return vcpu_get_mp_state(vcpu, argp);
+	case KVM_GET_REGS: case KVM_SET_REGS:
+	case KVM_GET_SREGS: case KVM_SET_SREGS:
+	case KVM_GET_FPU: case KVM_SET_FPU:
+	case KVM_GET_XSAVE: case KVM_SET_XSAVE:
+	case KVM_GET_XCRS: case KVM_SET_XCRS:
+	case KVM_GET_DEBUGREGS: case KVM_SET_DEBUGREGS:
+	case KVM_GET_VCPU_EVENTS: case KVM_SET_VCPU_EVENTS:
+	case KVM_GET_LAPIC: case KVM_SET_LAPIC:
+	case KVM_SET_MP_STATE:
+	case KVM_INTERRUPT:
+	case KVM_X86_SET_MCE:
+	case KVM_SET_GUEST_DEBUG:
+	case KVM_SET_VAPIC_ADDR:
+		return vcpu_state_ioctl(vcpu, ioctl, argp);
+	case KVM_TPR_ACCESS_REPORTING:
+		return set_tpr_reporting(vcpu, argp);
+	case KVM_ENABLE_CAP:
+		return vcpu_enable_cap(argp);
+	default:
+		return -ENOTTY;
+	}
+}
+
+static long vcpu_ioctl(struct file *file, unsigned int ioctl, unsigned long arg)
+{
+	struct mkvm_vcpu *vcpu = file->private_data;
+	long r;
+
+	if (vcpu->vm->mm != current->mm)
+		return -EIO;
+	if (ioctl == KVM_NMI) {		/* posts: does not wait for KVM_RUN to end */
+		mkvm_vcpu_post_nmi(vcpu);
+		return 0;
+	}
+	if (ioctl == KVM_SMI) {
+		mkvm_vcpu_post_smi(vcpu);
+		return 0;
+	}
+	if (mutex_lock_killable(&vcpu->mutex))
+		return -EINTR;
+	mkvm_vcpu_load(vcpu);
+	r = vcpu_ioctl_locked(vcpu, ioctl, arg);
+	mkvm_vcpu_put(vcpu);
+	mutex_unlock(&vcpu->mutex);
+	return r;
+}
+
+static vm_fault_t vcpu_fault(struct vm_fault *vmf)
+{
+	struct mkvm_vcpu *vcpu = vmf->vma->vm_file->private_data;
+
+	if (vmf->pgoff == KVM_COALESCED_MMIO_PAGE_OFFSET)
+		vmf->page = virt_to_page(vcpu->vm->ring);
+	else if (vmf->pgoff < MKVM_RUN_PAGES)
+		vmf->page = virt_to_page((void *)vcpu->run + vmf->pgoff * PAGE_SIZE);
+	else
+		return VM_FAULT_SIGBUS;
+	get_page(vmf->page);
+	return 0;
+}
+
+static const struct vm_operations_struct vcpu_vm_ops = { .fault = vcpu_fault };
+
+static int vcpu_mmap(struct file *file, struct vm_area_struct *vma)
+{
+	vma->vm_ops = &vcpu_vm_ops;
+	return 0;
+}
+
+static int vcpu_release(struct inode *inode, struct file *file)
+{
+	struct mkvm_vcpu *vcpu = file->private_data;
+
+	mkvm_vm_put(vcpu->vm);
+	return 0;
+}
+
+static const struct file_operations vcpu_fops = {
+	.owner = THIS_MODULE,
+	.release = vcpu_release,
+	.unlocked_ioctl = vcpu_ioctl,
+	.mmap = vcpu_mmap,
+	.llseek = noop_llseek,
+};
+
+/* ---- life ---- */
+
+/* Frees a vCPU that no thread can reach any more. */
+void mkvm_vcpu_destroy(struct mkvm_vcpu *vcpu)
+{
+	int i;
+
+	if (vcpu->lapic)
+		mkvm_lapic_destroy(vcpu);
+	mkvm_tdp_free_pages(vcpu);
+	kvfree(vcpu->cpuid);
+	if (vcpu->fpu.fpstate)
+		fpu_free_guest_fpstate(&vcpu->fpu);
+	for (i = 0; vcpu->run && i < MKVM_RUN_PAGES; i++)
+		__free_page(virt_to_page((void *)vcpu->run + i * PAGE_SIZE));
+	mkvm_hw->vcpu_destroy(vcpu);
+}
+
+/* The shared pages must be order 0 each (userspace maps them one by one) but adjacent. */
+static struct kvm_run *alloc_run_pages(void)
+{
+	unsigned int order = get_order(MKVM_RUN_PAGES * PAGE_SIZE);
+	struct page *page = alloc_pages(GFP_KERNEL_ACCOUNT | __GFP_ZERO, order);
+
+	if (!page)
+		return NULL;
+	split_page(page, order);
+	return page_address(page);
+}
+
+static struct mkvm_vcpu *vcpu_create(struct mkvm *vm, u32 id)
+{
+	struct mkvm_vcpu *vcpu = mkvm_hw->vcpu_create();
+	int r = -ENOMEM;
+
+	if (IS_ERR(vcpu))
+		return vcpu;
+	vcpu->vm = vm;
+	vcpu->id = id;
+	vcpu->idx = vm->nr_vcpus;
+	vcpu->cpu = -1;
+	vcpu->where = MKVM_OUTSIDE;
+	vcpu->tsc_offset = vm->tsc_offset;
+	vcpu->user_pic = !vm->pic;
+	vcpu->eoi_vector = -1;
+	mutex_init(&vcpu->mutex);
+	rcuwait_init(&vcpu->wait);
+	preempt_notifier_init(&vcpu->preempt, &preempt_ops);
+	vcpu->run = alloc_run_pages();
+	if (!vcpu->run || !fpu_alloc_guest_fpstate(&vcpu->fpu))
+		goto out;
+	mkvm_cpuid_update(vcpu);
+	vcpu->mp_state = KVM_MP_STATE_RUNNABLE;
+	vcpu->apic_base = MKVM_LAPIC_BASE | MSR_IA32_APICBASE_ENABLE |
+			  (id == vm->bsp_id ? MSR_IA32_APICBASE_BSP : 0);
+	if (vm->irqchip) {
+		r = mkvm_lapic_create(vcpu);
+		if (r)
+			goto out;
+		if (id != vm->bsp_id)
+			vcpu->mp_state = KVM_MP_STATE_UNINITIALIZED;
+	}
+	mkvm_vcpu_reset(vcpu, false);
+	return vcpu;
+out:
+	mkvm_vcpu_destroy(vcpu);
+	return ERR_PTR(r);
+}
+
+/*
+ * mkvm_vcpu_create_fd - KVM_CREATE_VCPU
+ * @id: the APIC id, below MKVM_MAX_VCPUS
+ *
+ * Context: vm->lock held, may sleep. From its return on the vCPU takes interrupts.
+ * Return: a descriptor; -EINVAL (id), -EEXIST, or what creating files gives.
+ */
+int mkvm_vcpu_create_fd(struct mkvm *vm, unsigned long id)
+{
+	struct mkvm_vcpu *vcpu;
+	struct file *file;
+	int fd, i;
+
+	if (id >= MKVM_MAX_VCPUS)
+		return -EINVAL;
+	mkvm_for_each_vcpu(i, vcpu, vm)
+		if (vcpu->id == id)
+			return -EEXIST;
+	fd = get_unused_fd_flags(O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return fd;
+	vcpu = vcpu_create(vm, id);
+	if (IS_ERR(vcpu)) {
+		put_unused_fd(fd);
+		return PTR_ERR(vcpu);
+	}
+	file = anon_inode_getfile("mkvm-vcpu", &vcpu_fops, vcpu, O_RDWR);
+	if (IS_ERR(file)) {
+		put_unused_fd(fd);
+		mkvm_vcpu_destroy(vcpu);
+		return PTR_ERR(file);
+	}
+	mkvm_vm_get(vm);
+	vm->vcpus[vcpu->idx] = vcpu;
+	smp_store_release(&vm->nr_vcpus, vcpu->idx + 1);
+	fd_install(fd, file);
+	return fd;
+}

@@ -1,0 +1,624 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * vm.c - a VM: its file descriptor, its ioctls, and which capabilities exist.
+ *
+ * State: struct mkvm, counted by the VM's descriptor and those of its vCPUs;
+ * all vCPUs live until the last of these closes. Only the process (mm) that
+ * created the VM may use it.
+ *
+ * Read next: vcpu.c, memslot.c, irqchip/routing.c.
+ */
+#include <linux/anon_inodes.h>
+#include <linux/fs.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+#include <asm/tsc.h>
+
+#include "hw_ops.h"
+
+#define X2APIC_API_FLAGS (KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK)
+
+long mkvm_check_extension(unsigned long cap)
+{
+	switch (cap) {
+	case KVM_CAP_IRQCHIP:
+	case KVM_CAP_HLT:
+	case KVM_CAP_USER_MEMORY:
+	case KVM_CAP_SET_TSS_ADDR:
+	case KVM_CAP_EXT_CPUID:
+	case KVM_CAP_NOP_IO_DELAY:
+	case KVM_CAP_SYNC_MMU:
+	case KVM_CAP_MP_STATE:
+	case KVM_CAP_DESTROY_MEMORY_REGION_WORKS:
+	case KVM_CAP_JOIN_MEMORY_REGIONS_WORKS:
+	case KVM_CAP_USER_NMI:
+	case KVM_CAP_IRQ_INJECT_STATUS:
+	case KVM_CAP_PIT2:
+	case KVM_CAP_PIT_STATE2:
+	case KVM_CAP_REINJECT_CONTROL:
+	case KVM_CAP_SET_IDENTITY_MAP_ADDR:
+	case KVM_CAP_SET_BOOT_CPU_ID:
+	case KVM_CAP_INTERNAL_ERROR_DATA:
+	case KVM_CAP_VCPU_EVENTS:
+	case KVM_CAP_DEBUGREGS:
+	case KVM_CAP_XSAVE:
+	case KVM_CAP_GET_TSC_KHZ:
+	case KVM_CAP_TSC_DEADLINE_TIMER:
+	case KVM_CAP_SIGNAL_MSI:
+	case KVM_CAP_READONLY_MEM:
+	case KVM_CAP_CHECK_EXTENSION_VM:
+	case KVM_CAP_IMMEDIATE_EXIT:
+	case KVM_CAP_GET_MSR_FEATURES:
+	case KVM_CAP_SET_GUEST_DEBUG:
+	case KVM_CAP_X86_ROBUST_SINGLESTEP:
+	case KVM_CAP_X86_SMM:
+	case KVM_CAP_ENABLE_CAP:
+	case KVM_CAP_ENABLE_CAP_VM:
+	case KVM_CAP_SPLIT_IRQCHIP:
+	case KVM_CAP_VAPIC:
+	case KVM_CAP_EXCEPTION_PAYLOAD:
+	case KVM_CAP_X86_TRIPLE_FAULT_EVENT:
+	case KVM_CAP_IRQFD:
+	case KVM_CAP_IRQFD_RESAMPLE:
+	case KVM_CAP_IOEVENTFD:
+	case KVM_CAP_IOEVENTFD_NO_LENGTH:
+	case KVM_CAP_IOEVENTFD_ANY_LENGTH:
+	case KVM_CAP_COALESCED_PIO:
+		return 1;
+	case KVM_CAP_COALESCED_MMIO:
+		return KVM_COALESCED_MMIO_PAGE_OFFSET;
+	case KVM_CAP_MULTI_ADDRESS_SPACE:
+		return MKVM_NR_AS;
+	case KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2:
+		return MKVM_DIRTY_MANUAL_FLAGS;
+	case KVM_CAP_SYNC_REGS:
+		return KVM_SYNC_X86_VALID_FIELDS;
+	case KVM_CAP_MCE:
+		return MKVM_MCE_BANKS;
+	case KVM_CAP_ADJUST_CLOCK:
+		return KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC;
+	case KVM_CAP_SET_GUEST_DEBUG2:
+		return MKVM_GUESTDBG_FLAGS;
+	case KVM_CAP_X2APIC_API:
+		return X2APIC_API_FLAGS;
+	case KVM_CAP_XCRS:
+		return boot_cpu_has(X86_FEATURE_XSAVE);
+	case KVM_CAP_IRQ_ROUTING:
+		return MKVM_NR_GSI;
+	case KVM_CAP_NR_VCPUS:
+		return min_t(unsigned int, num_online_cpus(), MKVM_MAX_VCPUS);
+	case KVM_CAP_MAX_VCPUS:
+	case KVM_CAP_MAX_VCPU_ID:
+		return MKVM_MAX_VCPUS;
+	case KVM_CAP_NR_MEMSLOTS:
+		return MKVM_MAX_SLOTS;
+	default:
+		return 0;
+	}
+}
+
+void mkvm_vm_get(struct mkvm *vm)
+{
+	kref_get(&vm->refs);
+}
+
+static void free_slots(struct mkvm *vm)
+{
+	struct mkvm_memslots *slots;
+	int as, i;
+
+	for (as = 0; as < MKVM_NR_AS; as++) {
+		slots = rcu_dereference_protected(vm->slots[as], true);
+		for (i = 0; slots && i < slots->nr; i++)
+			kvfree(slots->slot[i].dirty);
+		kvfree(slots);
+	}
+}
+
+static int alloc_slots(struct mkvm *vm)
+{
+	struct mkvm_memslots *slots;
+	int as;
+
+	for (as = 0; as < MKVM_NR_AS; as++) {
+		slots = kvzalloc(sizeof(*slots), GFP_KERNEL_ACCOUNT);
+		if (!slots)
+			return -ENOMEM;
+		slots->generation = 1;
+		RCU_INIT_POINTER(vm->slots[as], slots);
+	}
+	return 0;
+}
+
+static void vm_destroy(struct kref *ref)
+{
+	struct mkvm *vm = container_of(ref, struct mkvm, refs);
+	struct mkvm_vcpu *vcpu;
+	int i;
+
+	/* The PIT's timer and irqfds raise interrupts in everything below: they go first. */
+	mkvm_irqfd_destroy(vm);
+	mkvm_pit_destroy(vm);
+	mmu_notifier_unregister(&vm->notifier, vm->mm);
+	mkvm_for_each_vcpu(i, vcpu, vm)
+		if (vcpu->lapic)
+			mkvm_lapic_timer_stop(vcpu->lapic);
+	/* So does the IOAPIC's, whose callback delivers to LAPICs. */
+	mkvm_routing_destroy(vm);
+	mkvm_ioapic_destroy(vm);
+	mkvm_pic_destroy(vm);
+	mkvm_for_each_vcpu(i, vcpu, vm)
+		mkvm_vcpu_destroy(vcpu);
+	mkvm_iodev_destroy(vm);
+	mkvm_tdp_destroy(vm);
+	free_slots(vm);
+	cleanup_srcu_struct(&vm->srcu);
+	mmdrop(vm->mm);
+	preempt_notifier_dec();
+	kvfree(vm);
+}
+
+void mkvm_vm_put(struct mkvm *vm)
+{
+	kref_put(&vm->refs, vm_destroy);
+}
+
+static struct mkvm *vm_create(void)
+{
+	struct mkvm *vm = kvzalloc(sizeof(*vm), GFP_KERNEL_ACCOUNT);
+	int r;
+
+	if (!vm)
+		return ERR_PTR(-ENOMEM);
+	kref_init(&vm->refs);
+	mutex_init(&vm->lock);
+	mutex_init(&vm->slots_lock);
+	mutex_init(&vm->irq_lock);
+	spin_lock_init(&vm->mmu_lock);
+	mkvm_irqfd_init(vm);
+	vm->tsc_offset = -rdtsc();
+	vm->clock_offset = -ktime_get_boottime_ns();
+	r = alloc_slots(vm);
+	if (!r)
+		r = mkvm_iodev_init(vm);
+	if (r)
+		goto out_slots;
+	r = init_srcu_struct(&vm->srcu);
+	if (r)
+		goto out_iodev;
+	vm->mm = current->mm;
+	mmgrab(vm->mm);
+	r = mkvm_tdp_create(vm);
+	if (r)
+		goto out_mm;
+	preempt_notifier_inc();
+	return vm;
+
+out_mm:
+	mmdrop(vm->mm);
+	cleanup_srcu_struct(&vm->srcu);
+out_iodev:
+	mkvm_iodev_destroy(vm);
+out_slots:
+	free_slots(vm);
+	kvfree(vm);
+	return ERR_PTR(r);
+}
+
+/* All or nothing: vm->irqchip is published last, the pieces are not seen before. */
+static int create_irqchip(struct mkvm *vm)
+{
+	int r;
+
+	if (vm->irqchip)
+		return -EEXIST;
+	if (vm->nr_vcpus)
+		return -EINVAL;
+	r = mkvm_pic_create(vm);
+	if (r)
+		return r;
+	r = mkvm_ioapic_create(vm);
+	if (r)
+		goto out_pic;
+	r = mkvm_routing_create(vm);
+	if (r)
+		goto out_ioapic;
+	smp_store_release(&vm->irqchip, true);
+	return 0;
+
+out_ioapic:
+	mkvm_ioapic_destroy(vm);
+out_pic:
+	mkvm_pic_destroy(vm);
+	return r;
+}
+
+/* LAPICs alone. GSIs below pins are reserved for userspace's IOAPICs: routing_replace. */
+static int create_split_irqchip(struct mkvm *vm, u64 pins)
+{
+	int r;
+
+	if (pins > MKVM_NR_GSI)
+		return -EINVAL;
+	if (vm->irqchip || vm->nr_vcpus)
+		return -EEXIST;
+	r = mkvm_routing_set(vm, NULL, 0, 0);
+	if (r)
+		return r;
+	vm->ioapic_pins = pins;
+	smp_store_release(&vm->irqchip, true);
+	return 0;
+}
+
+/* KVM_ENABLE_CAP. All have one argument; -EINVAL for what cannot be enabled. */
+static int enable_cap(struct mkvm *vm, struct kvm_enable_cap __user *arg)
+{
+	struct kvm_enable_cap cap;
+
+	if (copy_from_user(&cap, arg, sizeof(cap)))
+		return -EFAULT;
+	if (cap.flags || memchr_inv(&cap.args[1], 0, sizeof(cap) - offsetof(struct kvm_enable_cap, args[1])))
+		return -EINVAL;
+	switch (cap.cap) {
+	case KVM_CAP_SPLIT_IRQCHIP:
+		return create_split_irqchip(vm, cap.args[0]);
+	case KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2:
+		if (cap.args[0] & ~(u64)MKVM_DIRTY_MANUAL_FLAGS ||
+		    (cap.args[0] && !(cap.args[0] & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE)))
+			return -EINVAL;
+		WRITE_ONCE(vm->dirty_manual, cap.args[0]);
+		return 0;
+	case KVM_CAP_X2APIC_API:
+		if (cap.args[0] & ~(u64)X2APIC_API_FLAGS)
+			return -EINVAL;
+		vm->x2apic_ids |= !!(cap.args[0] & KVM_X2APIC_API_USE_32BIT_IDS);
+		vm->no_broadcast_quirk |= !!(cap.args[0] & KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK);
+		return 0;
+	case KVM_CAP_EXCEPTION_PAYLOAD:
+		WRITE_ONCE(vm->payload_events, cap.args[0]);
+		return 0;
+	case KVM_CAP_X86_TRIPLE_FAULT_EVENT:
+		WRITE_ONCE(vm->triple_fault_events, cap.args[0]);
+		return 0;
+	default:
+		return -EINVAL;
+	}
+}
+
+static int get_irqchip(struct mkvm *vm, struct kvm_irqchip __user *arg)
+{
+	struct kvm_irqchip *chip;
+	u32 id;
+	int r = 0;
+
+	if (!mkvm_pic_in_kernel(vm))
+		return -ENXIO;
+	if (get_user(id, &arg->chip_id))
+		return -EFAULT;
+	chip = kzalloc(sizeof(*chip), GFP_KERNEL);
+	if (!chip)
+		return -ENOMEM;
+	chip->chip_id = id;
+	switch (id) {
+	case KVM_IRQCHIP_PIC_MASTER:
+	case KVM_IRQCHIP_PIC_SLAVE:
+		mkvm_pic_get(vm->pic, id, &chip->chip.pic);
+		break;
+	case KVM_IRQCHIP_IOAPIC:
+		mkvm_ioapic_get(vm->ioapic, &chip->chip.ioapic);
+		break;
+	default:
+		r = -EINVAL;
+	}
+	if (!r && copy_to_user(arg, chip, sizeof(*chip)))
+		r = -EFAULT;
+	kfree(chip);
+	return r;
+}
+
+static int set_irqchip(struct mkvm *vm, struct kvm_irqchip __user *arg)
+{
+	struct kvm_irqchip *chip;
+	int r;
+
+	if (!mkvm_pic_in_kernel(vm))
+		return -ENXIO;
+	chip = memdup_user(arg, sizeof(*chip));
+	if (IS_ERR(chip))
+		return PTR_ERR(chip);
+	switch (chip->chip_id) {
+	case KVM_IRQCHIP_PIC_MASTER:
+	case KVM_IRQCHIP_PIC_SLAVE:
+		r = mkvm_pic_set(vm->pic, chip->chip_id, &chip->chip.pic);
+		break;
+	case KVM_IRQCHIP_IOAPIC:
+		r = mkvm_ioapic_set(vm->ioapic, &chip->chip.ioapic);
+		break;
+	default:
+		r = -EINVAL;
+	}
+	kfree(chip);
+	return r;
+}
+
+static int create_pit(struct mkvm *vm, struct kvm_pit_config __user *arg)
+{
+	struct kvm_pit_config config;
+
+	if (copy_from_user(&config, arg, sizeof(config)))
+		return -EFAULT;
+	if (vm->pit)
+		return -EEXIST;
+	if (!vm->pic)
+		return -ENOENT;
+	return mkvm_pit_create(vm, &config);
+}
+
+static int pit_ioctl(struct mkvm *vm, unsigned int ioctl, void __user *argp)
+{
+	struct mkvm_pit *pit = smp_load_acquire(&vm->pit);
+	struct kvm_reinject_control control;
+	struct kvm_pit_state2 state = {};
+
+	if (!pit)
+		return -ENXIO;
+	switch (ioctl) {
+	case KVM_GET_PIT2:
+		mkvm_pit_get(pit, &state);
+		return copy_to_user(argp, &state, sizeof(state)) ? -EFAULT : 0;
+	case KVM_SET_PIT2:
+		if (copy_from_user(&state, argp, sizeof(state)))
+			return -EFAULT;
+		return mkvm_pit_set(pit, &state);
+	default:
+		if (copy_from_user(&control, argp, sizeof(control)))
+			return -EFAULT;
+		mkvm_pit_set_reinject(pit, control.pit_reinject);
+		return 0;
+	}
+}
+
+static int irq_line(struct mkvm *vm, struct kvm_irq_level __user *arg, bool status)
+{
+	struct kvm_irq_level line;
+	int r;
+
+	if (copy_from_user(&line, arg, sizeof(line)))
+		return -EFAULT;
+	if (!mkvm_irqchip_in_kernel(vm))
+		return -ENXIO;
+	if (line.irq >= MKVM_NR_GSI)
+		return -EINVAL;
+	r = mkvm_set_irq(vm, MKVM_SOURCE_USER, line.irq, !!line.level);
+	if (!status)
+		return 0;
+	line.status = r;
+	return copy_to_user(arg, &line, sizeof(line)) ? -EFAULT : 0;
+}
+
+static int signal_msi(struct mkvm *vm, struct kvm_msi __user *arg)
+{
+	struct kvm_msi msi;
+
+	if (copy_from_user(&msi, arg, sizeof(msi)))
+		return -EFAULT;
+	if (!mkvm_irqchip_in_kernel(vm) || msi.flags || memchr_inv(msi.pad, 0, sizeof(msi.pad)))
+		return -EINVAL;
+	return mkvm_msi_deliver(vm, (u64)msi.address_hi << 32 | msi.address_lo, msi.data);
+}
+
+static int set_routing(struct mkvm *vm, struct kvm_irq_routing __user *arg)
+{
+	struct kvm_irq_routing_entry *entries = NULL;
+	struct kvm_irq_routing head;
+	int r;
+
+	if (copy_from_user(&head, arg, sizeof(head)))
+		return -EFAULT;
+	if (!mkvm_irqchip_in_kernel(vm) || head.flags || head.nr > MKVM_NR_GSI)
+		return -EINVAL;
+	if (head.nr) {
+		entries = vmemdup_user(arg->entries, array_size(head.nr, sizeof(*entries)));
+		if (IS_ERR(entries))
+			return PTR_ERR(entries);
+	}
+	r = mkvm_routing_set(vm, entries, head.nr, head.flags);
+	kvfree(entries);
+	return r;
+}
+
+/*
+ * KVM_GET_CLOCK: ns since the VM's birth, or what KVM_SET_CLOCK made of it. No guest sees it: there is
+ * no paravirtual clock. It is kept for clients that save and restore it.
+ */
+static int get_clock(struct mkvm *vm, struct kvm_clock_data __user *arg)
+{
+	struct kvm_clock_data data = {
+		.clock = ktime_get_boottime_ns() + READ_ONCE(vm->clock_offset),
+		.flags = KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC,
+		.realtime = ktime_get_real_ns(),
+		.host_tsc = rdtsc(),
+	};
+
+	return copy_to_user(arg, &data, sizeof(data)) ? -EFAULT : 0;
+}
+
+static int set_clock(struct mkvm *vm, struct kvm_clock_data __user *arg)
+{
+	struct kvm_clock_data data;
+	s64 passed = 0;
+
+	if (copy_from_user(&data, arg, sizeof(data)))
+		return -EFAULT;
+	if (data.flags & ~(KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC))
+		return -EINVAL;
+	if (data.flags & KVM_CLOCK_REALTIME)		/* the time that passed since it was saved counts */
+		passed = max_t(s64, ktime_get_real_ns() - data.realtime, 0);
+	WRITE_ONCE(vm->clock_offset, data.clock + passed - ktime_get_boottime_ns());
+	return 0;
+}
+
+static int set_memory(struct mkvm *vm, void __user *argp)
+{
+	struct kvm_userspace_memory_region mem;
+
+	if (copy_from_user(&mem, argp, sizeof(mem)))
+		return -EFAULT;
+	return mkvm_memslot_set(vm, &mem);
+}
+
+static int get_dirty_log(struct mkvm *vm, void __user *argp)
+{
+	struct kvm_dirty_log log;
+
+	return copy_from_user(&log, argp, sizeof(log)) ? -EFAULT : mkvm_dirty_log_get(vm, &log);
+}
+
+static int clear_dirty_log(struct mkvm *vm, void __user *argp)
+{
+	struct kvm_clear_dirty_log log;
+
+	return copy_from_user(&log, argp, sizeof(log)) ? -EFAULT : mkvm_dirty_log_clear(vm, &log);
+}
+
+/* Ioctls that move one struct into irqfd.c or iodev.c; the number itself says how large. */
+static int event_ioctl(struct mkvm *vm, unsigned int ioctl, void __user *argp)
+{
+	union {
+		struct kvm_irqfd irqfd;
+		struct kvm_ioeventfd ioeventfd;
+		struct kvm_coalesced_mmio_zone zone;
+	} arg;
+
+	if (copy_from_user(&arg, argp, _IOC_SIZE(ioctl)))
+		return -EFAULT;
+	switch (ioctl) {
+	case KVM_IRQFD:
+		return mkvm_irqfd_ioctl(vm, &arg.irqfd);
+	case KVM_IOEVENTFD:
+		return mkvm_ioeventfd_ioctl(vm, &arg.ioeventfd);
+	default:
+		return mkvm_coalesced_ioctl(vm, &arg.zone, ioctl == KVM_REGISTER_COALESCED_MMIO);
+	}
+}
+
+/* Ioctls under vm->lock. */
+static long vm_ioctl_locked(struct mkvm *vm, unsigned int ioctl, unsigned long arg)
+{
+	void __user *argp = (void __user *)arg;
+	u64 addr;
+
+	switch (ioctl) {
+	case KVM_CREATE_IRQCHIP:
+		return create_irqchip(vm);
+	case KVM_ENABLE_CAP:
+		return enable_cap(vm, argp);
+	case KVM_CREATE_PIT2:
+		return create_pit(vm, argp);
+	case KVM_CREATE_VCPU:
+		return mkvm_vcpu_create_fd(vm, arg);
+	case KVM_SET_BOOT_CPU_ID:
+		if (vm->nr_vcpus)
+			return -EBUSY;
+		if (arg >= MKVM_MAX_VCPUS)
+			return -EINVAL;
+		vm->bsp_id = arg;
+		return 0;
+	case KVM_SET_IDENTITY_MAP_ADDR:
+		if (get_user(addr, (u64 __user *)argp))
+			return -EFAULT;
+		if (vm->nr_vcpus)
+			return -EINVAL;
+		vm->identity_map_addr = addr;
+		return 0;
+	default:
+		return -ENOTTY;
+	}
+}
+
+static long vm_ioctl(struct file *file, unsigned int ioctl, unsigned long arg)
+{
+	struct mkvm *vm = file->private_data;
+	void __user *argp = (void __user *)arg;
+	long r;
+
+	if (vm->mm != current->mm)
+		return -EIO;
+	switch (ioctl) {
+	case KVM_CHECK_EXTENSION:
+		return mkvm_check_extension(arg);
+	case KVM_SET_USER_MEMORY_REGION:
+		return set_memory(vm, argp);
+	case KVM_SET_TSS_ADDR:
+		/* Real mode runs natively here: three pages below 4 GiB are not needed. */
+		return arg > (u32)(-3 * PAGE_SIZE) ? -EINVAL : 0;
+	case KVM_IRQ_LINE:
+	case KVM_IRQ_LINE_STATUS:
+		return irq_line(vm, argp, ioctl == KVM_IRQ_LINE_STATUS);
+	case KVM_SIGNAL_MSI:
+		return signal_msi(vm, argp);
+	case KVM_GET_CLOCK:
+		return get_clock(vm, argp);
+	case KVM_SET_CLOCK:
+		return set_clock(vm, argp);
+	case KVM_GET_DIRTY_LOG:
+		return get_dirty_log(vm, argp);
+	case KVM_CLEAR_DIRTY_LOG:
+		return clear_dirty_log(vm, argp);
+	case KVM_SET_GSI_ROUTING:
+		return set_routing(vm, argp);
+	case KVM_GET_IRQCHIP:
+		return get_irqchip(vm, argp);
+	case KVM_SET_IRQCHIP:
+		return set_irqchip(vm, argp);
+	case KVM_IRQFD:
+	case KVM_IOEVENTFD:
+	case KVM_REGISTER_COALESCED_MMIO:
+	case KVM_UNREGISTER_COALESCED_MMIO:
+		return event_ioctl(vm, ioctl, argp);
+	case KVM_GET_PIT2:
+	case KVM_SET_PIT2:
+	case KVM_REINJECT_CONTROL:
+		return pit_ioctl(vm, ioctl, argp);
+	}
+	mutex_lock(&vm->lock);
+	r = vm_ioctl_locked(vm, ioctl, arg);
+	mutex_unlock(&vm->lock);
+	return r;
+}
+
+static int vm_release(struct inode *inode, struct file *file)
+{
+	mkvm_vm_put(file->private_data);
+	return 0;
+}
+
+static const struct file_operations vm_fops = {
+	.owner = THIS_MODULE,
+	.release = vm_release,
+	.unlocked_ioctl = vm_ioctl,
+	.llseek = noop_llseek,
+};
+
+/*
+ * mkvm_vm_create_fd - KVM_CREATE_VM
+ * @type: must be 0
+ *
+ * Context: may sleep. Returns a descriptor or -errno.
+ */
+int mkvm_vm_create_fd(unsigned long type)
+{
+	struct mkvm *vm;
+	int fd;
+
+	if (type)
+		return -EINVAL;
+	vm = vm_create();
+	if (IS_ERR(vm))
+		return PTR_ERR(vm);
+	fd = anon_inode_getfd("mkvm-vm", &vm_fops, vm, O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		mkvm_vm_put(vm);
+	return fd;
+}

@@ -1,0 +1,914 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * vCPU state that clients get and set: general, system and FPU registers,
+ * MSRs, CPUID, debug registers, and what the guest sees of them.
+ *
+ * Read next: run.c.
+ */
+#define _GNU_SOURCE
+#include <stdlib.h>
+#include <string.h>
+
+#include "vm.h"
+
+static void nop_guest(u64 arg)
+{
+	(void)arg;
+	stage(1);
+	stage(2);
+}
+
+/* --- General registers --- */
+
+TEST(regs_round_trip)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_create(vm, 0);
+	struct kvm_regs set, got;
+	u64 *words = (u64 *)&set;
+
+	for (size_t i = 0; i < sizeof(set) / 8; i++)
+		words[i] = 0x1111111100000000 + i;
+	set.rflags = RFLAGS_FIXED | RFLAGS_DF | 0xd5;
+	vcpu_set_regs(vcpu, &set);
+	vcpu_get_regs(vcpu, &got);
+	EXPECT_EQ(0, memcmp(&set, &got, sizeof(set)));
+}
+
+TEST(bit_1_of_rflags_is_always_set)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_create(vm, 0);
+	struct kvm_regs regs = { .rflags = 0 };
+
+	vcpu_set_regs(vcpu, &regs);
+	vcpu_get_regs(vcpu, &regs);
+	EXPECT_EQ(RFLAGS_FIXED, regs.rflags);
+}
+
+static volatile u64 seen_regs[16];
+
+static void show_regs(void)
+{
+	asm volatile("movq %rax, seen_regs\n\t"
+		     "movq %rbx, seen_regs + 8\n\t"
+		     "movq %rcx, seen_regs + 16\n\t"
+		     "movq %rdx, seen_regs + 24\n\t"
+		     "movq %rsi, seen_regs + 32\n\t"
+		     "movq %rdi, seen_regs + 40\n\t"
+		     "movq %rbp, seen_regs + 56\n\t"
+		     "movq %r8, seen_regs + 64\n\t"
+		     "movq %r9, seen_regs + 72\n\t"
+		     "movq %r10, seen_regs + 80\n\t"
+		     "movq %r11, seen_regs + 88\n\t"
+		     "movq %r12, seen_regs + 96\n\t"
+		     "movq %r13, seen_regs + 104\n\t"
+		     "movq %r14, seen_regs + 112\n\t"
+		     "movq %r15, seen_regs + 120\n\t"
+		     "notq %r15; notq %rbx; notq %r8\n\t"
+		     "jmp guest_return");
+}
+
+TEST(the_guest_runs_with_the_registers_that_were_set)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_add(vm, nop_guest, 0);
+	struct kvm_regs regs;
+	u64 *words = (u64 *)&regs, rsp;
+
+	vcpu_get_regs(vcpu, &regs);
+	rsp = regs.rsp;
+	for (int i = 0; i < 16; i++)
+		words[i] = 0x1234567800000000 + i;
+	regs.rsp = rsp;
+	regs.rip = (u64)show_regs;
+	vcpu_set_regs(vcpu, &regs);
+	vcpu_run_to_done(vcpu);
+	EXPECT_EQ(regs.rax, seen_regs[0]);
+	EXPECT_EQ(regs.rbx, seen_regs[1]);
+	EXPECT_EQ(regs.rcx, seen_regs[2]);
+	EXPECT_EQ(regs.rdx, seen_regs[3]);
+	EXPECT_EQ(regs.rsi, seen_regs[4]);
+	EXPECT_EQ(regs.rdi, seen_regs[5]);
+	EXPECT_EQ(regs.rbp, seen_regs[7]);
+	EXPECT_EQ(regs.r8, seen_regs[8]);
+	EXPECT_EQ(regs.r9, seen_regs[9]);
+	EXPECT_EQ(regs.r10, seen_regs[10]);
+	EXPECT_EQ(regs.r11, seen_regs[11]);
+	EXPECT_EQ(regs.r12, seen_regs[12]);
+	EXPECT_EQ(regs.r13, seen_regs[13]);
+	EXPECT_EQ(regs.r14, seen_regs[14]);
+	EXPECT_EQ(regs.r15, seen_regs[15]);
+	vcpu_get_regs(vcpu, &regs);
+	EXPECT_EQ(~seen_regs[15], regs.r15);
+	EXPECT_EQ(~seen_regs[1], regs.rbx);
+	EXPECT_EQ(~seen_regs[8], regs.r8);
+}
+
+TEST(a_new_vcpu_is_in_its_reset_state)
+{
+	struct vm *vm = vm_create(VM_IRQCHIP);
+	struct vcpu *vcpu = vcpu_create(vm, 0);
+	struct kvm_sregs sregs;
+	struct kvm_regs regs;
+
+	vcpu_get_regs(vcpu, &regs);
+	vcpu_get_sregs(vcpu, &sregs);
+	EXPECT_EQ(0xfff0, regs.rip);
+	EXPECT_EQ(RFLAGS_FIXED, regs.rflags);
+	EXPECT_EQ(0xf000, sregs.cs.selector);
+	EXPECT_EQ(0xffff0000, sregs.cs.base);
+	EXPECT_EQ(0xffff, sregs.cs.limit);
+	EXPECT_EQ(0, sregs.ds.selector);
+	EXPECT_EQ(0xffff, sregs.ds.limit);
+	EXPECT_EQ(CR0_ET | CR0_CD | CR0_NW, sregs.cr0);
+	EXPECT_EQ(0, sregs.cr2 | sregs.cr3 | sregs.cr4 | sregs.cr8);
+	EXPECT_EQ(0, sregs.efer);
+	EXPECT_EQ(0xffff, sregs.gdt.limit);
+	EXPECT_EQ(0xffff, sregs.idt.limit);
+	EXPECT_EQ(APIC_BASE | APICBASE_ENABLE | APICBASE_BSP, sregs.apic_base);
+	EXPECT_EQ(KVM_MP_STATE_RUNNABLE, vcpu_mp_state(vcpu));
+	EXPECT_EQ(KVM_MP_STATE_UNINITIALIZED, vcpu_mp_state(vcpu_create(vm, 1)));
+}
+
+/* --- System registers --- */
+
+static void expect_same_segment(const struct kvm_segment *a,
+				const struct kvm_segment *b)
+{
+	EXPECT_EQ(a->base, b->base);
+	EXPECT_EQ(a->limit, b->limit);
+	EXPECT_EQ(a->selector, b->selector);
+	EXPECT_EQ(a->type, b->type);
+	EXPECT_EQ(a->present, b->present);
+	EXPECT_EQ(a->dpl, b->dpl);
+	EXPECT_EQ(a->db, b->db);
+	EXPECT_EQ(a->s, b->s);
+	EXPECT_EQ(a->l, b->l);
+	EXPECT_EQ(a->g, b->g);
+}
+
+static void expect_sregs_round_trip(struct vcpu *vcpu,
+				    const struct kvm_sregs *set)
+{
+	struct kvm_sregs got;
+
+	vcpu_set_sregs(vcpu, set);
+	vcpu_get_sregs(vcpu, &got);
+	expect_same_segment(&set->cs, &got.cs);
+	expect_same_segment(&set->ds, &got.ds);
+	expect_same_segment(&set->es, &got.es);
+	expect_same_segment(&set->fs, &got.fs);
+	expect_same_segment(&set->gs, &got.gs);
+	expect_same_segment(&set->ss, &got.ss);
+	expect_same_segment(&set->tr, &got.tr);
+	EXPECT_EQ(set->gdt.base, got.gdt.base);
+	EXPECT_EQ(set->gdt.limit, got.gdt.limit);
+	EXPECT_EQ(set->idt.base, got.idt.base);
+	EXPECT_EQ(set->idt.limit, got.idt.limit);
+	EXPECT_EQ(set->cr0, got.cr0);
+	EXPECT_EQ(set->cr2, got.cr2);
+	EXPECT_EQ(set->cr3, got.cr3);
+	EXPECT_EQ(set->cr4, got.cr4);
+	EXPECT_EQ(set->cr8, got.cr8);
+	EXPECT_EQ(set->efer, got.efer);
+	EXPECT_EQ(set->apic_base, got.apic_base);
+}
+
+TEST(sregs_round_trip_in_long_mode)
+{
+	struct vm *vm = vm_create(VM_IRQCHIP);
+	struct vcpu *vcpu = vcpu_add(vm, nop_guest, 0);
+	struct kvm_sregs sregs;
+
+	vcpu_get_sregs(vcpu, &sregs);
+	sregs.cr2 = 0x123456789000;
+	sregs.cr8 = 5;
+	sregs.fs.base = 0x7fff12345678;
+	sregs.gs.base = 0xffff888000001000;
+	sregs.efer |= EFER_SCE;
+	expect_sregs_round_trip(vcpu, &sregs);
+}
+
+TEST(sregs_round_trip_in_protected_and_real_mode)
+{
+	struct vm *vm = vm_create(VM_IRQCHIP);
+	struct vcpu *vcpu = vcpu_create(vm, 0);
+	struct kvm_sregs sregs;
+
+	vcpu_set_flat32(vcpu, 0);
+	vcpu_get_sregs(vcpu, &sregs);
+	sregs.ds.base = 0x12340;
+	sregs.ds.limit = 0x5ffff;
+	sregs.ds.g = 0;
+	expect_sregs_round_trip(vcpu, &sregs);
+	vcpu = vcpu_create(vm, 1);
+	vcpu_get_sregs(vcpu, &sregs);
+	sregs.es.selector = 0x1234;
+	sregs.es.base = 0x12340;
+	expect_sregs_round_trip(vcpu, &sregs);
+}
+
+TEST(sregs_that_no_cpu_can_have_are_refused_and_change_nothing)
+{
+	struct vm *vm = vm_create(VM_IRQCHIP);
+	struct vcpu *vcpu = vcpu_add(vm, nop_guest, 0);
+	struct kvm_sregs good, bad, now;
+
+	vcpu_get_sregs(vcpu, &good);
+	/* Long mode without PAE, or without LMA. */
+	bad = good;
+	bad.cr4 &= ~CR4_PAE;
+	bad.cr2 = 0x999;
+	EXPECT_ERRNO(EINVAL, ioctl(vcpu->fd, KVM_SET_SREGS, &bad));
+	bad = good;
+	bad.efer &= ~EFER_LMA;
+	EXPECT_ERRNO(EINVAL, ioctl(vcpu->fd, KVM_SET_SREGS, &bad));
+	/* LMA without paging. */
+	bad = good;
+	bad.cr0 &= ~CR0_PG;
+	EXPECT_ERRNO(EINVAL, ioctl(vcpu->fd, KVM_SET_SREGS, &bad));
+	/* Reserved bits. */
+	bad = good;
+	bad.cr4 |= 1ull << 31;
+	EXPECT_ERRNO(EINVAL, ioctl(vcpu->fd, KVM_SET_SREGS, &bad));
+	bad = good;
+	bad.cr3 |= 1ull << 63;
+	EXPECT_ERRNO(EINVAL, ioctl(vcpu->fd, KVM_SET_SREGS, &bad));
+	vcpu_get_sregs(vcpu, &now);
+	EXPECT_EQ(good.cr2, now.cr2);
+	EXPECT_EQ(good.cr4, now.cr4);
+	EXPECT_EQ(good.efer, now.efer);
+	vcpu_run_to_stage(vcpu, 1);
+}
+
+TEST(sregs_with_impossible_cr0_are_refused)
+{
+	struct vm *vm = vm_create(VM_IRQCHIP);
+	struct vcpu *vcpu = vcpu_add(vm, nop_guest, 0);
+	struct kvm_sregs good, bad;
+
+	if (is_linux_kvm())
+		SKIP("Linux KVM takes these before 6.5");
+	vcpu_get_sregs(vcpu, &good);
+	bad = good;
+	bad.cr0 &= ~CR0_PE;
+	EXPECT_ERRNO(EINVAL, ioctl(vcpu->fd, KVM_SET_SREGS, &bad));
+	bad = good;
+	bad.cr0 = (bad.cr0 | CR0_NW) & ~CR0_CD;
+	EXPECT_ERRNO(EINVAL, ioctl(vcpu->fd, KVM_SET_SREGS, &bad));
+	bad = good;
+	bad.cr0 |= 1ull << 32;
+	EXPECT_ERRNO(EINVAL, ioctl(vcpu->fd, KVM_SET_SREGS, &bad));
+	vcpu_run_to_stage(vcpu, 1);
+}
+
+TEST(an_apic_base_that_no_cpu_can_have_is_refused)
+{
+	struct vm *vm = vm_create(VM_IRQCHIP);
+	struct vcpu *vcpu = vcpu_add(vm, nop_guest, 0);
+	struct kvm_sregs good, bad;
+
+	vcpu_get_sregs(vcpu, &good);
+	bad = good;
+	bad.apic_base = APIC_BASE | APICBASE_X2APIC;	/* x2APIC, not enabled */
+	EXPECT_ERRNO(EINVAL, ioctl(vcpu->fd, KVM_SET_SREGS, &bad));
+	bad.apic_base = good.apic_base | 1ull << 62;
+	EXPECT_ERRNO(EINVAL, ioctl(vcpu->fd, KVM_SET_SREGS, &bad));
+	vcpu_run_to_stage(vcpu, 1);
+}
+
+TEST(two_interrupts_in_the_sregs_bitmap_are_refused)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_add(vm, nop_guest, 0);
+	struct kvm_sregs sregs;
+
+	if (is_linux_kvm())
+		SKIP("Linux KVM takes the lowest and drops the others");
+	vcpu_get_sregs(vcpu, &sregs);
+	sregs.interrupt_bitmap[0] = 3ull << 33;
+	EXPECT_ERRNO(EINVAL, ioctl(vcpu->fd, KVM_SET_SREGS, &sregs));
+}
+
+/* --- FPU, XSAVE, XCR0 --- */
+
+static volatile u64 xmm_seen[2];
+
+static void xmm_guest(u64 arg)
+{
+	u64 a, b;
+
+	/* From here on the SSE state is in use, whatever the host sets next. */
+	asm volatile("pcmpeqd %%xmm0, %%xmm0" ::: "memory");
+	stage(1);
+	asm volatile("movq %%xmm3, %0; movq %%xmm15, %1" : "=r"(a), "=r"(b));
+	xmm_seen[0] = a;
+	xmm_seen[1] = b;
+	asm volatile("movq %0, %%xmm4" :: "r"(arg));
+	stage(2);
+}
+
+TEST(fpu_round_trip_and_seen_by_the_guest)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_add(vm, xmm_guest, 0xfeedface);
+	struct kvm_fpu set = { .fcw = 0x37f, .mxcsr = 0x1f80 }, got;
+
+	for (int i = 0; i < 16; i++)
+		memset(set.xmm[i], 0x10 + i, 16);
+	vcpu_run_to_stage(vcpu, 1);
+	ASSERT_OK(ioctl(vcpu->fd, KVM_SET_FPU, &set));
+	ASSERT_OK(ioctl(vcpu->fd, KVM_GET_FPU, &got));
+	EXPECT_EQ(set.fcw, got.fcw);
+	if (!is_linux_kvm())	/* which leaves this field out */
+		EXPECT_EQ(set.mxcsr, got.mxcsr);
+	EXPECT_EQ(0, memcmp(set.xmm, got.xmm, sizeof(set.xmm)));
+	vcpu_run_to_stage(vcpu, 2);
+	EXPECT_EQ(0x1313131313131313, xmm_seen[0]);
+	EXPECT_EQ(0x1f1f1f1f1f1f1f1f, xmm_seen[1]);
+	ASSERT_OK(ioctl(vcpu->fd, KVM_GET_FPU, &got));
+	EXPECT_EQ(0xfeedface, *(u32 *)got.xmm[4]);
+}
+
+#define XSAVE_MXCSR 6			/* word in the legacy area */
+#define XSAVE_XMM 40			/* first word of XMM0 */
+#define XSAVE_BV 128			/* first word of the header */
+
+TEST(xsave_round_trip_and_seen_by_the_guest)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_add(vm, xmm_guest, 0x12345678);
+	static struct kvm_xsave area, got;
+
+	NEED_CAP(KVM_CAP_XSAVE);
+	vcpu_run_to_stage(vcpu, 1);
+	ASSERT_OK(ioctl(vcpu->fd, KVM_GET_XSAVE, &area));
+	area.region[XSAVE_BV] |= 3;
+	area.region[0] = 0x37f;
+	area.region[XSAVE_MXCSR] = 0x1f80;
+	for (int i = 0; i < 64; i++)
+		area.region[XSAVE_XMM + i] = 0x1000 + i;
+	ASSERT_OK(ioctl(vcpu->fd, KVM_SET_XSAVE, &area));
+	vcpu_run_to_stage(vcpu, 2);
+	EXPECT_EQ(0x0000100d0000100c, xmm_seen[0]);
+	EXPECT_EQ(0x0000103d0000103c, xmm_seen[1]);
+	ASSERT_OK(ioctl(vcpu->fd, KVM_GET_XSAVE, &got));
+	EXPECT_EQ(0x12345678, got.region[XSAVE_XMM + 16]);
+	EXPECT_EQ(0x100c, got.region[XSAVE_XMM + 12]);
+}
+
+TEST(xsave_with_reserved_bits_is_refused)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_create(vm, 0);
+	static struct kvm_xsave good, bad;
+
+	NEED_CAP(KVM_CAP_XSAVE);
+	ASSERT_OK(ioctl(vcpu->fd, KVM_GET_XSAVE, &good));
+	bad = good;
+	bad.region[XSAVE_MXCSR] = 0xffff0000;
+	bad.region[XSAVE_BV] |= 3;
+	EXPECT_ERRNO(EINVAL, ioctl(vcpu->fd, KVM_SET_XSAVE, &bad));
+	bad = good;
+	bad.region[XSAVE_BV + 1] |= 1u << 30;	/* component 62 */
+	EXPECT_ERRNO(EINVAL, ioctl(vcpu->fd, KVM_SET_XSAVE, &bad));
+	EXPECT_OK(ioctl(vcpu->fd, KVM_SET_XSAVE, &good));
+}
+
+static bool guest_has_xsave(void)
+{
+	struct cpuid_list list;
+
+	default_cpuid(&list, 0);
+	for (u32 i = 0; i < list.nent; i++)
+		if (list.entries[i].function == 1)
+			return list.entries[i].ecx >> 26 & 1;
+	return false;
+}
+
+TEST(xcr0_round_trip_and_refusals)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_create(vm, 0);
+	struct kvm_xcrs xcrs = { .nr_xcrs = 1, .xcrs[0].value = 3 };
+
+	NEED_CAP(KVM_CAP_XCRS);
+	if (!guest_has_xsave())
+		SKIP("the CPU has no XSAVE");
+	EXPECT_OK(ioctl(vcpu->fd, KVM_SET_XCRS, &xcrs));
+	memset(&xcrs, 0xff, sizeof(xcrs));
+	EXPECT_OK(ioctl(vcpu->fd, KVM_GET_XCRS, &xcrs));
+	EXPECT_EQ(1, xcrs.nr_xcrs);
+	EXPECT_EQ(0, xcrs.flags);
+	EXPECT_EQ(0, xcrs.xcrs[0].xcr);
+	EXPECT_EQ(3, xcrs.xcrs[0].value);
+	/* x87 off; AVX without SSE; a component nobody has. */
+	xcrs.xcrs[0].value = 2;
+	EXPECT_ERRNO(EINVAL, ioctl(vcpu->fd, KVM_SET_XCRS, &xcrs));
+	xcrs.xcrs[0].value = 5;
+	EXPECT_ERRNO(EINVAL, ioctl(vcpu->fd, KVM_SET_XCRS, &xcrs));
+	xcrs.xcrs[0].value = 3 | 1ull << 60;
+	EXPECT_ERRNO(EINVAL, ioctl(vcpu->fd, KVM_SET_XCRS, &xcrs));
+	xcrs.xcrs[0].value = 3;
+	xcrs.flags = 1;
+	EXPECT_ERRNO(EINVAL, ioctl(vcpu->fd, KVM_SET_XCRS, &xcrs));
+	xcrs.flags = 0;
+	xcrs.nr_xcrs = KVM_MAX_XCRS + 1;
+	EXPECT_ERRNO(EINVAL, ioctl(vcpu->fd, KVM_SET_XCRS, &xcrs));
+}
+
+static volatile u64 xcr_results[6];
+
+static u64 xsetbv_try(u32 index, u64 value)
+{
+	return GUEST_TRY("xsetbv", "+c"(index) : "a"((u32)value),
+			 "d"((u32)(value >> 32)));
+}
+
+static void xsetbv_guest(u64 arg)
+{
+	u32 low, high, regs[4];
+	u64 cr4;
+
+	(void)arg;
+	xcr_results[0] = xsetbv_try(0, 3);
+	asm volatile("mov %%cr4, %0" : "=r"(cr4));
+	asm volatile("mov %0, %%cr4" :: "r"(cr4 | CR4_OSXSAVE));
+	cpuid(1, 0, regs);
+	xcr_results[1] = regs[2] >> 27 & 1;
+	xcr_results[2] = xsetbv_try(0, 3);
+	xcr_results[3] = xsetbv_try(0, 2);
+	xcr_results[4] = xsetbv_try(1, 3);
+	asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+	xcr_results[5] = low;
+	asm volatile("mov %0, %%cr4" :: "r"(cr4));
+	cpuid(1, 0, regs);
+	GUEST_EQ(0, regs[2] >> 27 & 1);
+}
+
+TEST(xsetbv_in_the_guest_obeys_the_rules_and_cpuid_shows_osxsave)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_add(vm, xsetbv_guest, 0);
+
+	if (!guest_has_xsave())
+		SKIP("the CPU has no XSAVE");
+	vcpu_run_to_done(vcpu);
+	/* TCG traps XSETBV before it looks at CR4, and KVM trusts the CPU. */
+	if (!is_linux_kvm())
+		EXPECT_EQ(VEC_UD, xcr_results[0]);
+	EXPECT_EQ(1, xcr_results[1]);
+	EXPECT_EQ(VEC_NONE, xcr_results[2]);
+	EXPECT_EQ(VEC_GP, xcr_results[3]);
+	EXPECT_EQ(VEC_GP, xcr_results[4]);
+	EXPECT_EQ(3, xcr_results[5]);
+}
+
+/* --- MSRs --- */
+
+TEST(unknown_msr_ends_the_list_with_the_count_before_it)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_create(vm, 0);
+	struct msr_list list = {
+		.nmsrs = 3,
+		.entries = {
+			{ .index = MSR_STAR, .data = 0x1234 },
+			{ .index = 0xdead0000, .data = 1 },
+			{ .index = MSR_PAT, .data = 0 },
+		},
+	};
+	u64 pat = vcpu_get_msr(vcpu, MSR_PAT);
+
+	EXPECT_EQ(1, ioctl(vcpu->fd, KVM_SET_MSRS, &list));
+	EXPECT_EQ(0x1234, vcpu_get_msr(vcpu, MSR_STAR));
+	EXPECT_EQ(pat, vcpu_get_msr(vcpu, MSR_PAT));
+	EXPECT_EQ(1, ioctl(vcpu->fd, KVM_GET_MSRS, &list));
+	list.nmsrs = 0;
+	EXPECT_EQ(0, ioctl(vcpu->fd, KVM_GET_MSRS, &list));
+	EXPECT_EQ(0, ioctl(vcpu->fd, KVM_SET_MSRS, &list));
+}
+
+TEST(too_many_msrs_at_once_are_e2big)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_create(vm, 0);
+	struct msr_list list = { .nmsrs = 1000000 };
+
+	EXPECT_ERRNO(E2BIG, ioctl(vcpu->fd, KVM_GET_MSRS, &list));
+	EXPECT_ERRNO(E2BIG, ioctl(vcpu->fd, KVM_SET_MSRS, &list));
+}
+
+TEST(every_listed_msr_can_be_read_and_written_back)
+{
+	struct vm *vm = vm_create(VM_IRQCHIP);
+	struct vcpu *vcpu = vcpu_create(vm, 0);
+	struct kvm_msr_list probe = { 0 }, *list;
+
+	ASSERT_ERRNO(E2BIG, ioctl(device_fd(), KVM_GET_MSR_INDEX_LIST, &probe));
+	list = calloc(1, sizeof(*list) + probe.nmsrs * 4);
+	list->nmsrs = probe.nmsrs;
+	ASSERT_OK(ioctl(device_fd(), KVM_GET_MSR_INDEX_LIST, list));
+	for (u32 i = 0; i < list->nmsrs; i++) {
+		struct msr_list one = {
+			.nmsrs = 1,
+			.entries[0].index = list->indices[i],
+		};
+
+		ktap_about("MSR 0x%x", list->indices[i]);
+		EXPECT_EQ(1, ioctl(vcpu->fd, KVM_GET_MSRS, &one));
+		EXPECT_EQ(1, ioctl(vcpu->fd, KVM_SET_MSRS, &one));
+	}
+}
+
+TEST(msrs_clients_always_write_keep_their_value)
+{
+	static const struct {
+		u32 index;
+		u64 value;
+	} msrs[] = {
+		/* SYSENTER_ESP and EIP have 32 bits on AMD. */
+		{ 0x174, 0x10 }, { 0x175, 0x12345000 }, { 0x176, 0x81000000 }, { MSR_PAT, 0x0007010600070106 },
+		{ MSR_STAR, 0x23001000000000 }, { 0xc0000082, 0xffffffff81000040 },
+		{ 0xc0000083, 0xffffffff81000080 }, { 0xc0000084, 0x47700 },
+		{ MSR_KERNEL_GS_BASE, 0xffff888000000000 },
+		{ 0xc0000100, 0x7f0000001000 }, { 0xc0000101, 0x7f0000002000 },
+	};
+	struct vm *vm = vm_create(VM_IRQCHIP);
+	struct vcpu *vcpu = vcpu_create(vm, 0);
+
+	for (size_t i = 0; i < sizeof(msrs) / sizeof(msrs[0]); i++) {
+		ktap_about("MSR 0x%x", msrs[i].index);
+		EXPECT_EQ(1, vcpu_set_msr(vcpu, msrs[i].index, msrs[i].value));
+		EXPECT_EQ(msrs[i].value, vcpu_get_msr(vcpu, msrs[i].index));
+	}
+}
+
+static const u32 canonical_msrs[] = {
+	0x175, 0x176, 0xc0000082, 0xc0000083, 0xc0000100, 0xc0000101,
+	MSR_KERNEL_GS_BASE,
+};
+#define NR_CANONICAL (sizeof(canonical_msrs) / sizeof(canonical_msrs[0]))
+
+/* SYSENTER_ESP and EIP: AMD keeps 32 bits or all, and checks neither. */
+static bool must_be_canonical(u32 msr)
+{
+	return msr >= 0xc0000000;
+}
+
+TEST(set_msrs_refuses_values_that_are_not_canonical)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_add(vm, nop_guest, 0);
+
+	for (size_t i = 0; i < NR_CANONICAL; i++) {
+		if (!must_be_canonical(canonical_msrs[i]))
+			continue;
+		ktap_about("MSR 0x%x", canonical_msrs[i]);
+		EXPECT_EQ(0, vcpu_set_msr(vcpu, canonical_msrs[i],
+					  0x1234000000000000));
+		EXPECT_EQ(1, vcpu_set_msr(vcpu, canonical_msrs[i],
+					  0xffff800000000000));
+	}
+	/* The bases of a set that makes sense must still run. */
+	EXPECT_EQ(1, vcpu_set_msr(vcpu, 0xc0000101, 0));
+	vcpu_run_to_stage(vcpu, 1);
+}
+
+static volatile u64 msr_vectors[NR_CANONICAL];
+
+static void wrmsr_not_canonical(u64 arg)
+{
+	(void)arg;
+	for (u32 i = 0; i < NR_CANONICAL; i++)
+		msr_vectors[i] = wrmsr_try(canonical_msrs[i], 0x1234000000000000);
+}
+
+TEST(wrmsr_of_values_that_are_not_canonical_is_gp)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_add(vm, wrmsr_not_canonical, 0);
+
+	/* Hypervisors let the CPU itself run most of these. */
+	if (cpu_is_tcg())
+		SKIP("QEMU's TCG takes such values for MSRs that nobody intercepts");
+	vcpu_run_to_done(vcpu);
+	for (u32 i = 0; i < NR_CANONICAL; i++) {
+		if (!must_be_canonical(canonical_msrs[i]))
+			continue;
+		ktap_about("MSR 0x%x", canonical_msrs[i]);
+		EXPECT_EQ(VEC_GP, msr_vectors[i]);
+	}
+}
+
+static volatile u64 unknown_msr_vectors[2];
+
+static void unknown_msr_guest(u64 arg)
+{
+	u64 value;
+
+	(void)arg;
+	unknown_msr_vectors[0] = rdmsr_try(0xdead0000, &value);
+	unknown_msr_vectors[1] = wrmsr_try(0xdead0000, 1);
+	GUEST_EQ(0, guest_caught.error);
+}
+
+TEST(rdmsr_and_wrmsr_of_an_unknown_msr_are_gp)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_add(vm, unknown_msr_guest, 0);
+
+	vcpu_run_to_done(vcpu);
+	EXPECT_EQ(VEC_GP, unknown_msr_vectors[0]);
+	EXPECT_EQ(VEC_GP, unknown_msr_vectors[1]);
+}
+
+static volatile u64 guest_msrs[4];
+
+static void msr_guest(u64 arg)
+{
+	(void)arg;
+	guest_msrs[0] = rdmsr(MSR_STAR);
+	guest_msrs[1] = rdmsr(MSR_KERNEL_GS_BASE);
+	guest_msrs[2] = rdmsr(MSR_PAT);
+	wrmsr(MSR_STAR, 0x777);
+	wrmsr(MSR_KERNEL_GS_BASE, 0x888);
+	wrmsr(MSR_PAT, 0x0606060606060606);
+}
+
+TEST(host_and_guest_see_each_others_msrs)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_add(vm, msr_guest, 0);
+
+	vcpu_set_msr(vcpu, MSR_STAR, 0x111);
+	vcpu_set_msr(vcpu, MSR_KERNEL_GS_BASE, 0x222);
+	vcpu_set_msr(vcpu, MSR_PAT, 0x0706050407060504);
+	vcpu_run_to_done(vcpu);
+	EXPECT_EQ(0x111, guest_msrs[0]);
+	EXPECT_EQ(0x222, guest_msrs[1]);
+	EXPECT_EQ(0x0706050407060504, guest_msrs[2]);
+	EXPECT_EQ(0x777, vcpu_get_msr(vcpu, MSR_STAR));
+	EXPECT_EQ(0x888, vcpu_get_msr(vcpu, MSR_KERNEL_GS_BASE));
+	EXPECT_EQ(0x0606060606060606, vcpu_get_msr(vcpu, MSR_PAT));
+}
+
+TEST(a_pat_with_a_reserved_type_is_refused)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_create(vm, 0);
+
+	EXPECT_EQ(0, vcpu_set_msr(vcpu, MSR_PAT, 0x0007040600070402));
+	EXPECT_EQ(0, vcpu_set_msr(vcpu, MSR_PAT, 0x0800000000000000));
+}
+
+static volatile u64 tsc_seen;
+
+static void tsc_guest(u64 arg)
+{
+	u64 last = rdtsc();
+
+	(void)arg;
+	tsc_seen = last;
+	for (int i = 0; i < 200; i++) {
+		u64 now = rdtsc();
+
+		GUEST_TRUE(now >= last);
+		last = now;
+	}
+	GUEST_TRUE(rdmsr(MSR_TSC) >= last);
+}
+
+TEST(the_tsc_goes_on_from_the_value_that_was_set)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_add(vm, tsc_guest, 0);
+	const u64 start = 1ull << 60;
+
+	EXPECT_EQ(1, vcpu_set_msr(vcpu, MSR_TSC, start));
+	vcpu_run_to_done(vcpu);
+	EXPECT_LE(start, tsc_seen);
+	EXPECT_LE(tsc_seen, start + (1ull << 50));
+	EXPECT_LE(tsc_seen, vcpu_get_msr(vcpu, MSR_TSC));
+}
+
+/* --- CPUID --- */
+
+static volatile u32 cpuid_seen[3][4];
+
+static void cpuid_guest(u64 arg)
+{
+	static const u32 leaves[] = { 0x40000000, 1, 0x80000008 };
+	u32 regs[4];
+
+	(void)arg;
+	for (int i = 0; i < 3; i++) {
+		cpuid(leaves[i], 0, regs);
+		for (int j = 0; j < 4; j++)
+			cpuid_seen[i][j] = regs[j];
+	}
+}
+
+TEST(the_guests_cpuid_is_what_was_set)
+{
+	struct vm *vm = vm_create(VM_IRQCHIP);
+	struct vcpu *vcpu = vcpu_create(vm, 5);
+	static struct cpuid_list list;
+	struct kvm_cpuid_entry2 extra = {
+		.function = 0x40000000,
+		.eax = 0x40000000, .ebx = 0x11, .ecx = 0x22, .edx = 0x33,
+	};
+
+	default_cpuid(&list, 5);
+	for (u32 i = 0; i < list.nent; i++)
+		if (list.entries[i].function == 0x40000000)
+			list.entries[i] = list.entries[--list.nent];
+	list.entries[list.nent++] = extra;
+	ASSERT_OK(ioctl(vcpu->fd, KVM_SET_CPUID2, &list));
+	vcpu_set_guest(vcpu, cpuid_guest, 0);
+	vcpu_run_to_done(vcpu);
+	EXPECT_EQ(0x11, cpuid_seen[0][1]);
+	EXPECT_EQ(0x22, cpuid_seen[0][2]);
+	EXPECT_EQ(0x33, cpuid_seen[0][3]);
+	EXPECT_EQ(5, cpuid_seen[1][1] >> 24);
+	EXPECT_EQ(0, cpuid_seen[1][2] >> 27 & 1);	/* OSXSAVE: CR4 has it not */
+	EXPECT_EQ(1, cpuid_seen[1][3] >> 9 & 1);	/* APIC */
+	EXPECT_NE(0, cpuid_seen[2][0]);
+}
+
+TEST(cpuid2_round_trip_and_e2big)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_create(vm, 0);
+	static struct cpuid_list set, got;
+
+	default_cpuid(&set, 0);
+	ASSERT_OK(ioctl(vcpu->fd, KVM_SET_CPUID2, &set));
+	got.nent = 1;
+	EXPECT_ERRNO(E2BIG, ioctl(vcpu->fd, KVM_GET_CPUID2, &got));
+	/* Linux KVM 6.1 does not tell the count. */
+	if (!is_linux_kvm())
+		EXPECT_EQ(set.nent, got.nent);
+	got.nent = 128;
+	EXPECT_OK(ioctl(vcpu->fd, KVM_GET_CPUID2, &got));
+	if (!is_linux_kvm())
+		ASSERT_EQ(set.nent, got.nent);
+	for (u32 i = 0; i < set.nent; i++) {
+		EXPECT_EQ(set.entries[i].function, got.entries[i].function);
+		EXPECT_EQ(set.entries[i].index, got.entries[i].index);
+		EXPECT_EQ(set.entries[i].ecx, got.entries[i].ecx);
+	}
+	set.nent = 100000;
+	EXPECT_ERRNO(E2BIG, ioctl(vcpu->fd, KVM_SET_CPUID2, &set));
+}
+
+static void disabled_apic_cpuid(u64 arg)
+{
+	u32 regs[4];
+
+	(void)arg;
+	cpuid(1, 0, regs);
+	GUEST_EQ(1, regs[3] >> 9 & 1);
+	wrmsr(MSR_APICBASE, rdmsr(MSR_APICBASE) & ~APICBASE_ENABLE);
+	cpuid(1, 0, regs);
+	GUEST_EQ(0, regs[3] >> 9 & 1);
+}
+
+TEST(cpuid_hides_a_local_apic_that_is_disabled)
+{
+	struct vm *vm = vm_create(VM_IRQCHIP);
+
+	vcpu_run_to_done(vcpu_add(vm, disabled_apic_cpuid, 0));
+}
+
+/* --- Debug registers --- */
+
+static volatile u64 dr_seen[2];
+
+static void debugregs_guest(u64 arg)
+{
+	u64 a, b;
+
+	asm volatile("mov %%dr0, %0; mov %%dr3, %1" : "=r"(a), "=r"(b));
+	dr_seen[0] = a;
+	dr_seen[1] = b;
+	asm volatile("mov %0, %%dr1" :: "r"(arg));
+}
+
+TEST(debugregs_round_trip_and_seen_by_the_guest)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_add(vm, debugregs_guest, 0x4444);
+	struct kvm_debugregs set = {
+		.db = { 0x1000, 0x2000, 0x3000, 0x4000 },
+		.dr6 = 0xffff0ff0,
+		.dr7 = 0x400,
+	}, got;
+
+	NEED_CAP(KVM_CAP_DEBUGREGS);
+	ASSERT_OK(ioctl(vcpu->fd, KVM_SET_DEBUGREGS, &set));
+	memset(&got, 0xff, sizeof(got));
+	ASSERT_OK(ioctl(vcpu->fd, KVM_GET_DEBUGREGS, &got));
+	EXPECT_EQ(0, memcmp(&set, &got, sizeof(set)));
+	vcpu_run_to_done(vcpu);
+	EXPECT_EQ(0x1000, dr_seen[0]);
+	EXPECT_EQ(0x4000, dr_seen[1]);
+	ASSERT_OK(ioctl(vcpu->fd, KVM_GET_DEBUGREGS, &got));
+	EXPECT_EQ(0x4444, got.db[1]);
+	set.flags = 1;
+	EXPECT_ERRNO(EINVAL, ioctl(vcpu->fd, KVM_SET_DEBUGREGS, &set));
+	set.flags = 0;
+	set.dr7 = 1ull << 32;
+	EXPECT_ERRNO(EINVAL, ioctl(vcpu->fd, KVM_SET_DEBUGREGS, &set));
+	set.dr7 = 0x400;
+	set.dr6 = 1ull << 32;
+	EXPECT_ERRNO(EINVAL, ioctl(vcpu->fd, KVM_SET_DEBUGREGS, &set));
+}
+
+static volatile u32 db_hits;
+static volatile u64 db_rip, db_dr6, watched;
+
+static void on_db(struct guest_frame *frame)
+{
+	u64 dr6;
+
+	asm volatile("mov %%dr6, %0" : "=r"(dr6));
+	asm volatile("mov %0, %%dr6" :: "r"(0xffff0ff0ul));
+	db_dr6 = dr6;
+	db_rip = frame->rip;
+	db_hits++;
+	frame->rflags &= ~RFLAGS_TF;
+}
+
+static void watchpoint_guest(u64 arg)
+{
+	const u64 write_8_bytes_dr0 = 1 << 16 | 2 << 18 | 2 | 0x400;
+
+	(void)arg;
+	guest_handlers[VEC_DB] = on_db;
+	asm volatile("mov %0, %%dr0" :: "r"(&watched));
+	asm volatile("mov %0, %%dr7" :: "r"(write_8_bytes_dr0));
+	watched = 5;
+	GUEST_EQ(1, db_hits);
+	GUEST_EQ(1, db_dr6 & 0xf);
+	asm volatile("mov %0, %%dr7" :: "r"(0x400ul));
+	watched = 6;
+	GUEST_EQ(1, db_hits);
+	/* Single step: one trap behind the instruction after POPF. */
+	asm volatile("pushfq; orl $0x100, (%%rsp); popfq; nop; nop" ::: "cc", "memory");
+	GUEST_EQ(2, db_hits);
+	GUEST_EQ(0x4000, db_dr6 & 0x400f);
+}
+
+TEST(watchpoints_and_single_step_work_in_the_guest)
+{
+	struct vm *vm = vm_create(0);
+
+	vcpu_run_to_done(vcpu_add(vm, watchpoint_guest, 0));
+}
+
+TEST(the_tsc_frequency_can_be_read)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_create(vm, 0);
+
+	NEED_CAP(KVM_CAP_GET_TSC_KHZ);
+	EXPECT_LT(0, ioctl(vcpu->fd, KVM_GET_TSC_KHZ, 0));
+}
+
+/* --- Segments and user mode --- */
+
+static volatile u64 user_result;
+
+static void on_user_gp(struct guest_frame *frame)
+{
+	/* Back to kernel mode, behind the user code. */
+	user_result = frame->cs << 32 | frame->error;
+	frame->rip = (u64)guest_return;
+	frame->cs = SEL_CODE64;
+	frame->ss = SEL_DATA;
+	frame->rsp = (u64)guest_stacks[2];
+}
+
+static void user_mode_guest(u64 arg)
+{
+	u64 rsp0 = (u64)guest_stacks[3];
+
+	(void)arg;
+	guest_handlers[VEC_GP] = on_user_gp;
+	*(u64 *)(guest_tss[0] + 4) = rsp0;
+	asm volatile("pushq %0; pushq %1; pushq $2; pushq %2; pushq $1f\n\t"
+		     "iretq\n\t"
+		     "1: hlt"		/* privileged: #GP at CPL 3 */
+		     :: "r"((u64)SEL_USER_DATA), "r"((u64)guest_stacks[5]),
+		     "r"((u64)SEL_USER_CODE) : "memory");
+}
+
+TEST(a_privileged_instruction_in_user_mode_is_gp)
+{
+	struct vm *vm = vm_create(0);
+
+	vcpu_run_to_done(vcpu_add(vm, user_mode_guest, 0));
+	EXPECT_EQ((u64)SEL_USER_CODE << 32, user_result);
+}

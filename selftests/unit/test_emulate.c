@@ -1,0 +1,1475 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * test_emulate.c - the instruction emulator against two others and the manuals.
+ *
+ * Random instructions run here and in Unicorn, in real mode, 32-bit protected
+ * mode and 64-bit mode: registers, defined flags, RIP and memory must agree.
+ * What is decoded, its length and what is undefined must agree with Zydis. The
+ * rest (segments, restarting, fetching, I/O, control registers) is checked
+ * against what the manuals say.
+ *
+ * State: one machine, made anew by machine_init(). Read next: kmod/emulate.c.
+ */
+#include <stdlib.h>
+#include <Zydis/Zydis.h>
+#include <unicorn/unicorn.h>
+
+#include "ktap.h"
+#include "../../kmod/decode.c"
+#include "../../kmod/emulate.c"
+
+#define RAM_SIZE	0x120000
+#define ARITH		0x8d5ULL		/* CF PF AF ZF SF OF */
+#define FLAG_DF		0x400ULL
+#define FLAG_VM		0x20000ULL
+
+enum mode { REAL, PROT32, LONG64 };
+static const char *const mode_name[] = { "real", "protected", "long" };
+
+/* What a callback was asked; a replay must ask the same. */
+struct access {
+	char kind;
+	u64 addr;
+	unsigned int len;
+	u8 data[16];
+};
+
+static struct machine {
+	enum mode mode;
+	struct mkvm_emu emu;
+	u64 regs[16];
+	struct kvm_segment seg[6];
+	u64 cr[16];
+	u64 dr[8];
+	u64 ram_base;
+	u64 lo, hi;				/* writes to RAM lie in here */
+	unsigned int pio_nr;			/* elements so far: what a port gives next */
+	u64 probe_limit;			/* from here on a probe faults */
+
+	struct access log[16];
+	unsigned int nr, answered;		/* accesses in this run; those the log answers */
+	unsigned int exit_at;			/* this access and later ones say EXIT */
+	bool differs;				/* a replay asked something else */
+	unsigned int fetches, segments;
+	u64 fetch_la[4];
+	unsigned int fetch_len[4];
+} m;
+
+static u8 ram[RAM_SIZE], uc_ram[RAM_SIZE];
+static u8 ins_page[4096], insn_room[MKVM_INSN_ROOM];
+
+static u64 random_below(u64 n)
+{
+	return ktap_random() % n;
+}
+
+static bool chance(unsigned int percent)
+{
+	return random_below(100) < percent;
+}
+
+/* Ports give this: it depends on nothing but how many elements were read. */
+static u32 port_data(unsigned int n)
+{
+	return n * 0x9e3779b1u + 0x12345678;
+}
+
+/* Notes an access; says what the emulator is to be told before it is made. */
+static enum mkvm_emu_result access_note(char kind, u64 addr, unsigned int len, const void *data, struct access **slot)
+{
+	struct access *a = &m.log[m.nr < 15 ? m.nr : 15];
+
+	*slot = a;
+	if (++m.nr >= m.exit_at)
+		return MKVM_EMU_EXIT;
+	if (m.nr <= m.answered) {
+		if (a->kind != kind || a->addr != addr || a->len != len ||
+		    (data && memcmp(a->data, data, len < 16 ? len : 16)))
+			m.differs = true;
+		return MKVM_EMU_AGAIN;		/* the log has the answer */
+	}
+	a->kind = kind;
+	a->addr = addr;
+	a->len = len;
+	if (data)
+		memcpy(a->data, data, len < 16 ? len : 16);
+	return MKVM_EMU_DONE;
+}
+
+static void *ram_at(u64 la, unsigned int len)
+{
+	u64 off = la - m.ram_base;
+
+	return off < RAM_SIZE && off + len <= RAM_SIZE ? ram + off : NULL;
+}
+
+static enum mkvm_emu_result page_fault(u64 la, u32 error)
+{
+	m.emu.fault.vector = 14;
+	m.emu.fault.has_error = true;
+	m.emu.fault.error = error;
+	m.emu.fault.cr2 = la;
+	return MKVM_EMU_FAULT;
+}
+
+enum mkvm_emu_result mkvm_emu_fetch(struct mkvm_emu *emu, u64 la, void *buf, unsigned int len)
+{
+	if (m.fetches < 4) {
+		m.fetch_la[m.fetches] = la;
+		m.fetch_len[m.fetches] = len;
+	}
+	m.fetches++;
+	if (!ram_at(la, len))
+		return page_fault(la, 0x10);
+	memset(buf, 0xcc, 16);			/* it may write that much */
+	memcpy(buf, ram_at(la, len), len);
+	return MKVM_EMU_DONE;
+}
+
+static enum mkvm_emu_result do_read(char kind, u64 la, void *buf, unsigned int len)
+{
+	struct access *a;
+	enum mkvm_emu_result res = access_note(kind, la, len, NULL, &a);
+
+	if (res == MKVM_EMU_EXIT)
+		return res;
+	if (res == MKVM_EMU_DONE) {
+		if (!ram_at(la, len))
+			return page_fault(la, kind == 'm' ? 2 : 0);
+		memcpy(a->data, ram_at(la, len), len);
+	}
+	memcpy(buf, a->data, len);
+	return MKVM_EMU_DONE;
+}
+
+static enum mkvm_emu_result do_write(u64 la, const void *buf, unsigned int len)
+{
+	struct access *a;
+	enum mkvm_emu_result res = access_note('w', la, len, buf, &a);
+
+	if (res == MKVM_EMU_DONE) {
+		if (!ram_at(la, len))
+			return page_fault(la, 2);
+		memcpy(ram_at(la, len), buf, len);
+		m.lo = min(m.lo, la);
+		m.hi = max(m.hi, la + len);
+	}
+	return res == MKVM_EMU_AGAIN ? MKVM_EMU_DONE : res;
+}
+
+enum mkvm_emu_result mkvm_emu_access(struct mkvm_emu *emu, u64 la, void *buf, unsigned int len,
+				     enum mkvm_emu_how how)
+{
+	switch (how) {
+	case MKVM_EMU_READ:
+		return do_read('r', la, buf, len);
+	case MKVM_EMU_MODIFY:
+		return do_read('m', la, buf, len);
+	case MKVM_EMU_WRITE:
+		return do_write(la, buf, len);
+	default:
+		return la + len > m.probe_limit ? page_fault(la, 2) : MKVM_EMU_DONE;
+	}
+}
+
+enum mkvm_emu_result mkvm_emu_pio(struct mkvm_emu *emu, u16 port, unsigned int size, unsigned int count,
+				  const void *out)
+{
+	struct access *a;
+	enum mkvm_emu_result res = access_note(out ? 'o' : 'i', port, size * count, out, &a);
+	unsigned int i, first = res == MKVM_EMU_AGAIN ? a->data[0] : m.pio_nr;
+
+	if (res == MKVM_EMU_EXIT || out)
+		return res == MKVM_EMU_AGAIN ? MKVM_EMU_DONE : res;
+	for (i = 0; i < count; i++) {
+		u32 v = port_data(first + i);
+
+		memcpy((u8 *)emu->ins_buf + i * size, &v, size);
+	}
+	if (res == MKVM_EMU_DONE) {
+		a->data[0] = first;
+		m.pio_nr += count;
+	}
+	return MKVM_EMU_DONE;
+}
+
+void mkvm_emu_get_segment(struct mkvm_emu *emu, int seg, struct kvm_segment *var)
+{
+	m.segments++;
+	*var = m.seg[seg];
+}
+
+int mkvm_emu_set_cr(struct mkvm_emu *emu, int cr, u64 val)
+{
+	if (val == 0xbad)
+		return 1;
+	m.cr[cr] = val;
+	return 0;
+}
+
+void mkvm_emu_dr(struct mkvm_emu *emu, int dr, u64 *val, bool write)
+{
+	if (write)
+		m.dr[dr] = *val;
+	else
+		*val = m.dr[dr];
+}
+
+static u64 ram_base_of(enum mode mode)
+{
+	return mode == REAL ? 0 : mode == PROT32 ? 0x400000 : 0x10000000;
+}
+
+/* CPL 0, flat segments (real mode: selector 0), code at the start of page 1 of RAM. */
+static void machine_init(enum mode mode)
+{
+	unsigned int i;
+
+	memset(&m, 0, sizeof(m));
+	m.mode = mode;
+	m.ram_base = ram_base_of(mode);
+	m.exit_at = ~0u;
+	m.probe_limit = ~0ULL;
+	m.emu.regs = m.regs;
+	m.emu.insn = insn_room;
+	m.emu.mode.cr0 = mode != REAL;
+	m.emu.mode.efer = mode == LONG64 ? EFER_LMA : 0;
+	m.emu.mode.cs_l = mode == LONG64;
+	m.emu.mode.cs_db = mode == PROT32;
+	m.emu.rip = m.ram_base + 0x1000;
+	m.emu.rflags = 2;
+	m.emu.ins_buf = ins_page;
+	for (i = 0; i < 6; i++)
+		m.seg[i] = (struct kvm_segment){ .limit = mode == REAL ? 0xffff : 0xffffffff, .present = 1, .s = 1,
+			.type = i == MKVM_CS && mode != REAL ? 11 : 3, .db = mode == PROT32, .g = mode != REAL };
+}
+
+static void put_code(u64 la, const void *code, unsigned int len)
+{
+	memcpy(ram_at(la, len), code, len);
+}
+
+static u64 code_la(void)
+{
+	return m.mode == LONG64 ? m.emu.rip : (u32)(m.emu.rip + m.seg[MKVM_CS].base);
+}
+
+/* Runs one instruction from its first byte: nothing known, an empty log. */
+static enum mkvm_emu_result run_once(void)
+{
+	m.emu.insn_len = 0;
+	m.nr = m.answered = m.fetches = m.segments = 0;
+	return mkvm_emulate(&m.emu);
+}
+
+#define RUN(...) ({								\
+	const u8 run_code[] = { __VA_ARGS__ };					\
+	put_code(code_la(), run_code, sizeof(run_code));			\
+	run_once(); })
+
+static u64 ram_get(u64 la, unsigned int size)
+{
+	u64 v = 0;
+
+	memcpy(&v, ram_at(la, size), size);
+	return v;
+}
+
+static void ram_put(u64 la, u64 v, unsigned int size)
+{
+	memcpy(ram_at(la, size), &v, size);
+}
+
+/* ---- Against Unicorn ---- */
+
+static struct unicorn {
+	uc_engine *uc;
+	unsigned int pio_nr;
+	u64 lo, hi;			/* what it wrote lies in here */
+} uc[3];
+
+static const int uc_regs[16] = {
+	UC_X86_REG_RAX, UC_X86_REG_RCX, UC_X86_REG_RDX, UC_X86_REG_RBX,
+	UC_X86_REG_RSP, UC_X86_REG_RBP, UC_X86_REG_RSI, UC_X86_REG_RDI,
+	UC_X86_REG_R8, UC_X86_REG_R9, UC_X86_REG_R10, UC_X86_REG_R11,
+	UC_X86_REG_R12, UC_X86_REG_R13, UC_X86_REG_R14, UC_X86_REG_R15,
+}, uc_regs32[8] = {
+	UC_X86_REG_EAX, UC_X86_REG_ECX, UC_X86_REG_EDX, UC_X86_REG_EBX,
+	UC_X86_REG_ESP, UC_X86_REG_EBP, UC_X86_REG_ESI, UC_X86_REG_EDI,
+}, uc_segs[6] = {
+	UC_X86_REG_ES, UC_X86_REG_CS, UC_X86_REG_SS, UC_X86_REG_DS, UC_X86_REG_FS, UC_X86_REG_GS,
+};
+
+static void widen(u64 *lo, u64 *hi, u64 la, u64 len)
+{
+	*lo = min(*lo, la);
+	*hi = max(*hi, la + len);
+}
+
+static void hook_write(uc_engine *e, uc_mem_type type, uint64_t addr, int size, int64_t value, void *data)
+{
+	struct unicorn *u = data;
+
+	widen(&u->lo, &u->hi, addr, size);
+}
+
+static uint32_t hook_in(uc_engine *e, uint32_t port, int size, void *data)
+{
+	struct unicorn *u = data;
+	u32 v = port_data(u->pio_nr++);
+
+	return size == 4 ? v : v & ((1u << 8 * size) - 1);
+}
+
+static void hook_out(uc_engine *e, uint32_t port, int size, uint32_t value, void *data)
+{
+}
+
+static bool unicorn_open(enum mode mode)
+{
+	static const uc_mode modes[] = { UC_MODE_16, UC_MODE_32, UC_MODE_64 };
+	struct unicorn *u = &uc[mode];
+	uc_hook h;
+
+	if (u->uc)
+		return true;
+	return uc_open(UC_ARCH_X86, modes[mode], &u->uc) == UC_ERR_OK &&
+	       uc_mem_map_ptr(u->uc, ram_base_of(mode), RAM_SIZE, UC_PROT_ALL, uc_ram) == UC_ERR_OK &&
+	       uc_hook_add(u->uc, &h, UC_HOOK_MEM_WRITE, hook_write, u, 1, 0) == UC_ERR_OK &&
+	       uc_hook_add(u->uc, &h, UC_HOOK_INSN, hook_in, u, 1, 0, UC_X86_INS_IN) == UC_ERR_OK &&
+	       uc_hook_add(u->uc, &h, UC_HOOK_INSN, hook_out, u, 1, 0, UC_X86_INS_OUT) == UC_ERR_OK;
+}
+
+static u64 gdt_entry(u32 base, unsigned int type)
+{
+	return 0x00cf900000000000ULL | (u64)type << 40 | 0xffff | (u64)(base & 0xffffff) << 16 |
+	       (u64)(base >> 24) << 56;
+}
+
+/* Random bases for the segments, the same on both sides. */
+static void random_segments(void)
+{
+	struct unicorn *u = &uc[m.mode];
+	u64 gdt = m.ram_base + RAM_SIZE - 0x1000;
+	uc_x86_mmr gdtr = { .base = gdt, .limit = 0xff };
+	unsigned int i;
+
+	if (m.mode == LONG64) {
+		m.seg[MKVM_FS].base = random_below(0x1000);
+		m.seg[MKVM_GS].base = -random_below(0x1000);
+		uc_reg_write(u->uc, UC_X86_REG_FS_BASE, &m.seg[MKVM_FS].base);
+		uc_reg_write(u->uc, UC_X86_REG_GS_BASE, &m.seg[MKVM_GS].base);
+		return;
+	}
+	for (i = 0; i < 6; i++) {
+		u32 sel = m.mode == REAL ? random_below(0x10000) : 8 * (i + 1);
+
+		m.seg[i].selector = sel;
+		if (m.mode == REAL)
+			m.seg[i].base = sel << 4;
+		else if (i != MKVM_CS)
+			m.seg[i].base = (u32)(random_below(0x2000) - 0x1000);
+		if (m.mode == PROT32) {
+			u64 e = gdt_entry(m.seg[i].base, m.seg[i].type);
+
+			memcpy(uc_ram + (gdt - m.ram_base) + sel, &e, 8);
+			memcpy(ram + (gdt - m.ram_base) + sel, &e, 8);
+		}
+	}
+	if (m.mode == PROT32)
+		uc_reg_write(u->uc, UC_X86_REG_GDTR, &gdtr);
+	for (i = 0; i < 6; i++) {
+		u64 sel = m.seg[i].selector;
+
+		uc_reg_write(u->uc, uc_segs[i], &sel);
+	}
+}
+
+static u64 random_register(void)
+{
+	u64 kind = random_below(100), window = m.ram_base + 0x40000 + random_below(0x80000);
+
+	if (m.mode == REAL)
+		return chance(70) ? random_below(0x10000) : (u32)ktap_random();
+	if (kind < 45)
+		return window;
+	if (kind < 70)
+		return random_below(0x100);
+	if (kind < 85)
+		return m.mode == LONG64 ? -random_below(0x100) : (u32)-random_below(0x100);
+	if (kind < 92 && m.mode == LONG64)
+		return window | ktap_random() << 32;
+	return m.mode == LONG64 ? ktap_random() : (u32)ktap_random();
+}
+
+/* Operations count apart when they are string instructions. */
+#define STRING_OP	64
+#define NR_OPS		(2 * STRING_OP)
+
+static unsigned int op_of(const struct mkvm_opcode *d)
+{
+	return d->op + (d->flags & STRING ? STRING_OP + d->dst * 4 + (d->src == SI) + 2 * (d->src == PORT) : 0);
+}
+
+/* Every opcode of which Unicorn can judge the results, groups by member. */
+static struct candidate {
+	bool two;			/* after 0F */
+	u8 byte;
+	int member;			/* -1: not of a group */
+	struct mkvm_opcode d;
+} candidate[1024];
+static unsigned int candidates;
+static bool known_op[NR_OPS];
+
+static void add_candidate(bool two, unsigned int byte, int member, struct mkvm_opcode d)
+{
+	/* F6 and F7 /1, the second TEST, Unicorn does not know */
+	if (d.op > OP_NONE && d.op <= OP_PUSH && !(member == 1 && d.op == OP_TEST)) {
+		known_op[op_of(&d)] = true;
+		candidate[candidates++] = (struct candidate){ two, byte, member, d };
+	}
+}
+
+static void find_candidates(void)
+{
+	unsigned int two, byte, i;
+
+	candidates = 0;
+	for (two = 0; two < 2; two++) {
+		for (byte = 0; byte < 256; byte++) {
+			struct mkvm_opcode d = two ? two_byte[byte] : one_byte[byte];
+
+			if (d.op == OP_GROUP) {
+				for (i = 0; i < 8; i++)
+					add_candidate(two, byte, i, groups[d.dst][i]);
+			} else {
+				add_candidate(two, byte, -1, d);
+			}
+		}
+	}
+}
+
+/* Each operation is as likely as the others. */
+static const struct candidate *random_candidate(void)
+{
+	const struct candidate *cand;
+	unsigned int op;
+
+	do {
+		op = random_below(NR_OPS);
+	} while (!known_op[op]);
+	do {
+		cand = &candidate[random_below(candidates)];
+		/* 63 is ARPL outside of 64-bit mode */
+	} while (op_of(&cand->d) != op || (!cand->two && m.mode != LONG64 && cand->byte == 0x63));
+	return cand;
+}
+
+/* Random prefixes, opcode and operands near RAM. */
+static void random_insn(u8 *p, const struct candidate *cand)
+{
+	static const u8 segs[] = { 0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65 };
+	bool string = cand->d.flags & STRING;
+	u8 sign = chance(50) ? 0 : 0xff;
+	unsigned int n = 0;
+
+	if (chance(25))
+		p[n++] = 0x66;
+	if (chance(m.mode == LONG64 ? 10 : 25))
+		p[n++] = 0x67;
+	if (chance(15))
+		p[n++] = segs[random_below(6)];
+	if (string ? chance(60) : chance(5))
+		p[n++] = 0xf2 | (ktap_random() & 1);
+	if (chance(5) && (cand->d.flags & RMW) == RMW && cand->d.dst == RM && cand->d.op != OP_NEG)	/* Unicorn: LOCK NEG sets other flags */
+		p[n++] = 0xf0;
+	if (m.mode == LONG64 && chance(60))	/* Unicorn takes REX.R in C7 and C6 for the opcode's */
+		p[n++] = 0x40 | (ktap_random() & ((cand->byte & 0xfe) == 0xc6 ? 11 : 15));
+	if (cand->two)
+		p[n++] = 0x0f;
+	p[n++] = cand->byte;
+	p[n] = random_below(0xc0);	/* operands in memory */
+	if (cand->member >= 0)
+		p[n] = (p[n] & 0xc7) | cand->member << 3;
+	p[n + 1] = ktap_random();
+	for (n += 2; n < 20; n += 4) {
+		p[n] = ktap_random();
+		p[n + 1] = ktap_random();
+		p[n + 2] = chance(90) ? sign : ktap_random();
+		p[n + 3] = sign;
+	}
+}
+
+static u64 undefined_flags(unsigned int op)
+{
+	switch (op) {
+	case OP_AND: case OP_OR: case OP_XOR: case OP_TEST:
+		return 0x10;
+	case OP_BT: case OP_BTS: case OP_BTR: case OP_BTC:
+		return ARITH & ~0x41ULL;
+	}
+	return 0;
+}
+
+/* Runs the instruction at la in Unicorn up to the byte behind it. */
+static uc_err unicorn_run(u64 la, u64 *regs, u64 *flags, u64 *rip, unsigned int len)
+{
+	struct unicorn *u = &uc[m.mode];
+	int n = m.mode == LONG64 ? 16 : 8, i;
+	const int *names = m.mode == LONG64 ? uc_regs : uc_regs32;
+	static const int ip[] = { UC_X86_REG_IP, UC_X86_REG_EIP, UC_X86_REG_RIP };
+	uc_err err;
+
+	for (i = 0; i < n; i++)
+		uc_reg_write(u->uc, names[i], &regs[i]);
+	uc_reg_write(u->uc, UC_X86_REG_EFLAGS, flags);
+	u->pio_nr = 0;
+	u->lo = ~0ULL;
+	u->hi = 0;
+	uc_ctl_remove_cache(u->uc, la, la + 32);
+	err = uc_emu_start(u->uc, la, la + len, 0, 0);
+	for (i = 0; i < n; i++) {
+		regs[i] = 0;
+		uc_reg_read(u->uc, names[i], &regs[i]);
+	}
+	*flags = 0;
+	*rip = 0;
+	uc_reg_read(u->uc, UC_X86_REG_EFLAGS, flags);
+	uc_reg_read(u->uc, ip[m.mode], rip);
+	return err;
+}
+
+static void print_case(const u8 *code, unsigned int len, const u64 *before)
+{
+	unsigned int i;
+
+	printf("# %s mode:", mode_name[m.mode]);
+	for (i = 0; i < len; i++)
+		printf(" %02x", code[i]);
+	for (i = 0; i < (m.mode == LONG64 ? 16 : 8); i++)
+		printf("%s%#llx", i ? " " : " regs ", (unsigned long long)before[i]);
+	printf("\n");
+}
+
+/* Memory must be the same wherever one of the two wrote. */
+static bool same_memory(struct unicorn *u)
+{
+	widen(&u->lo, &u->hi, m.lo, 0);
+	if (m.hi)
+		widen(&u->lo, &u->hi, m.hi, 0);
+	return u->hi <= u->lo || !memcmp(ram + (u->lo - m.ram_base), uc_ram + (u->lo - m.ram_base), u->hi - u->lo);
+}
+
+/* One random instruction: before, and what Unicorn makes of it. */
+struct trial {
+	u8 code[24];
+	u64 la;
+	u64 before[16];
+	u64 regs[16], flags, rip;
+	struct mkvm_emu c;		/* decoded */
+};
+
+static bool trial_make(struct trial *t)
+{
+	const struct candidate *cand = random_candidate();
+	bool string = cand->d.flags & STRING;
+	enum mkvm_emu_result res;
+	unsigned int i;
+
+	for (i = 0; i < 16; i++)
+		m.regs[i] = random_register();
+	random_insn(t->code, cand);
+	m.emu.rflags = t->flags = 2 | (ktap_random() & (ARITH | FLAG_DF));
+	t->la = code_la();
+	put_code(t->la, t->code, MKVM_MAX_INSN);
+	memcpy(uc_ram + (t->la - m.ram_base), t->code, MKVM_MAX_INSN);
+	m.emu.insn_len = 0;
+	res = mkvm_decode(&m.emu);
+	t->c = m.emu;
+	if (string)	/* a small count, whatever is above it */
+		m.regs[RCX] = random_below(20) | (m.regs[RCX] & ~size_mask(t->c.ad));
+	if (cand->d.op == OP_CMPXCHG && t->c.size == 4)	/* Unicorn clears RAX's upper half even on success */
+		m.regs[RAX] = (u32)m.regs[RAX];
+	memcpy(t->before, m.regs, sizeof(t->before));
+	memcpy(t->regs, m.regs, sizeof(t->regs));
+	m.pio_nr = 0;
+	m.lo = ~0ULL;
+	m.hi = 0;
+	return EXPECT_EQ(res, MKVM_EMU_DONE) && EXPECT_EQ(t->c.d.op, cand->d.op);
+}
+
+static bool trial_agrees(const struct trial *t, enum mkvm_emu_result res, uc_err err)
+{
+	u64 want = ARITH & ~undefined_flags(t->c.d.op);
+	unsigned int i;
+
+	if (res == MKVM_EMU_FAULT && err != UC_ERR_OK)	/* a page that is not there is there for neither */
+		return true;
+	if (res == MKVM_EMU_DONE && err == UC_ERR_OK && !memcmp(m.regs, t->regs, m.mode == LONG64 ? 128 : 64) &&
+	    (m.emu.rflags & want) == (t->flags & want) && m.emu.rip == t->rip && same_memory(&uc[m.mode]))
+		return true;
+	KTAP_FAIL("op %u: result %d, Unicorn %d; flags %#llx, %#llx; rip %#llx, %#llx", t->c.d.op, res, err,
+		  (unsigned long long)m.emu.rflags, (unsigned long long)t->flags,
+		  (unsigned long long)m.emu.rip, (unsigned long long)t->rip);
+	print_case(t->code, t->c.pos, t->before);
+	for (i = 0; i < 16; i++)
+		if (m.regs[i] != t->regs[i])
+			printf("# register %u: %#llx, Unicorn %#llx\n", i, (unsigned long long)m.regs[i],
+			       (unsigned long long)t->regs[i]);
+	return false;
+}
+
+/* One random instruction in both; counts it in done[op] when both ran it with memory. */
+static bool compare_one(unsigned int *done)
+{
+	struct trial t;
+	enum mkvm_emu_result res;
+	unsigned int steps = 0;
+	uc_err err = UC_ERR_EXCEPTION;
+	bool ok;
+
+	if (!trial_make(&t))
+		return false;
+	do {
+		res = run_once();
+	} while (res == MKVM_EMU_AGAIN && ++steps < 100);
+	if (m.lo < t.la + MKVM_MAX_INSN && m.hi > t.la) {	/* it changed itself: Unicorn runs the new bytes */
+		memcpy(ram, uc_ram, RAM_SIZE);
+		return true;
+	}
+	/* Unicorn checks no limits and aborts on some undefined forms: the other tests have them */
+	if (res != MKVM_EMU_FAULT || m.emu.fault.vector == 14)
+		err = unicorn_run(t.la, t.regs, &t.flags, &t.rip, t.c.pos);
+	ok = trial_agrees(&t, res, err);
+	if (!ok || res != MKVM_EMU_DONE)
+		memcpy(ram, uc_ram, RAM_SIZE);
+	else
+		done[op_of(&t.c.d)]++;
+	return ok;
+}
+
+static void compare_mode(enum mode mode, unsigned int rounds)
+{
+	unsigned int done[NR_OPS] = { 0 }, i, bad = 0;
+
+	ASSERT_TRUE(unicorn_open(mode));
+	find_candidates();
+	machine_init(mode);
+	for (i = 0; i < RAM_SIZE; i++)
+		ram[i] = ktap_random();
+	memcpy(uc_ram, ram, RAM_SIZE);
+	for (i = 0; i < rounds && bad < 10; i++) {
+		if (i % 500 == 0)
+			random_segments();
+		m.emu.rip = m.mode == REAL ? random_below(0xff00) : m.ram_base + 0x20000 + random_below(0x1000);
+		bad += !compare_one(done);
+	}
+	for (i = 0; i < NR_OPS; i++)
+		if (known_op[i] && !EXPECT_GE(done[i], rounds / 800))
+			printf("# operation %u: %u times with memory in %s mode\n", i, done[i], mode_name[mode]);
+}
+
+TEST(real_mode_instructions_do_what_unicorn_does)
+{
+	compare_mode(REAL, 20000);
+}
+
+TEST(protected_mode_instructions_do_what_unicorn_does)
+{
+	compare_mode(PROT32, 20000);
+}
+
+TEST(long_mode_instructions_do_what_unicorn_does)
+{
+	compare_mode(LONG64, 20000);
+}
+
+/* ---- Against Zydis ---- */
+
+static void zydis_open(ZydisDecoder *z, enum mode mode)
+{
+	static const ZydisMachineMode modes[] = {
+		ZYDIS_MACHINE_MODE_REAL_16, ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_MACHINE_MODE_LONG_64,
+	};
+	static const ZydisStackWidth widths[] = { ZYDIS_STACK_WIDTH_16, ZYDIS_STACK_WIDTH_32, ZYDIS_STACK_WIDTH_64 };
+
+	ZydisDecoderInit(z, modes[mode], widths[mode]);
+}
+
+/* INS, OUTS, MOV with an address behind the opcode, the other string instructions. */
+static bool memory_without_modrm(const ZydisDecodedInstruction *i)
+{
+	return i->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && ((i->opcode & 0xfc) == 0x6c ||
+	       ((i->opcode & 0xf0) == 0xa0 && (i->opcode & 0xfe) != 0xa8));
+}
+
+/* Must the emulator know this instruction? */
+static bool must_run(const ZydisDecodedInstruction *i)
+{
+	static const ZydisMnemonic known[] = {
+		ZYDIS_MNEMONIC_ADD, ZYDIS_MNEMONIC_OR, ZYDIS_MNEMONIC_ADC, ZYDIS_MNEMONIC_SBB, ZYDIS_MNEMONIC_AND,
+		ZYDIS_MNEMONIC_SUB, ZYDIS_MNEMONIC_XOR, ZYDIS_MNEMONIC_CMP, ZYDIS_MNEMONIC_TEST, ZYDIS_MNEMONIC_NOT,
+		ZYDIS_MNEMONIC_NEG, ZYDIS_MNEMONIC_INC, ZYDIS_MNEMONIC_DEC, ZYDIS_MNEMONIC_XADD,
+		ZYDIS_MNEMONIC_CMPXCHG, ZYDIS_MNEMONIC_XCHG, ZYDIS_MNEMONIC_PUSH, ZYDIS_MNEMONIC_BT,
+		ZYDIS_MNEMONIC_BTS, ZYDIS_MNEMONIC_BTR, ZYDIS_MNEMONIC_BTC, ZYDIS_MNEMONIC_MOVZX, ZYDIS_MNEMONIC_MOVSX,
+		ZYDIS_MNEMONIC_MOVSXD, ZYDIS_MNEMONIC_MOVNTI, ZYDIS_MNEMONIC_MOVSB,
+		ZYDIS_MNEMONIC_MOVSW, ZYDIS_MNEMONIC_MOVSQ, ZYDIS_MNEMONIC_STOSB, ZYDIS_MNEMONIC_STOSW,
+		ZYDIS_MNEMONIC_STOSD, ZYDIS_MNEMONIC_STOSQ, ZYDIS_MNEMONIC_LODSB, ZYDIS_MNEMONIC_LODSW,
+		ZYDIS_MNEMONIC_LODSD, ZYDIS_MNEMONIC_LODSQ, ZYDIS_MNEMONIC_CMPSB, ZYDIS_MNEMONIC_CMPSW,
+		ZYDIS_MNEMONIC_CMPSQ, ZYDIS_MNEMONIC_SCASB, ZYDIS_MNEMONIC_SCASW, ZYDIS_MNEMONIC_SCASD,
+		ZYDIS_MNEMONIC_SCASQ, ZYDIS_MNEMONIC_INSB, ZYDIS_MNEMONIC_INSW, ZYDIS_MNEMONIC_INSD,
+		ZYDIS_MNEMONIC_OUTSB, ZYDIS_MNEMONIC_OUTSW, ZYDIS_MNEMONIC_OUTSD,
+	};
+	unsigned int k;
+
+	if (i->mnemonic == ZYDIS_MNEMONIC_MOV && i->opcode_map == ZYDIS_OPCODE_MAP_0F)
+		return i->opcode > 0x20 && i->opcode < 0x24;	/* to control registers, debug registers */
+	if (i->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && i->opcode == 0x82)
+		return false;			/* 80 by another name */
+	if (i->attributes & ZYDIS_ATTRIB_HAS_MODRM ? i->raw.modrm.mod == 3 : !memory_without_modrm(i))
+		return false;
+	for (k = 0; k < sizeof(known) / sizeof(known[0]); k++)
+		if (i->mnemonic == known[k])
+			return true;
+	switch (i->mnemonic) {
+	case ZYDIS_MNEMONIC_MOV:	/* not those of segment registers */
+		return (i->opcode & 0xfd) != 0x8c;
+	case ZYDIS_MNEMONIC_MOVSD: case ZYDIS_MNEMONIC_CMPSD:
+		return i->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT;
+	default:
+		return false;
+	}
+}
+
+static const u8 intercepted[][3] = {	/* 0F first where it is one; the last byte random where 0 */
+	{ 0x0f, 0xa2 }, { 0xf4 }, { 0x0f, 0x32 }, { 0x0f, 0x30 }, { 0x0f, 0x08 }, { 0x0f, 0x09 }, { 0x0f, 0x01, 0xd1 },
+	{ 0x0f, 0x33 }, { 0x0f, 0x31 }, { 0x0f, 0x01, 0xf9 }, { 0x0f, 0x01, 0x38 }, { 0x0f, 0x01, 0x7c },
+	{ 0x0f, 0x01, 0xbd }, { 0xf3, 0x90 }, { 0x0f, 0x01, 0xd9 }, { 0x0f, 0x01, 0xc1 }, { 0x0f, 0x22 },
+	{ 0x0f, 0x01, 0x30 }, { 0x0f, 0x01, 0xf4 }, { 0x0f, 0x01, 0xc8 }, { 0x0f, 0x01, 0xc9 }, { 0x0f, 0xaa },
+};
+
+static void random_bytes(u8 *p, enum mode mode)
+{
+	static const u8 prefixes[] = { 0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3 };
+	unsigned int i, n = 0;
+
+	for (i = 0; i < MKVM_MAX_INSN; i++)
+		p[i] = ktap_random();
+	while (n < 10 && chance(40))
+		p[n++] = prefixes[random_below(sizeof(prefixes))];
+	if (mode == LONG64 && chance(40))
+		p[n++] = 0x40 | (ktap_random() & 15);
+	if (chance(40))
+		p[n++] = 0x0f;
+	if (chance(2)) {
+		p[n++] = 0x38;
+		p[n++] = 0xf0 | (ktap_random() & 1);
+	}
+}
+
+static void load_bytes(const u8 *p)
+{
+	memcpy(m.emu.insn, p, MKVM_MAX_INSN);
+	m.emu.insn_len = MKVM_MAX_INSN;
+}
+
+/* AMD's LOCK MOV CR0, which is CR8, Zydis does not know. */
+static bool locked_cr(const struct mkvm_emu *c)
+{
+	return c->prefix[LOCK] && c->d.op == OP_SET_CR;
+}
+
+/* With a prefix 66, F2 or F3 MOVNTI is undefined: the CPU refuses it, so the emulator need not. */
+static bool movnti(const struct mkvm_emu *c)
+{
+	const u8 *p = c->insn;
+
+	while (one_byte[*p].op == OP_PREFIX || (c->mode64 && (*p & 0xf0) == 0x40))
+		p++;
+	return p[0] == 0x0f && p[1] == 0xc3;
+}
+
+static void zydis_mode(enum mode mode, unsigned int rounds)
+{
+	ZydisDecodedInstruction i;
+	unsigned int n, ran = 0, refused = 0, undefs = 0;
+	u8 bytes[MKVM_MAX_INSN];
+	ZydisDecoder z;
+	enum mkvm_emu_result res;
+
+	zydis_open(&z, mode);
+	machine_init(mode);
+	for (n = 0; n < rounds && ktap_failures < 10; n++) {
+		bool good, ok = true;
+
+		random_bytes(bytes, mode);
+		load_bytes(bytes);
+		good = ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&z, NULL, bytes, MKVM_MAX_INSN, &i));
+		res = mkvm_decode(&m.emu);
+		if (locked_cr(&m.emu))
+			continue;
+		if (good && must_run(&i)) {
+			ok = EXPECT_EQ(res, MKVM_EMU_DONE) && EXPECT_FALSE(undefined(&m.emu)) &&
+			     EXPECT_EQ(m.emu.pos, i.length) && EXPECT_NE(m.emu.d.op, OP_LENGTH);
+			ran++;
+		} else if (good && !res && m.emu.d.op == OP_LENGTH) {
+			ok = EXPECT_EQ(m.emu.pos, i.length);
+		} else if (good) {
+			ok = EXPECT_EQ(res, MKVM_EMU_UNHANDLED);
+			refused++;
+		} else if (!res && m.emu.d.op != OP_LENGTH && !movnti(&m.emu)) {
+			ok = EXPECT_TRUE(undefined(&m.emu));
+			undefs++;
+		}
+		if (!ok) {
+			u64 none[16] = { 0 };
+
+			printf("# %s\n", good ? ZydisMnemonicGetString(i.mnemonic) : "(undefined)");
+			print_case(bytes, MKVM_MAX_INSN, none);
+		}
+	}
+	EXPECT_GT(ran, rounds / 10);
+	EXPECT_GT(refused, rounds / 20);
+	EXPECT_GT(undefs, rounds / 200);
+}
+
+TEST(zydis_knows_the_same_instructions_and_lengths_in_real_mode)
+{
+	zydis_mode(REAL, 300000);
+}
+
+TEST(zydis_knows_the_same_instructions_and_lengths_in_protected_mode)
+{
+	zydis_mode(PROT32, 300000);
+}
+
+TEST(zydis_knows_the_same_instructions_and_lengths_in_long_mode)
+{
+	zydis_mode(LONG64, 300000);
+}
+
+TEST(intercepted_instructions_have_zydis_length)
+{
+	ZydisDecodedInstruction i;
+	unsigned int n, mode, k, checked = 0;
+	u8 bytes[MKVM_MAX_INSN];
+	ZydisDecoder z;
+
+	for (mode = REAL; mode <= LONG64; mode++) {
+		zydis_open(&z, mode);
+		machine_init(mode);
+		for (n = 0; n < 200 * sizeof(intercepted) / 3; n++) {
+			const u8 *op = intercepted[n / 200];
+
+			for (k = 0; k < MKVM_MAX_INSN; k++)
+				bytes[k] = ktap_random();
+			k = 0;
+			if (chance(30))
+				bytes[k++] = 0x66;
+			if (chance(30))
+				bytes[k++] = 0x67;
+			if (chance(30) && mode == LONG64)
+				bytes[k++] = 0x48;
+			bytes[k++] = op[0];
+			if (op[1])
+				bytes[k++] = op[1];
+			if (op[1] && op[2])
+				bytes[k++] = op[2];
+			if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&z, NULL, bytes, MKVM_MAX_INSN, &i)))
+				continue;
+			load_bytes(bytes);
+			if (!EXPECT_EQ(mkvm_insn_length(&m.emu), i.length)) {
+				u64 none[16] = { 0 };
+
+				print_case(bytes, MKVM_MAX_INSN, none);
+			}
+			checked++;
+		}
+	}
+	EXPECT_GT(checked, 10000);
+}
+
+/* ---- Against the manuals ---- */
+
+/* One instruction of every kind that accesses memory or a port. */
+static const struct {
+	const char *name;
+	u8 code[10];
+	u8 accesses;
+} restarts[] = {
+	{ "mov eax, [rbx]", { 0x8b, 0x03 }, 1 },
+	{ "mov [rbx], eax", { 0x89, 0x03 }, 1 },
+	{ "add [rbx], ecx", { 0x01, 0x0b }, 2 },
+	{ "adc [rbx], 5", { 0x83, 0x13, 0x05 }, 2 },
+	{ "cmp [rbx], ecx", { 0x39, 0x0b }, 1 },
+	{ "xchg [rbx], ecx", { 0x87, 0x0b }, 2 },
+	{ "lock xadd [rbx], ecx", { 0xf0, 0x0f, 0xc1, 0x0b }, 2 },
+	{ "cmpxchg [rbx], ecx", { 0x0f, 0xb1, 0x0b }, 2 },
+	{ "btc [rbx], ecx", { 0x0f, 0xbb, 0x0b }, 2 },
+	{ "neg [rbx]", { 0xf7, 0x1b }, 2 },
+	{ "push [rbx]", { 0xff, 0x33 }, 2 },
+	{ "rep movsd", { 0xf3, 0xa5 }, 2 },
+	{ "stosd", { 0xab }, 1 },
+	{ "lodsd", { 0xad }, 1 },
+	{ "repe cmpsd", { 0xf3, 0xa7 }, 2 },
+	{ "repne scasd", { 0xf2, 0xaf }, 1 },
+	{ "rep insd", { 0xf3, 0x6d }, 2 },
+	{ "outsd", { 0x6f }, 2 },
+};
+
+static void restart_machine(unsigned int n)
+{
+	unsigned int i;
+
+	machine_init(LONG64);
+	for (i = 0; i < 16; i++)
+		m.regs[i] = 0x100 + i;
+	m.regs[RBX] = m.ram_base + 0x2000;
+	m.regs[RSP] = m.ram_base + 0x3000;
+	m.regs[RSI] = m.ram_base + 0x4000;
+	m.regs[RDI] = m.ram_base + 0x5000;
+	for (i = 0; i < 0x6000; i += 4)
+		ram_put(m.ram_base + i, 0x01020304 * (i + 1), 4);
+	put_code(m.emu.rip, restarts[n].code, sizeof(restarts[n].code));
+}
+
+TEST(an_exit_at_any_access_changes_nothing_and_the_replay_asks_the_same)
+{
+	struct machine before, whole;
+	static u8 ram_before[0x8000];
+	unsigned int n, at;
+
+	for (n = 0; n < sizeof(restarts) / sizeof(restarts[0]); n++) {
+		enum mkvm_emu_result end;
+		bool ok = true;
+
+		restart_machine(n);
+		end = run_once();
+		ok &= EXPECT_TRUE(end == MKVM_EMU_DONE || end == MKVM_EMU_AGAIN) && EXPECT_EQ(m.nr, restarts[n].accesses);
+		whole = m;
+		memcpy(ram_before, ram, sizeof(ram_before));
+
+		restart_machine(n);
+		for (at = 1; at <= restarts[n].accesses; at++) {
+			before = m;
+			m.nr = 0;
+			m.answered = at - 1;
+			m.exit_at = at;
+			ok &= EXPECT_EQ(mkvm_emulate(&m.emu), MKVM_EMU_EXIT);
+			ok &= EXPECT_FALSE(memcmp(m.regs, before.regs, sizeof(m.regs)));
+			ok &= EXPECT_EQ(m.emu.rip, before.emu.rip) && EXPECT_EQ(m.emu.rflags, before.emu.rflags);
+			ok &= EXPECT_EQ(m.fetches, 1) && EXPECT_FALSE(m.differs);
+			/* userspace answers: now the access is made, and the log has it */
+			m.nr = 0;
+			m.exit_at = at + 1;
+			if (at < restarts[n].accesses)
+				ok &= EXPECT_EQ(mkvm_emulate(&m.emu), MKVM_EMU_EXIT);
+		}
+		ok &= EXPECT_EQ(mkvm_emulate(&m.emu), end) && EXPECT_FALSE(m.differs);
+		ok &= EXPECT_FALSE(memcmp(m.regs, whole.regs, sizeof(m.regs))) && EXPECT_EQ(m.emu.rip, whole.emu.rip);
+		ok &= EXPECT_EQ(m.emu.rflags, whole.emu.rflags) && EXPECT_FALSE(memcmp(ram, ram_before, sizeof(ram_before)));
+		ok &= EXPECT_EQ(m.nr, restarts[n].accesses) && EXPECT_EQ(m.fetches, 1);
+		if (!ok)
+			printf("# %s\n", restarts[n].name);
+	}
+}
+
+TEST(a_failed_access_changes_no_register)
+{
+	unsigned int n;
+	struct machine before;
+
+	for (n = 0; n < sizeof(restarts) / sizeof(restarts[0]); n++) {
+		restart_machine(n);
+		m.regs[RBX] = m.regs[RDI] = 0x666000;	/* not RAM */
+		if (restarts[n].code[0] == 0xad || restarts[n].code[0] == 0x6f)
+			m.regs[RSI] = 0x666000;
+		before = m;
+		if (run_once() == MKVM_EMU_DONE)
+			continue;		/* no memory in it */
+		EXPECT_EQ(m.emu.fault.vector, 14);
+		EXPECT_EQ(m.emu.fault.cr2 & ~0xfffULL, 0x666000);	/* BTC: and a few bits on */
+		if (!EXPECT_FALSE(memcmp(m.regs, before.regs, sizeof(m.regs))) ||
+		    !EXPECT_EQ(m.emu.rip, before.emu.rip) || !EXPECT_EQ(m.emu.rflags, before.emu.rflags))
+			printf("# %s\n", restarts[n].name);
+	}
+}
+
+TEST(code_is_fetched_once_up_to_the_end_of_the_page_and_beyond_only_when_needed)
+{
+	machine_init(LONG64);
+	m.regs[RBX] = m.ram_base + 0x2000;
+	EXPECT_EQ(RUN(0x8b, 0x03), MKVM_EMU_DONE);
+	EXPECT_EQ(m.fetches, 1);
+	EXPECT_EQ(m.fetch_len[0], 15);
+	EXPECT_EQ(m.segments, 0);
+
+	m.emu.rip = m.ram_base + 0x1ffe;		/* ends with the page */
+	EXPECT_EQ(RUN(0x8b, 0x03), MKVM_EMU_DONE);
+	EXPECT_EQ(m.fetches, 1);
+	EXPECT_EQ(m.fetch_len[0], 2);
+	EXPECT_EQ(m.emu.insn_len, 2);
+
+	m.emu.rip = m.ram_base + 0x1fff;
+	EXPECT_EQ(RUN(0x8b, 0x03), MKVM_EMU_DONE);
+	EXPECT_EQ(m.fetches, 2);
+	EXPECT_EQ(m.fetch_len[0], 1);
+	EXPECT_EQ(m.fetch_la[1], m.ram_base + 0x2000);
+	EXPECT_EQ(m.fetch_len[1], 14);
+	EXPECT_EQ(m.emu.rip, m.ram_base + 0x2001);
+
+	m.emu.rip = m.ram_base + RAM_SIZE - 1;		/* the next page is not there */
+	ram_put(m.emu.rip, 0x8b, 1);
+	EXPECT_EQ(run_once(), MKVM_EMU_FAULT);
+	EXPECT_EQ(m.emu.fault.vector, 14);
+	EXPECT_EQ(m.emu.fault.cr2, m.ram_base + RAM_SIZE);
+	EXPECT_EQ(m.emu.insn_len, 1);
+}
+
+TEST(bytes_that_are_known_are_not_fetched)
+{
+	static const u8 code[] = { 0x8b, 0x43, 0x10 };
+
+	machine_init(LONG64);
+	m.regs[RBX] = m.ram_base + 0x2000;
+	memcpy(m.emu.insn, code, 3);
+	m.emu.insn_len = 3;
+	EXPECT_EQ(mkvm_emulate(&m.emu), MKVM_EMU_DONE);
+	EXPECT_EQ(m.fetches, 0);
+	machine_init(LONG64);
+	m.regs[RBX] = m.ram_base + 0x2000;
+	put_code(m.emu.rip, code, 3);
+	memcpy(m.emu.insn, code, 1);
+	m.emu.insn_len = 1;
+	EXPECT_EQ(mkvm_emulate(&m.emu), MKVM_EMU_DONE);
+	EXPECT_EQ(m.fetches, 1);
+	EXPECT_EQ(m.fetch_la[0], m.ram_base + 0x1001);
+	EXPECT_EQ(m.fetch_len[0], 14);
+}
+
+TEST(sixteen_bytes_are_too_many)
+{
+	machine_init(LONG64);
+	m.regs[RBX] = m.ram_base + 0x2000;
+	EXPECT_EQ(RUN(0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x8b, 0x03),
+		  MKVM_EMU_DONE);
+	EXPECT_EQ(m.emu.insn_len, 15);
+	EXPECT_EQ(RUN(0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x8b, 0x03),
+		  MKVM_EMU_FAULT);
+	EXPECT_EQ(m.emu.fault.vector, GP_VECTOR);
+	EXPECT_EQ(m.emu.fault.error, 0);
+	EXPECT_EQ(mkvm_insn_length(&m.emu), 0);
+}
+
+#define EXPECT_FAULT(vec, ...) do {						\
+	EXPECT_EQ(RUN(__VA_ARGS__), MKVM_EMU_FAULT);				\
+	EXPECT_EQ(m.emu.fault.vector, vec);					\
+	EXPECT_EQ(m.emu.fault.has_error, (vec) != UD_VECTOR && m.emu.mode.cr0);	\
+	EXPECT_EQ(m.emu.fault.error, 0); } while (0)
+
+TEST(segment_limits_are_the_last_byte)
+{
+	machine_init(PROT32);
+	m.seg[MKVM_DS].base = m.seg[MKVM_SS].base = m.ram_base;
+	m.seg[MKVM_DS].limit = m.seg[MKVM_SS].limit = 0x2fff;
+	m.regs[RBX] = m.regs[RBP] = 0x2ffc;
+	EXPECT_EQ(RUN(0x8b, 0x03), MKVM_EMU_DONE);	/* mov eax, [ebx] */
+	EXPECT_EQ(RUN(0x8b, 0x45, 0x00), MKVM_EMU_DONE);
+	m.regs[RBX] = m.regs[RBP] = 0x2ffd;
+	EXPECT_FAULT(GP_VECTOR, 0x8b, 0x03);
+	EXPECT_FAULT(SS_VECTOR, 0x8b, 0x45, 0x00);	/* mov eax, [ebp] */
+	EXPECT_FAULT(GP_VECTOR, 0x3e, 0x8b, 0x45, 0x00);
+	EXPECT_FAULT(SS_VECTOR, 0x36, 0x8b, 0x03);
+	m.regs[RBX] = 0xfffffffe;			/* around the end of the offsets */
+	m.seg[MKVM_DS].limit = 0xffffffff;
+	EXPECT_FAULT(GP_VECTOR, 0x8b, 0x03);
+}
+
+TEST(expand_down_segments_begin_above_the_limit)
+{
+	machine_init(PROT32);
+	m.seg[MKVM_DS].type = 7;
+	m.seg[MKVM_DS].limit = 0x2fff;
+	m.seg[MKVM_DS].base = m.ram_base;
+	m.regs[RBX] = 0x3000;
+	EXPECT_EQ(RUN(0x8b, 0x03), MKVM_EMU_DONE);
+	m.regs[RBX] = 0x2fff;
+	EXPECT_FAULT(GP_VECTOR, 0x8b, 0x03);
+	m.seg[MKVM_DS].db = 0;
+	m.regs[RBX] = 0xfffc;
+	EXPECT_EQ(RUN(0x8b, 0x03), MKVM_EMU_DONE);
+	m.regs[RBX] = 0xfffd;
+	EXPECT_FAULT(GP_VECTOR, 0x8b, 0x03);
+}
+
+TEST(segment_types_forbid_writes_and_reads)
+{
+	machine_init(PROT32);
+	m.regs[RBX] = m.ram_base + 0x2000;
+	m.seg[MKVM_DS].type = 1;			/* read-only */
+	EXPECT_EQ(RUN(0x8b, 0x03), MKVM_EMU_DONE);
+	EXPECT_FAULT(GP_VECTOR, 0x89, 0x03);
+	EXPECT_FAULT(GP_VECTOR, 0x01, 0x03);		/* the read of an ADD, too */
+	EXPECT_EQ(m.nr, 0);
+	EXPECT_FAULT(GP_VECTOR, 0x2e, 0x89, 0x03);	/* code */
+	EXPECT_EQ(RUN(0x2e, 0x8b, 0x03), MKVM_EMU_DONE);
+	m.seg[MKVM_CS].type = 9;			/* execute-only */
+	EXPECT_FAULT(GP_VECTOR, 0x2e, 0x8b, 0x03);
+	m.seg[MKVM_FS].unusable = 1;
+	EXPECT_FAULT(GP_VECTOR, 0x64, 0x8b, 0x03);
+	m.emu.rflags |= FLAG_VM;			/* virtual-8086 mode: no types */
+	m.emu.mode.cpl = 3;
+	EXPECT_EQ(RUN(0x89, 0x03), MKVM_EMU_DONE);
+}
+
+TEST(real_mode_faults_carry_no_error_code)
+{
+	machine_init(REAL);
+	m.regs[RBX] = 0xffff;
+	EXPECT_FAULT(GP_VECTOR, 0x8b, 0x07);		/* mov ax, [bx] */
+	EXPECT_EQ(RUN(0x8a, 0x07), MKVM_EMU_DONE);
+	m.regs[RBP] = 0xffff;
+	EXPECT_FAULT(SS_VECTOR, 0x8b, 0x46, 0x00);
+	m.emu.mode.cr0 = 1;
+	m.emu.rflags |= FLAG_VM;
+	EXPECT_FAULT(SS_VECTOR, 0x8b, 0x46, 0x00);
+}
+
+TEST(non_canonical_addresses_fault)
+{
+	machine_init(LONG64);
+	m.regs[RBX] = m.regs[RBP] = 0x7ffffffffffd;
+	EXPECT_FAULT(GP_VECTOR, 0x8b, 0x03);
+	EXPECT_FAULT(SS_VECTOR, 0x8b, 0x45, 0x00);
+	EXPECT_FAULT(SS_VECTOR, 0x3e, 0x8b, 0x45, 0x00);	/* DS means nothing */
+	EXPECT_FAULT(GP_VECTOR, 0x64, 0x3e, 0x8b, 0x45, 0x00);	/* nor does it undo FS */
+	m.regs[RBX] = 0xffff7fffffffffffULL;
+	EXPECT_FAULT(GP_VECTOR, 0x8b, 0x03);
+	EXPECT_FAULT(GP_VECTOR, 0x64, 0x8b, 0x03);
+	m.seg[MKVM_FS].base = m.ram_base + 0x2000 - m.regs[RBX];
+	EXPECT_EQ(RUN(0x64, 0x8b, 0x03), MKVM_EMU_DONE);
+	m.regs[RSP] = 0x800000000008;
+	m.regs[RBX] = m.ram_base + 0x2000;
+	EXPECT_FAULT(SS_VECTOR, 0xff, 0x33);		/* push [rbx] */
+	m.emu.rip = 0x800000000000;
+	EXPECT_EQ(run_once(), MKVM_EMU_FAULT);
+	EXPECT_EQ(m.emu.fault.vector, GP_VECTOR);
+}
+
+TEST(no_instruction_leaves_a_non_canonical_rip)
+{
+	static const u8 code[] = { 0x89, 0x03 };
+
+	machine_init(LONG64);
+	m.regs[RBX] = m.ram_base + 0x2000;
+	m.emu.rip = 0x7ffffffffffe;
+	memcpy(m.emu.insn, code, 2);
+	m.emu.insn_len = 2;
+	EXPECT_EQ(mkvm_emulate(&m.emu), MKVM_EMU_FAULT);
+	EXPECT_EQ(m.emu.fault.vector, GP_VECTOR);
+	EXPECT_EQ(m.emu.rip, 0x7ffffffffffe);
+	EXPECT_EQ(m.nr, 0);
+}
+
+TEST(code_beyond_the_limit_of_cs_faults_and_rip_wraps)
+{
+	machine_init(REAL);
+	m.emu.rip = 0xfffe;
+	EXPECT_EQ(RUN(0x88, 0x07), MKVM_EMU_DONE);	/* mov [bx], al */
+	EXPECT_EQ(m.emu.rip, 0);
+	m.emu.rip = 0xffff;
+	EXPECT_FAULT(GP_VECTOR, 0x88, 0x07);
+	EXPECT_EQ(m.fetches, 1);
+	EXPECT_EQ(m.fetch_len[0], 1);
+	machine_init(PROT32);
+	m.seg[MKVM_CS].base = m.ram_base;
+	m.seg[MKVM_CS].limit = 0x1fff;
+	m.emu.rip = 0x1ffe;
+	m.regs[RBX] = m.ram_base + 0x3000;
+	EXPECT_EQ(RUN(0x88, 0x03), MKVM_EMU_DONE);
+	EXPECT_EQ(m.emu.rip, 0x2000);
+	EXPECT_FAULT(GP_VECTOR, 0x88, 0x03);
+	m.seg[MKVM_CS].limit = 0x1803;			/* what is beyond is not even fetched */
+	m.emu.rip = 0x1802;
+	EXPECT_EQ(RUN(0x88, 0x03), MKVM_EMU_DONE);
+	EXPECT_EQ(m.fetches, 1);
+	EXPECT_EQ(m.fetch_len[0], 2);
+	m.seg[MKVM_CS].base = m.ram_base + 0x2000;	/* the last byte of 4 GiB of offsets */
+	m.seg[MKVM_CS].limit = 0xffffffff;
+	m.emu.rip = 0xfffffffe;
+	EXPECT_EQ(RUN(0x88, 0x03), MKVM_EMU_DONE);
+	EXPECT_EQ(m.emu.rip, 0);
+}
+
+TEST(completion_clears_rf_and_a_fault_does_not)
+{
+	machine_init(LONG64);
+	m.regs[RBX] = m.ram_base + 0x2000;
+	m.emu.rflags = 0x10002;
+	EXPECT_EQ(RUN(0x89, 0x03), MKVM_EMU_DONE);
+	EXPECT_EQ(m.emu.rflags, 2);
+	m.emu.rflags = 0x10002;
+	m.regs[RBX] = 0;
+	EXPECT_EQ(RUN(0x89, 0x03), MKVM_EMU_FAULT);
+	EXPECT_EQ(m.emu.rflags, 0x10002);
+}
+
+TEST(rep_counts_what_the_address_size_says)
+{
+	machine_init(PROT32);
+	m.regs[RDI] = m.ram_base + 0x2000;
+	m.regs[RCX] = 0;
+	EXPECT_EQ(RUN(0xf3, 0xaa), MKVM_EMU_DONE);	/* rep stosb, none */
+	EXPECT_EQ(m.nr, 0);
+	EXPECT_EQ(m.emu.rip, m.ram_base + 0x1002);
+	m.regs[RCX] = 0x10000;
+	m.emu.rip = m.ram_base + 0x1000;
+	EXPECT_EQ(RUN(0x67, 0xf3, 0xaa), MKVM_EMU_DONE);	/* CX is 0 */
+	EXPECT_EQ(m.nr, 0);
+	EXPECT_EQ(m.regs[RCX], 0x10000);
+	m.regs[RCX] = 2;
+	m.emu.rip = m.ram_base + 0x1000;
+	EXPECT_EQ(RUN(0xf3, 0xaa), MKVM_EMU_AGAIN);
+	EXPECT_EQ(m.emu.rip, m.ram_base + 0x1000);
+	EXPECT_EQ(m.regs[RCX], 1);
+	EXPECT_EQ(run_once(), MKVM_EMU_DONE);
+	EXPECT_EQ(m.regs[RCX], 0);
+	EXPECT_EQ(m.regs[RDI], m.ram_base + 0x2002);
+
+	machine_init(LONG64);
+	m.regs[RDI] = m.ram_base + 0x2000;
+	m.regs[RCX] = 0x500000000ULL;
+	EXPECT_EQ(RUN(0x67, 0xf3, 0xaa), MKVM_EMU_DONE);	/* ECX is 0 */
+	EXPECT_EQ(m.nr, 0);
+	m.emu.rip = m.ram_base + 0x1000;
+	m.regs[RCX] = 0x500000002ULL;
+	EXPECT_EQ(RUN(0x67, 0xf3, 0xaa), MKVM_EMU_AGAIN);
+	EXPECT_EQ(m.regs[RCX], 1);
+	m.regs[RCX] = 0x500000000ULL;
+	EXPECT_EQ(RUN(0xf3, 0xaa), MKVM_EMU_AGAIN);
+	EXPECT_EQ(m.regs[RCX], 0x4ffffffffULL);
+}
+
+TEST(rep_ins_reads_ahead_a_page_or_what_may_be_written)
+{
+	unsigned int i;
+
+	machine_init(LONG64);
+	m.regs[RDX] = 0x1f0;
+	m.regs[RDI] = m.ram_base + 0x2001;
+	m.regs[RCX] = 256;
+	EXPECT_EQ(RUN(0xf3, 0x66, 0x6d), MKVM_EMU_DONE);	/* rep insw */
+	EXPECT_EQ(m.pio_nr, 256);
+	EXPECT_EQ(m.nr, 2);
+	EXPECT_EQ(m.log[0].len, 512);
+	EXPECT_EQ(m.regs[RCX], 0);
+	EXPECT_EQ(m.regs[RDI], m.ram_base + 0x2201);
+	for (i = 0; i < 256; i++)
+		EXPECT_EQ(ram_get(m.ram_base + 0x2001 + 2 * i, 2), port_data(i) & 0xffff);
+
+	m.regs[RCX] = 5000;
+	m.emu.rip = m.ram_base + 0x1000;
+	EXPECT_EQ(run_once(), MKVM_EMU_AGAIN);
+	EXPECT_EQ(m.log[0].len, 4096);
+	m.probe_limit = m.regs[RDI] + 4095;
+	EXPECT_EQ(run_once(), MKVM_EMU_AGAIN);		/* one by one */
+	EXPECT_EQ(m.log[0].len, 2);
+	EXPECT_EQ(m.regs[RCX], 5000 - 2049);
+	m.probe_limit = ~0ULL;
+	EXPECT_EQ(run_once(), MKVM_EMU_AGAIN);
+	EXPECT_EQ(m.log[0].len, 4096);
+
+	m.emu.rflags |= FLAG_DF;
+	m.regs[RDI] = m.ram_base + 0x2000;
+	EXPECT_EQ(run_once(), MKVM_EMU_AGAIN);
+	EXPECT_EQ(m.log[0].len, 2);
+	EXPECT_EQ(m.regs[RDI], m.ram_base + 0x1ffe);
+}
+
+TEST(rep_ins_stops_at_the_end_of_offsets_and_segment)
+{
+	machine_init(PROT32);
+	m.seg[MKVM_ES].base = m.ram_base + 0x80;	/* DI wraps within a page */
+	m.regs[RDI] = 0xfffc;
+	m.regs[RCX] = 100;
+	EXPECT_EQ(RUN(0x67, 0xf3, 0x6c), MKVM_EMU_AGAIN);	/* rep insb */
+	EXPECT_EQ(m.log[0].len, 4);
+	EXPECT_EQ(m.regs[RDI], 0);
+	m.seg[MKVM_ES].limit = 0x1001;
+	m.regs[RDI] = 0x1000;
+	EXPECT_EQ(run_once(), MKVM_EMU_AGAIN);
+	EXPECT_EQ(run_once(), MKVM_EMU_AGAIN);
+	EXPECT_EQ(m.regs[RDI], 0x1002);
+	EXPECT_EQ(run_once(), MKVM_EMU_FAULT);
+	EXPECT_EQ(m.nr, 0);
+}
+
+TEST(ins_asks_whether_it_may_write_before_it_reads_the_port)
+{
+	machine_init(LONG64);
+	m.regs[RDI] = m.ram_base + 0x2000;
+	m.probe_limit = 0;
+	EXPECT_EQ(RUN(0x6c), MKVM_EMU_FAULT);
+	EXPECT_EQ(m.emu.fault.vector, 14);
+	EXPECT_EQ(m.pio_nr, 0);
+}
+
+TEST(ports_need_iopl_where_the_cpu_has_not_checked)
+{
+	machine_init(PROT32);
+	m.regs[RSI] = m.regs[RDI] = m.ram_base + 0x2000;
+	m.emu.mode.cpl = 3;
+	EXPECT_FAULT(GP_VECTOR, 0x6c);
+	EXPECT_FAULT(GP_VECTOR, 0x6e);
+	EXPECT_EQ(m.nr, 0);
+	m.emu.io_checked = true;
+	EXPECT_EQ(RUN(0x6c), MKVM_EMU_DONE);
+	m.emu.io_checked = false;
+	m.emu.rflags = 0x3002;			/* IOPL 3 */
+	EXPECT_EQ(RUN(0x6c), MKVM_EMU_DONE);
+	m.emu.rflags |= FLAG_VM;
+	EXPECT_FAULT(GP_VECTOR, 0x6c);
+	m.emu.rflags = 2;
+	m.emu.mode.cpl = 0;
+	EXPECT_EQ(RUN(0x6e), MKVM_EMU_DONE);
+	EXPECT_EQ(m.log[1].kind, 'o');
+}
+
+TEST(control_registers_by_number_width_and_privilege)
+{
+	machine_init(LONG64);
+	m.regs[RBX] = 7;
+	EXPECT_EQ(RUN(0x44, 0x0f, 0x22, 0xc3), MKVM_EMU_DONE);	/* mov cr8, rbx */
+	EXPECT_EQ(m.cr[8], 7);
+	m.regs[RBX] = 6;
+	EXPECT_EQ(RUN(0xf0, 0x0f, 0x22, 0xc3), MKVM_EMU_DONE);	/* lock mov cr0 is cr8 */
+	EXPECT_EQ(m.cr[8], 6);
+	m.regs[RBX] = ~0ULL;
+	EXPECT_EQ(RUN(0x0f, 0x22, 0xe3), MKVM_EMU_DONE);	/* mov cr4, rbx */
+	EXPECT_EQ(m.cr[4], ~0ULL);
+	EXPECT_EQ(RUN(0x0f, 0x22, 0x24), MKVM_EMU_DONE);	/* mod is not looked at */
+	EXPECT_EQ(m.emu.insn_len, 3);
+	EXPECT_FAULT(UD_VECTOR, 0x0f, 0x22, 0xcb);		/* cr1 */
+	EXPECT_FAULT(UD_VECTOR, 0x44, 0x0f, 0x22, 0xcb);	/* cr9 */
+	EXPECT_FAULT(UD_VECTOR, 0xf0, 0x0f, 0x22, 0xdb);	/* lock mov cr3 */
+	m.regs[RBX] = 0xbad;
+	EXPECT_FAULT(GP_VECTOR, 0x0f, 0x22, 0xe3);
+	m.emu.mode.cpl = 3;
+	m.regs[RBX] = 0;
+	EXPECT_FAULT(GP_VECTOR, 0x0f, 0x22, 0xc3);
+	machine_init(PROT32);
+	m.regs[RBX] = 0xffffffff00000001ULL;
+	EXPECT_EQ(RUN(0x0f, 0x22, 0xe3), MKVM_EMU_DONE);	/* 32 bits */
+	EXPECT_EQ(m.cr[4], 1);
+}
+
+TEST(undefined_forms_fault_and_unknown_ones_do_not)
+{
+	machine_init(LONG64);
+	m.regs[RBX] = m.ram_base + 0x2000;
+	EXPECT_FAULT(UD_VECTOR, 0xf0, 0x89, 0x03);		/* lock mov */
+	EXPECT_FAULT(UD_VECTOR, 0xf0, 0x03, 0x03);		/* lock add register, memory */
+	EXPECT_FAULT(UD_VECTOR, 0xf0, 0x39, 0x03);		/* lock cmp */
+	EXPECT_FAULT(UD_VECTOR, 0xf0, 0x0f, 0xa3, 0x03);	/* lock bt */
+	EXPECT_FAULT(UD_VECTOR, 0xf0, 0xaa);			/* lock stosb */
+	EXPECT_EQ(RUN(0xf0, 0x01, 0x03), MKVM_EMU_DONE);
+	EXPECT_EQ(RUN(0x01, 0xc3), MKVM_EMU_UNHANDLED);		/* add register: not in memory */
+	EXPECT_EQ(RUN(0x8e, 0xd8), MKVM_EMU_UNHANDLED);		/* mov ds, eax */
+	EXPECT_EQ(RUN(0xfe, 0x33), MKVM_EMU_UNHANDLED);		/* not push */
+	EXPECT_EQ(RUN(0x0f, 0xba, 0x13, 0x00), MKVM_EMU_UNHANDLED);
+	EXPECT_EQ(RUN(0xc5, 0xf8, 0x77), MKVM_EMU_UNHANDLED);	/* vzeroupper */
+	EXPECT_EQ(m.emu.insn_len, 15);				/* all bytes, for the one who is told */
+	EXPECT_EQ(RUN(0x0f, 0x11, 0x03), MKVM_EMU_UNHANDLED);	/* movups */
+	EXPECT_EQ(RUN(0x0f, 0xa2), MKVM_EMU_UNHANDLED);		/* cpuid: only its length */
+	EXPECT_EQ(m.emu.insn_len, 2);
+	EXPECT_EQ(m.nr, 0);
+	EXPECT_EQ(mkvm_insn_length(&m.emu), 2);
+	m.emu.insn[1] = 0x0b;
+	EXPECT_EQ(mkvm_insn_length(&m.emu), 0);
+}
+
+TEST(bit_offsets_wrap_with_the_address_size)
+{
+	machine_init(REAL);
+	m.regs[RBX] = 0xfff0;
+	m.regs[RAX] = 0x101;
+	EXPECT_EQ(RUN(0x0f, 0xab, 0x07), MKVM_EMU_DONE);	/* bts [bx], ax */
+	EXPECT_EQ(m.log[0].addr, 0x10);
+	EXPECT_EQ(m.log[0].kind, 'm');
+	EXPECT_EQ(m.log[1].addr, 0x10);
+	m.regs[RBX] = 0x2000;
+	m.regs[RAX] = 0xfff1;					/* bit -15 */
+	EXPECT_EQ(RUN(0x0f, 0xa3, 0x07), MKVM_EMU_DONE);	/* bt [bx], ax */
+	EXPECT_EQ(m.log[0].addr, 0x1ffe);
+	EXPECT_EQ(m.log[0].kind, 'r');
+}
+
+TEST(a_round_of_repe_cmps_leaves_its_flags)
+{
+	machine_init(LONG64);
+	m.regs[RSI] = m.regs[RDI] = m.ram_base + 0x2000;
+	m.regs[RCX] = 3;
+	m.emu.rflags = 0x10003;
+	EXPECT_EQ(RUN(0xf3, 0xa6), MKVM_EMU_AGAIN);
+	EXPECT_EQ(m.emu.rflags, 0x10046);			/* RF stays until the end */
+	m.regs[RDI]++;
+	ram_put(m.regs[RSI], 0x0201, 2);
+	EXPECT_EQ(run_once(), MKVM_EMU_DONE);
+	EXPECT_EQ(m.regs[RCX], 1);
+	EXPECT_EQ(m.emu.rflags & 0x10041, 1);
+}
+
+TEST(push_uses_as_much_of_the_stack_pointer_as_the_stack_segment_says)
+{
+	machine_init(PROT32);
+	m.seg[MKVM_SS].db = 0;					/* SP, not ESP */
+	m.seg[MKVM_SS].base = m.ram_base;
+	m.regs[RSP] = 0x50000;
+	m.regs[RBX] = m.ram_base + 0x2000;
+	EXPECT_EQ(RUN(0x66, 0xff, 0x33), MKVM_EMU_DONE);	/* push word [ebx] */
+	EXPECT_EQ(m.regs[RSP], 0x5fffe);
+	EXPECT_EQ(m.log[1].addr, m.ram_base + 0xfffe);
+}
+
+/* Whatever the bytes and registers are, a call ends, stays in bounds and keeps what it must. */
+TEST(garbage_is_harmless)
+{
+	unsigned int n, i, results[5] = { 0 };
+
+	for (n = 0; n < 1500000; n++) {
+		enum mkvm_emu_result res;
+		u64 rip;
+
+		if (n % 1000 == 0) {
+			machine_init(random_below(3));
+			m.emu.mode.cs_db = chance(50);
+			m.emu.mode.cs_l = chance(50);
+			m.emu.mode.cr0 = chance(80);
+			m.emu.mode.cpl = ktap_random() & 3;
+			m.emu.io_checked = chance(50);
+			for (i = 0; i < 6; i++) {
+				m.seg[i].type = ktap_random() & 15;
+				m.seg[i].db = chance(50);
+				m.seg[i].limit = ktap_random() >> (32 + random_below(16));
+			}
+		}
+		if (n % 4 == 0)
+			for (i = 0; i < 16; i++)
+				m.regs[i] = random_register();
+		random_bytes(m.emu.insn, m.mode);
+		m.emu.insn_len = chance(90) ? MKVM_MAX_INSN : random_below(MKVM_MAX_INSN + 1);
+		m.emu.rip = rip = m.ram_base + (ktap_random() & 0xffff);
+		m.emu.rflags = 2 | (ktap_random() & 0x37fd5);
+		m.nr = 0;
+		m.exit_at = chance(10) ? 1 + random_below(3) : ~0u;
+		res = mkvm_emulate(&m.emu);
+		results[res]++;
+		if (!EXPECT_LE(m.emu.insn_len, MKVM_MAX_INSN) || !EXPECT_LE(m.nr, 3) ||
+		    (res != MKVM_EMU_DONE && !EXPECT_EQ(m.emu.rip, rip)))
+			return;
+	}
+	for (i = 0; i < 5; i++)
+		EXPECT_GT(results[i], 300);
+}
+
+TEST_MAIN()

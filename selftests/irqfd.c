@@ -615,8 +615,10 @@ static volatile bool raise_on;
 
 static void *raise_fd(void *arg)
 {
-	while (raise_on)
+	for (u32 i = 0; raise_on; i++) {
 		signal_fd(*(int *)arg);
+		ktap_pace(i);
+	}
 	return NULL;
 }
 
@@ -674,6 +676,7 @@ static void *change_routes(void *arg)
 	for (u32 i = 0; raise_on; i++) {
 		route_msi(arg, GSI, 0x80 + i % 16);
 		route_pin(arg, GSI, i % 24);
+		ktap_pace(i);
 	}
 	return NULL;
 }

@@ -296,8 +296,10 @@ static void *raise_gsi(void *arg)
 {
 	struct vm *vm = arg;
 
-	while (raise_on)
+	for (u32 i = 0; raise_on; i++) {
 		vm_irq_line(vm, 50, 1);
+		ktap_pace(i);
+	}
 	return NULL;
 }
 

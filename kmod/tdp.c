@@ -135,6 +135,16 @@ void mkvm_tdp_zap_gfns(struct mkvm *vm, unsigned int as, u64 first, u64 end)
 	spin_unlock(&vm->mmu_lock);
 }
 
+/* The frame's leaf, or the absent entry where its walk ends; that entry's level. Context: mmu_lock. */
+static u64 *tdp_find(u64 *root, u64 gfn, int *level)
+{
+	u64 *entry = &root[tdp_index(gfn, TDP_LEVELS)];
+
+	for (*level = TDP_LEVELS; tdp_present(*entry) && !tdp_is_leaf(*entry, *level); (*level)--)
+		entry = &tdp_table(*entry)[tdp_index(gfn, *level - 1)];
+	return entry;
+}
+
 /*
  * mkvm_tdp_write_protect - 4 KiB leaves of the frames gfn + n, n a bit of mask, become read-only
  *
@@ -148,9 +158,7 @@ bool mkvm_tdp_write_protect(struct mkvm *vm, unsigned int as, u64 gfn, u64 mask)
 
 	for (; mask; mask &= mask - 1) {
 		frame = gfn + __ffs64(mask);
-		entry = &vm->tdp[as].root[tdp_index(frame, TDP_LEVELS)];
-		for (level = TDP_LEVELS; level > 1 && tdp_present(*entry) && !tdp_is_leaf(*entry, level); level--)
-			entry = &tdp_table(*entry)[tdp_index(frame, level - 1)];
+		entry = tdp_find(vm->tdp[as].root, frame, &level);
 		if (tdp_present(*entry) && (*entry & write)) {
 			clear_bit(__ffs64(write), (unsigned long *)entry);
 			flush = true;
@@ -386,10 +394,8 @@ static bool range_young(struct mkvm *vm, unsigned int as, u64 first, u64 end, bo
 	int l;
 
 	for (gfn = first; gfn < end; gfn = (gfn | (PAGES_PER(l) - 1)) + 1) {
-		u64 *entry = &vm->tdp[as].root[tdp_index(gfn, TDP_LEVELS)];
+		u64 *entry = tdp_find(vm->tdp[as].root, gfn, &l);
 
-		for (l = TDP_LEVELS; tdp_present(*entry) && !tdp_is_leaf(*entry, l); l--)
-			entry = &tdp_table(*entry)[tdp_index(gfn, l - 1)];
 		if (!tdp_present(*entry) || !(*entry & accessed))
 			continue;
 		young = true;

@@ -133,21 +133,6 @@ TEST(a_new_vcpu_is_in_its_reset_state)
 
 /* --- System registers --- */
 
-static void expect_same_segment(const struct kvm_segment *a,
-				const struct kvm_segment *b)
-{
-	EXPECT_EQ(a->base, b->base);
-	EXPECT_EQ(a->limit, b->limit);
-	EXPECT_EQ(a->selector, b->selector);
-	EXPECT_EQ(a->type, b->type);
-	EXPECT_EQ(a->present, b->present);
-	EXPECT_EQ(a->dpl, b->dpl);
-	EXPECT_EQ(a->db, b->db);
-	EXPECT_EQ(a->s, b->s);
-	EXPECT_EQ(a->l, b->l);
-	EXPECT_EQ(a->g, b->g);
-}
-
 static void expect_sregs_round_trip(struct vcpu *vcpu,
 				    const struct kvm_sregs *set)
 {
@@ -155,13 +140,13 @@ static void expect_sregs_round_trip(struct vcpu *vcpu,
 
 	vcpu_set_sregs(vcpu, set);
 	vcpu_get_sregs(vcpu, &got);
-	expect_same_segment(&set->cs, &got.cs);
-	expect_same_segment(&set->ds, &got.ds);
-	expect_same_segment(&set->es, &got.es);
-	expect_same_segment(&set->fs, &got.fs);
-	expect_same_segment(&set->gs, &got.gs);
-	expect_same_segment(&set->ss, &got.ss);
-	expect_same_segment(&set->tr, &got.tr);
+	expect_same_segment("cs", &set->cs, &got.cs);
+	expect_same_segment("ds", &set->ds, &got.ds);
+	expect_same_segment("es", &set->es, &got.es);
+	expect_same_segment("fs", &set->fs, &got.fs);
+	expect_same_segment("gs", &set->gs, &got.gs);
+	expect_same_segment("ss", &set->ss, &got.ss);
+	expect_same_segment("tr", &set->tr, &got.tr);
 	EXPECT_EQ(set->gdt.base, got.gdt.base);
 	EXPECT_EQ(set->gdt.limit, got.gdt.limit);
 	EXPECT_EQ(set->idt.base, got.idt.base);

@@ -101,7 +101,6 @@ void mkvm_queue_page_fault(struct mkvm_vcpu *vcpu, u64 cr2, u32 error)
 	mkvm_queue_exception(vcpu, X86_TRAP_PF, true, error);
 }
 
-
 /* ---- INIT and SIPI ---- */
 
 /*

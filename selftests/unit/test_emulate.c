@@ -481,7 +481,8 @@ static void random_insn(u8 *p, const struct candidate *cand)
 		p[n++] = segs[random_below(6)];
 	if (string ? chance(60) : chance(5))
 		p[n++] = 0xf2 | (ktap_random() & 1);
-	if (chance(5) && (cand->d.flags & RMW) == RMW && cand->d.dst == RM && cand->d.op != OP_NEG)	/* Unicorn: LOCK NEG sets other flags */
+	/* Unicorn: LOCK NEG sets other flags */
+	if (chance(5) && (cand->d.flags & RMW) == RMW && cand->d.dst == RM && cand->d.op != OP_NEG)
 		p[n++] = 0xf0;
 	if (m.mode == LONG64 && chance(60))	/* Unicorn takes REX.R in C7 and C6 for the opcode's */
 		p[n++] = 0x40 | (ktap_random() & ((cand->byte & 0xfe) == 0xc6 ? 11 : 15));
@@ -945,7 +946,8 @@ TEST(an_exit_at_any_access_changes_nothing_and_the_replay_asks_the_same)
 
 		restart_machine(n);
 		end = run_once();
-		ok &= EXPECT_TRUE(end == MKVM_EMU_DONE || end == MKVM_EMU_AGAIN) && EXPECT_EQ(m.nr, restarts[n].accesses);
+		ok &= EXPECT_TRUE(end == MKVM_EMU_DONE || end == MKVM_EMU_AGAIN) &&
+		      EXPECT_EQ(m.nr, restarts[n].accesses);
 		whole = m;
 		memcpy(ram_before, ram, sizeof(ram_before));
 
@@ -967,7 +969,8 @@ TEST(an_exit_at_any_access_changes_nothing_and_the_replay_asks_the_same)
 		}
 		ok &= EXPECT_EQ(mkvm_emulate(&m.emu), end) && EXPECT_FALSE(m.differs);
 		ok &= EXPECT_FALSE(memcmp(m.regs, whole.regs, sizeof(m.regs))) && EXPECT_EQ(m.emu.rip, whole.emu.rip);
-		ok &= EXPECT_EQ(m.emu.rflags, whole.emu.rflags) && EXPECT_FALSE(memcmp(ram, ram_before, sizeof(ram_before)));
+		ok &= EXPECT_EQ(m.emu.rflags, whole.emu.rflags) &&
+		      EXPECT_FALSE(memcmp(ram, ram_before, sizeof(ram_before)));
 		ok &= EXPECT_EQ(m.nr, restarts[n].accesses) && EXPECT_EQ(m.fetches, 1);
 		if (!ok)
 			printf("# %s\n", restarts[n].name);

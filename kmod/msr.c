@@ -163,6 +163,14 @@ static bool mtrr_valid(struct mkvm_vcpu *vcpu, u32 index, u64 val)
 	return true;
 }
 
+static int set_mtrr(struct mkvm_vcpu *vcpu, u32 index, u64 val)
+{
+	if (!mtrr_valid(vcpu, index, val))
+		return 1;
+	*mtrr_reg(&vcpu->mtrr, index) = val;
+	return 0;
+}
+
 static bool pat_valid(u64 val)
 {
 	int i;
@@ -265,6 +273,25 @@ static bool reads_zero(u32 index)
 	}
 }
 
+/* The register that reads as it was written, or NULL. */
+static u64 *plain_reg(struct mkvm_vcpu *vcpu, u32 index)
+{
+	switch (index) {
+	case MSR_IA32_TSC_ADJUST:
+		return &vcpu->tsc_adjust;
+	case MSR_TSC_AUX:
+		return &vcpu->tsc_aux;
+	case MSR_IA32_CR_PAT:
+		return &vcpu->pat;
+	case MSR_IA32_MISC_ENABLE:
+		return &vcpu->misc_enable;
+	case MSR_IA32_DEBUGCTLMSR:
+		return &vcpu->debugctl;
+	default:
+		return mtrr_reg(&vcpu->mtrr, index);
+	}
+}
+
 /*
  * mkvm_msr_get - read a register
  * @host: for userspace
@@ -274,14 +301,11 @@ static bool reads_zero(u32 index)
 int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host)
 {
 	struct mkvm_mode mode;
-	u64 *mtrr;
+	u64 *plain;
 
 	switch (index) {
 	case MSR_IA32_TSC:
 		*val = rdtsc() + vcpu->tsc_offset;
-		return 0;
-	case MSR_IA32_TSC_ADJUST:
-		*val = vcpu->tsc_adjust;
 		return 0;
 	case MSR_IA32_TSC_DEADLINE:
 		if (!vcpu->lapic)
@@ -295,18 +319,6 @@ int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host)
 		mkvm_hw->get_mode(vcpu, &mode);
 		*val = mode.efer;
 		return 0;
-	case MSR_TSC_AUX:
-		*val = vcpu->tsc_aux;
-		return 0;
-	case MSR_IA32_CR_PAT:
-		*val = vcpu->pat;
-		return 0;
-	case MSR_IA32_MISC_ENABLE:
-		*val = vcpu->misc_enable;
-		return 0;
-	case MSR_IA32_DEBUGCTLMSR:
-		*val = vcpu->debugctl;
-		return 0;
 	case MSR_IA32_SMBASE:
 		*val = vcpu->smbase;
 		return !host;		/* the guest has it in its state-save area */
@@ -319,9 +331,9 @@ int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host)
 	case APIC_BASE_MSR ... APIC_BASE_MSR + 0xff:
 		return vcpu->lapic ? mkvm_lapic_msr_read(vcpu->lapic, index, val) : 1;
 	}
-	mtrr = mtrr_reg(&vcpu->mtrr, index);
-	if (mtrr) {
-		*val = *mtrr;
+	plain = plain_reg(vcpu, index);
+	if (plain) {
+		*val = *plain;
 		return 0;
 	}
 	if (reads_zero(index)) {
@@ -341,8 +353,6 @@ int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host)
  */
 int mkvm_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host)
 {
-	u64 *mtrr;
-
 	switch (index) {
 	case MSR_IA32_TSC:
 		set_tsc(vcpu, val, host);
@@ -387,13 +397,8 @@ int mkvm_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host)
 	case APIC_BASE_MSR ... APIC_BASE_MSR + 0xff:
 		return vcpu->lapic ? mkvm_lapic_msr_write(vcpu->lapic, index, val) : 1;
 	}
-	mtrr = mtrr_reg(&vcpu->mtrr, index);
-	if (mtrr) {
-		if (!mtrr_valid(vcpu, index, val))
-			return 1;
-		*mtrr = val;
-		return 0;
-	}
+	if (mtrr_reg(&vcpu->mtrr, index))
+		return set_mtrr(vcpu, index, val);
 	/* firmware and kernels write back what they read; microcode updates are ignored */
 	if (reads_zero(index))
 		return val && !host && index != MSR_IA32_UCODE_REV && index != MSR_K7_HWCR ? 1 : 0;

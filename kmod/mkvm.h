@@ -150,7 +150,7 @@ struct mkvm {
 	u32 max_vcpu_ids;				/* (l) KVM_CAP_MAX_VCPU_ID: ids are below it */
 	u32 disabled_exits;				/* (c) once a vCPU exists: KVM_X86_DISABLE_EXITS_* */
 	bool exit_on_emulation_failure;			/* (l) KVM_CAP_EXIT_ON_EMULATION_FAILURE; READ_ONCE */
-	u32 user_msr_reasons;				/* (l) KVM_MSR_EXIT_REASON_* that userspace answers; READ_ONCE */
+	u32 user_msr_reasons;				/* (l) KVM_MSR_EXIT_REASON_* for userspace; READ_ONCE */
 	struct mkvm_msr_filter __rcu *msr_filter;	/* (r) NULL: allows all */
 	u32 nr_mmu_pages;				/* (l) KVM_SET_NR_MMU_PAGES: stored, not needed */
 	DECLARE_BITMAP(told, 512);			/* (a) mkvm_not_offered has told of these */
@@ -306,7 +306,7 @@ struct mkvm_vcpu {
 	u64 tsc_adjust;				/* (v) IA32_TSC_ADJUST */
 	u64 pat;				/* (v) */
 	u64 tsc_aux;				/* (v) */
-	u64 misc_enable, debugctl;		/* (v) */
+	u64 misc_enable, debugctl, power_ctl;	/* (v) */
 	u32 smbase;				/* (v) */
 	struct mkvm_mtrr mtrr;			/* (v) */
 	struct mkvm_mce mce;			/* (v) */

@@ -27,7 +27,7 @@ static const u32 msr_list[] = {
 	MSR_IA32_TSC, MSR_IA32_TSC_ADJUST, MSR_TSC_AUX,
 	MSR_IA32_SYSENTER_CS, MSR_IA32_SYSENTER_ESP, MSR_IA32_SYSENTER_EIP,
 	MSR_STAR, MSR_LSTAR, MSR_CSTAR, MSR_SYSCALL_MASK, MSR_KERNEL_GS_BASE,
-	MSR_IA32_CR_PAT, MSR_IA32_MISC_ENABLE, MSR_IA32_DEBUGCTLMSR,
+	MSR_IA32_CR_PAT, MSR_IA32_MISC_ENABLE, MSR_IA32_DEBUGCTLMSR, MSR_IA32_POWER_CTL,
 	MSR_MTRRdefType,
 	MSR_MTRRfix64K_00000, MSR_MTRRfix16K_80000, MSR_MTRRfix16K_A0000,
 	MSR_MTRRfix4K_C0000, MSR_MTRRfix4K_C8000, MSR_MTRRfix4K_D0000, MSR_MTRRfix4K_D8000,
@@ -115,6 +115,7 @@ void mkvm_msr_reset(struct mkvm_vcpu *vcpu)
 	vcpu->misc_enable = MSR_IA32_MISC_ENABLE_FAST_STRING;
 	vcpu->tsc_aux = 0;
 	vcpu->debugctl = 0;
+	vcpu->power_ctl = 0;
 	memset(&vcpu->mtrr, 0, sizeof(vcpu->mtrr));
 	mkvm_mce_reset(vcpu);
 }
@@ -285,6 +286,8 @@ static u64 *plain_reg(struct mkvm_vcpu *vcpu, u32 index)
 		return &vcpu->pat;
 	case MSR_IA32_MISC_ENABLE:
 		return &vcpu->misc_enable;
+	case MSR_IA32_POWER_CTL:
+		return &vcpu->power_ctl;
 	case MSR_IA32_DEBUGCTLMSR:
 		return &vcpu->debugctl;
 	default:
@@ -381,6 +384,9 @@ int mkvm_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host)
 		return mkvm_hw->set_msr(vcpu, index, val);
 	case MSR_IA32_MISC_ENABLE:
 		vcpu->misc_enable = val;
+		return 0;
+	case MSR_IA32_POWER_CTL:	/* how to save energy: kept for the guest, and left to the host */
+		vcpu->power_ctl = val;
 		return 0;
 	case MSR_IA32_DEBUGCTLMSR:
 		/* Neither branch traps nor last-branch records are offered: only what does nothing is taken. */

@@ -68,6 +68,7 @@ static const u32 capabilities[] = {
 	[KVM_CAP_IOEVENTFD_ANY_LENGTH] = 1,
 	[KVM_CAP_COALESCED_PIO] = 1,
 	[KVM_CAP_MMU_SHADOW_CACHE_CONTROL] = 1,
+	[KVM_CAP_IOAPIC_POLARITY_IGNORED] = 1,
 	[KVM_CAP_BINARY_STATS_FD] = 1,
 	[KVM_CAP_X86_MSR_FILTER] = 1,
 	[KVM_CAP_X86_USER_SPACE_MSR] = 1,
@@ -125,9 +126,11 @@ long mkvm_check_extension(unsigned long cap)
  */
 void mkvm_not_offered(struct mkvm *vm, bool cap, u32 number)
 {
+	const char *what = cap ? "KVM_ENABLE_CAP of capability" : "ioctl number";
+
 	if (!test_and_set_bit((cap ? 256 : 0) + min(number, 255u), vm->told))
-		pr_info_ratelimited("mkvm: %s[%d] asks for %s %u, which is not offered\n", current->comm,
-				    task_pid_nr(current), cap ? "KVM_ENABLE_CAP of capability" : "ioctl number", number);
+		pr_info_ratelimited("mkvm: %s[%d] asks for %s %u, which is not offered\n",
+				    current->comm, task_pid_nr(current), what, number);
 }
 
 void mkvm_vm_get(struct mkvm *vm)

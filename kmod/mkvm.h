@@ -13,8 +13,8 @@
  * Lock order, outermost first:
  *   vcpu->mutex, vm->lock, vm->slots_lock, mm's mmap_lock, vm->mmu_lock,
  *   irqchip locks (irqchip/irqchip.h).
- * vm->srcu is entered anywhere above mmu_lock; slots_lock waits for its grace
- * period, so nobody holds srcu when taking slots_lock. mmu_lock is a spinlock
+ * vm->srcu is entered anywhere above mmu_lock; who holds slots_lock or vm->lock may
+ * wait for its grace period, so nobody holds srcu when taking them. mmu_lock is a spinlock
  * taken with interrupts on. Nothing takes vm->lock while it holds irqchip
  * locks.
  *

@@ -139,6 +139,33 @@ TEST(a_filter_reaches_a_running_vcpu)
 	vcpu_wait_done(vcpu);
 }
 
+static void write_and_read_guest(u64 arg)
+{
+	for (u64 i = 0; i < arg; i++) {
+		wrmsr(MSR_KERNEL_GS_BASE, i);
+		GUEST_EQ(i, rdmsr(MSR_KERNEL_GS_BASE));
+	}
+}
+
+TEST(a_filter_that_comes_and_goes_takes_no_value_away)
+{
+	struct vm *vm = vm_create(VM_IRQCHIP);
+	struct vcpu *vcpus[2];
+	int changes = 0;
+
+	NEED_CAP(KVM_CAP_X86_MSR_FILTER);
+	for (int i = 0; i < 2; i++) {
+		vcpus[i] = vcpu_add(vm, write_and_read_guest, 3000);
+		vcpu_start(vcpus[i]);
+	}
+	do {
+		ASSERT_OK(set_filter(vm, 0, range(BOTH, MSR_FS_BASE, 1, changes++ & 1 ? all : none)));
+	} while (!__atomic_load_n(&vcpus[0]->done, __ATOMIC_ACQUIRE) ||
+		 !__atomic_load_n(&vcpus[1]->done, __ATOMIC_ACQUIRE));
+	vcpu_wait_done(vcpus[0]);
+	vcpu_wait_done(vcpus[1]);
+}
+
 static void read_once_guest(u64 arg)
 {
 	u64 value;

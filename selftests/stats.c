@@ -82,7 +82,8 @@ static void check_layout(int fd, const char *id)
 		EXPECT_LE(d->flags & KVM_STATS_BASE_MASK, KVM_STATS_BASE_MAX);
 		EXPECT_LT(0, d->size);
 		EXPECT_EQ(0, d->offset % 8);
-		end = stats.head.data_offset + d->offset + d->size * 8;
+		if (end < stats.head.data_offset + d->offset + d->size * 8)
+			end = stats.head.data_offset + d->offset + d->size * 8;
 	}
 	/* One read gives all of it, from the header on; nothing lies behind the last value. */
 	whole = calloc(1, end + 8);
@@ -155,7 +156,7 @@ TEST(halts_and_interrupts_are_counted)
 	stats = stats_open(vcpu->fd);
 	run_halting(vm, vcpu);
 	EXPECT_EQ(ROUNDS, counter(&stats, "halt_exits"));
-	EXPECT_EQ(ROUNDS, counter(&stats, "irq_injections"));
+	EXPECT_LE(ROUNDS, counter(&stats, "irq_injections"));	/* Linux KVM counts a repeated one again */
 	EXPECT_LE(counter(&stats, "halt_wakeup"), ROUNDS);
 }
 
@@ -172,7 +173,7 @@ TEST(a_halt_that_is_left_to_the_cpu_does_not_exit)
 	stats = stats_open(vcpu->fd);
 	run_halting(vm, vcpu);
 	EXPECT_EQ(0, counter(&stats, "halt_exits"));
-	EXPECT_EQ(ROUNDS, counter(&stats, "irq_injections"));
+	EXPECT_LE(ROUNDS, counter(&stats, "irq_injections"));	/* Linux KVM counts a repeated one again */
 }
 
 TEST(exits_are_disabled_before_there_are_vcpus_and_only_known_ones)

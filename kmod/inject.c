@@ -253,12 +253,15 @@ static void choose_event(struct mkvm_vcpu *vcpu)
 		atomic_long_andnot(nmi, (atomic_long_t *)&vcpu->pending);
 		mkvm_hw->set_nmi_masked(vcpu, true);
 		vcpu->event = (struct mkvm_event) { .type = MKVM_EV_NMI, .vector = X86_TRAP_NMI };
+		vcpu->stats[MKVM_STAT_NMI_INJECTIONS]++;
 		return;
 	}
 	if (interrupt_allowed(vcpu) && has_interrupt(vcpu)) {
 		vector = take_interrupt(vcpu);
-		if (vector >= 0)
-			vcpu->event = (struct mkvm_event) { .type = MKVM_EV_INTR, .vector = vector };
+		if (vector < 0)
+			return;
+		vcpu->event = (struct mkvm_event) { .type = MKVM_EV_INTR, .vector = vector };
+		vcpu->stats[MKVM_STAT_IRQ_INJECTIONS]++;
 	}
 }
 

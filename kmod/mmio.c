@@ -184,6 +184,7 @@ static enum mkvm_emu_result device_access(struct mkvm_vcpu *vcpu, u64 gpa, u64 *
 		return MKVM_EMU_DONE;
 	}
 	log->open = true;
+	vcpu->stats[MKVM_STAT_MMIO_EXITS]++;
 	run->exit_reason = KVM_EXIT_MMIO;
 	run->mmio.phys_addr = gpa;
 	run->mmio.len = len;
@@ -413,6 +414,7 @@ int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause)
 	unsigned int round = 0;
 	struct mkvm_emu *emu;
 
+	vcpu->stats[MKVM_STAT_INSN_EMULATION]++;
 	vcpu->cause = cause;
 	emu = emu_init(vcpu);
 	do {

@@ -748,6 +748,42 @@ TEST(cpuid2_round_trip_and_e2big)
 	EXPECT_ERRNO(E2BIG, ioctl(vcpu->fd, KVM_SET_CPUID2, &set));
 }
 
+static void cpuid_user_guest(u64 arg)
+{
+	u64 cr4;
+
+	(void)arg;
+	asm volatile("movq %%cr4, %0" : "=r"(cr4));
+	asm volatile("movq %0, %%cr4" :: "r"(cr4 | CR4_OSXSAVE));
+	stage(1);
+}
+
+TEST(cpuid_that_the_guest_has_seen_cannot_change)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_add(vm, cpuid_user_guest, 0);
+	static struct cpuid_list set, got;
+	u32 i;
+
+	default_cpuid(&set, 0);
+	vcpu_run_to_stage(vcpu, 1);
+	EXPECT_OK(ioctl(vcpu->fd, KVM_SET_CPUID2, &set));
+	for (i = 0; set.entries[i].function != 0x80000008; i++)
+		ASSERT_LT(i, set.nent);
+	set.entries[i].eax--;
+	EXPECT_ERRNO(EINVAL, ioctl(vcpu->fd, KVM_SET_CPUID2, &set));
+	set.entries[i].eax++;
+	set.nent--;
+	EXPECT_ERRNO(EINVAL, ioctl(vcpu->fd, KVM_SET_CPUID2, &set));
+	/* What mirrors other state may be as it was or as it is: here OSXSAVE. */
+	got.nent = 128;
+	ASSERT_OK(ioctl(vcpu->fd, KVM_GET_CPUID2, &got));
+	if (is_linux_kvm())
+		got.nent = set.nent + 1;	/* 6.1 does not tell the count */
+	ASSERT_EQ(set.nent + 1, got.nent);
+	EXPECT_OK(ioctl(vcpu->fd, KVM_SET_CPUID2, &got));
+}
+
 static void disabled_apic_cpuid(u64 arg)
 {
 	u32 regs[4];

@@ -744,6 +744,44 @@ TEST(an_mmio_instruction_that_cannot_be_emulated_is_an_internal_error)
 	}
 }
 
+/* Back to kernel mode, out of the guest. */
+static void on_user_ud(struct guest_frame *frame)
+{
+	frame->rip = (u64)guest_return;
+	frame->cs = SEL_CODE64;
+	frame->ss = SEL_DATA;
+	frame->rsp = (u64)guest_stacks[2];
+}
+
+static void user_fails_guest(u64 arg)
+{
+	(void)arg;
+	guest_handlers[VEC_UD] = on_user_ud;
+	*(u64 *)(guest_tss[0] + 4) = (u64)guest_stacks[3];
+	asm volatile("pushq %0; pushq %1; pushq $2; pushq %2; pushq $1f\n\t"
+		     "iretq\n\t"
+		     "1: fnsave (%3)"
+		     :: "r"((u64)SEL_USER_DATA), "r"((u64)guest_stacks[5]),
+		     "r"((u64)SEL_USER_CODE), "r"(MMIO_GPA) : "memory");
+}
+
+TEST(what_cannot_be_emulated_in_user_mode_is_ud_or_told_on_request)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_add(vm, user_fails_guest, 0);
+	struct kvm_regs regs;
+
+	NEED_CAP(KVM_CAP_EXIT_ON_EMULATION_FAILURE);
+	vcpu_run_to_done(vcpu);
+	EXPECT_ERRNO(EINVAL, vm_enable_cap(vm->fd, KVM_CAP_EXIT_ON_EMULATION_FAILURE, 2));
+	ASSERT_OK(vm_enable_cap(vm->fd, KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1));
+	vcpu_set_guest(vcpu, user_fails_guest, 0);
+	EXPECT_EQ(KVM_INTERNAL_ERROR_EMULATION,
+		  vcpu_run_to_exit(vcpu, KVM_EXIT_INTERNAL_ERROR)->internal.suberror);
+	vcpu_get_regs(vcpu, &regs);
+	EXPECT_EQ(0xdd, *(u8 *)regs.rip);
+}
+
 /* --- HLT and shutdown without an interrupt controller --- */
 
 static void halt_then_stage(u64 arg)

@@ -121,6 +121,9 @@ struct mkvm {
 	s64 tsc_offset;					/* (l) that vCPUs start with: guest TSC 0 at creation */
 	s64 clock_offset;				/* of KVM_GET_CLOCK to the host's boot time; READ_ONCE */
 	u64 identity_map_addr;				/* (l) accepted, not needed */
+
+	u32 nr;						/* (c) the VM's number, in traces */
+	struct mkvm_vm_ids ids;				/* provenance.c */
 };
 
 /* vm.c */
@@ -302,6 +305,7 @@ struct mkvm_vcpu {
 	u8 nr_tdp_pages;			/* (v) */
 	const struct mkvm_memslot *last_slot;	/* (v) valid while last_generation is current, under srcu */
 	u64 last_generation;			/* (v) */
+	struct mkvm_vcpu_ids ids;		/* provenance.c */
 };
 
 /* vcpu.c */

@@ -167,6 +167,7 @@ void mkvm_vm_put(struct mkvm *vm)
 static struct mkvm *vm_create(void)
 {
 	struct mkvm *vm = kvzalloc(sizeof(*vm), GFP_KERNEL_ACCOUNT);
+	static atomic_t last_nr;
 	int r;
 
 	if (!vm)
@@ -177,6 +178,7 @@ static struct mkvm *vm_create(void)
 	mutex_init(&vm->irq_lock);
 	spin_lock_init(&vm->mmu_lock);
 	mkvm_irqfd_init(vm);
+	vm->nr = atomic_inc_return(&last_nr);
 	vm->tsc_offset = -rdtsc();
 	vm->clock_offset = -ktime_get_boottime_ns();
 	r = alloc_slots(vm);

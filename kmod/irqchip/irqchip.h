@@ -39,6 +39,8 @@
 #include <linux/hrtimer.h>
 #include <linux/bitmap.h>
 
+#include "provenance.h"
+
 struct mkvm;
 struct mkvm_vcpu;
 struct mkvm_pic;
@@ -84,6 +86,7 @@ struct mkvm_irq {
 	bool logical;		/* destination mode */
 	bool level;		/* trigger mode */
 	bool assert;		/* level bit; INIT with level && !assert is a de-assert */
+	u32 id;			/* provenance.c; 0: nobody traces */
 };
 
 /* What is returned by everything that raises an interrupt (as KVM_IRQ_LINE_STATUS reports it). */

@@ -16,6 +16,7 @@
 #include <asm/msr.h>
 
 #include "svm.h"
+#include "../trace.h"
 #include "../compat.h"
 
 #define IOPM_ORDER	2	/* 12 KiB, rounded up */
@@ -332,6 +333,30 @@ static void new_asid(struct svm_vcpu *svm, struct svm_cpu *c, int cpu)
 	svm->vmcb->control.asid = c->next_asid++;
 }
 
+/* For traces. */
+static const char *svm_exit_name(u32 code)
+{
+	static const struct {
+		u32 code;
+		const char *name;
+	} names[] = { SVM_EXIT_REASONS };
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(names); i++)
+		if (names[i].code == code)
+			return names[i].name;
+	return "?";
+}
+
+static void trace_svm_exit(struct svm_vcpu *svm)
+{
+	const struct vmcb_control_area *c = &svm->vmcb->control;
+
+	svm->vcpu.ids.went_in = true;
+	trace_exit(&svm->vcpu, svm_exit_name(c->exit_code), c->exit_code, c->exit_info_1, c->exit_info_2,
+		   c->exit_int_info & SVM_EXITINTINFO_VALID ? c->exit_int_info : 0);
+}
+
 /* hw_ops enter. */
 static void svm_enter(struct mkvm_vcpu *vcpu)
 {
@@ -370,6 +395,8 @@ static void svm_enter(struct mkvm_vcpu *vcpu)
 	if (unlikely(new_cr8 != cr8))
 		mkvm_set_cr8(vcpu, new_cr8);
 	svm_event_after_exit(svm, moved);
+	if (mkvm_tracing())
+		trace_svm_exit(svm);
 	svm->step_trap = false;
 	if (unlikely(svm->stepping))
 		svm_end_step(svm, vmcb->control.exit_code);

@@ -124,6 +124,7 @@ struct mkvm {
 
 	u32 nr;						/* (c) the VM's number, in traces */
 	struct mkvm_vm_ids ids;				/* provenance.c */
+	struct dentry *debugfs;				/* (c) the VM's directory, an error or NULL */
 };
 
 /* vm.c */
@@ -371,6 +372,12 @@ int mkvm_exit_rsm(struct mkvm_vcpu *vcpu);
 int mkvm_set_guest_debug(struct mkvm_vcpu *vcpu, const struct kvm_guest_debug *dbg);
 bool mkvm_debug_takes(struct mkvm_vcpu *vcpu, u8 vector);
 int mkvm_exit_debug(struct mkvm_vcpu *vcpu, u8 vector, u64 dr6);
+
+/* debugfs.c */
+void mkvm_debugfs_setup(void);
+void mkvm_debugfs_teardown(void);
+void mkvm_debugfs_add(struct mkvm *vm);
+void mkvm_debugfs_remove(struct mkvm *vm);
 
 /* regs.c */
 extern u64 mkvm_host_xcr0;

@@ -137,6 +137,7 @@ static void vm_destroy(struct kref *ref)
 	struct mkvm_vcpu *vcpu;
 	int i;
 
+	mkvm_debugfs_remove(vm);
 	/* The PIT's timer and irqfds raise interrupts in everything below: they go first. */
 	mkvm_irqfd_destroy(vm);
 	mkvm_pit_destroy(vm);
@@ -195,6 +196,7 @@ static struct mkvm *vm_create(void)
 	if (r)
 		goto out_mm;
 	preempt_notifier_inc();
+	mkvm_debugfs_add(vm);
 	return vm;
 
 out_mm:

@@ -133,6 +133,7 @@ void mkvm_pit_acked(struct mkvm_pit *pit);
 /* routing.c */
 int mkvm_routing_create(struct mkvm *vm);	/* KVM's default table */
 void mkvm_routing_destroy(struct mkvm *vm);
+bool mkvm_routing_get(struct mkvm *vm, u32 gsi, unsigned int chip, struct kvm_irq_routing_entry *e);
 int mkvm_routing_set(struct mkvm *vm, const struct kvm_irq_routing_entry *entries, u32 nr, u32 flags);
 int mkvm_set_irq(struct mkvm *vm, enum mkvm_irq_source source, u32 gsi, int level);
 int mkvm_set_irq_by(struct mkvm *vm, const struct mkvm_routing *table, enum mkvm_irq_source source, u32 gsi, int level);

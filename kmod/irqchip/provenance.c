@@ -403,6 +403,18 @@ static const char *why_not_interrupt(struct mkvm_vcpu *vcpu, int vector, const c
 }
 
 /*
+ * mkvm_why_waiting - what holds back the interrupt that comes next
+ * @vector: which, -1: none waits; 256: whatever the PIC has
+ *
+ * Any context: a snapshot. Returns NULL if it goes in at the next entry.
+ */
+const char *mkvm_why_waiting(struct mkvm_vcpu *vcpu, int *vector)
+{
+	next_interrupt(vcpu, vector);
+	return why_not_interrupt(vcpu, *vector, why_not_deliver(vcpu));
+}
+
+/*
  * mkvm_trace_blocked - before an entry, and before a sleep: what waits
  * @irq, @nmi: a window is opened for it
  */

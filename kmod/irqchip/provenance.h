@@ -92,5 +92,6 @@ void mkvm_trace_inject(struct mkvm_vcpu *vcpu, bool again);
 void mkvm_trace_blocked(struct mkvm_vcpu *vcpu, bool irq, bool nmi);
 void mkvm_trace_eoi(struct mkvm_vcpu *vcpu, u8 vector);
 const char *mkvm_mp_state_name(u32 state);
+const char *mkvm_why_waiting(struct mkvm_vcpu *vcpu, int *vector);
 
 #endif

@@ -161,6 +161,36 @@ bool mkvm_gsi_has_pin(struct mkvm *vm, u32 gsi, unsigned int chip, unsigned int 
 	return ret;
 }
 
+/*
+ * mkvm_routing_get - what gsi leads to at chip (KVM_IRQCHIP_*; KVM_NR_IRQCHIPS: its MSI)
+ *
+ * Any context. Returns false if it leads nowhere there.
+ */
+bool mkvm_routing_get(struct mkvm *vm, u32 gsi, unsigned int chip, struct kvm_irq_routing_entry *e)
+{
+	const struct mkvm_routing *table;
+	struct route route = {};
+
+	rcu_read_lock();
+	table = rcu_dereference(vm->routing);
+	if (table && gsi < table->nr)
+		route = table->route[gsi];
+	rcu_read_unlock();
+	memset(e, 0, sizeof(*e));
+	e->gsi = gsi;
+	if (chip == KVM_NR_IRQCHIPS) {
+		e->type = KVM_IRQ_ROUTING_MSI;
+		e->u.msi.address_lo = route.address;
+		e->u.msi.address_hi = route.address >> 32;
+		e->u.msi.data = route.data;
+		return route.msi;
+	}
+	e->type = KVM_IRQ_ROUTING_IRQCHIP;
+	e->u.irqchip.irqchip = chip;
+	e->u.irqchip.pin = route.pin[chip] - 1;
+	return route.pin[chip];
+}
+
 /* An MSI route. All zero is what clients set before the guest has programmed the device. */
 static int route_add_msi(const struct mkvm *vm, struct route *route, const struct kvm_irq_routing_entry *e)
 {

@@ -333,19 +333,20 @@ static void new_asid(struct svm_vcpu *svm, struct svm_cpu *c, int cpu)
 	svm->vmcb->control.asid = c->next_asid++;
 }
 
-/* For traces. */
-static const char *svm_exit_name(u32 code)
+/* hw_ops last_exit. */
+static const char *svm_last_exit(struct mkvm_vcpu *vcpu)
 {
 	static const struct {
 		u32 code;
 		const char *name;
 	} names[] = { SVM_EXIT_REASONS };
+	u32 code = READ_ONCE(to_svm(vcpu)->vmcb->control.exit_code);
 	unsigned int i;
 
 	for (i = 0; i < ARRAY_SIZE(names); i++)
 		if (names[i].code == code)
 			return names[i].name;
-	return "?";
+	return "unknown";
 }
 
 static void trace_svm_exit(struct svm_vcpu *svm)
@@ -353,7 +354,7 @@ static void trace_svm_exit(struct svm_vcpu *svm)
 	const struct vmcb_control_area *c = &svm->vmcb->control;
 
 	svm->vcpu.ids.went_in = true;
-	trace_exit(&svm->vcpu, svm_exit_name(c->exit_code), c->exit_code, c->exit_info_1, c->exit_info_2,
+	trace_exit(&svm->vcpu, svm_last_exit(&svm->vcpu), c->exit_code, c->exit_info_1, c->exit_info_2,
 		   c->exit_int_info & SVM_EXITINTINFO_VALID ? c->exit_int_info : 0);
 }
 
@@ -619,6 +620,7 @@ const struct mkvm_hw_ops mkvm_svm_ops = {
 	.vcpu_put = svm_vcpu_put,
 	.enter = svm_enter,
 	.handle_exit = svm_handle_exit,
+	.last_exit = svm_last_exit,
 	.get_mode = svm_get_mode,
 	.get_segment = svm_get_segment,
 	.set_segment = svm_set_segment,

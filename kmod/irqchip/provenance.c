@@ -393,13 +393,13 @@ static u32 next_interrupt(struct mkvm_vcpu *vcpu, int *vector)
 
 static const char *why_not_interrupt(struct mkvm_vcpu *vcpu, int vector, const char *why)
 {
-	if (vector < 0 || why)
-		return vector < 0 ? NULL : why;
-	if (!(vcpu->rflags & X86_EFLAGS_IF))
-		return vcpu->in_smm ? "SMM" : "IF=0";
-	if (extint_waits(vcpu) || mkvm_lapic_pending(vcpu->lapic) >= 0)
+	if (vector < 0)
 		return NULL;
-	return (mkvm_lapic_get_tpr(vcpu->lapic) & 0xf0) >= (vector & 0xf0) ? "TPR" : "PPR";
+	if (!extint_waits(vcpu) && mkvm_lapic_pending(vcpu->lapic) < 0)
+		return (mkvm_lapic_get_tpr(vcpu->lapic) & 0xf0) >= (vector & 0xf0) ? "TPR" : "PPR";
+	if (why || (vcpu->rflags & X86_EFLAGS_IF))
+		return why;
+	return vcpu->in_smm ? "SMM" : "IF=0";
 }
 
 /*

@@ -47,6 +47,7 @@ struct mkvm_hw_ops {
 	void (*enter)(struct mkvm_vcpu *vcpu);
 	/* Interrupts and preemption on; 1: enter again, 0: to userspace, or -errno. */
 	int (*handle_exit)(struct mkvm_vcpu *vcpu);
+	const char *(*last_exit)(struct mkvm_vcpu *vcpu);	/* its name; any context */
 
 	/* State that only the vendor's control block holds. cr: 0, 2, 3, 4; dr: 6, 7. */
 	void (*get_mode)(struct mkvm_vcpu *vcpu, struct mkvm_mode *mode);

@@ -17,6 +17,7 @@
 #include <uapi/asm/debugreg.h>
 
 #include "hw_ops.h"
+#include "trace.h"
 
 /* Classes for double faults: AMD APM vol. 2, "#DF - Double-Fault Exception". */
 static bool is_contributory(u8 vector)
@@ -118,19 +119,31 @@ void mkvm_accept_init_sipi(struct mkvm_vcpu *vcpu)
 						      (atomic_long_t *)&vcpu->pending);
 	struct kvm_segment cs = { .limit = 0xffff, .type = 0xb, .present = 1, .s = 1 };
 
-	if (vcpu->in_smm)
+	u32 state;
+
+	if (vcpu->in_smm) {
+		if (bits & BIT(MKVM_PEND_SIPI))
+			mkvm_trace(consume, vcpu, MKVM_PEND_SIPI, bits, "in-SMM");
 		return;
-	if (bits & BIT(MKVM_PEND_INIT)) {
-		mkvm_vcpu_reset(vcpu, true);
-		WRITE_ONCE(vcpu->mp_state, vcpu->id == vcpu->vm->bsp_id ?
-			   KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_INIT_RECEIVED);
 	}
-	if (!(bits & BIT(MKVM_PEND_SIPI)) || vcpu->mp_state != KVM_MP_STATE_INIT_RECEIVED)
+	if (bits & BIT(MKVM_PEND_INIT)) {
+		mkvm_trace(consume, vcpu, MKVM_PEND_INIT, bits, "taken");
+		mkvm_vcpu_reset(vcpu, true);
+		state = vcpu->id == vcpu->vm->bsp_id ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_INIT_RECEIVED;
+		trace_mp_state(vcpu, mkvm_mp_state_name(state), "INIT");
+		WRITE_ONCE(vcpu->mp_state, state);
+	}
+	if (!(bits & BIT(MKVM_PEND_SIPI)))
+		return;
+	mkvm_trace(consume, vcpu, MKVM_PEND_SIPI, bits & ~init,
+		   vcpu->mp_state == KVM_MP_STATE_INIT_RECEIVED ? "taken" : "not-waiting");
+	if (vcpu->mp_state != KVM_MP_STATE_INIT_RECEIVED)
 		return;
 	cs.selector = READ_ONCE(vcpu->sipi_vector) << 8;
 	cs.base = cs.selector << 4;
 	mkvm_hw->set_segment(vcpu, MKVM_CS, &cs);
 	vcpu->rip = 0;
+	trace_mp_state(vcpu, "RUNNABLE", "SIPI");
 	WRITE_ONCE(vcpu->mp_state, KVM_MP_STATE_RUNNABLE);
 }
 
@@ -159,10 +172,13 @@ static int take_interrupt(struct mkvm_vcpu *vcpu)
 	int vector;
 
 	if (has_extint(vcpu)) {
-		if (!vcpu->user_pic)
-			return mkvm_pic_ack(vcpu->vm->pic);
-		vector = vcpu->user_vector;
-		vcpu->user_vector = -1;
+		if (!vcpu->user_pic) {
+			vector = mkvm_pic_ack(vcpu->vm->pic);
+		} else {
+			vector = vcpu->user_vector;
+			vcpu->user_vector = -1;
+		}
+		mkvm_trace(took_extint, vcpu);
 		return vector;
 	}
 	vector = vcpu->lapic ? mkvm_lapic_pending(vcpu->lapic) : -1;
@@ -250,6 +266,7 @@ static void choose_event(struct mkvm_vcpu *vcpu)
 		return;
 	}
 	if ((READ_ONCE(vcpu->pending) & BIT(MKVM_PEND_NMI)) && nmi_allowed(vcpu)) {
+		mkvm_trace(consume, vcpu, MKVM_PEND_NMI, READ_ONCE(vcpu->pending), "taken");
 		atomic_long_andnot(nmi, (atomic_long_t *)&vcpu->pending);
 		mkvm_hw->set_nmi_masked(vcpu, true);
 		vcpu->event = (struct mkvm_event) { .type = MKVM_EV_NMI, .vector = X86_TRAP_NMI };
@@ -273,13 +290,14 @@ static void choose_event(struct mkvm_vcpu *vcpu)
  */
 void mkvm_events_inject(struct mkvm_vcpu *vcpu)
 {
+	bool irq, nmi, again = vcpu->event.type != MKVM_EV_NONE;
 	unsigned long pending;
-	bool irq, nmi;
 
 	clear_bit(MKVM_PEND_EVENT, &vcpu->pending);
 	smp_mb__after_atomic();		/* before IRR is read: a later interrupt sets the bit again */
-	if (vcpu->event.type == MKVM_EV_NONE)
+	if (!again)
 		choose_event(vcpu);
+	mkvm_trace(inject, vcpu, again);
 	mkvm_hw->inject(vcpu, &vcpu->event);
 
 	pending = READ_ONCE(vcpu->pending);
@@ -296,17 +314,26 @@ void mkvm_events_inject(struct mkvm_vcpu *vcpu)
 			   vcpu->event.type != MKVM_EV_NONE;
 	irq = has_interrupt(vcpu) ||
 	      (vcpu->user_pic && READ_ONCE(vcpu->run->request_interrupt_window) && accepts_extint(vcpu));
-	mkvm_hw->open_window(vcpu, irq && !irqs_blocked(vcpu), nmi);
+	irq = irq && !irqs_blocked(vcpu);
+	mkvm_trace(blocked, vcpu, irq, nmi);
+	mkvm_hw->open_window(vcpu, irq, nmi);
 }
 
 /* ---- KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS ---- */
 
+/* The bits of the pending word that userspace's copy tells of. */
+static unsigned long events_told(const struct kvm_vcpu_events *ev)
+{
+	return (ev->nmi.pending ? BIT(MKVM_PEND_NMI) : 0) | (ev->smi.pending ? BIT(MKVM_PEND_SMI) : 0) |
+	       (ev->smi.latched_init ? BIT(MKVM_PEND_INIT) : 0);
+}
+
 /* Userspace has this copy: what it tells of loses its "unseen" mark, so that a later SET may remove it. */
 void mkvm_events_seen(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev)
 {
-	unsigned long seen = (ev->nmi.pending ? BIT(MKVM_PEND_NMI) : 0) | (ev->smi.pending ? BIT(MKVM_PEND_SMI) : 0) |
-			     (ev->smi.latched_init ? BIT(MKVM_PEND_INIT) : 0);
+	unsigned long seen = events_told(ev);
 
+	trace_events_get(vcpu, seen, 0, 0);
 	atomic_long_andnot(seen << MKVM_PEND_UNSEEN, (atomic_long_t *)&vcpu->pending);
 }
 
@@ -354,13 +381,21 @@ static void set_pending(struct mkvm_vcpu *vcpu, enum mkvm_pending bit, bool set)
 	unsigned long old = READ_ONCE(vcpu->pending), new;
 
 	do {
-		if (set)
+		if (set) {
 			new = old | BIT(bit);
-		else if (old & BIT(bit + MKVM_PEND_UNSEEN))
+		} else if (old & BIT(bit + MKVM_PEND_UNSEEN)) {
+			vcpu->ids.refused |= BIT(bit);
 			return;
-		else
+		} else {
 			new = old & ~BIT(bit);
+		}
 	} while (!try_cmpxchg(&vcpu->pending, &old, new));
+	if (~old & new & BIT(bit)) {
+		mkvm_trace(raise_post, vcpu, bit, "set_events");
+		mkvm_trace(pend, vcpu, bit, old, new, "set-events");
+	} else if (old & ~new & BIT(bit)) {
+		mkvm_trace(consume, vcpu, bit, old, "set-events");
+	}
 }
 
 /* Without its flag exception.pending was padding once: it is not looked at. */
@@ -403,8 +438,13 @@ int mkvm_events_set(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev)
 		.has_error = ev->exception.has_error_code, .error = ev->exception.error_code,
 	};
 
-	if (!events_valid(vcpu, ev))
+	if (!events_valid(vcpu, ev)) {
+		trace_events_set(vcpu, events_told(ev), 0, -EINVAL);
 		return -EINVAL;
+	}
+	if (ev->nmi.injected || (ev->interrupt.injected && !ev->interrupt.soft))
+		mkvm_trace(restore_event, vcpu, ev->nmi.injected ? X86_TRAP_NMI : ev->interrupt.nr);
+	vcpu->ids.refused = 0;
 	vcpu->exception.type = MKVM_EV_NONE;
 	vcpu->event.type = MKVM_EV_NONE;
 	if (!vcpu->lapic)
@@ -438,6 +478,7 @@ int mkvm_events_set(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev)
 		if (vcpu->lapic)
 			set_pending(vcpu, MKVM_PEND_INIT, ev->smi.latched_init);
 	}
+	trace_events_set(vcpu, events_told(ev), vcpu->ids.refused, 0);
 	set_bit(MKVM_PEND_EVENT, &vcpu->pending);
 	return 0;
 }

@@ -140,6 +140,7 @@ static int __init mkvm_init(void)
 	mkvm_syscore_register(&syscore);
 	register_reboot_notifier(&reboot_notifier);
 
+	mkvm_debugfs_setup();
 	mkvm_device.name = devname;
 	r = misc_register(&mkvm_device);
 	if (r) {
@@ -151,6 +152,7 @@ static int __init mkvm_init(void)
 	return 0;
 
 out_cpus:
+	mkvm_debugfs_teardown();
 	unregister_reboot_notifier(&reboot_notifier);
 	mkvm_syscore_unregister(&syscore);
 	cpuhp_remove_state(cpuhp_state);
@@ -162,6 +164,7 @@ out_setup:
 static void __exit mkvm_exit(void)
 {
 	misc_deregister(&mkvm_device);
+	mkvm_debugfs_teardown();
 	unregister_reboot_notifier(&reboot_notifier);
 	mkvm_syscore_unregister(&syscore);
 	cpuhp_remove_state(cpuhp_state);

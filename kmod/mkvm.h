@@ -158,6 +158,10 @@ struct mkvm {
 	s64 tsc_offset;					/* (l) that vCPUs start with: guest TSC 0 at creation */
 	s64 clock_offset;				/* of KVM_GET_CLOCK to the host's boot time; READ_ONCE */
 	u64 identity_map_addr;				/* (l) accepted, not needed */
+
+	u32 nr;						/* (c) the VM's number, in traces */
+	struct mkvm_vm_ids ids;				/* provenance.c */
+	struct dentry *debugfs;				/* (c) the VM's directory, an error or NULL */
 };
 
 /* vm.c */
@@ -343,6 +347,7 @@ struct mkvm_vcpu {
 	u8 nr_tdp_pages;			/* (v) */
 	const struct mkvm_memslot *last_slot;	/* (v) valid while last_generation is current, under srcu */
 	u64 last_generation;			/* (v) */
+	struct mkvm_vcpu_ids ids;		/* provenance.c */
 };
 
 /* vcpu.c */
@@ -408,6 +413,12 @@ int mkvm_exit_rsm(struct mkvm_vcpu *vcpu);
 int mkvm_set_guest_debug(struct mkvm_vcpu *vcpu, const struct kvm_guest_debug *dbg);
 bool mkvm_debug_takes(struct mkvm_vcpu *vcpu, u8 vector);
 int mkvm_exit_debug(struct mkvm_vcpu *vcpu, u8 vector, u64 dr6);
+
+/* debugfs.c */
+void mkvm_debugfs_setup(void);
+void mkvm_debugfs_teardown(void);
+void mkvm_debugfs_add(struct mkvm *vm);
+void mkvm_debugfs_remove(struct mkvm *vm);
 
 /* regs.c */
 extern u64 mkvm_host_xcr0;

@@ -15,6 +15,7 @@
 #include <linux/uaccess.h>
 
 #include "hw_ops.h"
+#include "trace.h"
 
 #define PTE_P	BIT_ULL(0)
 #define PTE_W	BIT_ULL(1)
@@ -180,9 +181,11 @@ static enum mkvm_emu_result device_access(struct mkvm_vcpu *vcpu, u64 gpa, u64 *
 	}
 	log->nr++;
 	if (mkvm_kernel_mmio(vcpu, gpa, len, write, val)) {
+		trace_mmio(vcpu, gpa, len, write, *val, "kernel");
 		log->data[n] = *val;
 		return MKVM_EMU_DONE;
 	}
+	trace_mmio(vcpu, gpa, len, write, *val, "user");
 	log->open = true;
 	vcpu->stats[MKVM_STAT_MMIO_EXITS]++;
 	run->exit_reason = KVM_EXIT_MMIO;
@@ -306,6 +309,7 @@ enum mkvm_emu_result mkvm_emu_pio(struct mkvm_emu *emu, u16 port, unsigned int s
 		memcpy(&val, out, size);
 	for (i = 0; i < count && mkvm_kernel_pio(vcpu, port, size, !out, &val); i++)
 		memcpy(emu->ins_buf + i * size, &val, size);
+	trace_pio(vcpu, port, size, out, val, i ? "kernel" : "user");
 	vcpu->pio.done = true;		/* a port is a kernel device's or not, so that is all of them or none */
 	if (i)
 		return MKVM_EMU_DONE;

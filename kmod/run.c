@@ -24,6 +24,7 @@
 #include "hw_ops.h"
 #include "compat.h"
 #include "testpoint.h"
+#include "trace.h"
 
 /* The bits of the pending word that ask for work before an entry. */
 #define PEND_WORK (BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_SIPI) | BIT(MKVM_PEND_NMI) | \
@@ -128,6 +129,7 @@ int mkvm_halt(struct mkvm_vcpu *vcpu)
 	}
 	vcpu->stats[MKVM_STAT_HALT_EXITS]++;
 	mkvm_test_point(MKVM_POINT_HLT);
+	trace_mp_state(vcpu, "HALTED", "HLT");
 	WRITE_ONCE(vcpu->mp_state, KVM_MP_STATE_HALTED);
 	return 1;
 }
@@ -241,10 +243,12 @@ int mkvm_exit_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size, bool in)
 
 	vcpu->stats[MKVM_STAT_IO_EXITS]++;
 	if (mkvm_kernel_pio(vcpu, port, size, in, &val)) {
+		trace_pio(vcpu, port, size, !in, val, "kernel");
 		if (in)
 			pio_in_done(vcpu, size, val);
 		return mkvm_skip_instruction(vcpu);
 	}
+	trace_pio(vcpu, port, size, !in, val, "user");
 	run->exit_reason = KVM_EXIT_IO;
 	run->io.direction = in ? KVM_EXIT_IO_IN : KVM_EXIT_IO_OUT;
 	run->io.size = size;
@@ -266,6 +270,7 @@ static int tdp_fault_locked(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fe
 {
 	int r;
 
+	trace_page_fault(vcpu, gpa, 0, write, 0, fetch ? "fetch" : "data");
 	if (!vcpu->lapic || !mkvm_lapic_mmio_match(vcpu->lapic, gpa)) {
 		r = mkvm_tdp_fault(vcpu, gpa, write);
 		if (r == MKVM_FAULT_MAPPED)
@@ -352,6 +357,7 @@ static void enter_guest_irqoff(struct mkvm_vcpu *vcpu)
 	if (unlikely(vcpu->exit_soon))
 		smp_send_reschedule(smp_processor_id());
 	vcpu->has_run = true;
+	trace_enter(vcpu, "", 0, 0, 0, vcpu->event.type ? vcpu->event.vector | BIT(31) : 0);
 	current->flags |= PF_VCPU;	/* a tick that comes now counts as guest time */
 
 	mkvm_hw->enter(vcpu);
@@ -435,8 +441,10 @@ static int wait_to_run(struct mkvm_vcpu *vcpu)
 			return r;
 		}
 	}
-	if (vcpu->mp_state == KVM_MP_STATE_HALTED && mkvm_wakes_halted(vcpu))
+	if (vcpu->mp_state == KVM_MP_STATE_HALTED && mkvm_wakes_halted(vcpu)) {
+		trace_mp_state(vcpu, "RUNNABLE", "wake");
 		WRITE_ONCE(vcpu->mp_state, KVM_MP_STATE_RUNNABLE);
+	}
 	return 1;
 }
 
@@ -560,6 +568,7 @@ int mkvm_vcpu_run(struct mkvm_vcpu *vcpu)
 	r = run_prepared(vcpu);
 	fpu_swap_kvm_fpstate(&vcpu->fpu, false);
 	fill_run(vcpu);
+	trace_user_exit(vcpu, "", READ_ONCE(run->exit_reason), r, 0, 0);
 	if (unlikely(READ_ONCE(run->kvm_valid_regs)))
 		mkvm_sync_regs_out(vcpu);
 	if (vcpu->sigset_active)

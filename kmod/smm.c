@@ -20,6 +20,7 @@
 #include <linux/uaccess.h>
 
 #include "hw_ops.h"
+#include "trace.h"
 
 #define SMM_ENTRY	0x8000		/* offset of the handler, and of the upper half that holds the state */
 #define SMRAM_OFFSET	0xfe00		/* of the state from SMBASE */
@@ -335,6 +336,7 @@ static void set_entry_state(struct mkvm_vcpu *vcpu, struct kvm_sregs *s)
 	mkvm_hw->set_shadow(vcpu, 0);
 	vcpu->rip = SMM_ENTRY;
 	vcpu->rflags = X86_EFLAGS_FIXED;
+	trace_mp_state(vcpu, "RUNNABLE", "SMI");
 	WRITE_ONCE(vcpu->mp_state, KVM_MP_STATE_RUNNABLE);
 }
 
@@ -355,6 +357,8 @@ void mkvm_accept_smi(struct mkvm_vcpu *vcpu, u32 io)
 	if (vcpu->in_smm || vcpu->event.type != MKVM_EV_NONE || vcpu->exception.type != MKVM_EV_NONE ||
 	    (vcpu->mp_state != KVM_MP_STATE_RUNNABLE && vcpu->mp_state != KVM_MP_STATE_HALTED))
 		return;
+	mkvm_trace(consume, vcpu, MKVM_PEND_SMI, READ_ONCE(vcpu->pending), "taken");
+	trace_smm_enter(vcpu, "", vcpu->smbase, vcpu->ids.smi, 0, 0);
 	atomic_long_andnot(smi, (atomic_long_t *)&vcpu->pending);
 	collect(vcpu, &st, io);
 	save_state(vcpu, &area, &st);
@@ -421,6 +425,7 @@ int mkvm_exit_rsm(struct mkvm_vcpu *vcpu)
 	mkvm_hw->set_shadow(vcpu, st.shadow & (KVM_X86_SHADOW_INT_MOV_SS | KVM_X86_SHADOW_INT_STI));
 	mkvm_hw->set_nmi_masked(vcpu, vcpu->smm_inside_nmi);
 	vcpu->smm_inside_nmi = false;
+	trace_smm_leave(vcpu, "", vcpu->smbase, vcpu->ids.smi, 0, 0);
 	mkvm_smm_set(vcpu, false);
 	return st.halt_restart ? mkvm_halt(vcpu) : 1;
 }

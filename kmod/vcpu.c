@@ -33,6 +33,7 @@
 
 #include "hw_ops.h"
 #include "testpoint.h"
+#include "trace.h"
 
 /* ---- posting and waking: any context ---- */
 
@@ -44,18 +45,22 @@
  */
 void mkvm_vcpu_kick(struct mkvm_vcpu *vcpu)
 {
-	int cpu, me;
+	int cpu, me, woken;
 
 	if (READ_ONCE(vcpu->task) == current && in_task())
 		return;
-	rcuwait_wake_up(&vcpu->wait);	/* a full barrier: the bit before the look at where */
-	if (READ_ONCE(vcpu->where) != MKVM_IN_GUEST)
+	woken = rcuwait_wake_up(&vcpu->wait);	/* a full barrier: the bit before the look at where */
+	if (READ_ONCE(vcpu->where) != MKVM_IN_GUEST) {
+		trace_kick(vcpu, woken ? "wake" : "none", "");
 		return;
+	}
 	me = get_cpu();
 	cpu = READ_ONCE(vcpu->cpu);
 	if (cpu != me && cpu >= 0 &&
-	    cmpxchg(&vcpu->where, MKVM_IN_GUEST, MKVM_EXITING) == MKVM_IN_GUEST)
+	    cmpxchg(&vcpu->where, MKVM_IN_GUEST, MKVM_EXITING) == MKVM_IN_GUEST) {
+		trace_kick(vcpu, "ipi", "");
 		smp_send_reschedule(cpu);
+	}
 	put_cpu();
 }
 
@@ -63,9 +68,9 @@ void mkvm_vcpu_kick(struct mkvm_vcpu *vcpu)
 void mkvm_vcpu_post(struct mkvm_vcpu *vcpu, enum mkvm_pending bit)
 {
 	unsigned long bits = BIT(bit) | BIT(bit + MKVM_PEND_UNSEEN);
+	unsigned long old = atomic_long_fetch_or(bits, (atomic_long_t *)&vcpu->pending);
 
-	atomic_long_or(bits, (atomic_long_t *)&vcpu->pending);
-	smp_mb__after_atomic();
+	mkvm_trace(pend, vcpu, bit, old, old | bits, "posted");
 	mkvm_vcpu_kick(vcpu);
 }
 
@@ -95,6 +100,7 @@ void mkvm_vcpu_post_init(struct mkvm_vcpu *vcpu)
 		new = old & ~(BIT(MKVM_PEND_SIPI) | BIT(MKVM_PEND_SIPI + MKVM_PEND_UNSEEN));
 		new |= BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_INIT + MKVM_PEND_UNSEEN);
 	} while (!try_cmpxchg(&vcpu->pending, &old, new));
+	mkvm_trace(pend, vcpu, MKVM_PEND_INIT, old, new, "posted");
 	mkvm_vcpu_kick(vcpu);
 }
 
@@ -167,6 +173,8 @@ int mkvm_vcpu_block(struct mkvm_vcpu *vcpu)
 	bool slept = false;
 	int r = 0;
 
+	mkvm_trace(blocked, vcpu, false, false);
+	trace_sleep(vcpu, "", "");
 	prepare_to_rcuwait(&vcpu->wait);
 	for (;;) {
 		set_current_state(TASK_INTERRUPTIBLE);
@@ -182,6 +190,7 @@ int mkvm_vcpu_block(struct mkvm_vcpu *vcpu)
 	}
 	finish_rcuwait(&vcpu->wait);
 	vcpu->stats[MKVM_STAT_HALT_WAKEUP] += slept && !r;
+	trace_wake(vcpu, "", r ? "signal" : "event");
 	return r;
 }
 
@@ -194,6 +203,8 @@ int mkvm_vcpu_set_mp_state(struct mkvm_vcpu *vcpu, u32 state)
 		return -EINVAL;		/* in SMM INIT stays latched */
 	switch (state) {
 	case KVM_MP_STATE_SIPI_RECEIVED:
+		trace_mp_state(vcpu, "INIT_RECEIVED", "ioctl");
+		mkvm_trace(raise_post, vcpu, MKVM_PEND_SIPI, "set_mp_state");
 		WRITE_ONCE(vcpu->mp_state, KVM_MP_STATE_INIT_RECEIVED);
 		set_bit(MKVM_PEND_SIPI, &vcpu->pending);
 		break;
@@ -201,6 +212,7 @@ int mkvm_vcpu_set_mp_state(struct mkvm_vcpu *vcpu, u32 state)
 	case KVM_MP_STATE_UNINITIALIZED:
 	case KVM_MP_STATE_INIT_RECEIVED:
 	case KVM_MP_STATE_HALTED:
+		trace_mp_state(vcpu, mkvm_mp_state_name(state), "ioctl");
 		WRITE_ONCE(vcpu->mp_state, state);
 		break;
 	default:
@@ -275,6 +287,7 @@ void mkvm_vcpu_reset(struct mkvm_vcpu *vcpu, bool init)
 	mkvm_cpuid(vcpu, &eax, &ebx, &ecx, &edx);
 	vcpu->regs[2] = eax ?: 0x600;
 	vcpu->cr8 = 0;
+	mkvm_trace(reset, vcpu);
 	atomic_long_andnot(dropped | dropped << MKVM_PEND_UNSEEN, (atomic_long_t *)&vcpu->pending);
 	vcpu->in_smm = false;
 	vcpu->smm_inside_nmi = false;
@@ -323,6 +336,7 @@ static int vcpu_interrupt(struct mkvm_vcpu *vcpu, u32 vector)
 		return -ENXIO;
 	if (vcpu->user_vector >= 0 || vcpu->event.type == MKVM_EV_INTR)
 		return -EEXIST;
+	vcpu->ids.user = mkvm_trace_id(raise, vcpu->vm, "kvm_interrupt", vcpu->id, -1, 0, vector);
 	vcpu->user_vector = vector;
 	set_bit(MKVM_PEND_EVENT, &vcpu->pending);
 	return 0;
@@ -555,10 +569,12 @@ static long vcpu_ioctl(struct file *file, unsigned int ioctl, unsigned long arg)
 	if (vcpu->vm->mm != current->mm)
 		return -EIO;
 	if (ioctl == KVM_NMI) {		/* posts: does not wait for KVM_RUN to end */
+		mkvm_trace(raise_post, vcpu, MKVM_PEND_NMI, "kvm_nmi");
 		mkvm_vcpu_post_nmi(vcpu);
 		return 0;
 	}
 	if (ioctl == KVM_SMI) {
+		mkvm_trace(raise_post, vcpu, MKVM_PEND_SMI, "kvm_smi");
 		mkvm_vcpu_post_smi(vcpu);
 		return 0;
 	}

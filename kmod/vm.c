@@ -172,6 +172,7 @@ static void vm_destroy(struct kref *ref)
 	struct mkvm_vcpu *vcpu;
 	int i;
 
+	mkvm_debugfs_remove(vm);
 	/* The PIT's timer and irqfds raise interrupts in everything below: they go first. */
 	mkvm_irqfd_destroy(vm);
 	mkvm_pit_destroy(vm);
@@ -203,6 +204,7 @@ void mkvm_vm_put(struct mkvm *vm)
 static struct mkvm *vm_create(void)
 {
 	struct mkvm *vm = kvzalloc(sizeof(*vm), GFP_KERNEL_ACCOUNT);
+	static atomic_t last_nr;
 	int r;
 
 	if (!vm)
@@ -214,6 +216,7 @@ static struct mkvm *vm_create(void)
 	spin_lock_init(&vm->mmu_lock);
 	mkvm_irqfd_init(vm);
 	vm->max_vcpu_ids = MKVM_MAX_VCPUS;
+	vm->nr = atomic_inc_return(&last_nr);
 	vm->tsc_offset = -rdtsc();
 	vm->clock_offset = -ktime_get_boottime_ns();
 	r = alloc_slots(vm);
@@ -230,6 +233,7 @@ static struct mkvm *vm_create(void)
 	if (r)
 		goto out_mm;
 	preempt_notifier_inc();
+	mkvm_debugfs_add(vm);
 	return vm;
 
 out_mm:

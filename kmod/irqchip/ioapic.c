@@ -62,7 +62,7 @@ static bool pin_is_level(const struct mkvm_ioapic *ioapic, unsigned int pin)
 static int pin_deliver(struct mkvm_ioapic *ioapic, unsigned int pin)
 {
 	typeof(ioapic->reg.redirtbl[0]) *rte = &ioapic->reg.redirtbl[pin];
-	const struct mkvm_irq irq = {
+	struct mkvm_irq irq = {
 		.dest = rte->fields.dest_id,
 		.vector = rte->fields.vector,
 		.delivery = rte->fields.delivery_mode,
@@ -72,8 +72,10 @@ static int pin_deliver(struct mkvm_ioapic *ioapic, unsigned int pin)
 	};
 	int ret;
 
-	if (rte->fields.mask || rte->fields.remote_irr)
+	if (rte->fields.mask || rte->fields.remote_irr) {
+		mkvm_trace(pin_held, ioapic->vm, pin, rte->bits, false);
 		return MKVM_IRQ_IGNORED;
+	}
 
 	/* Known before the target can end it, which asks without the lock. */
 	if (irq.level || ((ioapic->pit_pins | ioapic->resample_pins) & BIT(pin))) {
@@ -81,6 +83,7 @@ static int pin_deliver(struct mkvm_ioapic *ioapic, unsigned int pin)
 		set_bit(irq.vector, ioapic->wants_eoi);
 		smp_mb__after_atomic();
 	}
+	irq.id = mkvm_trace_id(pin_id, ioapic->vm, KVM_IRQCHIP_IOAPIC, pin);
 	ret = mkvm_irq_deliver(ioapic->vm, NULL, &irq);
 	/* Coalesced: another pin has this vector pending, and one EOI ends both. */
 	if (irq.level && ret >= 0)
@@ -109,7 +112,10 @@ static int pin_set_high(struct mkvm_ioapic *ioapic, unsigned int pin)
 	ioapic->line |= BIT(pin);
 	if (pin_is_level(ioapic, pin))
 		return pin_deliver_level(ioapic, pin);
-	return was_high ? MKVM_IRQ_COALESCED : pin_deliver(ioapic, pin);
+	if (!was_high)
+		return pin_deliver(ioapic, pin);
+	mkvm_trace(pin_held, ioapic->vm, pin, 0, true);
+	return MKVM_IRQ_COALESCED;
 }
 
 /*
@@ -128,6 +134,7 @@ int mkvm_ioapic_set_irq(struct mkvm_ioapic *ioapic, unsigned int pin, enum mkvm_
 		return MKVM_IRQ_IGNORED;
 
 	raw_spin_lock_irqsave(&ioapic->lock, flags);
+	mkvm_trace(ioapic_set, ioapic->vm, pin, level, ioapic->reg.redirtbl[pin].bits);
 	if (source == MKVM_SOURCE_PIT)
 		ioapic->pit_pins |= BIT(pin);
 	if (level) {
@@ -183,6 +190,7 @@ void mkvm_ioapic_eoi(struct mkvm_ioapic *ioapic, u8 vector)
 	for (pin = 0; pin < KVM_IOAPIC_NUM_PINS; pin++) {
 		if (ioapic->sent[pin] != vector)
 			continue;
+		mkvm_trace(ioapic_eoi, ioapic->vm, pin, ioapic->reg.redirtbl[pin].bits, ioapic->line & BIT(pin));
 		if (ioapic->reg.redirtbl[pin].fields.remote_irr || (ioapic->resample_pins & BIT(pin)))
 			acked |= BIT(pin);
 		if (pit && (ioapic->pit_pins & BIT(pin)))
@@ -332,8 +340,10 @@ int mkvm_ioapic_set(struct mkvm_ioapic *ioapic, const struct kvm_ioapic_state *s
 		ioapic->sent[pin] = state->redirtbl[pin].fields.vector;
 		if (ioapic->reg.redirtbl[pin].fields.remote_irr)
 			set_bit(ioapic->sent[pin], ioapic->wants_eoi);
-		if (ioapic->source[pin])
-			pin_set_high(ioapic, pin);
+		if (!ioapic->source[pin])
+			continue;
+		mkvm_trace(raise_pin, ioapic->vm, KVM_IRQCHIP_IOAPIC, pin);
+		pin_set_high(ioapic, pin);
 	}
 	raw_spin_unlock_irqrestore(&ioapic->lock, flags);
 	return 0;

@@ -129,8 +129,10 @@ static int irq_deliver_lowest(struct mkvm *vm, struct mkvm_lapic *sender, const 
 			best_stamp = stamp;
 		}
 	}
-	if (!best)
+	if (!best) {
+		mkvm_trace(drop, vm, NULL, irq, "no target");
 		return MKVM_IRQ_IGNORED;
+	}
 	WRITE_ONCE(best->lowest_stamp, newest + 1);
 	return mkvm_lapic_accept(best, irq);
 }
@@ -139,6 +141,7 @@ static int irq_deliver_all(struct mkvm *vm, struct mkvm_lapic *sender, const str
 {
 	int i, result = MKVM_IRQ_IGNORED;
 	struct mkvm_vcpu *vcpu;
+	bool matched = false;
 
 	mkvm_for_each_vcpu(i, vcpu, vm) {
 		struct mkvm_lapic *apic = vcpu->lapic;
@@ -146,10 +149,13 @@ static int irq_deliver_all(struct mkvm *vm, struct mkvm_lapic *sender, const str
 
 		if (!apic || !mkvm_lapic_matches(apic, sender, irq))
 			continue;
+		matched = true;
 		taken = mkvm_lapic_accept(apic, irq);
 		if (taken >= 0)
 			result = max(result, 0) + taken;
 	}
+	if (!matched)
+		mkvm_trace(drop, vm, NULL, irq, "no target");
 	return result;
 }
 
@@ -207,8 +213,13 @@ void mkvm_lapic_send_ipi(struct mkvm_lapic *apic, u32 icr, u32 dest)
 		.assert = icr & APIC_INT_ASSERT,
 	};
 
-	if (irq.delivery <= DELIVERY_LOWEST && irq.vector < 16)
+	int ret;
+
+	if (irq.delivery <= DELIVERY_LOWEST && irq.vector < 16) {
 		mkvm_lapic_error(apic, APIC_ESR_SENDILL);
-	else
-		mkvm_irq_deliver(apic->vcpu->vm, apic, &irq);
+		return;
+	}
+	irq.id = mkvm_trace_id(raise_ipi, apic->vcpu, icr, dest);
+	ret = mkvm_irq_deliver(apic->vcpu->vm, apic, &irq);
+	mkvm_trace(raised, apic->vcpu->vm, irq.id, ret);
 }

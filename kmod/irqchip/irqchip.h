@@ -39,6 +39,8 @@
 #include <linux/hrtimer.h>
 #include <linux/bitmap.h>
 
+#include "provenance.h"
+
 struct mkvm;
 struct mkvm_vcpu;
 struct mkvm_pic;
@@ -84,6 +86,7 @@ struct mkvm_irq {
 	bool logical;		/* destination mode */
 	bool level;		/* trigger mode */
 	bool assert;		/* level bit; INIT with level && !assert is a de-assert */
+	u32 id;			/* provenance.c; 0: nobody traces */
 };
 
 /* What is returned by everything that raises an interrupt (as KVM_IRQ_LINE_STATUS reports it). */
@@ -130,6 +133,7 @@ void mkvm_pit_acked(struct mkvm_pit *pit);
 /* routing.c */
 int mkvm_routing_create(struct mkvm *vm);	/* KVM's default table */
 void mkvm_routing_destroy(struct mkvm *vm);
+bool mkvm_routing_get(struct mkvm *vm, u32 gsi, unsigned int chip, struct kvm_irq_routing_entry *e);
 int mkvm_routing_set(struct mkvm *vm, const struct kvm_irq_routing_entry *entries, u32 nr, u32 flags);
 int mkvm_set_irq(struct mkvm *vm, enum mkvm_irq_source source, u32 gsi, int level);
 int mkvm_set_irq_by(struct mkvm *vm, const struct mkvm_routing *table, enum mkvm_irq_source source, u32 gsi, int level);

@@ -205,6 +205,7 @@ void mkvm_lapic_ack(struct mkvm_lapic *apic, u8 vector)
 {
 	unsigned int w = vector >> 5;
 
+	mkvm_trace(ack, apic->vcpu, vector);
 	__set_bit(vector & 31, lapic_word(apic, APIC_ISR, vector));
 	smp_mb__before_atomic();	/* in service before no longer requested: mkvm_lapic_unfinished */
 	clear_bit(vector & 31, lapic_word(apic, APIC_IRR, vector));
@@ -248,6 +249,7 @@ static void lapic_eoi(struct mkvm_lapic *apic)
 
 	if (vector < 0)
 		return;
+	mkvm_trace(eoi, apic->vcpu, vector);
 	if (!ioapic && lapic_tells_eoi(apic, vector))	/* asked while in service: see routing_replace */
 		mkvm_vcpu_tell_eoi(apic->vcpu, vector);
 	__clear_bit(vector & 31, lapic_word(apic, APIC_ISR, vector));
@@ -268,23 +270,30 @@ void mkvm_lapic_error(struct mkvm_lapic *apic, u32 bit)
 		mkvm_lapic_local_deliver(apic, APIC_LVTERR);
 }
 
-static int lapic_accept_vector(struct mkvm_lapic *apic, u8 vector, bool level)
+static int lapic_accept_vector(struct mkvm_lapic *apic, const struct mkvm_irq *irq)
 {
-	bool was_set;
+	u8 vector = irq->vector;
+	bool was_set, level = irq->level;
+	u32 holder;
 
-	if (!READ_ONCE(apic->sw_enabled))
+	if (!READ_ONCE(apic->sw_enabled)) {
+		mkvm_trace(drop, apic->vcpu->vm, apic->vcpu, irq, "APIC off");
 		return MKVM_IRQ_IGNORED;
+	}
 	if (vector < 16) {
+		mkvm_trace(drop, apic->vcpu->vm, apic->vcpu, irq, "vector < 16");
 		mkvm_lapic_error(apic, APIC_ESR_RECVILL);
 		return MKVM_IRQ_IGNORED;
 	}
 	/* TMR first: who sees the request sees how it was triggered */
 	if (lapic_test(apic, APIC_TMR, vector) != level)
 		assign_bit(vector & 31, lapic_word(apic, APIC_TMR, vector), level);
+	holder = mkvm_trace_id(request, apic->vcpu, irq);
 	/* orders the look at irr_words after it: see mkvm_lapic_ack */
 	was_set = test_and_set_bit(vector & 31, lapic_word(apic, APIC_IRR, vector));
 	if (!test_bit(vector >> 5, &apic->irr_words))
 		set_bit(vector >> 5, &apic->irr_words);
+	mkvm_trace(accept, apic->vcpu, irq, was_set, holder);
 	/* even if it was set: nobody relies on an earlier kick */
 	mkvm_vcpu_kick_event(apic->vcpu);
 	return !was_set;
@@ -301,11 +310,12 @@ int mkvm_lapic_accept(struct mkvm_lapic *apic, const struct mkvm_irq *irq)
 	/* a level de-assert tells nobody anything, INIT's included */
 	bool deassert = irq->level && !irq->assert;
 
+	mkvm_trace(message, vcpu, irq);
 	switch (irq->delivery << 8) {
 	case APIC_DM_FIXED:
 	case APIC_DM_LOWEST:
 		return deassert ? MKVM_IRQ_IGNORED :
-			lapic_accept_vector(apic, irq->vector, irq->level);
+			lapic_accept_vector(apic, irq);
 	case APIC_DM_SMI:
 		mkvm_vcpu_post_smi(vcpu);
 		return 1;
@@ -345,6 +355,7 @@ int mkvm_lapic_local_deliver(struct mkvm_lapic *apic, unsigned int lvt_reg)
 	/* modes that a local vector table entry does not have */
 	if (irq.delivery == APIC_DM_LOWEST >> 8 || irq.delivery == APIC_DM_STARTUP >> 8)
 		return MKVM_IRQ_IGNORED;
+	irq.id = mkvm_trace_id(raise_lvt, apic->vcpu, lvt_reg, lvt);
 	return mkvm_lapic_accept(apic, &irq);
 }
 
@@ -773,6 +784,9 @@ int mkvm_lapic_set_state(struct mkvm_lapic *apic, const struct kvm_lapic_state *
 		return -EINVAL;
 	mkvm_lapic_timer_stop(apic);
 	lapic_load_registers(apic, state);
+	for (id = 16; mkvm_tracing() && id < 256; id++)
+		if (lapic_test(apic, APIC_IRR, id) || lapic_test(apic, APIC_ISR, id))
+			mkvm_trace_raise_restored(apic->vcpu, id);
 	lapic_rebuild(apic);
 	WRITE_ONCE(apic->sw_enabled, lapic_get(apic, APIC_SPIV) & APIC_SPIV_APIC_ENABLED);
 	mkvm_lapic_timer_set_divide(apic);

@@ -96,8 +96,10 @@ static void pic_unlock(struct mkvm_pic *pic, unsigned long flags, bool look)
 	unsigned int pin;
 
 	pic->unended &= ~ended;
-	for_each_set_bit(pin, &ended, 16)
+	for_each_set_bit(pin, &ended, 16) {
 		pin_release(pic, pin, MKVM_SOURCE_RESAMPLE);
+		mkvm_trace(pic_eoi, pic->vm, pin, pic->source[pin]);
+	}
 	pic->chip[0].irr &= ~BIT(PIC_CASCADE);
 	if (chip_pending(pic, 1) >= 0)
 		pic->chip[0].irr |= BIT(PIC_CASCADE);
@@ -134,6 +136,8 @@ static unsigned int chip_ack(struct mkvm_pic *pic, unsigned int nr)
 	else
 		chip->isr |= BIT(irq);
 	pic->unended |= BIT(nr * 8 + irq);
+	if (nr || irq != PIC_CASCADE)
+		mkvm_trace(pic_ack, pic->vm, nr * 8 + irq);
 	/* From now on the next tick can be latched. */
 	if (pit && (pic->pit_pins & BIT(nr * 8 + irq)))
 		mkvm_pit_acked(pit);
@@ -198,6 +202,7 @@ int mkvm_pic_set_irq(struct mkvm_pic *pic, unsigned int pin, enum mkvm_irq_sourc
 		pin_release(pic, pin, source);
 	if ((chip->imr & bit) && !(source == MKVM_SOURCE_PIT && ret))
 		ret = MKVM_IRQ_IGNORED;
+	mkvm_trace(pic_set, pic->vm, pin, level, ret);
 	pic_unlock(pic, flags, false);
 	return ret;
 }
@@ -366,6 +371,9 @@ int mkvm_pic_set(struct mkvm_pic *pic, unsigned int chip, const struct kvm_pic_s
 	pic->unended |= state->isr << (chip * 8);
 	for (i = 0; i < 8; i++)
 		pic->source[chip * 8 + i] = state->last_irr & BIT(i) ? BIT(MKVM_SOURCE_RESTORED) : 0;
+	for (i = 0; mkvm_tracing() && i < 8; i++)
+		if (state->irr & BIT(i))
+			mkvm_trace_raise_pin(pic->vm, chip, i);
 	pic_unlock(pic, flags, true);
 	return 0;
 }

@@ -65,6 +65,18 @@ static bool msi_address_valid(const struct mkvm *vm, u64 address)
 	       !(address >> 32 & (READ_ONCE(vm->x2apic_ids) ? 0xff : ~0u));
 }
 
+static int msi_deliver(struct mkvm *vm, u64 address, u32 data, u32 id)
+{
+	struct mkvm_irq irq;
+
+	if (!msi_address_valid(vm, address))
+		return -EINVAL;
+	irq = msi_decode(address, data);
+	irq.id = id;
+	mkvm_trace(msi, vm, &irq);
+	return mkvm_irq_deliver(vm, NULL, &irq);
+}
+
 /*
  * mkvm_msi_deliver - a device writes data to address.
  *
@@ -72,27 +84,31 @@ static bool msi_address_valid(const struct mkvm *vm, u64 address)
  */
 int mkvm_msi_deliver(struct mkvm *vm, u64 address, u32 data)
 {
-	struct mkvm_irq irq;
+	u32 id = mkvm_trace_id(raise, vm, "signal_msi", -1, -1, address, data);
+	int ret = msi_deliver(vm, address, data, id);
 
-	if (!msi_address_valid(vm, address))
-		return -EINVAL;
-	irq = msi_decode(address, data);
-	return mkvm_irq_deliver(vm, NULL, &irq);
+	mkvm_trace(raised, vm, id, ret);
+	return ret;
 }
 
-static int route_set_irq(struct mkvm *vm, const struct route *route, enum mkvm_irq_source source, int level)
+/* id: of what is raised, in traces. */
+static int route_set_irq(struct mkvm *vm, const struct route *route, enum mkvm_irq_source source, int level, u32 id)
 {
 	int sum = MKVM_IRQ_IGNORED, ret;
 	unsigned int chip;
 
+	if (route->msi && (!level || !route->address))
+		return MKVM_IRQ_IGNORED;
 	if (route->msi)
-		return level && route->address ? mkvm_msi_deliver(vm, route->address, route->data) : MKVM_IRQ_IGNORED;
+		return msi_deliver(vm, route->address, route->data,
+				   mkvm_trace_id(route, vm, id, KVM_NR_IRQCHIPS, 0, level));
 
 	for (chip = 0; chip < KVM_NR_IRQCHIPS; chip++) {
 		unsigned int pin = route->pin[chip] - 1;
 
 		if (!route->pin[chip])
 			continue;
+		mkvm_trace(route, vm, id, chip, pin, level);
 		if (chip == KVM_IRQCHIP_IOAPIC)
 			ret = mkvm_ioapic_set_irq(vm->ioapic, pin, source, level);
 		else
@@ -106,9 +122,13 @@ static int route_set_irq(struct mkvm *vm, const struct route *route, enum mkvm_i
 /* mkvm_set_irq_by - as mkvm_set_irq, by a table that the caller keeps alive. Any context. */
 int mkvm_set_irq_by(struct mkvm *vm, const struct mkvm_routing *table, enum mkvm_irq_source source, u32 gsi, int level)
 {
-	if (!table || gsi >= table->nr)
-		return MKVM_IRQ_IGNORED;
-	return route_set_irq(vm, &table->route[array_index_nospec(gsi, table->nr)], source, level);
+	u32 id = mkvm_trace_id(raise_gsi, vm, source, gsi, level);
+	int ret = MKVM_IRQ_IGNORED;
+
+	if (table && gsi < table->nr)
+		ret = route_set_irq(vm, &table->route[array_index_nospec(gsi, table->nr)], source, level, id);
+	mkvm_trace(raised, vm, id, ret);
+	return ret;
 }
 
 /*
@@ -139,6 +159,36 @@ bool mkvm_gsi_has_pin(struct mkvm *vm, u32 gsi, unsigned int chip, unsigned int 
 	ret = table && gsi < table->nr && table->route[array_index_nospec(gsi, table->nr)].pin[chip] == pin + 1;
 	rcu_read_unlock();
 	return ret;
+}
+
+/*
+ * mkvm_routing_get - what gsi leads to at chip (KVM_IRQCHIP_*; KVM_NR_IRQCHIPS: its MSI)
+ *
+ * Any context. Returns false if it leads nowhere there.
+ */
+bool mkvm_routing_get(struct mkvm *vm, u32 gsi, unsigned int chip, struct kvm_irq_routing_entry *e)
+{
+	const struct mkvm_routing *table;
+	struct route route = {};
+
+	rcu_read_lock();
+	table = rcu_dereference(vm->routing);
+	if (table && gsi < table->nr)
+		route = table->route[gsi];
+	rcu_read_unlock();
+	memset(e, 0, sizeof(*e));
+	e->gsi = gsi;
+	if (chip == KVM_NR_IRQCHIPS) {
+		e->type = KVM_IRQ_ROUTING_MSI;
+		e->u.msi.address_lo = route.address;
+		e->u.msi.address_hi = route.address >> 32;
+		e->u.msi.data = route.data;
+		return route.msi;
+	}
+	e->type = KVM_IRQ_ROUTING_IRQCHIP;
+	e->u.irqchip.irqchip = chip;
+	e->u.irqchip.pin = route.pin[chip] - 1;
+	return route.pin[chip];
 }
 
 /* An MSI route. All zero is what clients set before the guest has programmed the device. */

@@ -16,6 +16,7 @@
 #include <asm/msr.h>
 
 #include "svm.h"
+#include "../trace.h"
 #include "../compat.h"
 
 #define IOPM_ORDER	2	/* 12 KiB, rounded up */
@@ -340,6 +341,31 @@ static void new_asid(struct svm_vcpu *svm, struct svm_cpu *c, int cpu)
 	svm->vmcb->control.asid = c->next_asid++;
 }
 
+/* hw_ops last_exit. */
+static const char *svm_last_exit(struct mkvm_vcpu *vcpu)
+{
+	static const struct {
+		u32 code;
+		const char *name;
+	} names[] = { SVM_EXIT_REASONS };
+	u32 code = READ_ONCE(to_svm(vcpu)->vmcb->control.exit_code);
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(names); i++)
+		if (names[i].code == code)
+			return names[i].name;
+	return "unknown";
+}
+
+static void trace_svm_exit(struct svm_vcpu *svm)
+{
+	const struct vmcb_control_area *c = &svm->vmcb->control;
+
+	svm->vcpu.ids.went_in = true;
+	trace_exit(&svm->vcpu, svm_last_exit(&svm->vcpu), c->exit_code, c->exit_info_1, c->exit_info_2,
+		   c->exit_int_info & SVM_EXITINTINFO_VALID ? c->exit_int_info : 0);
+}
+
 /* hw_ops enter. */
 static void svm_enter(struct mkvm_vcpu *vcpu)
 {
@@ -378,6 +404,8 @@ static void svm_enter(struct mkvm_vcpu *vcpu)
 	if (unlikely(new_cr8 != cr8))
 		mkvm_set_cr8(vcpu, new_cr8);
 	svm_event_after_exit(svm, moved);
+	if (mkvm_tracing())
+		trace_svm_exit(svm);
 	svm->step_trap = false;
 	if (unlikely(svm->stepping))
 		svm_end_step(svm, vmcb->control.exit_code);
@@ -613,6 +641,7 @@ const struct mkvm_hw_ops mkvm_svm_ops = {
 	.vcpu_put = svm_vcpu_put,
 	.enter = svm_enter,
 	.handle_exit = svm_handle_exit,
+	.last_exit = svm_last_exit,
 	.get_mode = svm_get_mode,
 	.get_segment = svm_get_segment,
 	.set_segment = svm_set_segment,

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The files of each VM in debugfs: what they show, that looking disturbs nobody, and that
+ * a VM may go while somebody looks.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "vm.h"
+
+#define TOP "/sys/kernel/debug/mkvm"
+#define ROUNDS 300
+#define VECTOR 0x41
+#define OTHERS "Linux KVM has other files in debugfs"
+
+static const char *const files[] = { "vcpus", "irqchip", "routing", "memslots" };
+
+/* The directory of this process's newest VM. */
+static void find_vm(char *path, size_t size)
+{
+	char prefix[32];
+	struct dirent *d;
+	int newest = -1, number;
+	DIR *dir;
+
+	dir = opendir(TOP);
+	if (!dir)
+		SKIP(TOP " is not there: debugfs is not mounted, or may not be read");
+	snprintf(prefix, sizeof(prefix), "%d-%%d", getpid());
+	while ((d = readdir(dir)))
+		if (sscanf(d->d_name, prefix, &number) == 1 && number > newest)
+			newest = number;
+	closedir(dir);
+	ASSERT_LE(0, newest);
+	snprintf(path, size, TOP "/%d-%d", getpid(), newest);
+}
+
+/* The whole file; a VM that has gone: "". */
+static const char *look(const char *vm, const char *file)
+{
+	static char text[65536];
+	char path[256];
+	size_t n = 0;
+	ssize_t r;
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/%s", vm, file);
+	fd = open(path, O_RDONLY);
+	while (fd >= 0 && (r = read(fd, text + n, sizeof(text) - 1 - n)) > 0)
+		n += r;
+	if (fd >= 0)
+		close(fd);
+	text[n] = 0;
+	return text;
+}
+
+static void expect_shown(const char *vm, const char *file, const char *words)
+{
+	const char *text = look(vm, file);
+
+	if (!strstr(text, words))
+		FAIL("%s does not say '%s' but: %.2000s", file, words, text);
+}
+
+static void guest_setup(void)
+{
+	irq_count_range(0x20, 0xfe);
+	apic_enable();
+}
+
+static void halts(u64 arg)
+{
+	(void)arg;
+	guest_setup();
+	stage(1);
+	sti_hlt_cli();
+	stage(2);
+}
+
+static void wait_until_shown(const char *vm, const char *words)
+{
+	WAIT_FOR(strstr(look(vm, "vcpus"), words));
+}
+
+TEST(each_file_shows_its_part_of_the_vm)
+{
+	struct vm *vm = vm_create(VM_IRQCHIP);
+	struct vcpu *vcpu = vcpu_add(vm, halts, 0);
+	char path[128];
+
+	if (is_linux_kvm())
+		SKIP(OTHERS);
+	find_vm(path, sizeof(path));
+	vcpu_run_to_stage(vcpu, 1);
+	ASSERT_EQ(1, vm_msi(vm, MSI_ADDR(0), VECTOR));
+	expect_shown(path, "vcpus", "vcpu 0: RUNNABLE, outside");
+	expect_shown(path, "vcpus", "last exit io");
+	expect_shown(path, "vcpus", "vector 0x41 waits: IF=0");
+	expect_shown(path, "irqchip", "irr 0x41 isr\n");
+	expect_shown(path, "irqchip", "pic 1: base");
+	expect_shown(path, "irqchip", "ioapic pin 23: vector 0x00 mode 0 dest 0x00 edge low, masked");
+	expect_shown(path, "routing", "gsi 5: pic 0 pin 5\ngsi 5: ioapic pin 5\n");
+	expect_shown(path, "memslots", "space 0 slot 0: gpa 0x0 size 0x400000");
+}
+
+static pid_t runner;
+
+static void *run_halted(void *vcpu)
+{
+	__atomic_store_n(&runner, syscall(SYS_gettid), __ATOMIC_SEQ_CST);
+	vcpu_run_to_stage(vcpu, 2);
+	return NULL;
+}
+
+/* How often the thread has gone to sleep. */
+static long switches(void)
+{
+	char path[64], line[128];
+	long n = -1;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/status", runner);
+	f = fopen(path, "r");
+	ASSERT_TRUE(f);
+	while (fgets(line, sizeof(line), f))
+		if (sscanf(line, "voluntary_ctxt_switches: %ld", &n) == 1)
+			break;
+	fclose(f);
+	return n;
+}
+
+TEST(looking_wakes_no_vcpu_and_waits_for_none)
+{
+	struct vm *vm = vm_create(VM_IRQCHIP);
+	struct vcpu *vcpu = vcpu_add(vm, halts, 0);
+	pthread_t thread;
+	char path[128];
+	long before;
+
+	if (is_linux_kvm())
+		SKIP(OTHERS);
+	find_vm(path, sizeof(path));
+	vcpu_run_to_stage(vcpu, 1);
+	ASSERT_EQ(0, pthread_create(&thread, NULL, run_halted, vcpu));
+	wait_until_shown(path, "vcpu 0: HALTED");
+	/* Asleep, not on its way: nothing else happens to it. */
+	do {
+		before = switches();
+		usleep(100000);
+	} while (before != switches());
+	for (int i = 0; i < ROUNDS; i++)
+		for (int f = 0; f < 4; f++)
+			ASSERT_TRUE(*look(path, files[f]));
+	EXPECT_EQ(before, switches());
+	ASSERT_EQ(1, vm_msi(vm, MSI_ADDR(0), VECTOR));
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+}
+
+static void spins(u64 arg)
+{
+	(void)arg;
+	guest_setup();
+	for (;;)
+		stage(1);
+}
+
+static int stop;
+static char newest[128];
+
+static void *look_always(void *unused)
+{
+	(void)unused;
+	while (!__atomic_load_n(&stop, __ATOMIC_SEQ_CST)) {
+		static char text[65536];
+		char path[160];
+		int fd;
+
+		for (int f = 0; f < 4; f++) {
+			snprintf(path, sizeof(path), "%s/%s", newest, files[f]);
+			fd = open(path, O_RDONLY);
+			if (fd < 0)
+				continue;
+			while (read(fd, text, 100) > 0)
+				;
+			close(fd);
+		}
+	}
+	return NULL;
+}
+
+TEST(a_vm_may_go_while_its_files_are_read)
+{
+	pthread_t thread;
+	char path[160];
+	char byte;
+	int fd;
+
+	if (is_linux_kvm())
+		SKIP(OTHERS);
+	for (int i = 0; i < 50; i++) {
+		struct vm *vm = vm_create(VM_IRQCHIP);
+		struct vcpu *vcpu = vcpu_add(vm, spins, 0);
+
+		find_vm(newest, sizeof(newest));
+		if (!i)
+			ASSERT_EQ(0, pthread_create(&thread, NULL, look_always, NULL));
+		vcpu_run_to_stage(vcpu, 1);
+		snprintf(path, sizeof(path), "%s/vcpus", newest);
+		fd = open(path, O_RDONLY);
+		ASSERT_OK(fd);
+		close(vcpu->fd);
+		munmap(vcpu->run, ioctl(device_fd(), KVM_GET_VCPU_MMAP_SIZE, 0));
+		close(vm->fd);
+		EXPECT_TRUE(read(fd, &byte, 1) <= 0 || byte == 'v');
+		close(fd);
+	}
+	__atomic_store_n(&stop, 1, __ATOMIC_SEQ_CST);
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+}

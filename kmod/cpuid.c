@@ -237,17 +237,19 @@ static void mirror_state(struct mkvm_vcpu *vcpu, struct kvm_cpuid_entry2 *e)
  */
 void mkvm_cpuid(struct mkvm_vcpu *vcpu, u32 *eax, u32 *ebx, u32 *ecx, u32 *edx)
 {
-	const struct kvm_cpuid_entry2 *found = find_entry(vcpu, *eax, *ecx);
-	struct kvm_cpuid_entry2 e = {};
+	static const struct kvm_cpuid_entry2 none;
+	const struct kvm_cpuid_entry2 *e = find_entry(vcpu, *eax, *ecx) ?: &none;
+	struct kvm_cpuid_entry2 now;
 
-	if (found) {
-		e = *found;
-		mirror_state(vcpu, &e);
+	if (e->function == 1 || e->function == 0xd) {
+		now = *e;
+		mirror_state(vcpu, &now);
+		e = &now;
 	}
-	*eax = e.eax;
-	*ebx = e.ebx;
-	*ecx = e.ecx;
-	*edx = e.edx;
+	*eax = e->eax;
+	*ebx = e->ebx;
+	*ecx = e->ecx;
+	*edx = e->edx;
 }
 
 static u32 leaf_reg(struct mkvm_vcpu *vcpu, u32 leaf, int reg)

@@ -455,8 +455,19 @@ void mkvm_msr_reset(struct mkvm_vcpu *vcpu);
 struct mkvm_msr_filter;
 int mkvm_msr_filter_set(struct mkvm *vm, const struct kvm_msr_filter *user);
 void mkvm_msr_filter_free(struct mkvm_msr_filter *filter);
-bool mkvm_msr_allowed(struct mkvm_vcpu *vcpu, u32 index, u32 access);
+bool mkvm_msr_filter_allows(struct mkvm_vcpu *vcpu, u32 index, u32 access);
 int mkvm_msr_refused(struct mkvm_vcpu *vcpu, u32 index, bool write, u64 val, bool filtered);
+
+/*
+ * mkvm_msr_allowed - does userspace's filter let the guest have this register? x2APIC's always.
+ * @access: KVM_MSR_FILTER_READ or KVM_MSR_FILTER_WRITE
+ *
+ * Context: may sleep.
+ */
+static inline bool mkvm_msr_allowed(struct mkvm_vcpu *vcpu, u32 index, u32 access)
+{
+	return likely(!rcu_access_pointer(vcpu->vm->msr_filter)) || mkvm_msr_filter_allows(vcpu, index, access);
+}
 
 /* stats.c */
 int mkvm_stats_fd(struct mkvm *vm, struct mkvm_vcpu *vcpu);

@@ -107,19 +107,14 @@ static bool is_x2apic(u32 index)
 	return index >= APIC_BASE_MSR && index <= APIC_BASE_MSR + 0xff;
 }
 
-/*
- * mkvm_msr_allowed - does userspace's filter let the guest have this register? x2APIC's always.
- * @access: KVM_MSR_FILTER_READ or KVM_MSR_FILTER_WRITE
- *
- * Context: may sleep.
- */
-bool mkvm_msr_allowed(struct mkvm_vcpu *vcpu, u32 index, u32 access)
+/* mkvm_msr_allowed, where there may be a filter. */
+bool mkvm_msr_filter_allows(struct mkvm_vcpu *vcpu, u32 index, u32 access)
 {
 	const struct mkvm_msr_filter *filter;
 	bool allowed;
 	int idx;
 
-	if (likely(!rcu_access_pointer(vcpu->vm->msr_filter)) || is_x2apic(index))
+	if (is_x2apic(index))
 		return true;
 	idx = srcu_read_lock(&vcpu->vm->srcu);
 	filter = srcu_dereference(vcpu->vm->msr_filter, &vcpu->vm->srcu);

@@ -27,8 +27,8 @@
 		   F(AVX512CD) | F(AVX512BW) | F(AVX512VL) | F(AVX512IFMA))
 #define LEAF7_ECX (F(AVX512VBMI) | F(UMIP) | F(AVX512_VBMI2) | F(GFNI) | F(VAES) | F(VPCLMULQDQ) | \
 		   F(AVX512_VNNI) | F(AVX512_BITALG) | F(AVX512_VPOPCNTDQ) | F(RDPID))
-#define LEAF81_ECX (F(LAHF_LM) | F(CMP_LEGACY) | F(CR8_LEGACY) | F(ABM) | F(SSE4A) | F(MISALIGNSSE) | F(3DNOWPREFETCH) | \
-		    F(XOP) | F(FMA4) | F(TBM) | F(TOPOEXT))
+#define LEAF81_ECX (F(LAHF_LM) | F(CMP_LEGACY) | F(CR8_LEGACY) | F(ABM) | F(SSE4A) | F(MISALIGNSSE) | \
+		    F(3DNOWPREFETCH) | F(XOP) | F(FMA4) | F(TBM) | F(TOPOEXT))
 #define LEAF81_EDX ((LEAF1_EDX & 0x0183f3ff) | F(SYSCALL) | F(NX) | F(MMXEXT) | F(FXSR_OPT) | F(GBPAGES) | \
 		    F(RDTSCP) | F(LM) | F(3DNOWEXT) | F(3DNOW))
 
@@ -216,33 +216,38 @@ static u32 xsave_size(struct mkvm_vcpu *vcpu)
 	return size;
 }
 
+/* Bits of an entry that mirror other state, as they are now. */
+static void mirror_state(struct mkvm_vcpu *vcpu, struct kvm_cpuid_entry2 *e)
+{
+	if (e->function == 1) {
+		e->ecx &= ~F(OSXSAVE);
+		if (mkvm_hw->get_cr(vcpu, 4) & X86_CR4_OSXSAVE)
+			e->ecx |= F(OSXSAVE);
+		if (!(mkvm_get_apic_base(vcpu) & MSR_IA32_APICBASE_ENABLE))
+			e->edx &= ~F(APIC);
+	} else if (e->function == 0xd && e->index == 0) {
+		e->ebx = xsave_size(vcpu);
+	}
+}
+
 /*
  * mkvm_cpuid - what CPUID gives the guest; registers in and out as the instruction has them
  *
- * A leaf that userspace did not set reads as zeroes. Some bits mirror other state.
+ * A leaf that userspace did not set reads as zeroes.
  */
 void mkvm_cpuid(struct mkvm_vcpu *vcpu, u32 *eax, u32 *ebx, u32 *ecx, u32 *edx)
 {
-	u32 leaf = *eax, index = *ecx;
-	struct kvm_cpuid_entry2 *e = find_entry(vcpu, leaf, index);
+	const struct kvm_cpuid_entry2 *found = find_entry(vcpu, *eax, *ecx);
+	struct kvm_cpuid_entry2 e = {};
 
-	if (!e) {
-		*eax = *ebx = *ecx = *edx = 0;
-		return;
+	if (found) {
+		e = *found;
+		mirror_state(vcpu, &e);
 	}
-	*eax = e->eax;
-	*ebx = e->ebx;
-	*ecx = e->ecx;
-	*edx = e->edx;
-	if (leaf == 1) {
-		*ecx &= ~F(OSXSAVE);
-		if (mkvm_hw->get_cr(vcpu, 4) & X86_CR4_OSXSAVE)
-			*ecx |= F(OSXSAVE);
-		if (!(mkvm_get_apic_base(vcpu) & MSR_IA32_APICBASE_ENABLE))
-			*edx &= ~F(APIC);
-	} else if (leaf == 0xd && index == 0) {
-		*ebx = xsave_size(vcpu);
-	}
+	*eax = e.eax;
+	*ebx = e.ebx;
+	*ecx = e.ecx;
+	*edx = e.edx;
 }
 
 static u32 leaf_reg(struct mkvm_vcpu *vcpu, u32 leaf, int reg)
@@ -307,7 +312,31 @@ void mkvm_cpuid_update(struct mkvm_vcpu *vcpu)
 	vcpu->gpa_reserved = GENMASK_ULL(51, width);
 }
 
-/* KVM_SET_CPUID2. Return: -E2BIG above MKVM_MAX_CPUID entries; nothing has changed on errors. */
+/* Is this what the guest sees already? Bits that mirror other state do not count. */
+static bool same_entries(struct mkvm_vcpu *vcpu, const struct kvm_cpuid_entry2 *e, u32 n)
+{
+	struct kvm_cpuid_entry2 is, set;
+	u32 i;
+
+	if (n != vcpu->nr_cpuid)
+		return false;
+	for (i = 0; i < n; i++) {
+		is = vcpu->cpuid[i];
+		set = e[i];
+		mirror_state(vcpu, &is);
+		mirror_state(vcpu, &set);
+		if (memcmp(&is, &set, offsetof(struct kvm_cpuid_entry2, padding)))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * mkvm_cpuid_set - KVM_SET_CPUID2
+ *
+ * Context: vcpu->mutex held, vCPU loaded, may sleep. Return: -E2BIG (MKVM_MAX_CPUID entries or more),
+ * -EINVAL (the guest has run with others), -EFAULT, -ENOMEM; nothing has changed then.
+ */
 int mkvm_cpuid_set(struct mkvm_vcpu *vcpu, struct kvm_cpuid2 __user *arg)
 {
 	struct kvm_cpuid_entry2 *e = NULL;
@@ -321,6 +350,12 @@ int mkvm_cpuid_set(struct mkvm_vcpu *vcpu, struct kvm_cpuid2 __user *arg)
 		e = vmemdup_user(arg->entries, array_size(n, sizeof(*e)));
 		if (IS_ERR(e))
 			return PTR_ERR(e);
+	}
+	if (vcpu->has_run) {
+		bool same = same_entries(vcpu, e, n);
+
+		kvfree(e);
+		return same ? 0 : -EINVAL;
 	}
 	kvfree(vcpu->cpuid);
 	vcpu->cpuid = e;
@@ -341,11 +376,8 @@ int mkvm_cpuid_get(struct mkvm_vcpu *vcpu, struct kvm_cpuid2 __user *arg)
 		return -ENOMEM;
 	if (vcpu->nr_cpuid)
 		memcpy(e, vcpu->cpuid, vcpu->nr_cpuid * sizeof(*e));
-	for (i = 0; i < vcpu->nr_cpuid; i++) {
-		e[i].eax = e[i].function;
-		e[i].ecx = e[i].index;
-		mkvm_cpuid(vcpu, &e[i].eax, &e[i].ebx, &e[i].ecx, &e[i].edx);
-	}
+	for (i = 0; i < vcpu->nr_cpuid; i++)
+		mirror_state(vcpu, &e[i]);
 	r = copy_entries(arg, e, vcpu->nr_cpuid);
 	kvfree(e);
 	return r;

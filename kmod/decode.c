@@ -22,6 +22,8 @@
 #define ALU(n, op, rw)	PAIR(n, op, RM, REG, MODRM | (rw)), PAIR((n) + 2, op, REG, RM, MODRM | (rw))
 #define PREFIX(kind)	{ OP_PREFIX, kind, NO, 0 }
 #define LENGTH(flags)	{ OP_LENGTH, NO, NO, flags }
+#define LOAD_VEC	{ OP_VEC, VEC, RM, MODRM | WR }
+#define STORE_VEC	{ OP_VEC, RM, VEC, MODRM | WR }
 
 enum { GROUP_ALU, GROUP_MOV, GROUP_TEST, GROUP_INC, GROUP_INC_PUSH, GROUP_BT };
 
@@ -48,6 +50,8 @@ static const struct mkvm_opcode one_byte[256] = {
 
 static const struct mkvm_opcode two_byte[256] = {	/* after 0F */
 	[0x01] = LENGTH(MODRM), [0x08 ... 0x09] = LENGTH(0), [0x30 ... 0x33] = LENGTH(0),
+	[0x10] = LOAD_VEC, [0x11] = STORE_VEC, [0x28] = LOAD_VEC, [0x29] = STORE_VEC, [0x2b] = STORE_VEC,
+	[0x6e ... 0x6f] = LOAD_VEC, [0x7e ... 0x7f] = STORE_VEC, [0xd6] = STORE_VEC, [0xe7] = STORE_VEC,
 	[0xa2] = LENGTH(0), [0xaa] = LENGTH(0),
 	[0x21] = { OP_GET_DR, NO, NO, MODRM },
 	[0x22] = { OP_SET_CR, NO, NO, MODRM },
@@ -159,11 +163,40 @@ static void parse_modrm(struct mkvm_emu *c, const u8 **p)
 		c->d.op = OP_NONE;
 }
 
+/*
+ * A move of an XMM register: its size, by the prefix that is part of the opcode.
+ * What is absent, MMX above all, is not known.
+ */
+static void parse_vec(struct mkvm_emu *c, u8 opcode)
+{
+	enum { NONE, P66, PF2, PF3, NR, ALIGNED = 0x80 };
+	static const u8 sizes[256][NR] = {
+		[0x10 ... 0x11] = { 16, 16, [PF2] = 8, [PF3] = 4 },		/* MOVUPS, MOVUPD, MOVSD, MOVSS */
+		[0x28 ... 0x29] = { 16 | ALIGNED, 16 | ALIGNED },		/* MOVAPS, MOVAPD */
+		[0x2b] = { 16 | ALIGNED, 16 | ALIGNED },			/* MOVNTPS, MOVNTPD */
+		[0x6e] = { [P66] = 4 }, [0x7e] = { [P66] = 4, [PF3] = 8 },	/* MOVD, MOVQ */
+		[0x6f] = { [P66] = 16 | ALIGNED, [PF3] = 16 },			/* MOVDQA, MOVDQU */
+		[0x7f] = { [P66] = 16 | ALIGNED, [PF3] = 16 },
+		[0xd6] = { [P66] = 8 },						/* MOVQ */
+		[0xe7] = { [P66] = 16 | ALIGNED },				/* MOVNTDQ */
+	};
+	unsigned int form = c->prefix[REP] ? PF2 + (c->prefix[REP] & 1) : c->prefix[OPSIZE] ? P66 : NONE;
+
+	c->size = sizes[opcode][form] & ~ALIGNED;
+	c->aligned = sizes[opcode][form] & ALIGNED;
+	if (!c->size)
+		c->d.op = OP_NONE;
+	else if (c->size == 4 && (c->prefix[REX] & 8) && form == P66)
+		c->size = 8;
+	else if (opcode == 0x7e && form == PF3)
+		c->d = (struct mkvm_opcode)LOAD_VEC;
+}
+
 /* Decodes what emu->insn holds, beyond the bytes that are known if it must. */
 static void parse(struct mkvm_emu *c)
 {
 	const u8 *p = c->insn;
-	u8 byte;
+	u8 byte, second = 0;
 
 	c->ea = 0;
 	c->imm = 0;
@@ -172,10 +205,12 @@ static void parse(struct mkvm_emu *c)
 	memset(c->prefix, 0, sizeof(c->prefix));
 	byte = parse_prefixes(c, &p);
 	c->d = one_byte[byte];
-	if (byte == 0x0f)
-		c->d = two_byte[*p++];
-	else if (byte == 0x63 && !c->mode64)
+	if (byte == 0x0f) {
+		second = *p++;
+		c->d = two_byte[second];
+	} else if (byte == 0x63 && !c->mode64) {
 		c->d.op = OP_NONE;
+	}
 
 	if (c->mode64)
 		c->ad = c->prefix[ADSIZE] ? 4 : 8;
@@ -190,9 +225,11 @@ static void parse(struct mkvm_emu *c)
 	else
 		c->size = (c->mode64 || c->mode.cs_db) == !c->prefix[OPSIZE] || (c->d.flags & NOT16) ? 4 : 2;
 
+	if (c->d.op == OP_VEC)
+		parse_vec(c, second);
 	if (c->d.flags & MOFFS)
 		c->ea = take(&p, c->ad);
-	if (c->d.src >= IMM8)
+	if (c->d.src == IMM8 || c->d.src == IMMZ)
 		c->imm = take(&p, c->d.src == IMM8 ? 1 : min_t(u8, c->size, 4));
 	c->pos = p - c->insn;
 	if (c->rip_relative)

@@ -17,14 +17,16 @@ enum op {
 	OP_NONE, OP_ADD, OP_OR, OP_ADC, OP_SBB, OP_AND, OP_SUB, OP_XOR, OP_CMP,
 	OP_MOV, OP_MOVSX, OP_TEST, OP_NOT, OP_NEG, OP_INC, OP_DEC,
 	OP_XCHG, OP_XADD, OP_CMPXCHG, OP_BT, OP_BTS, OP_BTR, OP_BTC,
-	OP_PUSH, OP_SET_CR, OP_GET_DR, OP_SET_DR,
+	OP_PUSH,
+	OP_VEC,			/* a move between memory and an XMM register */
+	OP_SET_CR, OP_GET_DR, OP_SET_DR,
 	OP_LENGTH,		/* only its length is known */
 	OP_PREFIX,		/* dst: its kind */
 	OP_GROUP,		/* dst: the row in groups[], by ModRM.reg */
 };
 
-/* Where an operand is. RM: in memory, RM8 to RM32 with a size of its own. SI, DI: strings. IMMZ: at most 32 bits. */
-enum { NO, RM, REG, ACC, SI, DI, PORT, RM8, RM16, RM32, IMM8, IMMZ };
+/* Where an operand is. RM: memory, RM8 to RM32 of its own size. SI, DI: strings. IMMZ: up to 32 bits. VEC: XMM. */
+enum { NO, RM, REG, ACC, SI, DI, PORT, RM8, RM16, RM32, IMM8, IMMZ, VEC };
 
 enum { REX, SEGMENT, OPSIZE, ADSIZE, LOCK, REP };	/* prefixes, as in emu->prefix */
 
@@ -47,7 +49,7 @@ enum mkvm_emu_result mkvm_decode(struct mkvm_emu *c);
 static inline enum mkvm_emu_result fault(struct mkvm_emu *c, u8 vector)
 {
 	c->fault.vector = vector;
-	c->fault.has_error = vector != UD_VECTOR && (c->mode.cr0 & X86_CR0_PE);
+	c->fault.has_error = vector != UD_VECTOR && vector != NM_VECTOR && (c->mode.cr0 & X86_CR0_PE);
 	c->fault.error = 0;
 	return MKVM_EMU_FAULT;
 }

@@ -60,15 +60,19 @@ static u64 clear_word(struct mkvm *vm, const struct mkvm_memslot *slot, u64 firs
 	return bits;
 }
 
-/* The slot of that number while it is logged, or an errno. Context: slots_lock. */
-static const struct mkvm_memslot *logged_slot(struct mkvm *vm, u32 id)
+/* The slot of that number while it is logged, with slots_lock held; or an errno, without. */
+static const struct mkvm_memslot *lock_logged_slot(struct mkvm *vm, u32 id)
 {
 	const struct mkvm_memslot *slot;
 
 	if (id >> 16 >= MKVM_NR_AS || (u16)id >= MKVM_MAX_SLOTS)
 		return ERR_PTR(-EINVAL);
+	mutex_lock(&vm->slots_lock);
 	slot = mkvm_slot_by_id(vm, id);
-	return slot && slot->dirty ? slot : ERR_PTR(-ENOENT);
+	if (slot && slot->dirty)
+		return slot;
+	mutex_unlock(&vm->slots_lock);
+	return ERR_PTR(-ENOENT);
 }
 
 /*
@@ -80,17 +84,13 @@ static const struct mkvm_memslot *logged_slot(struct mkvm *vm, u32 id)
  */
 int mkvm_dirty_log_get(struct mkvm *vm, const struct kvm_dirty_log *log)
 {
-	const struct mkvm_memslot *slot;
+	const struct mkvm_memslot *slot = lock_logged_slot(vm, log->slot);
 	bool flush = false;
 	u64 first, *copy;
-	int r;
+	int r = -ENOMEM;
 
-	mutex_lock(&vm->slots_lock);
-	slot = logged_slot(vm, log->slot);
-	r = PTR_ERR_OR_ZERO(slot);
-	if (r)
-		goto out;
-	r = -ENOMEM;
+	if (IS_ERR(slot))
+		return PTR_ERR(slot);
 	copy = kvzalloc(dirty_bytes(slot), GFP_KERNEL_ACCOUNT);
 	if (!copy)
 		goto out;
@@ -121,17 +121,13 @@ out:
  */
 int mkvm_dirty_log_clear(struct mkvm *vm, const struct kvm_clear_dirty_log *log)
 {
-	const struct mkvm_memslot *slot;
+	const struct mkvm_memslot *slot = lock_logged_slot(vm, log->slot);
 	u64 i, mask, __user *from = log->dirty_bitmap;
 	bool flush = false;
-	int r;
+	int r = -EINVAL;
 
-	mutex_lock(&vm->slots_lock);
-	slot = logged_slot(vm, log->slot);
-	r = PTR_ERR_OR_ZERO(slot);
-	if (r)
-		goto out;
-	r = -EINVAL;
+	if (IS_ERR(slot))
+		return PTR_ERR(slot);
 	if (log->first_page & 63 || log->first_page > slot->npages ||
 	    log->num_pages > slot->npages - log->first_page ||
 	    (log->num_pages & 63 && log->num_pages < slot->npages - log->first_page))

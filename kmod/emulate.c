@@ -2,8 +2,8 @@
 /*
  * emulate.c - the instruction emulator: runs what decode.c has decoded.
  *
- * It runs what guests use on memory-mapped devices, INS and OUTS, and MOV to
- * control registers. Anything else is UNHANDLED. The bytes may have changed since
+ * It runs what guests use on memory-mapped devices, moves of XMM registers among
+ * it, INS and OUTS, and MOV to control registers. Anything else is UNHANDLED. The bytes may have changed since
  * the exit, so nothing is taken for granted because an exit happened.
  *
  * State: none outside of struct mkvm_emu; the guest's registers are written only
@@ -306,6 +306,30 @@ static enum mkvm_emu_result run_push(struct mkvm_emu *c)
 	return res;
 }
 
+/* Loads clear the rest of the register. AMD APM vol. 4, the instructions' tables of exceptions. */
+static enum mkvm_emu_result run_vec(struct mkvm_emu *c)
+{
+	bool load = c->d.dst == VEC;
+	u64 val[2] = { 0, 0 }, la;
+	enum mkvm_emu_result res;
+
+	if ((c->mode.cr0 & X86_CR0_EM) || !(c->mode.cr4 & X86_CR4_OSFXSR))
+		return fault(c, UD_VECTOR);
+	if (c->mode.cr0 & X86_CR0_TS)
+		return fault(c, NM_VECTOR);
+	res = linearize(c, c->seg, c->ea, c->size, !load, &la);
+	if (res)
+		return res;
+	if (c->aligned && (la & 15))
+		return fault(c, GP_VECTOR);
+	if (!load)
+		mkvm_emu_xmm(c, c->reg, val, false);
+	res = mkvm_emu_access(c, la, val, c->size, load ? MKVM_EMU_READ : MKVM_EMU_WRITE);
+	if (!res && load)
+		mkvm_emu_xmm(c, c->reg, val, true);
+	return res;
+}
+
 /* MOV to a control register. */
 static enum mkvm_emu_result run_set_cr(struct mkvm_emu *c)
 {
@@ -351,6 +375,8 @@ static enum mkvm_emu_result run(struct mkvm_emu *c)
 		return run_plain(c);
 	if (c->d.op == OP_PUSH)
 		return run_push(c);
+	if (c->d.op == OP_VEC)
+		return run_vec(c);
 	if (c->d.op == OP_SET_CR)
 		return run_set_cr(c);
 	return c->d.op == OP_GET_DR || c->d.op == OP_SET_DR ? run_dr(c) : MKVM_EMU_UNHANDLED;

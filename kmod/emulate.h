@@ -75,6 +75,7 @@ struct mkvm_emu {
 	u8 mod, reg, rm;		/* ModRM, with REX's bits */
 	u8 seg;
 	bool mode64, rip_relative;
+	bool aligned;			/* of OP_VEC: else #GP */
 	u8 prefix[8];			/* the last of its kind, 0: absent */
 	u64 ea, imm, flags;		/* flags: RFLAGS when it has run */
 };
@@ -91,7 +92,7 @@ enum mkvm_emu_how {
 	MKVM_EMU_PROBE,		/* no access: would a WRITE fault? Of more than 8 bytes: UNHANDLED unless RAM */
 };
 
-/* buf: at least a u64 (a DONE read fills len bytes); len: 1, 2, 4, 8, and for PROBE and WRITE of INS up to a page */
+/* buf: at least a u64 (a DONE read fills len bytes); len: 1, 2, 4, 8, 16, for PROBE and WRITE of INS up to a page */
 enum mkvm_emu_result mkvm_emu_access(struct mkvm_emu *emu, u64 la, void *buf, unsigned int len,
 				     enum mkvm_emu_how how);
 /* Bytes of the instruction into buf, which has room for 16; len up to 15, within a page. */
@@ -102,6 +103,8 @@ enum mkvm_emu_result mkvm_emu_pio(struct mkvm_emu *emu, u16 port, unsigned int s
 void mkvm_emu_get_segment(struct mkvm_emu *emu, int seg, struct kvm_segment *var);
 /* MOV to CR0, 2, 3, 4 or 8 at CPL 0. Returns 1 for #GP. */
 int mkvm_emu_set_cr(struct mkvm_emu *emu, int cr, u64 val);
+/* Reads or writes the 16 bytes of XMM register n. */
+void mkvm_emu_xmm(struct mkvm_emu *emu, unsigned int n, u64 *val, bool write);
 /* MOV to or from DR0 to 3, 6 or 7, all checked. */
 void mkvm_emu_dr(struct mkvm_emu *emu, int dr, u64 *val, bool write);
 

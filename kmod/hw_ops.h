@@ -64,6 +64,7 @@ struct mkvm_hw_ops {
 	int (*get_msr)(struct mkvm_vcpu *vcpu, u32 index, u64 *val);	/* 1: not one of the vendor's */
 	int (*set_msr)(struct mkvm_vcpu *vcpu, u32 index, u64 val);
 	void (*tsc_offset_changed)(struct mkvm_vcpu *vcpu);
+	void (*msr_filter_changed)(struct mkvm_vcpu *vcpu);	/* mkvm_msr_allowed answers anew; may sleep */
 
 	/* Events. shadow: KVM_X86_SHADOW_INT_*. */
 	u8 (*get_shadow)(struct mkvm_vcpu *vcpu);

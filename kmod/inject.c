@@ -102,7 +102,6 @@ void mkvm_queue_page_fault(struct mkvm_vcpu *vcpu, u64 cr2, u32 error)
 	mkvm_queue_exception(vcpu, X86_TRAP_PF, true, error);
 }
 
-
 /* ---- INIT and SIPI ---- */
 
 /*
@@ -271,12 +270,15 @@ static void choose_event(struct mkvm_vcpu *vcpu)
 		atomic_long_andnot(nmi, (atomic_long_t *)&vcpu->pending);
 		mkvm_hw->set_nmi_masked(vcpu, true);
 		vcpu->event = (struct mkvm_event) { .type = MKVM_EV_NMI, .vector = X86_TRAP_NMI };
+		vcpu->stats[MKVM_STAT_NMI_INJECTIONS]++;
 		return;
 	}
 	if (interrupt_allowed(vcpu) && has_interrupt(vcpu)) {
 		vector = take_interrupt(vcpu);
-		if (vector >= 0)
-			vcpu->event = (struct mkvm_event) { .type = MKVM_EV_INTR, .vector = vector };
+		if (vector < 0)
+			return;
+		vcpu->event = (struct mkvm_event) { .type = MKVM_EV_INTR, .vector = vector };
+		vcpu->stats[MKVM_STAT_IRQ_INJECTIONS]++;
 	}
 }
 

@@ -96,7 +96,8 @@ static int check_region(const struct kvm_userspace_memory_region *mem)
 {
 	u64 end = mem->guest_phys_addr + mem->memory_size;
 
-	if ((u16)mem->slot >= MKVM_MAX_SLOTS || mem->slot >> 16 >= MKVM_NR_AS || (mem->flags & ~(KVM_MEM_READONLY | KVM_MEM_LOG_DIRTY_PAGES)))
+	if ((u16)mem->slot >= MKVM_MAX_SLOTS || mem->slot >> 16 >= MKVM_NR_AS ||
+	    (mem->flags & ~(KVM_MEM_READONLY | KVM_MEM_LOG_DIRTY_PAGES)))
 		return -EINVAL;
 	if ((mem->memory_size | mem->guest_phys_addr | mem->userspace_addr) & ~PAGE_MASK)
 		return -EINVAL;

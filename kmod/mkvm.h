@@ -13,8 +13,8 @@
  * Lock order, outermost first:
  *   vcpu->mutex, vm->lock, vm->slots_lock, mm's mmap_lock, vm->mmu_lock,
  *   irqchip locks (irqchip/irqchip.h).
- * vm->srcu is entered anywhere above mmu_lock; slots_lock waits for its grace
- * period, so nobody holds srcu when taking slots_lock. mmu_lock is a spinlock
+ * vm->srcu is entered anywhere above mmu_lock; who holds slots_lock or vm->lock may
+ * wait for its grace period, so nobody holds srcu when taking them. mmu_lock is a spinlock
  * taken with interrupts on. Nothing takes vm->lock while it holds irqchip
  * locks.
  *
@@ -51,6 +51,34 @@
 #define MKVM_IOEVENTFD_BUCKETS	64
 
 #define MKVM_MAX_GPA_BITS	52
+
+/* ---- counters: KVM_GET_STATS_FD, named in stats.c ---- */
+
+enum mkvm_vm_stat {
+	MKVM_STAT_PAGES_4K,	/* leaves of the second-level tables now, by level - 1 */
+	MKVM_STAT_PAGES_2M,
+	MKVM_STAT_REMOTE_TLB_FLUSH,
+	MKVM_NR_VM_STATS
+};
+
+enum mkvm_vcpu_stat {
+	MKVM_STAT_EXITS,
+	MKVM_STAT_IRQ_EXITS,		/* for an interrupt of the host */
+	MKVM_STAT_IRQ_WINDOW_EXITS,
+	MKVM_STAT_IO_EXITS,
+	MKVM_STAT_MMIO_EXITS,		/* to userspace */
+	MKVM_STAT_MSR_EXITS,
+	MKVM_STAT_CPUID_EXITS,
+	MKVM_STAT_HALT_EXITS,
+	MKVM_STAT_HALT_WAKEUP,
+	MKVM_STAT_SIGNAL_EXITS,
+	MKVM_STAT_PF_TAKEN,		/* second-level faults */
+	MKVM_STAT_INSN_EMULATION,
+	MKVM_STAT_TLB_FLUSH,
+	MKVM_STAT_IRQ_INJECTIONS,
+	MKVM_STAT_NMI_INJECTIONS,
+	MKVM_NR_VCPU_STATS
+};
 
 /* ---- a VM ---- */
 
@@ -118,6 +146,15 @@ struct mkvm {
 	struct kvm_coalesced_mmio_ring *ring;		/* (c) a page, shared with userspace: untrusted */
 	u32 ring_last;					/* under ring_lock: where the next entry goes */
 
+	u64 stats[MKVM_NR_VM_STATS];			/* (m) read by anybody */
+	u32 max_vcpu_ids;				/* (l) KVM_CAP_MAX_VCPU_ID: ids are below it */
+	u32 disabled_exits;				/* (c) once a vCPU exists: KVM_X86_DISABLE_EXITS_* */
+	bool exit_on_emulation_failure;			/* (l) KVM_CAP_EXIT_ON_EMULATION_FAILURE; READ_ONCE */
+	u32 user_msr_reasons;				/* (l) KVM_MSR_EXIT_REASON_* for userspace; READ_ONCE */
+	struct mkvm_msr_filter __rcu *msr_filter;	/* (r) NULL: allows all */
+	u32 nr_mmu_pages;				/* (l) KVM_SET_NR_MMU_PAGES: stored, not needed */
+	DECLARE_BITMAP(told, 512);			/* (a) mkvm_not_offered has told of these */
+
 	s64 tsc_offset;					/* (l) that vCPUs start with: guest TSC 0 at creation */
 	s64 clock_offset;				/* of KVM_GET_CLOCK to the host's boot time; READ_ONCE */
 	u64 identity_map_addr;				/* (l) accepted, not needed */
@@ -132,6 +169,7 @@ void mkvm_vm_get(struct mkvm *vm);
 void mkvm_vm_put(struct mkvm *vm);
 int mkvm_vm_create_fd(unsigned long type);
 long mkvm_check_extension(unsigned long cap);
+void mkvm_not_offered(struct mkvm *vm, bool cap, u32 number);
 
 static inline bool mkvm_irqchip_in_kernel(struct mkvm *vm)
 {
@@ -155,6 +193,7 @@ enum mkvm_pending {
 	MKVM_PEND_NMI,
 	MKVM_PEND_SMI,
 	MKVM_PEND_EVENT,	/* IRR, ExtINT or a queued event changed: look again */
+	MKVM_PEND_MSRS,		/* the MSR filter changed, or this vCPU has not looked at it */
 	MKVM_PEND_TELL,		/* own thread: eoi_vector or tpr_access wait for userspace */
 	/*
 	 * Posted since the last KVM_GET_VCPU_EVENTS, so that KVM_SET_VCPU_EVENTS with older
@@ -271,7 +310,7 @@ struct mkvm_vcpu {
 	u64 tsc_adjust;				/* (v) IA32_TSC_ADJUST */
 	u64 pat;				/* (v) */
 	u64 tsc_aux;				/* (v) */
-	u64 misc_enable, debugctl;		/* (v) */
+	u64 misc_enable, debugctl, power_ctl;	/* (v) */
 	u32 smbase;				/* (v) */
 	struct mkvm_mtrr mtrr;			/* (v) */
 	struct mkvm_mce mce;			/* (v) */
@@ -283,6 +322,7 @@ struct mkvm_vcpu {
 	u32 nr_cpuid;				/* (v) */
 	u8 cpuid_first[2][32];			/* (v) index + 1 of leaf n and 0x80000000 + n */
 	bool cpuid_x2apic, cpuid_tsc_deadline;	/* (v) */
+	bool has_run;				/* (v) the guest has seen cpuid: it stays as it is */
 	u64 cr4_reserved;			/* (v) CR4 bits that CPUID does not allow */
 	u64 efer_reserved;			/* (v) likewise */
 	u64 gpa_reserved;			/* (v) physical address bits beyond CPUID's width */
@@ -293,6 +333,7 @@ struct mkvm_vcpu {
 		u64 dr[4], dr7;			/* userspace's breakpoints */
 	} debug;				/* (v) debug.c */
 
+	u64 stats[MKVM_NR_VCPU_STATS];			/* (v) read by anybody */
 	int (*complete)(struct mkvm_vcpu *vcpu);	/* (v) what is left of the last exit to userspace */
 	struct {
 		u16 port;
@@ -409,6 +450,16 @@ int mkvm_msr_index_list(struct kvm_msr_list __user *list, bool features);
 int mkvm_msrs_ioctl(struct mkvm_vcpu *vcpu, struct kvm_msrs __user *arg, bool set);
 bool mkvm_tsc_khz_valid(unsigned long khz);
 void mkvm_msr_reset(struct mkvm_vcpu *vcpu);
+
+/* msr_filter.c */
+struct mkvm_msr_filter;
+int mkvm_msr_filter_set(struct mkvm *vm, const struct kvm_msr_filter *user);
+void mkvm_msr_filter_free(struct mkvm_msr_filter *filter);
+bool mkvm_msr_allowed(struct mkvm_vcpu *vcpu, u32 index, u32 access);
+int mkvm_msr_refused(struct mkvm_vcpu *vcpu, u32 index, bool write, u64 val, bool filtered);
+
+/* stats.c */
+int mkvm_stats_fd(struct mkvm *vm, struct mkvm_vcpu *vcpu);
 
 /* mce.c */
 void mkvm_mce_reset(struct mkvm_vcpu *vcpu);

@@ -187,6 +187,7 @@ static enum mkvm_emu_result device_access(struct mkvm_vcpu *vcpu, u64 gpa, u64 *
 	}
 	trace_mmio(vcpu, gpa, len, write, *val, "user");
 	log->open = true;
+	vcpu->stats[MKVM_STAT_MMIO_EXITS]++;
 	run->exit_reason = KVM_EXIT_MMIO;
 	run->mmio.phys_addr = gpa;
 	run->mmio.len = len;
@@ -269,7 +270,7 @@ enum mkvm_emu_result mkvm_emu_access(struct mkvm_emu *emu, u64 la, void *data, u
 	if (unlikely(!know_gpa(emu, la, len, how)))
 		return access_by_walk(emu, la, data, len, how);
 	/* A fault means no RAM, but one by a write may mean memory that can be read. */
-	if (vcpu->cause == MKVM_BY_READ || how == MKVM_EMU_WRITE)
+	if (len <= 8 && (vcpu->cause == MKVM_BY_READ || how == MKVM_EMU_WRITE))
 		return device_access(vcpu, vcpu->fault_gpa, data, len, how == MKVM_EMU_WRITE);
 	return page_access(emu, vcpu->fault_gpa, data, len, how);
 }
@@ -331,6 +332,22 @@ void mkvm_emu_get_segment(struct mkvm_emu *emu, int seg, struct kvm_segment *var
 int mkvm_emu_set_cr(struct mkvm_emu *emu, int cr, u64 val)
 {
 	return mkvm_cr_write(emu->vcpu, cr, val);
+}
+
+/* While KVM_RUN runs, the thread's FPU registers are the guest's. */
+void mkvm_emu_xmm(struct mkvm_emu *emu, unsigned int n, u64 *val, bool write)
+{
+	struct fxregs_state fx __aligned(16) = { 0 };
+	void *reg = &fx.xmm_space[4 * n];
+
+	fpregs_lock();
+	if (test_thread_flag(TIF_NEED_FPU_LOAD))
+		switch_fpu_return();
+	asm volatile("fxsave64 %0" : "+m" (fx));
+	memcpy(write ? reg : val, write ? val : reg, 16);
+	if (write)
+		asm volatile("fxrstor64 %0" : : "m" (fx));
+	fpregs_unlock();
 }
 
 /* Comes here only while the breakpoints in the CPU are userspace's (debug.c). */
@@ -417,6 +434,7 @@ int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause)
 	unsigned int round = 0;
 	struct mkvm_emu *emu;
 
+	vcpu->stats[MKVM_STAT_INSN_EMULATION]++;
 	vcpu->cause = cause;
 	emu = emu_init(vcpu);
 	do {

@@ -27,7 +27,7 @@ static const u32 msr_list[] = {
 	MSR_IA32_TSC, MSR_IA32_TSC_ADJUST, MSR_TSC_AUX,
 	MSR_IA32_SYSENTER_CS, MSR_IA32_SYSENTER_ESP, MSR_IA32_SYSENTER_EIP,
 	MSR_STAR, MSR_LSTAR, MSR_CSTAR, MSR_SYSCALL_MASK, MSR_KERNEL_GS_BASE,
-	MSR_IA32_CR_PAT, MSR_IA32_MISC_ENABLE, MSR_IA32_DEBUGCTLMSR,
+	MSR_IA32_CR_PAT, MSR_IA32_MISC_ENABLE, MSR_IA32_DEBUGCTLMSR, MSR_IA32_POWER_CTL,
 	MSR_MTRRdefType,
 	MSR_MTRRfix64K_00000, MSR_MTRRfix16K_80000, MSR_MTRRfix16K_A0000,
 	MSR_MTRRfix4K_C0000, MSR_MTRRfix4K_C8000, MSR_MTRRfix4K_D0000, MSR_MTRRfix4K_D8000,
@@ -115,6 +115,7 @@ void mkvm_msr_reset(struct mkvm_vcpu *vcpu)
 	vcpu->misc_enable = MSR_IA32_MISC_ENABLE_FAST_STRING;
 	vcpu->tsc_aux = 0;
 	vcpu->debugctl = 0;
+	vcpu->power_ctl = 0;
 	memset(&vcpu->mtrr, 0, sizeof(vcpu->mtrr));
 	mkvm_mce_reset(vcpu);
 }
@@ -161,6 +162,14 @@ static bool mtrr_valid(struct mkvm_vcpu *vcpu, u32 index, u64 val)
 		if (!memory_type_ok(val & 0xff))
 			return false;
 	return true;
+}
+
+static int set_mtrr(struct mkvm_vcpu *vcpu, u32 index, u64 val)
+{
+	if (!mtrr_valid(vcpu, index, val))
+		return 1;
+	*mtrr_reg(&vcpu->mtrr, index) = val;
+	return 0;
 }
 
 static bool pat_valid(u64 val)
@@ -265,6 +274,27 @@ static bool reads_zero(u32 index)
 	}
 }
 
+/* The register that reads as it was written, or NULL. */
+static u64 *plain_reg(struct mkvm_vcpu *vcpu, u32 index)
+{
+	switch (index) {
+	case MSR_IA32_TSC_ADJUST:
+		return &vcpu->tsc_adjust;
+	case MSR_TSC_AUX:
+		return &vcpu->tsc_aux;
+	case MSR_IA32_CR_PAT:
+		return &vcpu->pat;
+	case MSR_IA32_MISC_ENABLE:
+		return &vcpu->misc_enable;
+	case MSR_IA32_POWER_CTL:
+		return &vcpu->power_ctl;
+	case MSR_IA32_DEBUGCTLMSR:
+		return &vcpu->debugctl;
+	default:
+		return mtrr_reg(&vcpu->mtrr, index);
+	}
+}
+
 /*
  * mkvm_msr_get - read a register
  * @host: for userspace
@@ -274,14 +304,11 @@ static bool reads_zero(u32 index)
 int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host)
 {
 	struct mkvm_mode mode;
-	u64 *mtrr;
+	u64 *plain;
 
 	switch (index) {
 	case MSR_IA32_TSC:
 		*val = rdtsc() + vcpu->tsc_offset;
-		return 0;
-	case MSR_IA32_TSC_ADJUST:
-		*val = vcpu->tsc_adjust;
 		return 0;
 	case MSR_IA32_TSC_DEADLINE:
 		if (!vcpu->lapic)
@@ -295,18 +322,6 @@ int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host)
 		mkvm_hw->get_mode(vcpu, &mode);
 		*val = mode.efer;
 		return 0;
-	case MSR_TSC_AUX:
-		*val = vcpu->tsc_aux;
-		return 0;
-	case MSR_IA32_CR_PAT:
-		*val = vcpu->pat;
-		return 0;
-	case MSR_IA32_MISC_ENABLE:
-		*val = vcpu->misc_enable;
-		return 0;
-	case MSR_IA32_DEBUGCTLMSR:
-		*val = vcpu->debugctl;
-		return 0;
 	case MSR_IA32_SMBASE:
 		*val = vcpu->smbase;
 		return !host;		/* the guest has it in its state-save area */
@@ -319,9 +334,9 @@ int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host)
 	case APIC_BASE_MSR ... APIC_BASE_MSR + 0xff:
 		return vcpu->lapic ? mkvm_lapic_msr_read(vcpu->lapic, index, val) : 1;
 	}
-	mtrr = mtrr_reg(&vcpu->mtrr, index);
-	if (mtrr) {
-		*val = *mtrr;
+	plain = plain_reg(vcpu, index);
+	if (plain) {
+		*val = *plain;
 		return 0;
 	}
 	if (reads_zero(index)) {
@@ -341,8 +356,6 @@ int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host)
  */
 int mkvm_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host)
 {
-	u64 *mtrr;
-
 	switch (index) {
 	case MSR_IA32_TSC:
 		set_tsc(vcpu, val, host);
@@ -372,6 +385,9 @@ int mkvm_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host)
 	case MSR_IA32_MISC_ENABLE:
 		vcpu->misc_enable = val;
 		return 0;
+	case MSR_IA32_POWER_CTL:	/* how to save energy: kept for the guest, and left to the host */
+		vcpu->power_ctl = val;
+		return 0;
 	case MSR_IA32_DEBUGCTLMSR:
 		/* Neither branch traps nor last-branch records are offered: only what does nothing is taken. */
 		if (val)
@@ -387,13 +403,8 @@ int mkvm_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host)
 	case APIC_BASE_MSR ... APIC_BASE_MSR + 0xff:
 		return vcpu->lapic ? mkvm_lapic_msr_write(vcpu->lapic, index, val) : 1;
 	}
-	mtrr = mtrr_reg(&vcpu->mtrr, index);
-	if (mtrr) {
-		if (!mtrr_valid(vcpu, index, val))
-			return 1;
-		*mtrr = val;
-		return 0;
-	}
+	if (mtrr_reg(&vcpu->mtrr, index))
+		return set_mtrr(vcpu, index, val);
 	/* firmware and kernels write back what they read; microcode updates are ignored */
 	if (reads_zero(index))
 		return val && !host && index != MSR_IA32_UCODE_REV && index != MSR_K7_HWCR ? 1 : 0;

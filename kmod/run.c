@@ -28,9 +28,9 @@
 
 /* The bits of the pending word that ask for work before an entry. */
 #define PEND_WORK (BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_SIPI) | BIT(MKVM_PEND_NMI) | \
-		   BIT(MKVM_PEND_SMI) | BIT(MKVM_PEND_EVENT))
+		   BIT(MKVM_PEND_SMI) | BIT(MKVM_PEND_EVENT) | BIT(MKVM_PEND_MSRS))
 
-#define PEND_FIRST (BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_SIPI) | BIT(MKVM_PEND_TELL))
+#define PEND_FIRST (BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_SIPI) | BIT(MKVM_PEND_TELL) | BIT(MKVM_PEND_MSRS))
 
 /* ---- exits that are alike for all vendors ---- */
 
@@ -48,14 +48,14 @@ int mkvm_exit_internal_error(struct mkvm_vcpu *vcpu, u32 suberror, const u64 *da
 
 /*
  * The instruction cannot be emulated. A program at CPL 3 gets #UD, so that it cannot end
- * its machine; otherwise userspace is told, with the bytes.
+ * its machine, unless userspace wants to hear of it; then and otherwise it gets the bytes.
  */
 int mkvm_emulation_failed(struct mkvm_vcpu *vcpu, const struct mkvm_emu *emu)
 {
 	struct kvm_run *run = vcpu->run;
 	unsigned int n = min_t(unsigned int, emu->insn_len, MKVM_MAX_INSN);
 
-	if (emu->mode.cpl == 3) {
+	if (emu->mode.cpl == 3 && !READ_ONCE(vcpu->vm->exit_on_emulation_failure)) {
 		mkvm_queue_exception(vcpu, X86_TRAP_UD, false, 0);
 		return 1;
 	}
@@ -127,6 +127,7 @@ int mkvm_halt(struct mkvm_vcpu *vcpu)
 		vcpu->run->exit_reason = KVM_EXIT_HLT;
 		return 0;
 	}
+	vcpu->stats[MKVM_STAT_HALT_EXITS]++;
 	mkvm_test_point(MKVM_POINT_HLT);
 	trace_mp_state(vcpu, "HALTED", "HLT");
 	WRITE_ONCE(vcpu->mp_state, KVM_MP_STATE_HALTED);
@@ -144,6 +145,7 @@ int mkvm_exit_cpuid(struct mkvm_vcpu *vcpu)
 {
 	u32 eax = vcpu->regs[0], ecx = vcpu->regs[1], ebx, edx;
 
+	vcpu->stats[MKVM_STAT_CPUID_EXITS]++;
 	mkvm_cpuid(vcpu, &eax, &ebx, &ecx, &edx);
 	vcpu->regs[0] = eax;
 	vcpu->regs[1] = ecx;
@@ -154,12 +156,14 @@ int mkvm_exit_cpuid(struct mkvm_vcpu *vcpu)
 
 int mkvm_exit_rdmsr(struct mkvm_vcpu *vcpu)
 {
+	u32 index = vcpu->regs[1];
 	u64 val = 0;
+	bool allowed;
 
-	if (mkvm_msr_get(vcpu, (u32)vcpu->regs[1], &val, false)) {
-		mkvm_queue_gp(vcpu);
-		return 1;
-	}
+	vcpu->stats[MKVM_STAT_MSR_EXITS]++;
+	allowed = mkvm_msr_allowed(vcpu, index, KVM_MSR_FILTER_READ);
+	if (!allowed || mkvm_msr_get(vcpu, index, &val, false))
+		return mkvm_msr_refused(vcpu, index, false, 0, !allowed);
 	vcpu->regs[0] = (u32)val;
 	vcpu->regs[2] = val >> 32;
 	return mkvm_skip_instruction(vcpu);
@@ -168,11 +172,13 @@ int mkvm_exit_rdmsr(struct mkvm_vcpu *vcpu)
 int mkvm_exit_wrmsr(struct mkvm_vcpu *vcpu)
 {
 	u64 val = (u32)vcpu->regs[0] | vcpu->regs[2] << 32;
+	u32 index = vcpu->regs[1];
+	bool allowed;
 
-	if (mkvm_msr_set(vcpu, (u32)vcpu->regs[1], val, false)) {
-		mkvm_queue_gp(vcpu);
-		return 1;
-	}
+	vcpu->stats[MKVM_STAT_MSR_EXITS]++;
+	allowed = mkvm_msr_allowed(vcpu, index, KVM_MSR_FILTER_WRITE);
+	if (!allowed || mkvm_msr_set(vcpu, index, val, false))
+		return mkvm_msr_refused(vcpu, index, true, val, !allowed);
 	return mkvm_skip_instruction(vcpu);
 }
 
@@ -235,6 +241,7 @@ int mkvm_exit_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size, bool in)
 	struct kvm_run *run = vcpu->run;
 	u32 val = in ? 0 : (u32)vcpu->regs[0];
 
+	vcpu->stats[MKVM_STAT_IO_EXITS]++;
 	if (mkvm_kernel_pio(vcpu, port, size, in, &val)) {
 		trace_pio(vcpu, port, size, !in, val, "kernel");
 		if (in)
@@ -294,6 +301,7 @@ int mkvm_exit_tdp_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fetch)
 	int idx = srcu_read_lock(&vcpu->vm->srcu);
 	int r = tdp_fault_locked(vcpu, gpa, write, fetch);
 
+	vcpu->stats[MKVM_STAT_PF_TAKEN]++;
 	srcu_read_unlock(&vcpu->vm->srcu, idx);
 	return r;
 }
@@ -335,6 +343,7 @@ static void enter_guest_irqoff(struct mkvm_vcpu *vcpu)
 
 	if (vcpu->tlb_seen != tlb_gen) {
 		vcpu->tlb_seen = tlb_gen;
+		vcpu->stats[MKVM_STAT_TLB_FLUSH]++;
 		mkvm_hw->flush_tlb(vcpu);
 	}
 	if (test_thread_flag(TIF_NEED_FPU_LOAD))
@@ -348,10 +357,12 @@ static void enter_guest_irqoff(struct mkvm_vcpu *vcpu)
 	if (unlikely(vcpu->exit_soon))
 		smp_send_reschedule(smp_processor_id());
 	trace_enter(vcpu, "", 0, 0, 0, vcpu->event.type ? vcpu->event.vector | BIT(31) : 0);
+	vcpu->has_run = true;
 	current->flags |= PF_VCPU;	/* a tick that comes now counts as guest time */
 
 	mkvm_hw->enter(vcpu);
 
+	vcpu->stats[MKVM_STAT_EXITS]++;
 	WRITE_ONCE(vcpu->where, MKVM_OUTSIDE);
 	if (unlikely(vcpu->dr_live))
 		save_guest_dr(vcpu);
@@ -468,6 +479,8 @@ static int vcpu_loop(struct mkvm_vcpu *vcpu)
 			if (tell_userspace(vcpu))
 				return 0;
 			mkvm_accept_init_sipi(vcpu);
+			if (test_and_clear_bit(MKVM_PEND_MSRS, &vcpu->pending))
+				mkvm_hw->msr_filter_changed(vcpu);
 		}
 		if (unlikely(READ_ONCE(vcpu->pending) & BIT(MKVM_PEND_SMI)))
 			mkvm_accept_smi(vcpu, 0);
@@ -486,6 +499,7 @@ static int vcpu_loop(struct mkvm_vcpu *vcpu)
 			return 0;
 		}
 		if (signal_pending(current)) {
+			vcpu->stats[MKVM_STAT_SIGNAL_EXITS]++;
 			vcpu->run->exit_reason = KVM_EXIT_INTR;
 			return -EINTR;
 		}

@@ -56,6 +56,7 @@ static void flush_tlbs(struct mkvm *vm)
 	struct mkvm_vcpu *vcpu;
 	int i, cpu;
 
+	vm->stats[MKVM_STAT_REMOTE_TLB_FLUSH]++;
 	atomic_long_inc(&vm->tlb_gen);
 	smp_mb__after_atomic();		/* pairs with the store to vcpu->where in run.c */
 	cpumask_clear(&vm->flush_cpus);
@@ -69,13 +70,18 @@ static void flush_tlbs(struct mkvm *vm)
 }
 
 /* Puts a table that has been cut off, and all below it, on the list of pages to free. */
-static void tdp_collect(u64 *table, int level, struct list_head *free)
+static void tdp_collect(struct mkvm *vm, u64 *table, int level, struct list_head *free)
 {
 	int i;
 
-	for (i = 0; level > 1 && i < 512; i++)
-		if (tdp_present(table[i]) && !tdp_is_leaf(table[i], level))
-			tdp_collect(tdp_table(table[i]), level - 1, free);
+	for (i = 0; i < 512; i++) {
+		if (!tdp_present(table[i]))
+			continue;
+		if (tdp_is_leaf(table[i], level))
+			vm->stats[MKVM_STAT_PAGES_4K + level - 1]--;
+		else
+			tdp_collect(vm, tdp_table(table[i]), level - 1, free);
+	}
 	list_add(&virt_to_page(table)->lru, free);
 }
 
@@ -90,7 +96,7 @@ static void tdp_free_list(struct list_head *free)
 }
 
 /* Clears entries of guest frames [first, end) in a table whose first frame is base; true if there were any. */
-static bool tdp_zap(u64 *table, int level, u64 base, u64 first, u64 end, struct list_head *free)
+static bool tdp_zap(struct mkvm *vm, u64 *table, int level, u64 base, u64 first, u64 end, struct list_head *free)
 {
 	unsigned int i = first > base ? tdp_index(first, level) : 0;
 	u64 gfn, entry, span = PAGES_PER(level);
@@ -101,13 +107,15 @@ static bool tdp_zap(u64 *table, int level, u64 base, u64 first, u64 end, struct 
 		if (!tdp_present(entry))
 			continue;
 		if (!tdp_is_leaf(entry, level) && (gfn < first || gfn + span > end)) {
-			zapped |= tdp_zap(tdp_table(entry), level - 1, gfn, first, end, free);
+			zapped |= tdp_zap(vm, tdp_table(entry), level - 1, gfn, first, end, free);
 			continue;
 		}
 		xchg(&table[i], 0);
 		zapped = true;
-		if (!tdp_is_leaf(entry, level))
-			tdp_collect(tdp_table(entry), level - 1, free);
+		if (tdp_is_leaf(entry, level))
+			vm->stats[MKVM_STAT_PAGES_4K + level - 1]--;
+		else
+			tdp_collect(vm, tdp_table(entry), level - 1, free);
 	}
 	return zapped;
 }
@@ -117,7 +125,7 @@ static void tdp_zap_locked(struct mkvm *vm, unsigned int as, u64 first, u64 end)
 	LIST_HEAD(free);
 
 	lockdep_assert_held(&vm->mmu_lock);
-	if (!tdp_zap(vm->tdp[as].root, TDP_LEVELS, 0, first, end, &free))
+	if (!tdp_zap(vm, vm->tdp[as].root, TDP_LEVELS, 0, first, end, &free))
 		return;
 	flush_tlbs(vm);
 	tdp_free_list(&free);
@@ -135,6 +143,16 @@ void mkvm_tdp_zap_gfns(struct mkvm *vm, unsigned int as, u64 first, u64 end)
 	spin_unlock(&vm->mmu_lock);
 }
 
+/* The frame's leaf, or the absent entry where its walk ends; that entry's level. Context: mmu_lock. */
+static u64 *tdp_find(u64 *root, u64 gfn, int *level)
+{
+	u64 *entry = &root[tdp_index(gfn, TDP_LEVELS)];
+
+	for (*level = TDP_LEVELS; tdp_present(*entry) && !tdp_is_leaf(*entry, *level); (*level)--)
+		entry = &tdp_table(*entry)[tdp_index(gfn, *level - 1)];
+	return entry;
+}
+
 /*
  * mkvm_tdp_write_protect - 4 KiB leaves of the frames gfn + n, n a bit of mask, become read-only
  *
@@ -148,9 +166,7 @@ bool mkvm_tdp_write_protect(struct mkvm *vm, unsigned int as, u64 gfn, u64 mask)
 
 	for (; mask; mask &= mask - 1) {
 		frame = gfn + __ffs64(mask);
-		entry = &vm->tdp[as].root[tdp_index(frame, TDP_LEVELS)];
-		for (level = TDP_LEVELS; level > 1 && tdp_present(*entry) && !tdp_is_leaf(*entry, level); level--)
-			entry = &tdp_table(*entry)[tdp_index(frame, level - 1)];
+		entry = tdp_find(vm->tdp[as].root, frame, &level);
 		if (tdp_present(*entry) && (*entry & write)) {
 			clear_bit(__ffs64(write), (unsigned long *)entry);
 			flush = true;
@@ -266,6 +282,8 @@ static void tdp_install(struct mkvm_vcpu *vcpu, u64 gfn, u64 pfn, int level, boo
 	/* Another vCPU has written meanwhile; taking that back would need a flush. */
 	if (level == 1 && tdp_present(entry) && (entry & f->write) && !writable)
 		return;
+	if (!tdp_present(entry) || !tdp_is_leaf(entry, level))
+		vcpu->vm->stats[MKVM_STAT_PAGES_4K + level - 1]++;
 	entry = (pfn & ~(PAGES_PER(level) - 1)) << PAGE_SHIFT | f->leaf;
 	if (writable)
 		entry |= f->write;
@@ -386,10 +404,8 @@ static bool range_young(struct mkvm *vm, unsigned int as, u64 first, u64 end, bo
 	int l;
 
 	for (gfn = first; gfn < end; gfn = (gfn | (PAGES_PER(l) - 1)) + 1) {
-		u64 *entry = &vm->tdp[as].root[tdp_index(gfn, TDP_LEVELS)];
+		u64 *entry = tdp_find(vm->tdp[as].root, gfn, &l);
 
-		for (l = TDP_LEVELS; tdp_present(*entry) && !tdp_is_leaf(*entry, l); l--)
-			entry = &tdp_table(*entry)[tdp_index(gfn, l - 1)];
 		if (!tdp_present(*entry) || !(*entry & accessed))
 			continue;
 		young = true;

@@ -170,6 +170,7 @@ bool mkvm_vcpu_runnable(struct mkvm_vcpu *vcpu)
  */
 int mkvm_vcpu_block(struct mkvm_vcpu *vcpu)
 {
+	bool slept = false;
 	int r = 0;
 
 	mkvm_trace(blocked, vcpu, false, false);
@@ -185,9 +186,11 @@ int mkvm_vcpu_block(struct mkvm_vcpu *vcpu)
 			break;
 		}
 		schedule();
+		slept = true;
 	}
 	finish_rcuwait(&vcpu->wait);
 	trace_wake(vcpu, "", r ? "signal" : "event");
+	vcpu->stats[MKVM_STAT_HALT_WAKEUP] += slept && !r;
 	return r;
 }
 
@@ -298,6 +301,7 @@ void mkvm_vcpu_reset(struct mkvm_vcpu *vcpu, bool init)
 	if (vcpu->lapic)
 		mkvm_lapic_reset(vcpu->lapic, init);
 	set_bit(MKVM_PEND_EVENT, &vcpu->pending);
+	set_bit(MKVM_PEND_MSRS, &vcpu->pending);
 }
 
 /* ---- ioctls ---- */
@@ -385,11 +389,14 @@ static int set_vapic_addr(struct mkvm_vcpu *vcpu, u64 addr)
 }
 
 /* No capability is enabled on a vCPU: KVM_ENABLE_CAP knows none. */
-static int vcpu_enable_cap(struct kvm_enable_cap __user *arg)
+static int vcpu_enable_cap(struct mkvm_vcpu *vcpu, struct kvm_enable_cap __user *arg)
 {
 	struct kvm_enable_cap cap;
 
-	return copy_from_user(&cap, arg, sizeof(cap)) ? -EFAULT : -EINVAL;
+	if (copy_from_user(&cap, arg, sizeof(cap)))
+		return -EFAULT;
+	mkvm_not_offered(vcpu->vm, true, cap.cap);
+	return -EINVAL;
 }
 
 union vcpu_state {
@@ -422,6 +429,7 @@ static int vcpu_get_state(struct mkvm_vcpu *vcpu, unsigned int ioctl, union vcpu
 		mkvm_fpu_get(vcpu, &s->fpu);
 		return 0;
 	case KVM_GET_XSAVE:
+	case KVM_GET_XSAVE2:		/* no component lies beyond struct kvm_xsave */
 		fpu_copy_guest_fpstate_to_uabi(&vcpu->fpu, &s->xsave, sizeof(s->xsave), vcpu->guest_xcr0_mask, 0);
 		return 0;
 	case KVM_GET_XCRS:
@@ -529,7 +537,7 @@ static long vcpu_ioctl_locked(struct mkvm_vcpu *vcpu, unsigned int ioctl, unsign
 	case KVM_GET_REGS: case KVM_SET_REGS:
 	case KVM_GET_SREGS: case KVM_SET_SREGS:
 	case KVM_GET_FPU: case KVM_SET_FPU:
-	case KVM_GET_XSAVE: case KVM_SET_XSAVE:
+	case KVM_GET_XSAVE: case KVM_SET_XSAVE: case KVM_GET_XSAVE2:
 	case KVM_GET_XCRS: case KVM_SET_XCRS:
 	case KVM_GET_DEBUGREGS: case KVM_SET_DEBUGREGS:
 	case KVM_GET_VCPU_EVENTS: case KVM_SET_VCPU_EVENTS:
@@ -543,8 +551,12 @@ static long vcpu_ioctl_locked(struct mkvm_vcpu *vcpu, unsigned int ioctl, unsign
 	case KVM_TPR_ACCESS_REPORTING:
 		return set_tpr_reporting(vcpu, argp);
 	case KVM_ENABLE_CAP:
-		return vcpu_enable_cap(argp);
+		return vcpu_enable_cap(vcpu, argp);
+	case KVM_GET_STATS_FD:
+		return mkvm_stats_fd(vcpu->vm, vcpu);
 	default:
+		if (_IOC_TYPE(ioctl) == KVMIO)
+			mkvm_not_offered(vcpu->vm, false, _IOC_NR(ioctl));
 		return -ENOTTY;
 	}
 }
@@ -684,7 +696,7 @@ out:
 
 /*
  * mkvm_vcpu_create_fd - KVM_CREATE_VCPU
- * @id: the APIC id, below MKVM_MAX_VCPUS
+ * @id: the APIC id, below vm->max_vcpu_ids
  *
  * Context: vm->lock held, may sleep. From its return on the vCPU takes interrupts.
  * Return: a descriptor; -EINVAL (id), -EEXIST, or what creating files gives.
@@ -695,7 +707,7 @@ int mkvm_vcpu_create_fd(struct mkvm *vm, unsigned long id)
 	struct file *file;
 	int fd, i;
 
-	if (id >= MKVM_MAX_VCPUS)
+	if (id >= vm->max_vcpu_ids)
 		return -EINVAL;
 	mkvm_for_each_vcpu(i, vcpu, vm)
 		if (vcpu->id == id)

@@ -10,6 +10,7 @@
  */
 #include <linux/anon_inodes.h>
 #include <linux/fs.h>
+#include <linux/nospec.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
@@ -17,85 +18,119 @@
 
 #include "hw_ops.h"
 
+#define MIN_MMU_PAGES	64	/* as Linux KVM has it */
+#define MSR_EXIT_REASONS (KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER)
 #define X2APIC_API_FLAGS (KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK)
 
+/* What KVM_CHECK_EXTENSION answers, where it is always the same. */
+static const u32 capabilities[] = {
+	[KVM_CAP_IRQCHIP] = 1,
+	[KVM_CAP_HLT] = 1,
+	[KVM_CAP_USER_MEMORY] = 1,
+	[KVM_CAP_SET_TSS_ADDR] = 1,
+	[KVM_CAP_EXT_CPUID] = 1,
+	[KVM_CAP_NOP_IO_DELAY] = 1,
+	[KVM_CAP_SYNC_MMU] = 1,
+	[KVM_CAP_MP_STATE] = 1,
+	[KVM_CAP_DESTROY_MEMORY_REGION_WORKS] = 1,
+	[KVM_CAP_JOIN_MEMORY_REGIONS_WORKS] = 1,
+	[KVM_CAP_USER_NMI] = 1,
+	[KVM_CAP_IRQ_INJECT_STATUS] = 1,
+	[KVM_CAP_PIT2] = 1,
+	[KVM_CAP_PIT_STATE2] = 1,
+	[KVM_CAP_REINJECT_CONTROL] = 1,
+	[KVM_CAP_SET_IDENTITY_MAP_ADDR] = 1,
+	[KVM_CAP_SET_BOOT_CPU_ID] = 1,
+	[KVM_CAP_INTERNAL_ERROR_DATA] = 1,
+	[KVM_CAP_VCPU_EVENTS] = 1,
+	[KVM_CAP_DEBUGREGS] = 1,
+	[KVM_CAP_XSAVE] = 1,
+	[KVM_CAP_GET_TSC_KHZ] = 1,
+	[KVM_CAP_TSC_DEADLINE_TIMER] = 1,
+	[KVM_CAP_SIGNAL_MSI] = 1,
+	[KVM_CAP_READONLY_MEM] = 1,
+	[KVM_CAP_CHECK_EXTENSION_VM] = 1,
+	[KVM_CAP_IMMEDIATE_EXIT] = 1,
+	[KVM_CAP_GET_MSR_FEATURES] = 1,
+	[KVM_CAP_SET_GUEST_DEBUG] = 1,
+	[KVM_CAP_X86_ROBUST_SINGLESTEP] = 1,
+	[KVM_CAP_X86_SMM] = 1,
+	[KVM_CAP_ENABLE_CAP] = 1,
+	[KVM_CAP_ENABLE_CAP_VM] = 1,
+	[KVM_CAP_SPLIT_IRQCHIP] = 1,
+	[KVM_CAP_VAPIC] = 1,
+	[KVM_CAP_EXCEPTION_PAYLOAD] = 1,
+	[KVM_CAP_X86_TRIPLE_FAULT_EVENT] = 1,
+	[KVM_CAP_IRQFD] = 1,
+	[KVM_CAP_IRQFD_RESAMPLE] = 1,
+	[KVM_CAP_IOEVENTFD] = 1,
+	[KVM_CAP_IOEVENTFD_NO_LENGTH] = 1,
+	[KVM_CAP_IOEVENTFD_ANY_LENGTH] = 1,
+	[KVM_CAP_COALESCED_PIO] = 1,
+	[KVM_CAP_MMU_SHADOW_CACHE_CONTROL] = 1,
+	[KVM_CAP_IOAPIC_POLARITY_IGNORED] = 1,
+	[KVM_CAP_BINARY_STATS_FD] = 1,
+	[KVM_CAP_X86_MSR_FILTER] = 1,
+	[KVM_CAP_X86_USER_SPACE_MSR] = 1,
+	[KVM_CAP_EXIT_ON_EMULATION_FAILURE] = 1,
+	[KVM_CAP_XSAVE2] = sizeof(struct kvm_xsave),
+	[KVM_CAP_COALESCED_MMIO] = KVM_COALESCED_MMIO_PAGE_OFFSET,
+	[KVM_CAP_MULTI_ADDRESS_SPACE] = MKVM_NR_AS,
+	[KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2] = MKVM_DIRTY_MANUAL_FLAGS,
+	[KVM_CAP_SYNC_REGS] = KVM_SYNC_X86_VALID_FIELDS,
+	[KVM_CAP_MCE] = MKVM_MCE_BANKS,
+	[KVM_CAP_ADJUST_CLOCK] = KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC,
+	[KVM_CAP_SET_GUEST_DEBUG2] = MKVM_GUESTDBG_FLAGS,
+	[KVM_CAP_X2APIC_API] = X2APIC_API_FLAGS,
+	[KVM_CAP_IRQ_ROUTING] = MKVM_NR_GSI,
+	[KVM_CAP_MAX_VCPUS] = MKVM_MAX_VCPUS,
+	[KVM_CAP_MAX_VCPU_ID] = MKVM_MAX_VCPUS,
+	[KVM_CAP_NR_MEMSLOTS] = MKVM_MAX_SLOTS,
+};
+
+/*
+ * PAUSE never exits here. MWAIT needs a host whose MWAIT ends at an interrupt and whose local APIC
+ * timer goes on meanwhile. C-state registers, which KVM_X86_DISABLE_EXITS_CSTATE is about, there are none.
+ */
+static u32 exits_to_disable(void)
+{
+	u32 exits = KVM_X86_DISABLE_EXITS_HLT | KVM_X86_DISABLE_EXITS_PAUSE;
+
+	if (boot_cpu_has(X86_FEATURE_MWAIT) && boot_cpu_has(X86_FEATURE_ARAT) && !boot_cpu_has_bug(X86_BUG_MONITOR))
+		exits |= KVM_X86_DISABLE_EXITS_MWAIT;
+	return exits;
+}
+
+/* KVM_CHECK_EXTENSION, on the device and on a VM. Any context. */
 long mkvm_check_extension(unsigned long cap)
 {
 	switch (cap) {
-	case KVM_CAP_IRQCHIP:
-	case KVM_CAP_HLT:
-	case KVM_CAP_USER_MEMORY:
-	case KVM_CAP_SET_TSS_ADDR:
-	case KVM_CAP_EXT_CPUID:
-	case KVM_CAP_NOP_IO_DELAY:
-	case KVM_CAP_SYNC_MMU:
-	case KVM_CAP_MP_STATE:
-	case KVM_CAP_DESTROY_MEMORY_REGION_WORKS:
-	case KVM_CAP_JOIN_MEMORY_REGIONS_WORKS:
-	case KVM_CAP_USER_NMI:
-	case KVM_CAP_IRQ_INJECT_STATUS:
-	case KVM_CAP_PIT2:
-	case KVM_CAP_PIT_STATE2:
-	case KVM_CAP_REINJECT_CONTROL:
-	case KVM_CAP_SET_IDENTITY_MAP_ADDR:
-	case KVM_CAP_SET_BOOT_CPU_ID:
-	case KVM_CAP_INTERNAL_ERROR_DATA:
-	case KVM_CAP_VCPU_EVENTS:
-	case KVM_CAP_DEBUGREGS:
-	case KVM_CAP_XSAVE:
-	case KVM_CAP_GET_TSC_KHZ:
-	case KVM_CAP_TSC_DEADLINE_TIMER:
-	case KVM_CAP_SIGNAL_MSI:
-	case KVM_CAP_READONLY_MEM:
-	case KVM_CAP_CHECK_EXTENSION_VM:
-	case KVM_CAP_IMMEDIATE_EXIT:
-	case KVM_CAP_GET_MSR_FEATURES:
-	case KVM_CAP_SET_GUEST_DEBUG:
-	case KVM_CAP_X86_ROBUST_SINGLESTEP:
-	case KVM_CAP_X86_SMM:
-	case KVM_CAP_ENABLE_CAP:
-	case KVM_CAP_ENABLE_CAP_VM:
-	case KVM_CAP_SPLIT_IRQCHIP:
-	case KVM_CAP_VAPIC:
-	case KVM_CAP_EXCEPTION_PAYLOAD:
-	case KVM_CAP_X86_TRIPLE_FAULT_EVENT:
-	case KVM_CAP_IRQFD:
-	case KVM_CAP_IRQFD_RESAMPLE:
-	case KVM_CAP_IOEVENTFD:
-	case KVM_CAP_IOEVENTFD_NO_LENGTH:
-	case KVM_CAP_IOEVENTFD_ANY_LENGTH:
-	case KVM_CAP_COALESCED_PIO:
-		return 1;
-	case KVM_CAP_COALESCED_MMIO:
-		return KVM_COALESCED_MMIO_PAGE_OFFSET;
-	case KVM_CAP_MULTI_ADDRESS_SPACE:
-		return MKVM_NR_AS;
-	case KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2:
-		return MKVM_DIRTY_MANUAL_FLAGS;
-	case KVM_CAP_SYNC_REGS:
-		return KVM_SYNC_X86_VALID_FIELDS;
-	case KVM_CAP_MCE:
-		return MKVM_MCE_BANKS;
-	case KVM_CAP_ADJUST_CLOCK:
-		return KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC;
-	case KVM_CAP_SET_GUEST_DEBUG2:
-		return MKVM_GUESTDBG_FLAGS;
-	case KVM_CAP_X2APIC_API:
-		return X2APIC_API_FLAGS;
 	case KVM_CAP_XCRS:
 		return boot_cpu_has(X86_FEATURE_XSAVE);
-	case KVM_CAP_IRQ_ROUTING:
-		return MKVM_NR_GSI;
+	case KVM_CAP_X86_DISABLE_EXITS:
+		return exits_to_disable();
 	case KVM_CAP_NR_VCPUS:
 		return min_t(unsigned int, num_online_cpus(), MKVM_MAX_VCPUS);
-	case KVM_CAP_MAX_VCPUS:
-	case KVM_CAP_MAX_VCPU_ID:
-		return MKVM_MAX_VCPUS;
-	case KVM_CAP_NR_MEMSLOTS:
-		return MKVM_MAX_SLOTS;
 	default:
-		return 0;
+		if (cap >= ARRAY_SIZE(capabilities))
+			return 0;
+		return capabilities[array_index_nospec(cap, ARRAY_SIZE(capabilities))];
 	}
+}
+
+/*
+ * mkvm_not_offered - note in the log that a client asked for what is not there, each once in a VM's life
+ * @cap: number is a capability's, else an ioctl's
+ *
+ * Context: any ioctl's.
+ */
+void mkvm_not_offered(struct mkvm *vm, bool cap, u32 number)
+{
+	const char *what = cap ? "KVM_ENABLE_CAP of capability" : "ioctl number";
+
+	if (!test_and_set_bit((cap ? 256 : 0) + min(number, 255u), vm->told))
+		pr_info_ratelimited("mkvm: %s[%d] asks for %s %u, which is not offered\n",
+				    current->comm, task_pid_nr(current), what, number);
 }
 
 void mkvm_vm_get(struct mkvm *vm)
@@ -154,6 +189,7 @@ static void vm_destroy(struct kref *ref)
 	mkvm_iodev_destroy(vm);
 	mkvm_tdp_destroy(vm);
 	free_slots(vm);
+	mkvm_msr_filter_free(rcu_dereference_protected(vm->msr_filter, true));
 	cleanup_srcu_struct(&vm->srcu);
 	mmdrop(vm->mm);
 	preempt_notifier_dec();
@@ -180,6 +216,7 @@ static struct mkvm *vm_create(void)
 	spin_lock_init(&vm->mmu_lock);
 	mkvm_irqfd_init(vm);
 	vm->nr = atomic_inc_return(&last_nr);
+	vm->max_vcpu_ids = MKVM_MAX_VCPUS;
 	vm->tsc_offset = -rdtsc();
 	vm->clock_offset = -ktime_get_boottime_ns();
 	r = alloc_slots(vm);
@@ -255,6 +292,16 @@ static int create_split_irqchip(struct mkvm *vm, u64 pins)
 	return 0;
 }
 
+/* Once, and before there are vCPUs; the same limit again is fine. */
+static int set_max_vcpu_ids(struct mkvm *vm, u64 ids)
+{
+	if (!ids || ids > MKVM_MAX_VCPUS ||
+	    (ids != vm->max_vcpu_ids && (vm->nr_vcpus || vm->max_vcpu_ids != MKVM_MAX_VCPUS)))
+		return -EINVAL;
+	vm->max_vcpu_ids = ids;
+	return 0;
+}
+
 /* KVM_ENABLE_CAP. All have one argument; -EINVAL for what cannot be enabled. */
 static int enable_cap(struct mkvm *vm, struct kvm_enable_cap __user *arg)
 {
@@ -285,7 +332,25 @@ static int enable_cap(struct mkvm *vm, struct kvm_enable_cap __user *arg)
 	case KVM_CAP_X86_TRIPLE_FAULT_EVENT:
 		WRITE_ONCE(vm->triple_fault_events, cap.args[0]);
 		return 0;
+	case KVM_CAP_MAX_VCPU_ID:
+		return set_max_vcpu_ids(vm, cap.args[0]);
+	case KVM_CAP_X86_USER_SPACE_MSR:
+		if (cap.args[0] & ~(u64)MSR_EXIT_REASONS)
+			return -EINVAL;
+		WRITE_ONCE(vm->user_msr_reasons, cap.args[0]);
+		return 0;
+	case KVM_CAP_X86_DISABLE_EXITS:
+		if ((cap.args[0] & ~(u64)exits_to_disable()) || vm->nr_vcpus)
+			return -EINVAL;
+		vm->disabled_exits |= cap.args[0];
+		return 0;
+	case KVM_CAP_EXIT_ON_EMULATION_FAILURE:
+		if (cap.args[0] > 1)
+			return -EINVAL;
+		WRITE_ONCE(vm->exit_on_emulation_failure, cap.args[0]);
+		return 0;
 	default:
+		mkvm_not_offered(vm, true, cap.cap);
 		return -EINVAL;
 	}
 }
@@ -507,6 +572,13 @@ static int event_ioctl(struct mkvm *vm, unsigned int ioctl, void __user *argp)
 	}
 }
 
+static int set_msr_filter(struct mkvm *vm, struct kvm_msr_filter __user *arg)
+{
+	struct kvm_msr_filter filter;
+
+	return copy_from_user(&filter, arg, sizeof(filter)) ? -EFAULT : mkvm_msr_filter_set(vm, &filter);
+}
+
 /* Ioctls under vm->lock. */
 static long vm_ioctl_locked(struct mkvm *vm, unsigned int ioctl, unsigned long arg)
 {
@@ -536,7 +608,20 @@ static long vm_ioctl_locked(struct mkvm *vm, unsigned int ioctl, unsigned long a
 			return -EINVAL;
 		vm->identity_map_addr = addr;
 		return 0;
+	case KVM_X86_SET_MSR_FILTER:
+		return set_msr_filter(vm, argp);
+	case KVM_SET_NR_MMU_PAGES:	/* of shadow page tables, which there are none of */
+		if (arg < MIN_MMU_PAGES || arg > INT_MAX)
+			return -EINVAL;
+		vm->nr_mmu_pages = arg;
+		return 0;
+	case KVM_GET_NR_MMU_PAGES:
+		return vm->nr_mmu_pages;
+	case KVM_GET_STATS_FD:
+		return mkvm_stats_fd(vm, NULL);
 	default:
+		if (_IOC_TYPE(ioctl) == KVMIO)
+			mkvm_not_offered(vm, false, _IOC_NR(ioctl));
 		return -ENOTTY;
 	}
 }

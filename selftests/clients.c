@@ -289,18 +289,18 @@ TEST(unknown_register_sets_are_refused)
 TEST(the_device_lists_its_feature_msrs_and_reads_them)
 {
 	struct {
-		struct kvm_msr_list head;
+		u32 nmsrs;
 		u32 indices[64];
-	} list = { .head.nmsrs = 0 };
+	} list = { .nmsrs = 0 };
 	struct msr_list msrs = { .nmsrs = 1 };
 
 	NEED_CAP(KVM_CAP_GET_MSR_FEATURES);
 	EXPECT_ERRNO(E2BIG, ioctl(device_fd(), KVM_GET_MSR_FEATURE_INDEX_LIST, &list));
-	ASSERT_TRUE(list.head.nmsrs > 0 && list.head.nmsrs <= 64);
+	ASSERT_TRUE(list.nmsrs > 0 && list.nmsrs <= 64);
 	ASSERT_OK(ioctl(device_fd(), KVM_GET_MSR_FEATURE_INDEX_LIST, &list));
-	for (u32 i = 0; i < list.head.nmsrs; i++) {
-		ktap_about("MSR %#x", list.head.indices[i]);
-		msrs.entries[0].index = list.head.indices[i];
+	for (u32 i = 0; i < list.nmsrs; i++) {
+		ktap_about("MSR %#x", list.indices[i]);
+		msrs.entries[0].index = list.indices[i];
 		EXPECT_EQ(1, ioctl(device_fd(), KVM_GET_MSRS, &msrs));
 	}
 	msrs.entries[0].index = MSR_EFER;

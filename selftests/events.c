@@ -33,6 +33,14 @@ static struct vcpu *start_guest(struct vm **vm, void (*guest)(u64 arg))
 	return vcpu_add(*vm, guest, 0);
 }
 
+/* Up to the guest's stage, which is over; and the events there. */
+static void stop_at(struct vcpu *vcpu, u32 stage, struct kvm_vcpu_events *events)
+{
+	vcpu_run_to_stage(vcpu, stage);
+	vcpu_finish_exit(vcpu);
+	vcpu_get_events(vcpu, events);
+}
+
 static void guest_setup(void)
 {
 	irq_count_range(0x20, 0xfe);
@@ -120,9 +128,7 @@ TEST(events_show_the_nmi_mask_and_can_clear_it)
 	vcpu_get_events(vcpu, &events);
 	EXPECT_EQ(0, events.nmi.masked);
 	nmi(vcpu);
-	vcpu_run_to_stage(vcpu, 101);
-	vcpu_finish_exit(vcpu);
-	vcpu_get_events(vcpu, &events);
+	stop_at(vcpu, 101, &events);
 	EXPECT_EQ(1, events.nmi.masked);
 	EXPECT_EQ(0, events.nmi.pending);
 	nmi(vcpu);
@@ -141,9 +147,7 @@ TEST(a_masked_nmi_set_by_the_host_waits)
 	struct vcpu *vcpu = start_guest(&vm, nmi_in_nmi);
 	struct kvm_vcpu_events events;
 
-	vcpu_run_to_stage(vcpu, 1);
-	vcpu_finish_exit(vcpu);
-	vcpu_get_events(vcpu, &events);
+	stop_at(vcpu, 1, &events);
 	events.flags = KVM_VCPUEVENT_VALID_NMI_PENDING;
 	events.nmi.masked = 1;
 	events.nmi.pending = 1;
@@ -279,9 +283,7 @@ TEST(an_injected_exception_comes_with_its_error_code)
 	struct vcpu *vcpu = start_guest(&vm, take_exception);
 	struct kvm_vcpu_events events;
 
-	vcpu_run_to_stage(vcpu, 1);
-	vcpu_finish_exit(vcpu);
-	vcpu_get_events(vcpu, &events);
+	stop_at(vcpu, 1, &events);
 	events.exception.injected = 1;
 	events.exception.nr = VEC_GP;
 	events.exception.has_error_code = 1;
@@ -304,9 +306,7 @@ TEST(an_injected_interrupt_comes_at_once)
 	struct vcpu *vcpu = start_guest(&vm, take_exception);
 	struct kvm_vcpu_events events;
 
-	vcpu_run_to_stage(vcpu, 1);
-	vcpu_finish_exit(vcpu);
-	vcpu_get_events(vcpu, &events);
+	stop_at(vcpu, 1, &events);
 	/* What was on its way in: not asked for IF again. */
 	events.interrupt.injected = 1;
 	events.interrupt.nr = VECTOR;
@@ -349,9 +349,7 @@ TEST(an_nmi_behind_an_injected_interrupt_leaves_no_trap_flag)
 	struct vcpu *vcpu = start_guest(&vm, interrupt_and_nmi);
 	struct kvm_vcpu_events events;
 
-	vcpu_run_to_stage(vcpu, 1);
-	vcpu_finish_exit(vcpu);
-	vcpu_get_events(vcpu, &events);
+	stop_at(vcpu, 1, &events);
 	events.interrupt.injected = 1;
 	events.interrupt.nr = VECTOR;
 	events.nmi.pending = 1;
@@ -380,9 +378,7 @@ TEST(an_event_on_its_way_in_can_be_taken_back)
 	struct vcpu *vcpu = start_guest(&vm, take_exception);
 	struct kvm_vcpu_events events;
 
-	vcpu_run_to_stage(vcpu, 1);
-	vcpu_finish_exit(vcpu);
-	vcpu_get_events(vcpu, &events);
+	stop_at(vcpu, 1, &events);
 	events.exception.injected = 1;
 	events.exception.nr = VEC_GP;
 	set_events(vcpu, &events);
@@ -402,9 +398,7 @@ TEST(userspace_sees_no_trap_flag_while_an_nmi_waits)
 	struct kvm_vcpu_events events;
 	struct kvm_regs regs;
 
-	vcpu_run_to_stage(vcpu, 1);
-	vcpu_finish_exit(vcpu);
-	vcpu_get_events(vcpu, &events);
+	stop_at(vcpu, 1, &events);
 	events.interrupt.shadow = KVM_X86_SHADOW_INT_STI;
 	events.nmi.pending = 1;
 	set_events(vcpu, &events);
@@ -524,13 +518,10 @@ TEST(a_shadow_set_by_the_host_holds_one_instruction)
 	struct vm *vm;
 	struct vcpu *vcpu = start_guest(&vm, shadow_from_host);
 	struct kvm_vcpu_events events;
-	struct kvm_regs regs;
 
 	vcpu_run_to_stage(vcpu, 1);
 	vcpu_finish_exit(vcpu);
-	vcpu_get_regs(vcpu, &regs);
-	regs.rflags |= RFLAGS_IF;
-	vcpu_set_regs(vcpu, &regs);
+	vcpu_sti(vcpu);
 	vcpu_get_events(vcpu, &events);
 	events.flags = KVM_VCPUEVENT_VALID_SHADOW;
 	events.interrupt.shadow = KVM_X86_SHADOW_INT_STI;
@@ -629,13 +620,10 @@ TEST(a_halted_state_set_by_the_host_ends_with_an_interrupt)
 {
 	struct vm *vm;
 	struct vcpu *vcpu = start_guest(&vm, wait_marker);
-	struct kvm_regs regs;
 
 	vcpu_run_to_stage(vcpu, 1);
 	vcpu_finish_exit(vcpu);
-	vcpu_get_regs(vcpu, &regs);
-	regs.rflags |= RFLAGS_IF;
-	vcpu_set_regs(vcpu, &regs);
+	vcpu_sti(vcpu);
 	vcpu_set_mp_state(vcpu, KVM_MP_STATE_HALTED);
 	vcpu_start(vcpu);
 	vm_msi(vm, MSI_ADDR(0), VECTOR);

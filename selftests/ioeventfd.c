@@ -11,7 +11,6 @@
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "vm.h"
@@ -106,21 +105,6 @@ static bool read_exits(struct vcpu *vcpu, bool pio, u64 addr)
 	todo.pio = pio;
 	todo.read = true;
 	return exits(vcpu);
-}
-
-static int new_eventfd(void)
-{
-	int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-
-	ASSERT_OK(fd);
-	return fd;
-}
-
-static u64 take_count(int fd)
-{
-	u64 count = 0;
-
-	return read(fd, &count, 8) == 8 ? count : 0;
 }
 
 static int ioeventfd(struct vm *vm, u32 flags, u64 addr, u32 len, u64 data, int fd)

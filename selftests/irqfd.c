@@ -12,36 +12,12 @@
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "vm.h"
 
 #define GSI 20
 #define VECTOR 0x60
-
-static int new_eventfd(void)
-{
-	int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-
-	ASSERT_OK(fd);
-	return fd;
-}
-
-static void signal_fd(int fd)
-{
-	u64 one = 1;
-
-	ASSERT_EQ(8, write(fd, &one, 8));
-}
-
-/* How often it was signalled since the last call. */
-static u64 take_count(int fd)
-{
-	u64 count = 0;
-
-	return read(fd, &count, 8) == 8 ? count : 0;
-}
 
 static int irqfd(struct vm *vm, u32 flags, u32 gsi, int fd, int resamplefd)
 {
@@ -615,58 +591,11 @@ static volatile bool raise_on;
 
 static void *raise_fd(void *arg)
 {
-	while (raise_on)
+	for (u32 i = 0; raise_on; i++) {
 		signal_fd(*(int *)arg);
+		ktap_pace(i);
+	}
 	return NULL;
-}
-
-static volatile u32 newest;
-
-/* Takes what the old route has left in IRR; then only the new one may come. */
-static void never_an_old_vector(u64 arg)
-{
-	u32 old = 0x80;
-
-	(void)arg;
-	irq_count_range(0x80, 0xc0);
-	apic_enable();
-	for (;;) {
-		stage(1);
-		sti();
-		GUEST_WAIT(!apic_bit(APIC_IRR, old));
-		cli();
-		irqs[old] = 0;
-		stage(2);
-		sti();
-		GUEST_WAIT(irqs[newest] >= 3);
-		cli();
-		GUEST_EQ(0, irqs[old]);
-		irqs[newest] = 0;
-		old = newest;
-	}
-}
-
-/* A thread writes to the eventfd for ever, this one changes where it leads. */
-TEST(an_old_route_delivers_nothing_after_the_change)
-{
-	struct vm *vm = vm_create(VM_IRQCHIP);
-	struct vcpu *vcpu = vcpu_add(vm, never_an_old_vector, 0);
-	int fd = new_eventfd();
-	pthread_t raiser;
-
-	NEED_CAP(KVM_CAP_IRQFD);
-	vcpu_run_to_stage(vcpu, 1);
-	assign(vm, 50, fd);
-	raise_on = true;
-	ASSERT_EQ(0, pthread_create(&raiser, NULL, raise_fd, &fd));
-	for (u32 round = 0; round < 50; round++) {
-		newest = 0x81 + round % 63;
-		route_msi(vm, 50, newest);
-		vcpu_run_to_stage(vcpu, 2);
-		vcpu_run_to_stage(vcpu, 1);
-	}
-	raise_on = false;
-	pthread_join(raiser, NULL);
 }
 
 static void *change_routes(void *arg)
@@ -674,6 +603,7 @@ static void *change_routes(void *arg)
 	for (u32 i = 0; raise_on; i++) {
 		route_msi(arg, GSI, 0x80 + i % 16);
 		route_pin(arg, GSI, i % 24);
+		ktap_pace(i);
 	}
 	return NULL;
 }

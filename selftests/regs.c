@@ -133,21 +133,6 @@ TEST(a_new_vcpu_is_in_its_reset_state)
 
 /* --- System registers --- */
 
-static void expect_same_segment(const struct kvm_segment *a,
-				const struct kvm_segment *b)
-{
-	EXPECT_EQ(a->base, b->base);
-	EXPECT_EQ(a->limit, b->limit);
-	EXPECT_EQ(a->selector, b->selector);
-	EXPECT_EQ(a->type, b->type);
-	EXPECT_EQ(a->present, b->present);
-	EXPECT_EQ(a->dpl, b->dpl);
-	EXPECT_EQ(a->db, b->db);
-	EXPECT_EQ(a->s, b->s);
-	EXPECT_EQ(a->l, b->l);
-	EXPECT_EQ(a->g, b->g);
-}
-
 static void expect_sregs_round_trip(struct vcpu *vcpu,
 				    const struct kvm_sregs *set)
 {
@@ -155,13 +140,13 @@ static void expect_sregs_round_trip(struct vcpu *vcpu,
 
 	vcpu_set_sregs(vcpu, set);
 	vcpu_get_sregs(vcpu, &got);
-	expect_same_segment(&set->cs, &got.cs);
-	expect_same_segment(&set->ds, &got.ds);
-	expect_same_segment(&set->es, &got.es);
-	expect_same_segment(&set->fs, &got.fs);
-	expect_same_segment(&set->gs, &got.gs);
-	expect_same_segment(&set->ss, &got.ss);
-	expect_same_segment(&set->tr, &got.tr);
+	expect_same_segment("cs", &set->cs, &got.cs);
+	expect_same_segment("ds", &set->ds, &got.ds);
+	expect_same_segment("es", &set->es, &got.es);
+	expect_same_segment("fs", &set->fs, &got.fs);
+	expect_same_segment("gs", &set->gs, &got.gs);
+	expect_same_segment("ss", &set->ss, &got.ss);
+	expect_same_segment("tr", &set->tr, &got.tr);
 	EXPECT_EQ(set->gdt.base, got.gdt.base);
 	EXPECT_EQ(set->gdt.limit, got.gdt.limit);
 	EXPECT_EQ(set->idt.base, got.idt.base);
@@ -761,6 +746,42 @@ TEST(cpuid2_round_trip_and_e2big)
 	}
 	set.nent = 100000;
 	EXPECT_ERRNO(E2BIG, ioctl(vcpu->fd, KVM_SET_CPUID2, &set));
+}
+
+static void cpuid_user_guest(u64 arg)
+{
+	u64 cr4;
+
+	(void)arg;
+	asm volatile("movq %%cr4, %0" : "=r"(cr4));
+	asm volatile("movq %0, %%cr4" :: "r"(cr4 | CR4_OSXSAVE));
+	stage(1);
+}
+
+TEST(cpuid_that_the_guest_has_seen_cannot_change)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_add(vm, cpuid_user_guest, 0);
+	static struct cpuid_list set, got;
+	u32 i;
+
+	default_cpuid(&set, 0);
+	vcpu_run_to_stage(vcpu, 1);
+	EXPECT_OK(ioctl(vcpu->fd, KVM_SET_CPUID2, &set));
+	for (i = 0; set.entries[i].function != 0x80000008; i++)
+		ASSERT_LT(i, set.nent);
+	set.entries[i].eax--;
+	EXPECT_ERRNO(EINVAL, ioctl(vcpu->fd, KVM_SET_CPUID2, &set));
+	set.entries[i].eax++;
+	set.nent--;
+	EXPECT_ERRNO(EINVAL, ioctl(vcpu->fd, KVM_SET_CPUID2, &set));
+	/* What mirrors other state may be as it was or as it is: here OSXSAVE. */
+	got.nent = 128;
+	ASSERT_OK(ioctl(vcpu->fd, KVM_GET_CPUID2, &got));
+	if (is_linux_kvm())
+		got.nent = set.nent + 1;	/* 6.1 does not tell the count */
+	ASSERT_EQ(set.nent + 1, got.nent);
+	EXPECT_OK(ioctl(vcpu->fd, KVM_SET_CPUID2, &got));
 }
 
 static void disabled_apic_cpuid(u64 arg)

@@ -296,8 +296,19 @@ static void *raise_gsi(void *arg)
 {
 	struct vm *vm = arg;
 
-	while (raise_on)
+	for (u32 i = 0; raise_on; i++) {
 		vm_irq_line(vm, 50, 1);
+		ktap_pace(i);
+	}
+	return NULL;
+}
+
+static void *raise_fd(void *arg)
+{
+	for (u32 i = 0; raise_on; i++) {
+		signal_fd(*(int *)arg);
+		ktap_pace(i);
+	}
 	return NULL;
 }
 
@@ -331,17 +342,14 @@ static void never_an_old_vector(u64 arg)
  * One thread raises a GSI for ever, this one changes its route. Once the ioctl
  * has returned and the old vector has left IRR, it is history.
  */
-TEST(an_old_route_delivers_nothing_after_the_change)
+static void change_the_route_of(struct vm *vm, void *(*raise)(void *arg), void *arg)
 {
-	struct vm *vm = vm_create(VM_IRQCHIP);
 	struct vcpu *vcpu = vcpu_add(vm, never_an_old_vector, 0);
 	pthread_t raiser;
 
-	if (is_linux_kvm())
-		SKIP("Linux KVM delivers by a copy that it took before the change");
 	vcpu_run_to_stage(vcpu, 1);
 	raise_on = true;
-	ASSERT_EQ(0, pthread_create(&raiser, NULL, raise_gsi, vm));
+	ASSERT_EQ(0, pthread_create(&raiser, NULL, raise, arg));
 	for (u32 round = 0; round < 100; round++) {
 		newest = 0x81 + round % 63;
 		clear_table();
@@ -352,4 +360,23 @@ TEST(an_old_route_delivers_nothing_after_the_change)
 	}
 	raise_on = false;
 	pthread_join(raiser, NULL);
+}
+
+TEST(an_old_route_delivers_nothing_after_the_change)
+{
+	struct vm *vm = vm_create(VM_IRQCHIP);
+
+	if (is_linux_kvm())
+		SKIP("Linux KVM delivers by a copy that it took before the change");
+	change_the_route_of(vm, raise_gsi, vm);
+}
+
+TEST(an_irqfd_delivers_nothing_by_its_old_route)
+{
+	struct vm *vm = vm_create(VM_IRQCHIP);
+	struct kvm_irqfd irqfd = { .fd = new_eventfd(), .gsi = 50 };
+
+	NEED_CAP(KVM_CAP_IRQFD);
+	ASSERT_OK(ioctl(vm->fd, KVM_IRQFD, &irqfd));
+	change_the_route_of(vm, raise_fd, &irqfd.fd);
 }

@@ -688,6 +688,40 @@ TEST(mmio_by_string_instructions_moves_every_element)
 	EXPECT_EQ(0, mmio_seen[1]);
 }
 
+static void mmio_vector(u64 arg)
+{
+	u32 *const cross = (u32 *)(MMIO_GPA + 4096 - 8);
+
+	(void)arg;
+	asm volatile("movdqu %0, %%xmm3\n\tmovaps %%xmm3, (%1)\n\tmovups %%xmm3, (%2)"
+		     :: "m"(*(u32 (*)[4])copy_from), "r"(MMIO_GPA), "r"(cross) : "memory");
+	asm volatile("movdqa (%1), %%xmm9\n\tmovdqu %%xmm9, (%0)\n\tmovss (%1), %%xmm9\n\tmovdqu %%xmm9, 16(%0)"
+		     :: "r"(copy_to), "r"(MMIO_GPA) : "memory");
+	mmio_seen[0] = GUEST_TRY("movaps %%xmm3, (%0)", : "r"(cross) : "memory");
+}
+
+/* As memory is copied to a frame buffer that is a device. */
+TEST(mmio_by_vector_registers_moves_16_bytes)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_add(vm, mmio_vector, 0);
+	u32 words[4] = { 0 };
+
+	serve_split(vcpu, MMIO_GPA, (u8 *)words, 16, true);
+	EXPECT_EQ(0, memcmp(words, copy_from, 16));
+	memset(words, 0, 16);
+	serve_split(vcpu, MMIO_GPA + 4096 - 8, (u8 *)words, 16, true);
+	EXPECT_EQ(0, memcmp(words, copy_from, 16));
+	words[0] = 0xabcd;
+	serve_split(vcpu, MMIO_GPA, (u8 *)words, 16, false);
+	mmio_cell_read(vcpu, 0x1234);
+	vcpu_run_to_done(vcpu);
+	EXPECT_EQ(0, memcmp(words, copy_to, 16));
+	EXPECT_EQ(0x1234, copy_to[4]);
+	EXPECT_EQ(0, copy_to[5] | copy_to[6] | copy_to[7]);
+	EXPECT_EQ(VEC_GP, mmio_seen[0]);
+}
+
 static void mmio_push(u64 arg)
 {
 	u64 value;
@@ -742,6 +776,44 @@ TEST(an_mmio_instruction_that_cannot_be_emulated_is_an_internal_error)
 		/* mkvm always gives the bytes; KVM where a decoder filled them. */
 		EXPECT_TRUE(is_linux_kvm());
 	}
+}
+
+/* Back to kernel mode, out of the guest. */
+static void on_user_ud(struct guest_frame *frame)
+{
+	frame->rip = (u64)guest_return;
+	frame->cs = SEL_CODE64;
+	frame->ss = SEL_DATA;
+	frame->rsp = (u64)guest_stacks[2];
+}
+
+static void user_fails_guest(u64 arg)
+{
+	(void)arg;
+	guest_handlers[VEC_UD] = on_user_ud;
+	*(u64 *)(guest_tss[0] + 4) = (u64)guest_stacks[3];
+	asm volatile("pushq %0; pushq %1; pushq $2; pushq %2; pushq $1f\n\t"
+		     "iretq\n\t"
+		     "1: fnsave (%3)"
+		     :: "r"((u64)SEL_USER_DATA), "r"((u64)guest_stacks[5]),
+		     "r"((u64)SEL_USER_CODE), "r"(MMIO_GPA) : "memory");
+}
+
+TEST(what_cannot_be_emulated_in_user_mode_is_ud_or_told_on_request)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_add(vm, user_fails_guest, 0);
+	struct kvm_regs regs;
+
+	NEED_CAP(KVM_CAP_EXIT_ON_EMULATION_FAILURE);
+	vcpu_run_to_done(vcpu);
+	EXPECT_ERRNO(EINVAL, vm_enable_cap(vm->fd, KVM_CAP_EXIT_ON_EMULATION_FAILURE, 2));
+	ASSERT_OK(vm_enable_cap(vm->fd, KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1));
+	vcpu_set_guest(vcpu, user_fails_guest, 0);
+	EXPECT_EQ(KVM_INTERNAL_ERROR_EMULATION,
+		  vcpu_run_to_exit(vcpu, KVM_EXIT_INTERNAL_ERROR)->internal.suberror);
+	vcpu_get_regs(vcpu, &regs);
+	EXPECT_EQ(0xdd, *(u8 *)regs.rip);
 }
 
 /* --- HLT and shutdown without an interrupt controller --- */

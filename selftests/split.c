@@ -406,13 +406,10 @@ TEST(not_ready_while_an_event_waits_to_be_delivered)
 	struct vcpu *vcpu = vcpu_add(split_vm(), halts, 0);
 	struct kvm_run *run = vcpu->run;
 	struct kvm_vcpu_events events;
-	struct kvm_regs regs;
 
 	vcpu_run_to_stage(vcpu, 1);
 	vcpu_finish_exit(vcpu);
-	vcpu_get_regs(vcpu, &regs);
-	regs.rflags |= RFLAGS_IF;
-	vcpu_set_regs(vcpu, &regs);
+	vcpu_sti(vcpu);
 	vcpu_finish_exit(vcpu);
 	EXPECT_EQ(1, run->ready_for_interrupt_injection);
 	set_window(vcpu, true);

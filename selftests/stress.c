@@ -373,11 +373,6 @@ static void raise_level(struct vm *vm)
 	pthread_mutex_unlock(&level_lock);
 }
 
-static void signal_fd(int fd)
-{
-	ASSERT_EQ(0, eventfd_write(fd, 1));
-}
-
 /* A resampling line is free again when the resamplefd says so. True: it is free. */
 static bool raise_resample(void)
 {
@@ -488,10 +483,10 @@ static void assign_irqfds(struct vm *vm)
 		u32 nr, flags;		/* as struct kvm_irq_routing */
 		struct kvm_irq_routing_entry entry[24];
 	} table = { .nr = 24 };
-	struct kvm_irqfd msi = { .fd = irqfd_fd = eventfd(0, EFD_NONBLOCK), .gsi = IRQFD_GSI };
+	struct kvm_irqfd msi = { .fd = irqfd_fd = new_eventfd(), .gsi = IRQFD_GSI };
 	struct kvm_irqfd resample = {
-		.fd = resample_fd = eventfd(0, EFD_NONBLOCK), .gsi = RESAMPLE_GSI,
-		.flags = KVM_IRQFD_FLAG_RESAMPLE, .resamplefd = resampled_fd = eventfd(0, EFD_NONBLOCK),
+		.fd = resample_fd = new_eventfd(), .gsi = RESAMPLE_GSI,
+		.flags = KVM_IRQFD_FLAG_RESAMPLE, .resamplefd = resampled_fd = new_eventfd(),
 	};
 
 	for (u32 pin = 0; pin < 23; pin++)

@@ -7,6 +7,7 @@
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -328,6 +329,57 @@ TEST(what_is_not_offered_is_enotty)
 	}
 	if (!checked)
 		SKIP("this device offers all of them");
+}
+
+/* How many lines of the kernel log that came since it was opened have this in them. */
+static int log_lines(int kmsg, const char *text)
+{
+	char line[8192];
+	ssize_t n;
+	int lines = 0;
+
+	while ((n = read(kmsg, line, sizeof(line) - 1)) > 0 || (n < 0 && errno == EPIPE)) {
+		line[n > 0 ? n : 0] = 0;
+		lines += !!strstr(line, text);
+	}
+	return lines;
+}
+
+/* Asks a new VM in vain, three times; how many lines that gave. */
+static int ask_in_vain(int kmsg, const char *text)
+{
+	int vm = vm_create_bare(), vcpu = ioctl(vm, KVM_CREATE_VCPU, 0L), lines;
+
+	for (int i = 0; i < 3; i++) {
+		EXPECT_EQ(0, ioctl(vm, KVM_CHECK_EXTENSION, 251));
+		EXPECT_ERRNO(EINVAL, vm_enable_cap(vm, 252, 1));
+		EXPECT_ERRNO(EINVAL, vm_enable_cap(vcpu, 252, 1));
+		EXPECT_ERRNO(ENOTTY, ioctl(vm, UNKNOWN_IOCTL, 0));
+		EXPECT_ERRNO(ENOTTY, ioctl(vcpu, UNKNOWN_IOCTL, 0));
+	}
+	lines = log_lines(kmsg, text);
+	EXPECT_LE(lines, 2);
+	close(vcpu);
+	close(vm);
+	return lines;
+}
+
+TEST(what_a_client_asks_for_in_vain_is_in_the_log_once)
+{
+	int kmsg = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	char text[128];
+
+	if (is_linux_kvm())
+		SKIP("Linux KVM says nothing");
+	if (kmsg < 0)
+		SKIP("/dev/kmsg cannot be read: %s", strerror(errno));
+	lseek(kmsg, 0, SEEK_END);
+	snprintf(text, sizeof(text), "[%d] asks for", getpid());
+	/* The lines of all VMs together are limited: some may be held back for a while. */
+	WAIT_FOR(ask_in_vain(kmsg, text) == 2);
+	lseek(kmsg, 0, SEEK_SET);
+	snprintf(text, sizeof(text), "[%d] asks for KVM_ENABLE_CAP of capability 252,", getpid());
+	EXPECT_LT(0, log_lines(kmsg, text));
 }
 
 TEST(the_device_opens_twice_and_closes_in_any_order)

@@ -128,6 +128,33 @@ TEST(vcpu_id_is_given_once)
 	EXPECT_ERRNO(EEXIST, ioctl(vm, KVM_CREATE_VCPU, 3L));
 }
 
+TEST(a_limit_on_vcpu_ids_is_set_once_and_holds)
+{
+	int vm = vm_create_bare(), max = capability(KVM_CAP_MAX_VCPU_ID);
+
+	EXPECT_ERRNO(EINVAL, vm_enable_cap(vm, KVM_CAP_MAX_VCPU_ID, max + 1));
+	ASSERT_OK(vm_enable_cap(vm, KVM_CAP_MAX_VCPU_ID, 2));
+	EXPECT_OK(vm_enable_cap(vm, KVM_CAP_MAX_VCPU_ID, 2));
+	EXPECT_ERRNO(EINVAL, vm_enable_cap(vm, KVM_CAP_MAX_VCPU_ID, 3));
+	EXPECT_ERRNO(EINVAL, ioctl(vm, KVM_CREATE_VCPU, 2L));
+	EXPECT_OK(ioctl(vm, KVM_CREATE_VCPU, 1L));
+	vm = vm_create_bare();
+	ASSERT_OK(ioctl(vm, KVM_CREATE_VCPU, 0L));
+	EXPECT_ERRNO(EINVAL, vm_enable_cap(vm, KVM_CAP_MAX_VCPU_ID, 2));
+}
+
+TEST(the_number_of_mmu_pages_is_what_was_set)
+{
+	int vm = vm_create_bare();
+
+	NEED_CAP(KVM_CAP_MMU_SHADOW_CACHE_CONTROL);
+	EXPECT_ERRNO(EINVAL, ioctl(vm, KVM_SET_NR_MMU_PAGES, 63ul));
+	EXPECT_OK(ioctl(vm, KVM_SET_NR_MMU_PAGES, 64ul));
+	EXPECT_EQ(64, ioctl(vm, KVM_GET_NR_MMU_PAGES));
+	EXPECT_OK(ioctl(vm, KVM_SET_NR_MMU_PAGES, 1000ul));
+	EXPECT_EQ(1000, ioctl(vm, KVM_GET_NR_MMU_PAGES));
+}
+
 TEST(vcpu_counts_are_in_order)
 {
 	int soft = capability(KVM_CAP_NR_VCPUS);

@@ -369,8 +369,8 @@ static void add_memory(void)
  */
 static void set_routing(void)
 {
-	struct {
-		struct kvm_irq_routing head;
+	struct {	/* struct kvm_irq_routing with room for its entries */
+		uint32_t nr, flags;
 		struct kvm_irq_routing_entry entry[16 + KVM_IOAPIC_NUM_PINS];
 	} table = {};
 	unsigned int gsi;
@@ -379,11 +379,11 @@ static void set_routing(void)
 		if (gsi == 2)
 			continue;
 		if (gsi < 16)
-			table.entry[table.head.nr++] = (struct kvm_irq_routing_entry){
+			table.entry[table.nr++] = (struct kvm_irq_routing_entry){
 				.gsi = gsi, .type = KVM_IRQ_ROUTING_IRQCHIP,
 				.u.irqchip = { .irqchip = gsi / 8, .pin = gsi % 8 },
 			};
-		table.entry[table.head.nr++] = (struct kvm_irq_routing_entry){
+		table.entry[table.nr++] = (struct kvm_irq_routing_entry){
 			.gsi = gsi, .type = KVM_IRQ_ROUTING_IRQCHIP,
 			.u.irqchip = { .irqchip = KVM_IRQCHIP_IOAPIC, .pin = gsi ? gsi : 2 },
 		};

@@ -88,34 +88,37 @@ double seconds_since_start(void)
 	       (double)(now.tv_nsec - start_time.tv_nsec) / 1e9;
 }
 
-/* A stage of the boot with its time, unless --quiet. Any context. */
-void stage(const char *format, ...)
+/* One write, so that lines of several threads stay whole. */
+static void say(bool with_time, const char *format, va_list args)
 {
-	char text[256];
-	va_list args;
+	char time[32] = "", text[256];
 
 	if (opt.quiet)
 		return;
-	va_start(args, format);
 	vsnprintf(text, sizeof(text), format, args);
+	if (with_time)
+		snprintf(time, sizeof(time), "%7.3f s  ", seconds_since_start());
+	fprintf(stderr, "%smkvm-run: %s%s\n", with_time && terminal_needs_newline() ? "\n" : "", time, text);
+}
+
+/* A stage of the boot with its time, unless --quiet. Any context. */
+void stage(const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	say(true, format, args);
 	va_end(args);
-	fprintf(stderr, "%smkvm-run: %7.3f s  %s\n",
-		terminal_needs_newline() ? "\n" : "", seconds_since_start(),
-		text);
 }
 
 /* A line of information without a time, unless --quiet. Any context. */
 void note(const char *format, ...)
 {
-	char text[256];
 	va_list args;
 
-	if (opt.quiet)
-		return;
 	va_start(args, format);
-	vsnprintf(text, sizeof(text), format, args);
+	say(false, format, args);
 	va_end(args);
-	fprintf(stderr, "mkvm-run: %s\n", text);
 }
 
 /* Says one sentence and ends the program; for the main thread only. */

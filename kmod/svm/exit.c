@@ -21,6 +21,7 @@ static int svm_exit_nothing(struct svm_vcpu *svm)
 /* A host interrupt; it was served when interrupts came on. The guest is a quiescent state for RCU. */
 static int svm_exit_intr(struct svm_vcpu *svm)
 {
+	svm->vcpu.stats[MKVM_STAT_IRQ_EXITS]++;
 	local_irq_disable();
 	mkvm_rcu_note_guest();
 	local_irq_enable();
@@ -29,6 +30,7 @@ static int svm_exit_intr(struct svm_vcpu *svm)
 
 static int svm_exit_vintr(struct svm_vcpu *svm)
 {
+	svm->vcpu.stats[MKVM_STAT_IRQ_WINDOW_EXITS]++;
 	svm_close_irq_window(svm);
 	set_bit(MKVM_PEND_EVENT, &svm->vcpu.pending);
 	return 1;

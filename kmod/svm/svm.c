@@ -20,7 +20,8 @@
 #include "../compat.h"
 
 #define IOPM_ORDER	2	/* 12 KiB, rounded up */
-#define MSRPM_ORDER	1	/* 8 KiB */
+#define MSRPM_SIZE	(2 * PAGE_SIZE)
+#define MSRPM_ORDER	2	/* two maps: with direct_msrs, and one that has every access exit */
 
 DEFINE_PER_CPU(struct svm_cpu, svm_cpus);
 static struct page *iopm, *msrpm;
@@ -43,16 +44,17 @@ static const char *svm_missing(void)
 }
 
 /* Direct access to the registers that VMLOAD and VMSAVE switch; an exit for all others. */
+static const u32 direct_msrs[] = {
+	MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE, MSR_STAR, MSR_LSTAR, MSR_CSTAR, MSR_SYSCALL_MASK,
+	MSR_IA32_SYSENTER_CS, MSR_IA32_SYSENTER_ESP, MSR_IA32_SYSENTER_EIP,
+};
+
 static void allow_msrs(u8 *map)
 {
-	static const u32 direct[] = {
-		MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE, MSR_STAR, MSR_LSTAR, MSR_CSTAR, MSR_SYSCALL_MASK,
-		MSR_IA32_SYSENTER_CS, MSR_IA32_SYSENTER_ESP, MSR_IA32_SYSENTER_EIP,
-	};
 	int i;
 
-	for (i = 0; i < ARRAY_SIZE(direct); i++) {
-		u32 bit = (direct[i] & 0x1fff) * 2 + (direct[i] >= 0xc0000000 ? 0x800 * 8 : 0);
+	for (i = 0; i < ARRAY_SIZE(direct_msrs); i++) {
+		u32 bit = (direct_msrs[i] & 0x1fff) * 2 + (direct_msrs[i] >= 0xc0000000 ? 0x800 * 8 : 0);
 
 		map[bit / 8] &= ~(3 << (bit % 8));
 	}
@@ -199,6 +201,12 @@ static void set_intercepts(struct svm_vcpu *svm)
 	memset(svm->vmcb->control.intercepts, 0, sizeof(svm->vmcb->control.intercepts));
 	for (i = 0; i < ARRAY_SIZE(always); i++)
 		svm_intercept(svm, always[i], true);
+	if (svm->vcpu.vm->disabled_exits & KVM_X86_DISABLE_EXITS_HLT)
+		svm_intercept(svm, INTERCEPT_HLT, false);
+	if (svm->vcpu.vm->disabled_exits & KVM_X86_DISABLE_EXITS_MWAIT) {
+		svm_intercept(svm, INTERCEPT_MONITOR, false);
+		svm_intercept(svm, INTERCEPT_MWAIT, false);
+	}
 	svm->vmcb->control.intercepts[INTERCEPT_EXCEPTION] = svm_exceptions(svm);
 	svm_dr_intercepts(svm, true);
 }
@@ -597,6 +605,19 @@ static void svm_tsc_offset_changed(struct mkvm_vcpu *vcpu)
 	to_svm(vcpu)->vmcb->control.tsc_offset = vcpu->tsc_offset;
 }
 
+/* A filter that denies one of the direct registers has all of them exit. */
+static void svm_msr_filter_changed(struct mkvm_vcpu *vcpu)
+{
+	u64 map = __pa(page_address(msrpm));
+	bool direct = true;
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(direct_msrs); i++)
+		direct = direct && mkvm_msr_allowed(vcpu, direct_msrs[i], KVM_MSR_FILTER_READ) &&
+			 mkvm_msr_allowed(vcpu, direct_msrs[i], KVM_MSR_FILTER_WRITE);
+	to_svm(vcpu)->vmcb->control.msrpm_base_pa = direct ? map : map + MSRPM_SIZE;
+}
+
 const struct mkvm_hw_ops mkvm_svm_ops = {
 	.name = "AMD SVM",
 	.tdp = {
@@ -635,6 +656,7 @@ const struct mkvm_hw_ops mkvm_svm_ops = {
 	.get_msr = svm_get_msr,
 	.set_msr = svm_set_msr,
 	.tsc_offset_changed = svm_tsc_offset_changed,
+	.msr_filter_changed = svm_msr_filter_changed,
 	.get_shadow = svm_get_shadow,
 	.set_shadow = svm_set_shadow,
 	.nmi_masked = svm_nmi_masked,

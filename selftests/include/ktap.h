@@ -42,7 +42,10 @@ struct ktap_site {
 
 #define TEST(name) TEST_LIMIT(name, KTAP_DEFAULT_LIMIT)
 
-/* A test that may take up to seconds, where the default is too short. */
+/*
+ * A test that may take up to seconds, where the default is too short; both are
+ * multiplied by 3, or by $MKVM_TIME_SCALE.
+ */
 #define TEST_LIMIT(name, seconds)					\
 	static void name(void);						\
 	static struct ktap_test ktap_test_##name = {			\
@@ -138,6 +141,14 @@ struct ktap_wait {
 };
 
 bool ktap_wait(struct ktap_wait *wait);
+
+/*
+ * For a thread that sends events as fast as it can: called with its round, it
+ * pauses now and then. Without that a guest may be interrupted again at each
+ * end of its handler, for ever, on real processors too.
+ */
+void ktap_pace(u32 round);
+
 u64 ktap_now_ns(void);
 
 #endif

@@ -113,6 +113,11 @@ void *vm_add_memory(struct vm *vm, u32 slot, u32 flags, u64 gpa, u64 size);
 void vm_irq_line(struct vm *vm, u32 gsi, int level);
 /* KVM_SIGNAL_MSI with its result. */
 int vm_msi(struct vm *vm, u32 address, u32 data);
+
+/* Nonblocking eventfds: a new one, one signal, how many there were since the last call. */
+int new_eventfd(void);
+void signal_fd(int fd);
+u64 take_count(int fd);
 #define MSI_ADDR(dest) (0xfee00000u | (u32)(dest) << 12)
 #define MSI_LOGICAL 4
 #define MSI_REDIRECT 8
@@ -153,6 +158,9 @@ void vcpu_stop(struct vcpu *vcpu);
 
 void vcpu_get_regs(struct vcpu *vcpu, struct kvm_regs *regs);
 void vcpu_set_regs(struct vcpu *vcpu, const struct kvm_regs *regs);
+void vcpu_sti(struct vcpu *vcpu);	/* RFLAGS.IF, without a shadow */
+/* All fields but "unusable", which only a null selector has. */
+void expect_same_segment(const char *name, const struct kvm_segment *a, const struct kvm_segment *b);
 void vcpu_get_sregs(struct vcpu *vcpu, struct kvm_sregs *sregs);
 void vcpu_set_sregs(struct vcpu *vcpu, const struct kvm_sregs *sregs);
 u32 vcpu_mp_state(struct vcpu *vcpu);

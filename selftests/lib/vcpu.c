@@ -384,6 +384,31 @@ void vcpu_set_regs(struct vcpu *vcpu, const struct kvm_regs *regs)
 	ASSERT_OK(ioctl(vcpu->fd, KVM_SET_REGS, regs));
 }
 
+void vcpu_sti(struct vcpu *vcpu)
+{
+	struct kvm_regs regs;
+
+	vcpu_get_regs(vcpu, &regs);
+	regs.rflags |= RFLAGS_IF;
+	vcpu_set_regs(vcpu, &regs);
+}
+
+void expect_same_segment(const char *name, const struct kvm_segment *a, const struct kvm_segment *b)
+{
+	ktap_about("segment %s", name);
+	EXPECT_EQ(a->base, b->base);
+	EXPECT_EQ(a->limit, b->limit);
+	EXPECT_EQ(a->selector, b->selector);
+	EXPECT_EQ(a->type, b->type);
+	EXPECT_EQ(a->present, b->present);
+	EXPECT_EQ(a->dpl, b->dpl);
+	EXPECT_EQ(a->db, b->db);
+	EXPECT_EQ(a->s, b->s);
+	EXPECT_EQ(a->l, b->l);
+	EXPECT_EQ(a->g, b->g);
+	EXPECT_EQ(a->avl, b->avl);
+}
+
 void vcpu_get_sregs(struct vcpu *vcpu, struct kvm_sregs *sregs)
 {
 	ASSERT_OK(ioctl(vcpu->fd, KVM_GET_SREGS, sregs));

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -224,4 +225,26 @@ int vm_msi(struct vm *vm, u32 address, u32 data)
 	struct kvm_msi msi = { .address_lo = address, .data = data };
 
 	return ioctl(vm->fd, KVM_SIGNAL_MSI, &msi);
+}
+
+int new_eventfd(void)
+{
+	int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+
+	ASSERT_OK(fd);
+	return fd;
+}
+
+void signal_fd(int fd)
+{
+	u64 one = 1;
+
+	ASSERT_EQ(8, write(fd, &one, 8));
+}
+
+u64 take_count(int fd)
+{
+	u64 count = 0;
+
+	return read(fd, &count, 8) == 8 ? count : 0;
 }

@@ -356,8 +356,8 @@ static void enter_guest_irqoff(struct mkvm_vcpu *vcpu)
 		load_dr(vcpu->debug.dr);
 	if (unlikely(vcpu->exit_soon))
 		smp_send_reschedule(smp_processor_id());
-	trace_enter(vcpu, "", 0, 0, 0, vcpu->event.type ? vcpu->event.vector | BIT(31) : 0);
 	vcpu->has_run = true;
+	trace_enter(vcpu, "", 0, 0, 0, vcpu->event.type ? vcpu->event.vector | BIT(31) : 0);
 	current->flags |= PF_VCPU;	/* a tick that comes now counts as guest time */
 
 	mkvm_hw->enter(vcpu);

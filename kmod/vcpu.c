@@ -189,8 +189,8 @@ int mkvm_vcpu_block(struct mkvm_vcpu *vcpu)
 		slept = true;
 	}
 	finish_rcuwait(&vcpu->wait);
-	trace_wake(vcpu, "", r ? "signal" : "event");
 	vcpu->stats[MKVM_STAT_HALT_WAKEUP] += slept && !r;
+	trace_wake(vcpu, "", r ? "signal" : "event");
 	return r;
 }
 

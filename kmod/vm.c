@@ -215,8 +215,8 @@ static struct mkvm *vm_create(void)
 	mutex_init(&vm->irq_lock);
 	spin_lock_init(&vm->mmu_lock);
 	mkvm_irqfd_init(vm);
-	vm->nr = atomic_inc_return(&last_nr);
 	vm->max_vcpu_ids = MKVM_MAX_VCPUS;
+	vm->nr = atomic_inc_return(&last_nr);
 	vm->tsc_offset = -rdtsc();
 	vm->clock_offset = -ktime_get_boottime_ns();
 	r = alloc_slots(vm);

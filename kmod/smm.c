@@ -336,7 +336,8 @@ static void set_entry_state(struct mkvm_vcpu *vcpu, struct kvm_sregs *s)
 	mkvm_hw->set_shadow(vcpu, 0);
 	vcpu->rip = SMM_ENTRY;
 	vcpu->rflags = X86_EFLAGS_FIXED;
-	trace_mp_state(vcpu, "RUNNABLE", "SMI");
+	if (vcpu->mp_state != KVM_MP_STATE_RUNNABLE)
+		trace_mp_state(vcpu, "RUNNABLE", "SMI");
 	WRITE_ONCE(vcpu->mp_state, KVM_MP_STATE_RUNNABLE);
 }
 

@@ -219,7 +219,7 @@ void mkvm_lapic_send_ipi(struct mkvm_lapic *apic, u32 icr, u32 dest)
 		mkvm_lapic_error(apic, APIC_ESR_SENDILL);
 		return;
 	}
-	irq.id = mkvm_trace_id(raise_ipi, apic->vcpu, icr, dest);
+	irq.id = mkvm_trace_id(raise_local, apic->vcpu, "ipi", dest, icr);
 	ret = mkvm_irq_deliver(apic->vcpu->vm, apic, &irq);
 	mkvm_trace(raised, apic->vcpu->vm, irq.id, ret);
 }

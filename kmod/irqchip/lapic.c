@@ -355,7 +355,7 @@ int mkvm_lapic_local_deliver(struct mkvm_lapic *apic, unsigned int lvt_reg)
 	/* modes that a local vector table entry does not have */
 	if (irq.delivery == APIC_DM_LOWEST >> 8 || irq.delivery == APIC_DM_STARTUP >> 8)
 		return MKVM_IRQ_IGNORED;
-	irq.id = mkvm_trace_id(raise_lvt, apic->vcpu, lvt_reg, lvt);
+	irq.id = mkvm_trace_id(raise_local, apic->vcpu, lvt_reg == APIC_LVTT ? "lvt-timer" : "lvt-error", lvt_reg, lvt);
 	return mkvm_lapic_accept(apic, &irq);
 }
 

@@ -73,11 +73,6 @@ u32 mkvm_trace_raise(struct mkvm *vm, const char *origin, int vcpu, int gsi, u64
 	return id;
 }
 
-static u32 raise_at(struct mkvm_vcpu *vcpu, const char *origin, u64 address, u32 data)
-{
-	return mkvm_trace_raise(vcpu->vm, origin, vcpu->id, -1, address, data);
-}
-
 u32 mkvm_trace_raise_gsi(struct mkvm *vm, int source, u32 gsi, int level)
 {
 	static const char * const names[] = { "irq_line", "pit", "irqfd", "irqfd-resample", "restored" };
@@ -85,24 +80,16 @@ u32 mkvm_trace_raise_gsi(struct mkvm *vm, int source, u32 gsi, int level)
 	return level ? mkvm_trace_raise(vm, names[source], -1, gsi, 0, 0) : 0;
 }
 
-u32 mkvm_trace_raise_ipi(struct mkvm_vcpu *sender, u32 icr, u32 dest)
+/* By the ICR of a LAPIC, or an entry of its local vector table. */
+u32 mkvm_trace_raise_local(struct mkvm_vcpu *vcpu, const char *origin, u64 address, u32 data)
 {
-	return raise_at(sender, "ipi", dest, icr);
-}
-
-u32 mkvm_trace_raise_lvt(struct mkvm_vcpu *vcpu, u32 reg, u32 lvt)
-{
-	static const char * const names[] = {
-		"lvt-timer", "lvt-thermal", "lvt-perf", "lvt-lint0", "lvt-lint1", "lvt-error",
-	};
-
-	return raise_at(vcpu, names[(reg - APIC_LVTT) >> 4], reg, lvt);
+	return mkvm_trace_raise(vcpu->vm, origin, vcpu->id, -1, address, data);
 }
 
 /* The posting of the bit follows. */
 void mkvm_trace_raise_post(struct mkvm_vcpu *vcpu, int bit, const char *origin)
 {
-	WRITE_ONCE(vcpu->ids.posted[bit], raise_at(vcpu, origin, 0, 0));
+	WRITE_ONCE(vcpu->ids.posted[bit], mkvm_trace_raise_local(vcpu, origin, 0, 0));
 }
 
 /* KVM_SET_IRQCHIP says that the pin is high. */
@@ -114,14 +101,14 @@ void mkvm_trace_raise_pin(struct mkvm *vm, unsigned int chip, unsigned int pin)
 /* KVM_SET_LAPIC loads this vector into IRR, or ISR. */
 void mkvm_trace_raise_restored(struct mkvm_vcpu *vcpu, int vector)
 {
-	vcpu->ids.isr[vector] = raise_at(vcpu, "set_lapic", 0, vector);
+	vcpu->ids.isr[vector] = mkvm_trace_raise_local(vcpu, "set_lapic", 0, vector);
 	WRITE_ONCE(vcpu->ids.irr[vector], vcpu->ids.isr[vector]);
 }
 
 /* KVM_SET_VCPU_EVENTS loads an interrupt (NMI) that is being delivered. */
 void mkvm_trace_restore_event(struct mkvm_vcpu *vcpu, int vector)
 {
-	vcpu->ids.event = raise_at(vcpu, "set_events", 0, vector);
+	vcpu->ids.event = mkvm_trace_raise_local(vcpu, "set_events", 0, vector);
 	vcpu->ids.user = vcpu->ids.event;
 	vcpu->ids.went_in = true;
 }
@@ -395,7 +382,7 @@ static const char *why_not_interrupt(struct mkvm_vcpu *vcpu, int vector, const c
 {
 	if (vector < 0)
 		return NULL;
-	if (!extint_waits(vcpu) && mkvm_lapic_pending(vcpu->lapic) < 0)
+	if (vcpu->lapic && !extint_waits(vcpu) && mkvm_lapic_pending(vcpu->lapic) < 0)
 		return (mkvm_lapic_get_tpr(vcpu->lapic) & 0xf0) >= (vector & 0xf0) ? "TPR" : "PPR";
 	if (why || (vcpu->rflags & X86_EFLAGS_IF))
 		return why;

@@ -60,8 +60,7 @@ void mkvm_trace_unreg(void);
 /* To a LAPIC and at it; any context. */
 u32 mkvm_trace_raise(struct mkvm *vm, const char *origin, int vcpu, int gsi, u64 address, u32 data);
 u32 mkvm_trace_raise_gsi(struct mkvm *vm, int source, u32 gsi, int level);
-u32 mkvm_trace_raise_ipi(struct mkvm_vcpu *sender, u32 icr, u32 dest);
-u32 mkvm_trace_raise_lvt(struct mkvm_vcpu *vcpu, u32 reg, u32 lvt);
+u32 mkvm_trace_raise_local(struct mkvm_vcpu *vcpu, const char *origin, u64 address, u32 data);
 void mkvm_trace_raise_post(struct mkvm_vcpu *vcpu, int bit, const char *origin);
 void mkvm_trace_raise_pin(struct mkvm *vm, unsigned int chip, unsigned int pin);
 void mkvm_trace_raise_restored(struct mkvm_vcpu *vcpu, int vector);

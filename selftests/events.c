@@ -110,6 +110,33 @@ TEST(nmis_in_the_handler_wait_for_iret_and_one_is_kept)
 	vcpu_run_to_done(vcpu);
 }
 
+static void nmis_after_a_trap(u64 arg)
+{
+	u64 dr6;
+
+	(void)arg;
+	guest_handlers[VEC_NMI] = on_nmi_stage;
+	asm volatile("mov %0, %%dr6" :: "r"(0xffff4ff0ul));
+	stage(1);
+	asm volatile("nop; nop");
+	asm volatile("mov %%dr6, %0" : "=r"(dr6));
+	GUEST_EQ(0xffff4ff0, dr6);
+	GUEST_EQ(2, irqs[VEC_NMI]);
+}
+
+TEST(an_nmi_that_waits_for_iret_leaves_the_trace_of_a_trap_in_dr6)
+{
+	struct vm *vm;
+	struct vcpu *vcpu = start_guest(&vm, nmis_after_a_trap);
+
+	vcpu_run_to_stage(vcpu, 1);
+	nmi(vcpu);
+	vcpu_run_to_stage(vcpu, 101);
+	nmi(vcpu);
+	vcpu_run_to_stage(vcpu, 102);
+	vcpu_run_to_done(vcpu);
+}
+
 TEST(events_show_the_nmi_mask_and_can_clear_it)
 {
 	struct vm *vm;

@@ -119,6 +119,7 @@ struct mkvm {
 	u32 ring_last;					/* under ring_lock: where the next entry goes */
 
 	s64 tsc_offset;					/* (l) that vCPUs start with: guest TSC 0 at creation */
+	bool tsc_was_set;				/* (l) by userspace */
 	s64 clock_offset;				/* of KVM_GET_CLOCK to the host's boot time; READ_ONCE */
 	u64 identity_map_addr;				/* (l) accepted, not needed */
 };

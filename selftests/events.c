@@ -8,10 +8,14 @@
  * Read next: lapic.c, initsipi.c.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/time.h>
+#include <unistd.h>
 
 #include "vm.h"
 
@@ -669,6 +673,60 @@ TEST(a_halted_state_set_by_the_host_ends_with_an_interrupt)
 	vcpu_wait_done(vcpu);
 	EXPECT_EQ(1, irqs[VECTOR]);
 	EXPECT_EQ(2, vcpu->stage);
+}
+
+#define LOW_VECTOR 0x41
+#define HIGH_VECTOR 0xa1
+
+static volatile bool about_to_halt;
+
+static void halt_above_low(u64 arg)
+{
+	(void)arg;
+	guest_setup();
+	apic_write(APIC_TPR, 0x80);
+	about_to_halt = true;
+	sti_hlt_cli();
+	GUEST_EQ(1, irqs[HIGH_VECTOR]);
+	GUEST_EQ(0, irqs[LOW_VECTOR]);
+	apic_write(APIC_TPR, 0);
+	sti_nop_cli();
+	GUEST_EQ(1, irqs[LOW_VECTOR]);
+}
+
+/* The vCPU's thread sleeps, by its state in /proc. */
+static bool thread_sleeps(void)
+{
+	DIR *tasks = opendir("/proc/self/task");
+	struct dirent *task;
+	bool sleeps = false;
+	char path[300], text[256];
+
+	while (tasks && (task = readdir(tasks))) {
+		FILE *f;
+
+		snprintf(path, sizeof(path), "/proc/self/task/%s/stat", task->d_name);
+		f = atoi(task->d_name) == getpid() ? NULL : fopen(path, "re");
+		if (f && fgets(text, sizeof(text), f))
+			sleeps = strstr(text, ") S ");
+		if (f)
+			fclose(f);
+	}
+	closedir(tasks);
+	return sleeps;
+}
+
+TEST(a_halted_vcpu_for_which_something_waits_is_woken_by_a_higher_interrupt)
+{
+	struct vm *vm;
+	struct vcpu *vcpu = start_guest(&vm, halt_above_low);
+
+	vcpu_start(vcpu);
+	WAIT_FOR(about_to_halt && thread_sleeps());
+	ASSERT_EQ(1, vm_msi(vm, MSI_ADDR(0), LOW_VECTOR));
+	WAIT_FOR(thread_sleeps());
+	ASSERT_EQ(1, vm_msi(vm, MSI_ADDR(0), HIGH_VECTOR));
+	vcpu_wait_done(vcpu);
 }
 
 /* --- Delivery that faults on the way --- */

@@ -336,7 +336,7 @@ struct cpu_state {
 	struct kvm_vcpu_events events;
 	struct kvm_regs regs;
 	struct kvm_sregs sregs;
-	struct kvm_xsave xsave;
+	u32 xsave[1024];		/* as struct kvm_xsave */
 	struct kvm_xcrs xcrs;
 	struct kvm_debugregs debug;
 	struct msrs msrs;
@@ -389,7 +389,7 @@ static void get_cpu(int fd, struct cpu_state *s)
 	ASSERT_OK(ioctl(fd, KVM_GET_VCPU_EVENTS, &s->events));
 	ASSERT_OK(ioctl(fd, KVM_GET_REGS, &s->regs));
 	ASSERT_OK(ioctl(fd, KVM_GET_SREGS, &s->sregs));
-	ASSERT_OK(ioctl(fd, KVM_GET_XSAVE, &s->xsave));
+	ASSERT_OK(ioctl(fd, KVM_GET_XSAVE, s->xsave));
 	ASSERT_OK(ioctl(fd, KVM_GET_XCRS, &s->xcrs));
 	ASSERT_OK(ioctl(fd, KVM_GET_DEBUGREGS, &s->debug));
 	get_msrs(fd, &s->msrs);
@@ -400,7 +400,7 @@ static void set_cpu(int fd, struct cpu_state *s)
 {
 	ASSERT_OK(ioctl(fd, KVM_SET_SREGS, &s->sregs));
 	ASSERT_OK(ioctl(fd, KVM_SET_REGS, &s->regs));
-	ASSERT_OK(ioctl(fd, KVM_SET_XSAVE, &s->xsave));
+	ASSERT_OK(ioctl(fd, KVM_SET_XSAVE, s->xsave));
 	ASSERT_OK(ioctl(fd, KVM_SET_XCRS, &s->xcrs));
 	ASSERT_OK(ioctl(fd, KVM_SET_LAPIC, &s->lapic));
 	ASSERT_EQ(s->msrs.nmsrs, ioctl(fd, KVM_SET_MSRS, &s->msrs));
@@ -474,7 +474,7 @@ static void expect_same(struct cpu_state *want, int fd)
 	EXPECT_TRUE(!memcmp(&want->events, &seen.events, sizeof(seen.events)));
 	EXPECT_TRUE(!memcmp(&want->regs, &seen.regs, sizeof(seen.regs)));
 	EXPECT_TRUE(!memcmp(&want->sregs, &seen.sregs, sizeof(seen.sregs)));
-	EXPECT_TRUE(!memcmp(&want->xsave, &seen.xsave, sizeof(seen.xsave)));
+	EXPECT_TRUE(!memcmp(want->xsave, seen.xsave, sizeof(seen.xsave)));
 	EXPECT_TRUE(!memcmp(&want->xcrs, &seen.xcrs, sizeof(seen.xcrs)));
 	EXPECT_TRUE(!memcmp(&want->debug, &seen.debug, sizeof(seen.debug)));
 }

@@ -21,7 +21,7 @@
 #define MSR_TSC_DEADLINE 0x6e0
 
 struct msrs {
-	struct kvm_msrs head;
+	uint32_t nmsrs, pad;		/* as struct kvm_msrs */
 	struct kvm_msr_entry entries[MAX_MSRS];
 };
 
@@ -30,7 +30,7 @@ struct cpu_state {
 	struct kvm_vcpu_events events;
 	struct kvm_regs regs;
 	struct kvm_sregs sregs;
-	struct kvm_xsave xsave;
+	uint32_t xsave[1024];		/* as struct kvm_xsave */
 	struct kvm_xcrs xcrs;
 	struct kvm_debugregs debugregs;
 	struct kvm_lapic_state lapic;
@@ -38,14 +38,14 @@ struct cpu_state {
 };
 
 static struct {
-	struct kvm_msr_list head;
+	uint32_t nmsrs;			/* as struct kvm_msr_list */
 	uint32_t indices[MAX_MSRS];
 } list;
 
 /* Asks which MSRs there are. */
 void monitor_open(int kvm_fd)
 {
-	list.head.nmsrs = MAX_MSRS;
+	list.nmsrs = MAX_MSRS;
 	if (ioctl(kvm_fd, KVM_GET_MSR_INDEX_LIST, &list) < 0)
 		fail(2, "%s does not list its MSRs, which --monitor needs: use another --device", opt.device);
 }
@@ -61,12 +61,14 @@ static void get_msrs(int fd, struct msrs *msrs)
 	struct msrs one;
 	uint32_t i;
 
-	msrs->head = (struct kvm_msrs){ };
-	for (i = 0; i < list.head.nmsrs; i++) {
-		one.head = (struct kvm_msrs){ .nmsrs = 1 };
+	msrs->nmsrs = 0;
+	msrs->pad = 0;
+	for (i = 0; i < list.nmsrs; i++) {
+		one.nmsrs = 1;
+		one.pad = 0;
 		one.entries[0] = (struct kvm_msr_entry){ .index = list.indices[i] };
 		if (ioctl(fd, KVM_GET_MSRS, &one) == 1 && !is_clock(list.indices[i]))
-			msrs->entries[msrs->head.nmsrs++] = one.entries[0];
+			msrs->entries[msrs->nmsrs++] = one.entries[0];
 	}
 }
 
@@ -81,15 +83,15 @@ bool monitor_look(int fd)
 	/* It takes in what waits, and so comes first. */
 	done = ioctl(fd, KVM_GET_MP_STATE, &s->mp_state) >= 0 && ioctl(fd, KVM_GET_VCPU_EVENTS, &s->events) >= 0 &&
 	       ioctl(fd, KVM_GET_REGS, &s->regs) >= 0 && ioctl(fd, KVM_GET_SREGS, &s->sregs) >= 0 &&
-	       ioctl(fd, KVM_GET_XSAVE, &s->xsave) >= 0 && ioctl(fd, KVM_GET_XCRS, &s->xcrs) >= 0 &&
+	       ioctl(fd, KVM_GET_XSAVE, s->xsave) >= 0 && ioctl(fd, KVM_GET_XCRS, &s->xcrs) >= 0 &&
 	       ioctl(fd, KVM_GET_DEBUGREGS, &s->debugregs) >= 0 && ioctl(fd, KVM_GET_LAPIC, &s->lapic) >= 0;
 	if (done)
 		get_msrs(fd, &s->msrs);
 	/* Here the person reads; other CPUs send this one what they like. */
 	sched_yield();
 	done = done && ioctl(fd, KVM_SET_SREGS, &s->sregs) >= 0 && ioctl(fd, KVM_SET_REGS, &s->regs) >= 0 &&
-	       ioctl(fd, KVM_SET_XSAVE, &s->xsave) >= 0 && ioctl(fd, KVM_SET_XCRS, &s->xcrs) >= 0 &&
-	       ioctl(fd, KVM_SET_MSRS, &s->msrs) == (int)s->msrs.head.nmsrs &&
+	       ioctl(fd, KVM_SET_XSAVE, s->xsave) >= 0 && ioctl(fd, KVM_SET_XCRS, &s->xcrs) >= 0 &&
+	       ioctl(fd, KVM_SET_MSRS, &s->msrs) == (int)s->msrs.nmsrs &&
 	       ioctl(fd, KVM_SET_VCPU_EVENTS, &s->events) >= 0 && ioctl(fd, KVM_SET_MP_STATE, &s->mp_state) >= 0 &&
 	       ioctl(fd, KVM_SET_DEBUGREGS, &s->debugregs) >= 0;
 	free(s);

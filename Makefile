@@ -34,7 +34,8 @@ help:
 	@echo "                  mkvm in an emulated AMD machine, to a shell (exit it, or Ctrl-A x)"
 	@echo "  make test       unit tests, kselftests and a boot; ends with 'N passed, N failed, N skipped'"
 	@echo "  make bench      instructions per exit and boot times, mkvm beside the kernel's kvm_amd"
-	@echo "  make check      make lint, make test on kernels 6.1 and 6.12, kselftests on the debug kernel"
+	@echo "  make check      make lint, make test on kernels 6.1 and 6.12, kselftests on the debug kernel,"
+	@echo "                  and tests that must fail: selftests/broken"
 	@echo
 	@echo "  make setup      only install the packages of packages.txt (apt, sudo)"
 	@echo "  make modules    only build build/<release>/kmod/mkvm.ko"
@@ -77,6 +78,7 @@ test: setup
 check:
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory test KERNEL=6.1 TEST_ARGS=--long
+	@selftests/lab/broken-test
 	@$(MAKE) --no-print-directory test KERNEL=6.12 TEST_ARGS=--long
 	@$(MAKE) --no-print-directory test KERNEL=debug TEST_ARGS=--kselftests
 

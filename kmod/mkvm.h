@@ -156,6 +156,7 @@ struct mkvm {
 	DECLARE_BITMAP(told, 512);			/* (a) mkvm_not_offered has told of these */
 
 	s64 tsc_offset;					/* (l) that vCPUs start with: guest TSC 0 at creation */
+	bool tsc_was_set;				/* (l) by userspace */
 	s64 clock_offset;				/* of KVM_GET_CLOCK to the host's boot time; READ_ONCE */
 	u64 identity_map_addr;				/* (l) accepted, not needed */
 

@@ -193,7 +193,8 @@ static void tsc_offset_changed(struct mkvm_vcpu *vcpu)
 
 /*
  * The guest's TSC becomes val. Userspace sets each vCPU in turn: a value within a second
- * of what the VM's other vCPUs have now means the same instant, and they stay in step.
+ * of what it has set before means the same instant, and the VM's vCPUs stay in step. The
+ * first one counts as it is, though the VM may be younger than a second.
  */
 static void set_tsc(struct mkvm_vcpu *vcpu, u64 val, bool host)
 {
@@ -202,10 +203,12 @@ static void set_tsc(struct mkvm_vcpu *vcpu, u64 val, bool host)
 
 	if (!host)
 		vcpu->tsc_adjust += offset - vcpu->tsc_offset;
-	else if (abs(offset - common) < (s64)tsc_khz * 1000)
+	else if (READ_ONCE(vcpu->vm->tsc_was_set) && abs(offset - common) < (s64)tsc_khz * 1000)
 		offset = common;
 	else
 		WRITE_ONCE(vcpu->vm->tsc_offset, offset);
+	if (host)
+		WRITE_ONCE(vcpu->vm->tsc_was_set, true);
 	WRITE_ONCE(vcpu->tsc_offset, offset);
 	tsc_offset_changed(vcpu);
 }

@@ -563,6 +563,39 @@ TEST(destinations_and_delivery_modes_of_an_entry)
 		vcpu_wait_done(vm->vcpus[i]);
 }
 
+/* Has the guest write the entry, and pulses the pin. */
+static void pulse_with(struct vm *vm, u64 rte)
+{
+	test_rte = rte;
+	vcpu_run_to_stage(vm->vcpus[0], 1);
+	vcpu_run_to_stage(vm->vcpus[0], 2);
+	pulse(vm, PIN);
+}
+
+TEST(a_pin_can_send_init_and_smi_and_extint_reaches_nobody)
+{
+	struct vm *vm = vm_create(VM_IRQCHIP);
+	struct kvm_lapic_state lapic;
+	struct kvm_vcpu_events events;
+	struct vcpu *target;
+
+	vcpu_add(vm, program_rtes, 0);
+	target = vcpu_add(vm, wait_for_irqs, 1);
+	ASSERT_OK(ioctl(target->fd, KVM_GET_LAPIC, &lapic));
+	ASSERT_OK(ioctl(target->fd, KVM_SET_LAPIC, &lapic));
+	pulse_with(vm, RTE_DEST(1) | RTE_EXTINT | VECTOR);
+	EXPECT_EQ(KVM_MP_STATE_RUNNABLE, vcpu_mp_state(target));
+	for (u32 vector = 0; vector < 256; vector++)
+		EXPECT_TRUE(!vcpu_lapic_bit(target, APIC_IRR, vector));
+	if (capability(KVM_CAP_X86_SMM) > 0) {
+		pulse_with(vm, RTE_DEST(1) | ICR_SMI);
+		vcpu_get_events(target, &events);
+		EXPECT_EQ(1, events.smi.pending);
+	}
+	pulse_with(vm, RTE_DEST(1) | ICR_INIT);
+	EXPECT_EQ(KVM_MP_STATE_INIT_RECEIVED, vcpu_mp_state(target));
+}
+
 static void halted_by_pin(u64 arg)
 {
 	(void)arg;

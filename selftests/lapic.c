@@ -366,6 +366,36 @@ TEST(sending_a_vector_under_16_sets_esr_and_raises_the_error_interrupt)
 	run_guest(illegal_vectors);
 }
 
+static void illegal_msis(u64 arg)
+{
+	(void)arg;
+	irq_count_range(0x10, 0xfe);
+	apic_enable();
+	apic_write(APIC_LVTERR, 0x60);
+	for (u32 vector = 0; vector <= 16; vector++) {
+		stage(vector);		/* signalled */
+		apic_write(APIC_ESR, 0);
+		GUEST_EQ(vector < 16 ? 1 << 6 : 0, apic_read(APIC_ESR));
+		sti_nop_cli();
+		GUEST_EQ(vector < 16 ? vector + 1 : 16, irqs[0x60]);
+	}
+	GUEST_EQ(1, irqs[16]);
+}
+
+TEST(an_msi_with_a_vector_under_16_sets_esr_and_arrives_nowhere)
+{
+	struct vm *vm = vm_create(VM_IRQCHIP);
+	struct vcpu *vcpu = vcpu_add(vm, illegal_msis, 0);
+
+	if (is_linux_kvm())
+		SKIP("Linux KVM has no error status: ESR always reads 0");
+	for (u32 vector = 0; vector <= 16; vector++) {
+		vcpu_run_to_stage(vcpu, vector);
+		EXPECT_EQ(vector == 16, vm_msi(vm, MSI_ADDR(0), vector) > 0);
+	}
+	vcpu_run_to_done(vcpu);
+}
+
 static void nmi_lint_and_self_nmi(u64 arg)
 {
 	(void)arg;

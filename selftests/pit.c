@@ -36,11 +36,16 @@ static struct vm *vm_with_pit(void)
 	return vm;
 }
 
-static void run_guest(void (*guest)(u64 arg))
+static void run_guest_arg(void (*guest)(u64 arg), u64 arg)
 {
 	struct vm *vm = vm_with_pit();
 
-	vcpu_run_to_done(vcpu_add(vm, guest, 0));
+	vcpu_run_to_done(vcpu_add(vm, guest, arg));
+}
+
+static void run_guest(void (*guest)(u64 arg))
+{
+	run_guest_arg(guest, 0);
 }
 
 static void on_tick(struct guest_frame *frame)
@@ -175,6 +180,73 @@ static void mode_3(u64 arg)
 TEST(mode_3_ticks_periodically)
 {
 	run_guest(mode_3);
+}
+
+static void mode_4(u64 arg)
+{
+	(void)arg;
+	guest_setup();
+	for (u32 i = 1; i <= 3; i++) {
+		pit_program(0, 4, 1000);
+		sti();
+		GUEST_WAIT(TICKS == i);
+		cli();
+		pass_time();
+		GUEST_EQ(i, TICKS);
+	}
+}
+
+TEST(mode_4_ticks_once_for_each_count)
+{
+	run_guest(mode_4);
+}
+
+#define MISSED 50
+#define SLOW_COUNT 4772		/* 4 ms */
+
+static u64 slow_start, tsc_of_slow_tick;
+
+static u64 slow_ticks_due(void)
+{
+	return (rdtsc() - slow_start) / tsc_of_slow_tick;
+}
+
+/* Interrupts stay off for many ticks; then time for those that are owed. */
+static void missed_ticks(u64 discarded)
+{
+	u64 until;
+
+	guest_setup();
+	pit_program(0, 2, SLOW_COUNT);
+	slow_start = rdtsc();
+	GUEST_WAIT(slow_ticks_due() >= MISSED);
+	until = slow_ticks_due() + (discarded ? 50 : 1000);
+	sti();
+	while (TICKS + 2 < slow_ticks_due() && slow_ticks_due() < until)
+		cpu_relax();
+	cli();
+	if (discarded)
+		GUEST_TRUE(TICKS + MISSED - 2 <= slow_ticks_due());
+	else
+		GUEST_TRUE(slow_ticks_due() < until);
+}
+
+TEST(missed_ticks_come_later_unless_they_are_to_be_discarded)
+{
+	NEED_CAP(KVM_CAP_REINJECT_CONTROL);
+	for (u64 discarded = 0; discarded <= 1; discarded++) {
+		struct vm *vm = vm_with_pit();
+		struct vcpu *vcpu = vcpu_add(vm, missed_ticks, discarded);
+		struct kvm_reinject_control control = { .pit_reinject = !discarded };
+		int khz = ioctl(vcpu->fd, KVM_GET_TSC_KHZ);
+
+		ASSERT_LT(0, khz);
+		ktap_about("discarded: %llu", (unsigned long long)discarded);
+		tsc_of_slow_tick = khz * 1000ull * SLOW_COUNT / PIT_HZ;
+		TICKS = 0;
+		ASSERT_OK(ioctl(vm->fd, KVM_REINJECT_CONTROL, &control));
+		vcpu_run_to_done(vcpu);
+	}
 }
 
 #define NR_TICKS 100
@@ -366,6 +438,37 @@ TEST(a_low_gate_holds_the_count)
 	if (is_linux_kvm())
 		SKIP("Linux KVM goes on counting");
 	run_guest(gate_holds);
+}
+
+static void gate_triggers(u64 mode)
+{
+	u32 first;
+
+	outb(PORT_B, 0);
+	pit_program(2, mode, 0xffff);
+	first = pit_read(2);
+	for (int i = 0; i < 50; i++)
+		GUEST_EQ(first, pit_read(2));
+	/* Each rise starts it anew, and low in mode 1; what is seen too late is tried again. */
+	do {
+		outb(PORT_B, 0);
+		outb(PORT_B, PORT_B_GATE);
+	} while (pit_read(2) <= 0xf000 || !!(inb(PORT_B) & PORT_B_OUT) != (mode == 5));
+	GUEST_WAIT(pit_read(2) < 0xe000);
+	for (int tries = 0; pit_read(2) <= 0xf000; tries++) {
+		GUEST_TRUE(tries < 20);
+		outb(PORT_B, 0);
+		outb(PORT_B, PORT_B_GATE);
+	}
+	GUEST_WAIT(inb(PORT_B) & PORT_B_OUT);
+}
+
+TEST(modes_1_and_5_of_channel_2_start_when_the_gate_rises)
+{
+	if (is_linux_kvm())
+		SKIP("Linux KVM counts without the gate");
+	run_guest_arg(gate_triggers, 1);
+	run_guest_arg(gate_triggers, 5);
 }
 
 static void refresh_toggles(u64 arg)

@@ -678,6 +678,24 @@ TEST(the_tsc_goes_on_from_the_value_that_was_set)
 	EXPECT_LE(tsc_seen, vcpu_get_msr(vcpu, MSR_TSC));
 }
 
+TEST(the_first_tsc_that_is_set_counts_however_small_and_later_ones_keep_step)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *one = vcpu_create(vm, 0), *two = vcpu_create(vm, 1);
+	u64 step, other;
+
+	if (is_linux_kvm())
+		SKIP("Linux KVM before 6.8 takes a small one for the VM's own");
+	/* Far over what the VM has itself, and less than a second of any TSC. */
+	EXPECT_EQ(1, vcpu_set_msr(one, MSR_TSC, 400000000));
+	EXPECT_LE(400000000, vcpu_get_msr(one, MSR_TSC));
+	EXPECT_EQ(1, vcpu_set_msr(two, MSR_TSC, 400000000));
+	step = vcpu_get_msr(one, MSR_TSC);
+	other = vcpu_get_msr(two, MSR_TSC);
+	EXPECT_LE(step, other);
+	EXPECT_LE(other, vcpu_get_msr(one, MSR_TSC));
+}
+
 /* --- CPUID --- */
 
 static volatile u32 cpuid_seen[3][4];

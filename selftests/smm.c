@@ -11,6 +11,7 @@
  */
 #define _GNU_SOURCE
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/time.h>
@@ -29,6 +30,7 @@
 #define IRQ_PORT 0x62
 #define AP_PORT 0x64
 #define VECTOR 0x55
+#define MSI_VECTOR 0x62
 #define MSR_SMBASE 0x9e
 #define CR4_PSE (1ull << 4)
 
@@ -1110,11 +1112,11 @@ static void raise_smis(struct machine *m, u32 n)
 	}
 }
 
-TEST_LIMIT(big_real_mode_survives_smis_at_all_of_its_instructions, 240)
+TEST_LIMIT(big_real_mode_survives_smis_at_all_of_its_instructions, 1200)
 {
 	struct machine m = busy_machine();
 	struct kvm_sregs before, after;
-	const u32 n = 20000;
+	const u32 n = getenv("MKVM_LONG") ? 100000 : 20000;
 
 	vcpu_get_sregs(m.vcpu, &before);
 	m.vcpu->on_exit = check_round;
@@ -1128,6 +1130,41 @@ TEST_LIMIT(big_real_mode_survives_smis_at_all_of_its_instructions, 240)
 	vcpu_get_sregs(m.vcpu, &after);
 	expect_same_sregs(&before, &after);
 	ktap_note("%u SMIs in %u rounds of the guest's loop", n, rounds);
+}
+
+/* Counts at 0x5f8 and ends the interrupt; FS reaches the APIC's page. */
+CODE_BLOB(count_code, 16,
+	  "pushl %eax\n"
+	  "incl %cs:0x5f8\n"
+	  "movl $0xfee000b0, %eax\n"
+	  "movl $0, %fs:(%eax)\n"
+	  "popl %eax\n"
+	  "iretw\n");
+
+TEST_LIMIT(an_msi_and_an_smi_at_the_same_moment_are_both_served_each_time, 1200)
+{
+	struct machine m = busy_machine();
+	volatile u32 *smis = (volatile u32 *)(m.smram + COUNT), *msis = (volatile u32 *)(m.vm->low + 0x5f8);
+	const u32 n = getenv("MKVM_LONG") ? 50000 : 2000;
+
+	with_interrupts(&m);
+	vm_load(m.vm, 0xa000, count_code, count_code_end);
+	((u16 *)m.vm->low)[MSI_VECTOR * 2] = 0xa000;
+	m.vcpu->on_exit = check_round;
+	vcpu_start(m.vcpu);
+	WAIT_FOR(rounds > 0);
+	for (u32 i = 1; i <= n; i++) {
+		if (i & 1)
+			smi(m.vcpu);
+		ASSERT_EQ(1, vm_msi(m.vm, MSI_ADDR(0), MSI_VECTOR));
+		if (!(i & 1))
+			smi(m.vcpu);
+		WAIT_FOR(*smis == i && *msis == i);
+	}
+	vcpu_stop(m.vcpu);
+	EXPECT_EQ(n, *smis);
+	EXPECT_EQ(n, *msis);
+	EXPECT_EQ(0, wrong);
 }
 
 TEST_LIMIT(slots_come_and_go_under_smis, 120)

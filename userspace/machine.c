@@ -47,6 +47,7 @@ struct vcpu {
 	int fd;
 	struct kvm_run *run;
 	pthread_t thread;
+	atomic_bool look;		/* --monitor: the thread shall read and write back the state */
 	struct exit_count exits[EXIT_REASONS];
 };
 
@@ -279,6 +280,8 @@ void machine_open(void)
 	if (size < (int)sizeof(struct kvm_run))
 		refused("KVM_GET_VCPU_MMAP_SIZE");
 	run_size = (size_t)size;
+	if (opt.monitor)
+		monitor_open(kvm_fd);
 	supported_cpuid = cpuid_supported(kvm_fd);
 	/* Without deadline mode Linux spends time on calibrating the APIC. */
 	if (extension(KVM_CAP_TSC_DEADLINE_TIMER))
@@ -488,6 +491,16 @@ static void crash(struct vcpu *vcpu, int run_errno)
 	machine_stop(false, 1, "a CPU cannot go on");
 }
 
+/* For --monitor: the access that the last exit was for ends first. */
+static void look(struct vcpu *vcpu)
+{
+	vcpu->run->immediate_exit = 1;
+	ioctl(vcpu->fd, KVM_RUN, 0);
+	vcpu->run->immediate_exit = 0;
+	if (!monitor_look(vcpu->fd))
+		machine_stop(false, 1, "the device refuses to give a CPU's state or to take it back");
+}
+
 static void *vcpu_main(void *argument)
 {
 	struct vcpu *vcpu = argument;
@@ -496,6 +509,10 @@ static void *vcpu_main(void *argument)
 
 	self = vcpu;
 	while (!machine_stopping()) {
+		if (atomic_exchange(&vcpu->look, false)) {
+			look(vcpu);
+			continue;
+		}
 		if (!ioctl(vcpu->fd, KVM_RUN, 0)) {
 			reason = vcpu->run->exit_reason;
 		} else if (errno == EINTR || errno == EAGAIN) {
@@ -512,6 +529,23 @@ static void *vcpu_main(void *argument)
 		exits[reason].handle(vcpu);
 		vcpu->exits[reason].ticks += __rdtsc() - before;
 		vcpu->exits[reason].count++;
+	}
+	return NULL;
+}
+
+/* Asks all CPUs for their state, one after the other, without an end. */
+static void *monitor_main(void *argument)
+{
+	unsigned int i;
+
+	while (!machine_stopping()) {
+		for (i = 0; i < opt.smp && !machine_stopping(); i++) {
+			atomic_store(&vcpus[i].look, true);
+			do {
+				pthread_kill(vcpus[i].thread, KICK_SIGNAL);
+				usleep(50);
+			} while (atomic_load(&vcpus[i].look) && !machine_stopping());
+		}
 	}
 	return NULL;
 }
@@ -572,6 +606,8 @@ static void close_vm(void)
  */
 bool machine_run(int *status)
 {
+	pthread_t monitor;
+	bool monitored;
 	unsigned int i;
 
 	create_vm();
@@ -582,7 +618,12 @@ bool machine_run(int *status)
 	fwcfg_reset();
 	stage("firmware: first instruction");
 	start_vcpus();
+	monitored = opt.monitor && !pthread_create(&monitor, NULL, monitor_main, NULL);
+	if (opt.monitor && !monitored)
+		machine_stop(false, 2, "too few threads");
 	terminal_serve();
+	if (monitored)
+		pthread_join(monitor, NULL);
 	join_vcpus(opt.smp);
 	terminal_drain();
 	close_vm();

@@ -47,6 +47,8 @@ static const char help_text[] =
 "  --bios FILE      firmware (default " DEFAULT_BIOS ")\n"
 "  --debugcon FILE  write the debug console (port 0x402) to FILE; - is\n"
 "                   standard error\n"
+"  --monitor        keep reading and writing back the state of all CPUs, to try\n"
+"                   the device\n"
 "  --no-reboot      end with status 0 when the guest resets\n"
 "  --quiet          print errors only\n"
 "  --help           print this text\n"
@@ -59,7 +61,7 @@ static const char help_text[] =
 
 enum option_id {
 	OPT_DEVICE = 1, OPT_SMP, OPT_MEM, OPT_KERNEL, OPT_INITRD, OPT_APPEND,
-	OPT_BIOS, OPT_DEBUGCON, OPT_NO_REBOOT, OPT_QUIET, OPT_HELP, OPT_VERSION,
+	OPT_BIOS, OPT_DEBUGCON, OPT_MONITOR, OPT_NO_REBOOT, OPT_QUIET, OPT_HELP, OPT_VERSION,
 	OPT_COUNT,
 };
 
@@ -72,6 +74,7 @@ static const struct option long_options[] = {
 	{ "append",	required_argument, NULL, OPT_APPEND },
 	{ "bios",	required_argument, NULL, OPT_BIOS },
 	{ "debugcon",	required_argument, NULL, OPT_DEBUGCON },
+	{ "monitor",	no_argument, NULL, OPT_MONITOR },
 	{ "no-reboot",	no_argument, NULL, OPT_NO_REBOOT },
 	{ "quiet",	no_argument, NULL, OPT_QUIET },
 	{ "help",	no_argument, NULL, OPT_HELP },
@@ -222,6 +225,9 @@ static void apply_option(int id, const char *name)
 		break;
 	case OPT_DEBUGCON:
 		opt.debugcon = optarg;
+		break;
+	case OPT_MONITOR:
+		opt.monitor = true;
 		break;
 	case OPT_NO_REBOOT:
 		opt.no_reboot = true;

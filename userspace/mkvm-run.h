@@ -55,6 +55,7 @@ struct options {
 	uint64_t memory;	/* bytes, a multiple of 1 MiB */
 	bool no_reboot;
 	bool quiet;
+	bool monitor;
 };
 
 /* A file read into memory. */
@@ -96,6 +97,10 @@ void machine_print_summary(void);
 /* crash.c: the block printed for an exit nobody can answer. */
 void crash_report(unsigned int id, int vcpu_fd, const struct kvm_run *run,
 		  int run_errno);
+
+/* monitor.c: --monitor. */
+void monitor_open(int kvm_fd);
+bool monitor_look(int fd);
 
 /* cpuid.c */
 struct kvm_cpuid2 *cpuid_supported(int kvm_fd);

@@ -146,6 +146,7 @@ void svm_begin_step(struct svm_vcpu *svm)
 {
 	svm->stepping = true;
 	svm->step_had_tf = svm->vcpu.rflags & X86_EFLAGS_TF;
+	svm->step_dr6 = svm->vmcb->save.dr6;
 	svm->vmcb->save.rflags |= X86_EFLAGS_TF;
 	svm->vmcb->control.intercepts[INTERCEPT_EXCEPTION] = ~0u & ~BIT(X86_TRAP_NMI);
 }

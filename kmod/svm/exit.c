@@ -122,6 +122,14 @@ static bool has_error_code(u8 vector)
 	return vector == X86_TRAP_DF || (vector >= X86_TRAP_TS && vector <= X86_TRAP_PF) || vector == X86_TRAP_AC;
 }
 
+/* DR6 is sticky: of a trap that was not the guest's these bits are again as it had them. */
+static void forget_trap(struct svm_vcpu *svm, u64 bits)
+{
+	u64 *dr6 = &svm->vmcb->save.dr6;
+
+	*dr6 = (*dr6 & ~bits) | (svm->step_trap ? svm->step_dr6 & bits : 0);
+}
+
 /* An intercepted exception goes on to the guest, unless it was the trap of our own single step. */
 static int svm_exit_exception(struct svm_vcpu *svm)
 {
@@ -135,11 +143,11 @@ static int svm_exit_exception(struct svm_vcpu *svm)
 	if (mkvm_debug_takes(&svm->vcpu, vector)) {
 		u64 dr6 = svm->vmcb->save.dr6;
 
-		svm->vmcb->save.dr6 &= ~(u64)(DR_STEP | DR_TRAP_BITS);
+		forget_trap(svm, DR_STEP | DR_TRAP_BITS);
 		return mkvm_exit_debug(&svm->vcpu, vector, dr6);
 	}
 	if (vector == X86_TRAP_DB && svm->step_trap) {
-		svm->vmcb->save.dr6 &= ~(u64)DR_STEP;
+		forget_trap(svm, DR_STEP);
 		return 1;
 	}
 	/* Traps, but the exit comes before INT3 (CC) or INTO (CE). */

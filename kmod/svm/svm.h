@@ -27,6 +27,7 @@ struct svm_vcpu {
 	bool stepping;
 	bool step_had_tf;	/* the guest's own TF */
 	bool step_trap;		/* this exit's #DB is the step's, not the guest's */
+	u64 step_dr6;		/* the guest's, when the step began */
 	/* While userspace's breakpoints are in the VMCB the guest's DR7 is here. */
 	bool debugged;
 	u64 guest_dr7;

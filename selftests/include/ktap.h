@@ -43,8 +43,8 @@ struct ktap_site {
 #define TEST(name) TEST_LIMIT(name, KTAP_DEFAULT_LIMIT)
 
 /*
- * A test that may take up to seconds, where the default is too short; both are
- * multiplied by 3, or by $MKVM_TIME_SCALE.
+ * A test that may take up to seconds, where the default is too short. Slow
+ * machines get three times as much.
  */
 #define TEST_LIMIT(name, seconds)					\
 	static void name(void);						\

@@ -12,6 +12,7 @@
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <asm/apicdef.h>
+#include <asm/kvm_para.h>
 #include <asm/msr-index.h>
 #include <asm/mtrr.h>
 #include <asm/tsc.h>
@@ -310,6 +311,10 @@ int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host)
 	case MSR_IA32_SMBASE:
 		*val = vcpu->smbase;
 		return !host;		/* the guest has it in its state-save area */
+	case MSR_KVM_WALL_CLOCK:
+	case MSR_KVM_SYSTEM_TIME:
+		*val = 0;
+		return !host;		/* no guest has them; QEMU 7.2 saves and restores them unasked */
 	case MSR_AMD64_DE_CFG:
 		*val = MSR_AMD64_DE_CFG_LFENCE_SERIALIZE;
 		return 0;
@@ -382,6 +387,9 @@ int mkvm_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host)
 			return 1;
 		vcpu->smbase = val;
 		return 0;
+	case MSR_KVM_WALL_CLOCK:
+	case MSR_KVM_SYSTEM_TIME:
+		return val || !host;	/* off */
 	case MSR_AMD64_DE_CFG:
 		return val & ~(u64)MSR_AMD64_DE_CFG_LFENCE_SERIALIZE ? 1 : 0;
 	case APIC_BASE_MSR ... APIC_BASE_MSR + 0xff:

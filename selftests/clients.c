@@ -22,6 +22,8 @@
 #define CR4_MCE (1ull << 6)
 #define VEC_MC 18
 #define MSR_DE_CFG 0xc0011029
+#define MSR_KVM_WALL_CLOCK 0x11
+#define MSR_KVM_SYSTEM_TIME 0x12
 
 static void set_cr4(u64 bits)
 {
@@ -198,6 +200,33 @@ TEST(set_clock_refuses_unknown_flags)
 	EXPECT_ERRNO(EINVAL, ioctl(vm->fd, KVM_SET_CLOCK, &clock));
 	EXPECT_ERRNO(EFAULT, ioctl(vm->fd, KVM_SET_CLOCK, 8));
 	EXPECT_ERRNO(EFAULT, ioctl(vm->fd, KVM_GET_CLOCK, 8));
+}
+
+static void no_clock_guest(u64 arg)
+{
+	u64 value;
+
+	(void)arg;
+	GUEST_EQ(VEC_GP, rdmsr_try(MSR_KVM_SYSTEM_TIME, &value));
+	GUEST_EQ(VEC_GP, wrmsr_try(MSR_KVM_SYSTEM_TIME, 0));
+	GUEST_EQ(VEC_GP, wrmsr_try(MSR_KVM_WALL_CLOCK, 0));
+}
+
+/* QEMU before 8 saves and restores these two of every guest. */
+TEST(the_paravirtual_clock_that_is_not_there_is_off_for_userspace)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_add(vm, no_clock_guest, 0);
+
+	if (capability(KVM_CAP_CLOCKSOURCE))
+		SKIP("the device has the paravirtual clock (KVM_CAP_CLOCKSOURCE)");
+	for (u32 msr = MSR_KVM_WALL_CLOCK; msr <= MSR_KVM_SYSTEM_TIME; msr++) {
+		EXPECT_EQ(0, vcpu_get_msr(vcpu, msr));
+		EXPECT_EQ(1, vcpu_set_msr(vcpu, msr, 0));
+		EXPECT_EQ(0, vcpu_set_msr(vcpu, msr, 0x1001));
+		EXPECT_EQ(0, vcpu_get_msr(vcpu, msr));
+	}
+	vcpu_run_to_done(vcpu);
 }
 
 /* --- The TSC's rate --- */

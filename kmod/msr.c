@@ -285,10 +285,8 @@ int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host)
 		*val = vcpu->tsc_adjust;
 		return 0;
 	case MSR_IA32_TSC_DEADLINE:
-		if (!vcpu->lapic)
-			return 1;
-		*val = mkvm_lapic_get_deadline(vcpu->lapic);
-		return 0;
+		*val = vcpu->lapic ? mkvm_lapic_get_deadline(vcpu->lapic) : 0;
+		return !vcpu->lapic && !host;
 	case MSR_IA32_APICBASE:
 		*val = mkvm_get_apic_base(vcpu);
 		return 0;
@@ -357,7 +355,7 @@ int mkvm_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host)
 		return 0;
 	case MSR_IA32_TSC_DEADLINE:
 		if (!vcpu->lapic)
-			return 1;
+			return val || !host;	/* none */
 		mkvm_lapic_set_deadline(vcpu->lapic, val);
 		return 0;
 	case MSR_IA32_APICBASE:

@@ -229,6 +229,29 @@ TEST(the_paravirtual_clock_that_is_not_there_is_off_for_userspace)
 	vcpu_run_to_done(vcpu);
 }
 
+static void no_deadline_guest(u64 arg)
+{
+	u64 value;
+
+	(void)arg;
+	GUEST_EQ(VEC_GP, rdmsr_try(MSR_TSC_DEADLINE, &value));
+	GUEST_EQ(VEC_GP, wrmsr_try(MSR_TSC_DEADLINE, 0));
+}
+
+/* QEMU before 8.2 with kernel-irqchip=off writes it at every reset, since the list of MSRs has it. */
+TEST(without_a_lapic_userspace_may_clear_the_deadline_and_the_guest_has_none)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_add(vm, no_deadline_guest, 0);
+
+	EXPECT_EQ(0, vcpu_get_msr(vcpu, MSR_TSC_DEADLINE));
+	EXPECT_EQ(1, vcpu_set_msr(vcpu, MSR_TSC_DEADLINE, 0));
+	if (is_linux_kvm())
+		SKIP("Linux KVM takes any deadline and forgets it, and lets the guest write it");
+	EXPECT_EQ(0, vcpu_set_msr(vcpu, MSR_TSC_DEADLINE, 1));
+	vcpu_run_to_done(vcpu);
+}
+
 /* --- The TSC's rate --- */
 
 TEST(the_tsc_takes_its_own_rate)

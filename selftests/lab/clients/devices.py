@@ -5,7 +5,7 @@
 #
 # Read next: lib.py.
 
-import functools, hashlib, http.server, os, re, threading
+import hashlib, http.server, os, re, threading
 
 from .lib import Qemu, check, test
 
@@ -94,8 +94,7 @@ def screen(guest):
 
 
 def light_pixels(picture):
-    return sum(functools.reduce(lambda n, byte: n + (byte == 255), picture[i:i + 4096], 0)
-               for i in range(0, len(picture), 4096)) // 3
+    return picture.count(b'\xff') // 3
 
 
 @test(long=True)

@@ -184,12 +184,13 @@ class Qemu:
     def shell(self, script):
         """Runs a line in the guest's shell, which must succeed; what it printed."""
         start = len(self.output)
-        # The line's echo has no number after "status".
-        self.send(f'{script}; echo "status" $?.')
-        at = self.wait_for(b'status ', start)
-        self.wait_for(b'.', at)
+        # The line's echo has neither of these words with what follows it.
+        self.send(f'echo "begin" $$; {script}; echo "status" $?.')
+        at = self.wait_for(b'status ', self.wait_for(b'begin ', start))
+        self.wait_for(b'guest#', at)
+        said = self.output[start:at].replace(b'\r', b'').split(b'begin ')[-1].split(b'\n', 1)[-1]
+        said = said.rsplit(b'status ', 1)[0].decode()
         status = self.output[at:].split(b'.')[0]
-        said = self.output[start:at].replace(b'\r', b'').split(b'\n', 1)[-1].rsplit(b'status ', 1)[0].decode()
         check(status == b'0', f'{script!r} in the guest: status {status.decode()}: {said}')
         return said
 
@@ -201,7 +202,7 @@ class Qemu:
     def load(self, disk=''):
         """The guest's self-check starts: see guest."""
         self.send(f'guest load {disk}')
-        self.wait_for('beat 1 ')
+        self.wait_for(b'.', self.wait_for('beat 1 '))
 
     def beats(self):
         """Every whole beat in the output: (number, counts)."""
@@ -214,8 +215,7 @@ class Qemu:
         """Until so many more beats have come, and every processor has done work."""
         number, counts = self.beats()[-1]
         while self.beats()[-1][0] < number + beats or not all(a < b for a, b in zip(counts, self.beats()[-1][1])):
-            self.wait_for(b'beat %d ' % (self.beats()[-1][0] + 1))
-            self.wait_for(b'.\r\n', self.output.rfind(b'beat'))
+            self.wait_for(b'.', self.wait_for(b'beat %d ' % (self.beats()[-1][0] + 1)))
 
     def check_beats(self):
         """No beat is missing and none came twice."""
@@ -238,8 +238,8 @@ def run_one(function):
         return 'ok', ''
     except Skipped as reason:
         return 'ok', f' # SKIP {reason}'
-    except (Failed, OSError, ValueError, subprocess.TimeoutExpired) as reason:
-        print(f'# {function.__name__}: {reason}')
+    except Exception as reason:  # whatever it is, the other tests are to run
+        print(f'# {function.__name__}: {type(reason).__name__}: {reason}')
         return 'not ok', ''
     finally:
         for guest in Qemu.running:

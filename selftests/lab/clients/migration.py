@@ -5,9 +5,9 @@
 #
 # Read next: lib.py.
 
-import os
+import os, shutil
 
-from .lib import Qemu, check, module_is, sh, test, until
+from .lib import Qemu, Skipped, check, module_is, sh, test, until
 
 CPUS = 4
 DISK = ('-drive', 'if=none,id=disk,format={},file=/tmp/migration.disk', '-device', 'virtio-blk-pci,drive=disk')
@@ -16,7 +16,10 @@ PLAIN_CPU = 'qemu64,kvm=off,+x2apic,+tsc-deadline'
 
 
 def disk(kind):
-    sh(f'rm -f /tmp/migration.disk; qemu-img create -q -f {kind} /tmp/migration.disk 4M')
+    if kind != 'raw' and not shutil.which('qemu-img'):
+        raise Skipped('qemu-img is not installed (package qemu-utils)')
+    sh('rm -f /tmp/migration.disk; ' +
+       ('truncate -s 4M /tmp/migration.disk' if kind == 'raw' else f'qemu-img create -q -f {kind} /tmp/migration.disk 4M'))
     return [word.format(kind) for word in DISK]
 
 

@@ -133,7 +133,7 @@ class Qemu:
             self.qmp.readline()
             self.command('qmp_capabilities')
         except (OSError, Failed) as reason:
-            self.process.wait(LIMIT)
+            self.quit()
             raise Failed(f'{reason}; {self.why()}') from reason
 
     @staticmethod

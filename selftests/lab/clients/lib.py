@@ -103,7 +103,7 @@ class Qemu:
     def __init__(self, *words, machine='q35', cpus=2, cpu='host', version='10.0', memory=256, boot='linux', append='',
                  reboot=False):
         Qemu.number += 1
-        path = f'/tmp/qemu-test.{Qemu.number}'
+        path = f'/tmp/qemu-test.{os.getpid()}.{Qemu.number}'
         binary = QEMUS[version]
         if version != '10.0' and not os.path.exists(binary):
             raise Skipped(f'QEMU {version} is not under build/: tools/old-qemu fetches it')

@@ -271,6 +271,8 @@ static bool reads_zero(u32 index)
  * @host: for userspace
  *
  * Context: own thread or vcpu->mutex. Return: 0, or 1 (does not exist).
+ *
+ * Longer than 60 lines: a case for each register.
  */
 int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host)
 {
@@ -341,6 +343,8 @@ int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host)
  * @host: for userspace, which may restore what the guest may not write
  *
  * Context: own thread or vcpu->mutex. Return: 0, or 1 (does not exist, or refuses the value).
+ *
+ * Longer than 60 lines: a case for each register.
  */
 int mkvm_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host)
 {

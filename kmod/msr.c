@@ -12,6 +12,7 @@
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <asm/apicdef.h>
+#include <asm/kvm_para.h>
 #include <asm/msr-index.h>
 #include <asm/mtrr.h>
 #include <asm/tsc.h>
@@ -303,6 +304,8 @@ static u64 *plain_reg(struct mkvm_vcpu *vcpu, u32 index)
  * @host: for userspace
  *
  * Context: own thread or vcpu->mutex. Return: 0, or 1 (does not exist).
+ *
+ * Longer than 60 lines: a case for each register.
  */
 int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host)
 {
@@ -314,10 +317,8 @@ int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host)
 		*val = rdtsc() + vcpu->tsc_offset;
 		return 0;
 	case MSR_IA32_TSC_DEADLINE:
-		if (!vcpu->lapic)
-			return 1;
-		*val = mkvm_lapic_get_deadline(vcpu->lapic);
-		return 0;
+		*val = vcpu->lapic ? mkvm_lapic_get_deadline(vcpu->lapic) : 0;
+		return !vcpu->lapic && !host;
 	case MSR_IA32_APICBASE:
 		*val = mkvm_get_apic_base(vcpu);
 		return 0;
@@ -328,6 +329,10 @@ int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host)
 	case MSR_IA32_SMBASE:
 		*val = vcpu->smbase;
 		return !host;		/* the guest has it in its state-save area */
+	case MSR_KVM_WALL_CLOCK:
+	case MSR_KVM_SYSTEM_TIME:
+		*val = 0;
+		return !host;		/* no guest has them; QEMU 7.2 saves and restores them unasked */
 	case MSR_AMD64_DE_CFG:
 		*val = MSR_AMD64_DE_CFG_LFENCE_SERIALIZE;
 		return 0;
@@ -356,6 +361,8 @@ int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host)
  * @host: for userspace, which may restore what the guest may not write
  *
  * Context: own thread or vcpu->mutex. Return: 0, or 1 (does not exist, or refuses the value).
+ *
+ * Longer than 60 lines: a case for each register.
  */
 int mkvm_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host)
 {
@@ -368,7 +375,7 @@ int mkvm_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host)
 		return 0;
 	case MSR_IA32_TSC_DEADLINE:
 		if (!vcpu->lapic)
-			return 1;
+			return val || !host;	/* none */
 		mkvm_lapic_set_deadline(vcpu->lapic, val);
 		return 0;
 	case MSR_IA32_APICBASE:
@@ -401,6 +408,9 @@ int mkvm_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host)
 			return 1;
 		vcpu->smbase = val;
 		return 0;
+	case MSR_KVM_WALL_CLOCK:
+	case MSR_KVM_SYSTEM_TIME:
+		return val || !host;	/* off */
 	case MSR_AMD64_DE_CFG:
 		return val & ~(u64)MSR_AMD64_DE_CFG_LFENCE_SERIALIZE ? 1 : 0;
 	case APIC_BASE_MSR ... APIC_BASE_MSR + 0xff:

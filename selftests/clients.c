@@ -22,6 +22,8 @@
 #define CR4_MCE (1ull << 6)
 #define VEC_MC 18
 #define MSR_DE_CFG 0xc0011029
+#define MSR_KVM_WALL_CLOCK 0x11
+#define MSR_KVM_SYSTEM_TIME 0x12
 
 static void set_cr4(u64 bits)
 {
@@ -198,6 +200,56 @@ TEST(set_clock_refuses_unknown_flags)
 	EXPECT_ERRNO(EINVAL, ioctl(vm->fd, KVM_SET_CLOCK, &clock));
 	EXPECT_ERRNO(EFAULT, ioctl(vm->fd, KVM_SET_CLOCK, 8));
 	EXPECT_ERRNO(EFAULT, ioctl(vm->fd, KVM_GET_CLOCK, 8));
+}
+
+static void no_clock_guest(u64 arg)
+{
+	u64 value;
+
+	(void)arg;
+	GUEST_EQ(VEC_GP, rdmsr_try(MSR_KVM_SYSTEM_TIME, &value));
+	GUEST_EQ(VEC_GP, wrmsr_try(MSR_KVM_SYSTEM_TIME, 0));
+	GUEST_EQ(VEC_GP, wrmsr_try(MSR_KVM_WALL_CLOCK, 0));
+}
+
+/* QEMU before 8 saves and restores these two of every guest. */
+TEST(the_paravirtual_clock_that_is_not_there_is_off_for_userspace)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_add(vm, no_clock_guest, 0);
+
+	if (capability(KVM_CAP_CLOCKSOURCE))
+		SKIP("the device has the paravirtual clock (KVM_CAP_CLOCKSOURCE)");
+	for (u32 msr = MSR_KVM_WALL_CLOCK; msr <= MSR_KVM_SYSTEM_TIME; msr++) {
+		EXPECT_EQ(0, vcpu_get_msr(vcpu, msr));
+		EXPECT_EQ(1, vcpu_set_msr(vcpu, msr, 0));
+		EXPECT_EQ(0, vcpu_set_msr(vcpu, msr, 0x1001));
+		EXPECT_EQ(0, vcpu_get_msr(vcpu, msr));
+	}
+	vcpu_run_to_done(vcpu);
+}
+
+static void no_deadline_guest(u64 arg)
+{
+	u64 value;
+
+	(void)arg;
+	GUEST_EQ(VEC_GP, rdmsr_try(MSR_TSC_DEADLINE, &value));
+	GUEST_EQ(VEC_GP, wrmsr_try(MSR_TSC_DEADLINE, 0));
+}
+
+/* QEMU before 8.2 with kernel-irqchip=off writes it at every reset, since the list of MSRs has it. */
+TEST(without_a_lapic_userspace_may_clear_the_deadline_and_the_guest_has_none)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_add(vm, no_deadline_guest, 0);
+
+	EXPECT_EQ(0, vcpu_get_msr(vcpu, MSR_TSC_DEADLINE));
+	EXPECT_EQ(1, vcpu_set_msr(vcpu, MSR_TSC_DEADLINE, 0));
+	if (is_linux_kvm())
+		SKIP("Linux KVM takes any deadline and forgets it, and lets the guest write it");
+	EXPECT_EQ(0, vcpu_set_msr(vcpu, MSR_TSC_DEADLINE, 1));
+	vcpu_run_to_done(vcpu);
 }
 
 /* --- The TSC's rate --- */

@@ -502,6 +502,28 @@ TEST(signalled_msis_reach_their_targets_only)
 		vcpu_wait_done(vm->vcpus[i]);
 }
 
+/* QEMU hands on what a device has written as an offset into the window of its APIC: 0x2000 for 0xfee02000. */
+TEST(an_msi_by_its_offset_in_the_window_reaches_its_target)
+{
+	struct vm *vm = vm_create(VM_IRQCHIP);
+
+	mode = FLAT;
+	guest_handlers[0x71] = guest_handlers[0x73] = count_here;
+	for (int i = 0; i < 2; i++)
+		vcpu_start(vcpu_add(vm, receive, i));
+	for (int i = 0; i < 2; i++)
+		WAIT_FOR(ready[i]);
+	for (u32 cpu = 0; cpu < 2; cpu++) {
+		EXPECT_EQ(1, vm_msi(vm, MSI_ADDR(cpu) & 0xfffff, 0x4071));
+		WAIT_FOR(got[cpu][0x71] == 1);
+	}
+	finish = true;
+	for (u32 i = 0; i < 2; i++)
+		vm_msi(vm, MSI_ADDR(i), 0x73);
+	for (int i = 0; i < 2; i++)
+		vcpu_wait_done(vm->vcpus[i]);
+}
+
 TEST(msis_that_are_not_for_the_local_apics_are_refused)
 {
 	struct vm *vm = vm_create(VM_IRQCHIP);
@@ -510,6 +532,8 @@ TEST(msis_that_are_not_for_the_local_apics_are_refused)
 	vcpu_create(vm, 0);
 	if (is_linux_kvm())
 		SKIP("Linux KVM does not look at the address");
+	EXPECT_ERRNO(EINVAL, ioctl(vm->fd, KVM_SIGNAL_MSI, &msi));
+	msi.address_lo = 0x100000;
 	EXPECT_ERRNO(EINVAL, ioctl(vm->fd, KVM_SIGNAL_MSI, &msi));
 	msi.address_lo = 0xfef00000;
 	EXPECT_ERRNO(EINVAL, ioctl(vm->fd, KVM_SIGNAL_MSI, &msi));

@@ -20,9 +20,6 @@
 #include "mkvm.h"
 #include "irqchip.h"
 
-#define MSI_ADDRESS_BASE	0xfee00000u
-#define MSI_ADDRESS_MASK	0xfff00000u
-
 /*
  * Where a GSI leads: nowhere, to an MSI, or to at most one pin of each chip.
  * pin holds the pin number plus one; zero: not connected.
@@ -61,7 +58,7 @@ static struct mkvm_irq msi_decode(u64 address, u32 data)
 /* The upper half: KVM_CAP_X2APIC_API. */
 static bool msi_address_valid(const struct mkvm *vm, u64 address)
 {
-	return ((u32)address & MSI_ADDRESS_MASK) == MSI_ADDRESS_BASE &&
+	return (u32)address - MKVM_LAPIC_BASE < MKVM_MSI_WINDOW &&
 	       !(address >> 32 & (READ_ONCE(vm->x2apic_ids) ? 0xff : ~0u));
 }
 

@@ -37,7 +37,10 @@ FILENAME !~ /boot\.tsv$/ {
 }
 
 {
-	boot[$1, ++boots[$1]] = $2
+	if (!($3 in parts))
+		part[++nr_parts] = $3
+	parts[$3]
+	boot[$1, $3, ++boots[$1, $3]] = $2
 }
 
 function escaped(s)
@@ -104,26 +107,42 @@ function json_of(module, name)
 	return sprintf("{\"missing\": \"%s\"}", module == "mkvm" && absent != "" ? escaped(absent) : "no figure")
 }
 
-function boot_table(    i, n, a, b, ratio, list)
+function boot_table(    i)
 {
+	part_title["shell"] = "launch to shell"
+	part_title["qemu-shell"] = "QEMU: launch to shell"
+	part_title["qemu-load"] = "QEMU: a short load"
 	heading("Wall-clock seconds, medians; the ratio is the median of the pairs' ratios")
-	n = boots["mkvm"] < boots["kvm_amd"] ? boots["mkvm"] : boots["kvm_amd"]
-	a = boots["kvm_amd"] ? sprintf("%.2f", middle(boot, "kvm_amd", boots["kvm_amd"])) : ""
-	b = boots["mkvm"] ? sprintf("%.2f", middle(boot, "mkvm", boots["mkvm"])) : ""
-	for (i = 1; i <= n; i++)
-		list["r", i] = boot["mkvm", i] / boot["kvm_amd", i]
-	ratio = n ? middle(list, "r", n) : ""
-	line("launch to shell, 2 vCPUs, " (n ? n : boots["kvm_amd"]) (n ? " pairs" : " boots"), a, b, ratio, 1, "")
-	if (json == "")
-		return
-	printf("\n  ],\n  \"boot\": {\"unit\": \"seconds\", \"aim\": 1.0, \"ratio\": %s,\n    \"kvm_amd\": [%s],\n    \"mkvm\": [%s]}", \
-		ratio == "" ? "null" : sprintf("%.4f", ratio), list_of("kvm_amd"), list_of("mkvm")) > json
+	if (json != "")
+		printf "\n  ],\n  \"boot\": [" > json
+	for (i = 1; i <= nr_parts; i++)
+		boot_line(part[i], i > 1 ? "," : "")
+	if (json != "")
+		printf "]" > json
 }
 
-function list_of(module,    i, s)
+function boot_line(what, comma,    i, n, na, nb, a, b, ratio, list)
 {
-	for (i = 1; i <= boots[module]; i++)
-		s = s (i > 1 ? ", " : "") boot[module, i]
+	na = boots["kvm_amd", what]
+	nb = boots["mkvm", what]
+	n = nb < na ? nb : na
+	a = na ? sprintf("%.2f", middle(boot, "kvm_amd" SUBSEP what, na)) : ""
+	b = nb ? sprintf("%.2f", middle(boot, "mkvm" SUBSEP what, nb)) : ""
+	for (i = 1; i <= n; i++)
+		list["r", i] = boot["mkvm", what, i] / boot["kvm_amd", what, i]
+	ratio = n ? middle(list, "r", n) : ""
+	line(part_title[what] ", 2 vCPUs, " (n ? n : na) (n ? " pairs" : " boots"), a, b, ratio, 1, "")
+	if (json == "")
+		return
+	printf("%s\n    {\"name\": \"%s\", \"unit\": \"seconds\", \"aim\": 1.0, \"ratio\": %s,\n     \"kvm_amd\": [%s],\n" \
+		"     \"mkvm\": [%s]}", comma, what, ratio == "" ? "null" : sprintf("%.4f", ratio), \
+		list_of("kvm_amd", what), list_of("mkvm", what)) > json
+}
+
+function list_of(module, what,    i, s)
+{
+	for (i = 1; i <= boots[module, what]; i++)
+		s = s (i > 1 ? ", " : "") boot[module, what, i]
 	return s
 }
 
@@ -132,7 +151,7 @@ END {
 		printf("{\n  \"kernel\": \"%s\",\n  \"qemu\": \"%s\",\n  \"exits\": [", release, escaped(qemu)) > json
 	if (rows)
 		exits_table()
-	if (boots["kvm_amd"] + boots["mkvm"])
+	if (nr_parts)
 		boot_table()
 	else if (json != "")
 		printf "\n  ]" > json

@@ -23,6 +23,10 @@ static char *devname = "mkvm";
 module_param(devname, charp, 0444);
 MODULE_PARM_DESC(devname, "name of the device node in /dev (default mkvm; kvm serves clients that know no other name)");
 
+bool mkvm_msi_offsets;		/* may change at any time */
+module_param_named(msi_offsets, mkvm_msi_offsets, bool, 0644);
+MODULE_PARM_DESC(msi_offsets, "KVM_SIGNAL_MSI takes offsets into the MSI window, as QEMU gives them (default: with devname=kvm)");
+
 const struct mkvm_hw_ops *mkvm_hw;
 static int cpuhp_state;
 
@@ -141,6 +145,8 @@ static int __init mkvm_init(void)
 	register_reboot_notifier(&reboot_notifier);
 
 	mkvm_debugfs_setup();
+	if (!strcmp(devname, "kvm"))
+		mkvm_msi_offsets = true;
 	mkvm_device.name = devname;
 	r = misc_register(&mkvm_device);
 	if (r) {

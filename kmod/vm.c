@@ -475,7 +475,7 @@ static int signal_msi(struct mkvm *vm, struct kvm_msi __user *arg)
 	if (!mkvm_irqchip_in_kernel(vm) || msi.flags || memchr_inv(msi.pad, 0, sizeof(msi.pad)))
 		return -EINVAL;
 	/* QEMU names a device's write to the APICs' window by its offset there; routes have whole addresses. */
-	if (msi.address_lo < MKVM_MSI_WINDOW)
+	if (READ_ONCE(mkvm_msi_offsets) && msi.address_lo < MKVM_MSI_WINDOW)
 		msi.address_lo |= MKVM_LAPIC_BASE;
 	return mkvm_msi_deliver(vm, (u64)msi.address_hi << 32 | msi.address_lo, msi.data);
 }

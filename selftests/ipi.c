@@ -9,7 +9,9 @@
  * State: got[cpu][vector], and the APIC mode of the running test.
  * Read next: initsipi.c, lapic.c.
  */
+#include <fcntl.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "vm.h"
 
@@ -502,10 +504,25 @@ TEST(signalled_msis_reach_their_targets_only)
 		vcpu_wait_done(vm->vcpus[i]);
 }
 
+/* The module's parameter; returns what it was. */
+static bool take_msi_offsets(bool yes)
+{
+	int fd = open("/sys/module/mkvm/parameters/msi_offsets", O_RDWR | O_CLOEXEC);
+	char old;
+
+	if (fd < 0 && is_linux_kvm())
+		return true;
+	ASSERT_EQ(1, pread(fd, &old, 1, 0));
+	ASSERT_EQ(1, write(fd, yes ? "Y" : "N", 1));
+	close(fd);
+	return old == 'Y';
+}
+
 /* QEMU hands on what a device has written as an offset into the window of its APIC: 0x2000 for 0xfee02000. */
 TEST(an_msi_by_its_offset_in_the_window_reaches_its_target)
 {
 	struct vm *vm = vm_create(VM_IRQCHIP);
+	bool was;
 
 	mode = FLAT;
 	guest_handlers[0x71] = guest_handlers[0x73] = count_here;
@@ -513,10 +530,12 @@ TEST(an_msi_by_its_offset_in_the_window_reaches_its_target)
 		vcpu_start(vcpu_add(vm, receive, i));
 	for (int i = 0; i < 2; i++)
 		WAIT_FOR(ready[i]);
+	was = take_msi_offsets(true);
 	for (u32 cpu = 0; cpu < 2; cpu++) {
 		EXPECT_EQ(1, vm_msi(vm, MSI_ADDR(cpu) & 0xfffff, 0x4071));
 		WAIT_FOR(got[cpu][0x71] == 1);
 	}
+	take_msi_offsets(was);
 	finish = true;
 	for (u32 i = 0; i < 2; i++)
 		vm_msi(vm, MSI_ADDR(i), 0x73);
@@ -528,11 +547,18 @@ TEST(msis_that_are_not_for_the_local_apics_are_refused)
 {
 	struct vm *vm = vm_create(VM_IRQCHIP);
 	struct kvm_msi msi = { .address_lo = 0x12345000, .data = 0x41 };
+	bool was;
 
 	vcpu_create(vm, 0);
 	if (is_linux_kvm())
 		SKIP("Linux KVM does not look at the address");
 	EXPECT_ERRNO(EINVAL, ioctl(vm->fd, KVM_SIGNAL_MSI, &msi));
+	was = take_msi_offsets(false);
+	EXPECT_ERRNO(EINVAL, vm_msi(vm, 0, 0x4062));
+	EXPECT_ERRNO(EINVAL, vm_msi(vm, 0x1000, 0x4062));
+	take_msi_offsets(true);
+	EXPECT_ERRNO(EINVAL, vm_msi(vm, 0x100000, 0x4062));
+	take_msi_offsets(was);
 	msi.address_lo = 0x100000;
 	EXPECT_ERRNO(EINVAL, ioctl(vm->fd, KVM_SIGNAL_MSI, &msi));
 	msi.address_lo = 0xfef00000;

@@ -52,6 +52,7 @@ struct mkvm_routing;
 #define MKVM_NR_GSI		1024	/* GSIs that routes may name: 0..1023 */
 #define MKVM_IOAPIC_BASE	0xfec00000u
 #define MKVM_LAPIC_BASE		0xfee00000u
+extern bool mkvm_msi_offsets;
 #define MKVM_MSI_WINDOW		0x100000u	/* MSIs are writes to so many bytes from there */
 #define MKVM_LAPIC_SIZE		0x1000u
 

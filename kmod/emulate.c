@@ -391,7 +391,7 @@ enum mkvm_emu_result mkvm_emulate(struct mkvm_emu *c)
 		return res;
 	rip = c->rip + c->pos;
 	if (!c->mode64)
-		rip &= c->mode.cs_db ? 0xffffffff : 0xffff;
+		rip = (u32)rip;		/* of 16-bit code, too: beyond 64 KiB only the limit of CS counts */
 	else if (!canonical(rip))	/* code up to the end of the lower half of the address space */
 		return fault(c, GP_VECTOR);
 	c->flags = c->rflags;

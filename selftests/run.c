@@ -988,6 +988,37 @@ TEST(big_real_mode_reaches_memory_and_mmio_over_1_mib)
 	EXPECT_EQ(0x4321, regs.rcx & 0xffff);
 }
 
+CODE_BLOB(high_real_code, 16,
+	  "movl %cr4, %eax\n"
+	  "movl %eax, %cr4\n"		/* emulated */
+	  "movl $0xd0000000, %ebx\n"
+	  "movl %eax, (%ebx)\n"	/* MMIO_GPA */
+	  "cpuid\n"
+	  "hlt\n");
+
+/* As an SMI's handler that turns to protected mode: EIP is no 16-bit register. */
+TEST(code_of_16_bits_runs_beyond_64_kib)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_create(vm, 0);
+	struct kvm_sregs sregs;
+	struct kvm_regs regs;
+
+	vm_load(vm, 0x12300, high_real_code, high_real_code_end);
+	vcpu_set_real(vcpu, 0);
+	vcpu_get_sregs(vcpu, &sregs);
+	sregs.ds.limit = sregs.cs.limit = 0xffffffff;
+	sregs.ds.g = sregs.cs.g = 1;
+	vcpu_set_sregs(vcpu, &sregs);
+	vcpu_get_regs(vcpu, &regs);
+	regs.rip = 0x12300;
+	vcpu_set_regs(vcpu, &regs);
+	vcpu_run_to_exit(vcpu, KVM_EXIT_MMIO);
+	vcpu_run_to_exit(vcpu, KVM_EXIT_HLT);
+	vcpu_get_regs(vcpu, &regs);
+	EXPECT_EQ(0x12300 + (high_real_code_end - high_real_code), regs.rip);
+}
+
 CODE_BLOB(flat32_code, 32,
 	  "movl $0x12345678, %eax\n"
 	  "pushl %eax\n"

@@ -1245,12 +1245,17 @@ TEST(no_instruction_leaves_a_non_canonical_rip)
 	EXPECT_EQ(m.nr, 0);
 }
 
-TEST(code_beyond_the_limit_of_cs_faults_and_rip_wraps)
+TEST(code_beyond_the_limit_of_cs_faults_and_rip_wraps_at_4_gib)
 {
 	machine_init(REAL);
 	m.emu.rip = 0xfffe;
 	EXPECT_EQ(RUN(0x88, 0x07), MKVM_EMU_DONE);	/* mov [bx], al */
-	EXPECT_EQ(m.emu.rip, 0);
+	EXPECT_EQ(m.emu.rip, 0x10000);
+	EXPECT_FAULT(GP_VECTOR, 0x88, 0x07);
+	m.seg[MKVM_CS].limit = 0xffffffff;		/* big real mode, an SMI's handler */
+	EXPECT_EQ(RUN(0x88, 0x07), MKVM_EMU_DONE);
+	EXPECT_EQ(m.emu.rip, 0x10002);
+	m.seg[MKVM_CS].limit = 0xffff;
 	m.emu.rip = 0xffff;
 	EXPECT_FAULT(GP_VECTOR, 0x88, 0x07);
 	EXPECT_EQ(m.fetches, 1);

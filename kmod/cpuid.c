@@ -353,7 +353,7 @@ int mkvm_cpuid_set(struct mkvm_vcpu *vcpu, struct kvm_cpuid2 __user *arg)
 		if (IS_ERR(e))
 			return PTR_ERR(e);
 	}
-	if (vcpu->has_run) {
+	if (vcpu->stats[MKVM_STAT_EXITS]) {	/* the guest may have seen it: it stays as it is */
 		bool same = same_entries(vcpu, e, n);
 
 		kvfree(e);

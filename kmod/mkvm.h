@@ -323,7 +323,6 @@ struct mkvm_vcpu {
 	u32 nr_cpuid;				/* (v) */
 	u8 cpuid_first[2][32];			/* (v) index + 1 of leaf n and 0x80000000 + n */
 	bool cpuid_x2apic, cpuid_tsc_deadline;	/* (v) */
-	bool has_run;				/* (v) the guest has seen cpuid: it stays as it is */
 	u64 cr4_reserved;			/* (v) CR4 bits that CPUID does not allow */
 	u64 efer_reserved;			/* (v) likewise */
 	u64 gpa_reserved;			/* (v) physical address bits beyond CPUID's width */

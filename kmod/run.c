@@ -356,7 +356,6 @@ static void enter_guest_irqoff(struct mkvm_vcpu *vcpu)
 		load_dr(vcpu->debug.dr);
 	if (unlikely(vcpu->exit_soon))
 		smp_send_reschedule(smp_processor_id());
-	vcpu->has_run = true;
 	trace_enter(vcpu, "", 0, 0, 0, vcpu->event.type ? vcpu->event.vector | BIT(31) : 0);
 	current->flags |= PF_VCPU;	/* a tick that comes now counts as guest time */
 

@@ -372,8 +372,8 @@ static void press_until(pid_t pid, int console, u32 buttons)
 			wait = (struct ktap_wait){ 0 };
 		}
 		if (!ktap_wait(&wait))
-			FAIL("last words \"%s\"; the guest %s; rounds %u, SMIs %u", text, seen.begun ? "hangs" : "never began", seen.rounds,
-			     seen.buttons);
+			FAIL("last words \"%s\"; the guest %s; rounds %u, SMIs %u", text,
+			     seen.begun ? "hangs" : "never began", seen.rounds, seen.buttons);
 	}
 }
 

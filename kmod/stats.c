@@ -18,6 +18,8 @@
 #define GAUGE	(KVM_STATS_TYPE_INSTANT | KVM_STATS_UNIT_NONE | KVM_STATS_BASE_POW10)
 #define COUNT	(KVM_STATS_TYPE_CUMULATIVE | KVM_STATS_UNIT_NONE | KVM_STATS_BASE_POW10)
 #define NAME_SIZE 48		/* of the id and of each counter's name, a multiple of 8 */
+/* Later kernels give the name a size of their own. */
+#define DESC_SIZE (offsetof(struct kvm_stats_desc, name) + NAME_SIZE)
 
 struct stat_def {
 	const char *name;
@@ -59,7 +61,6 @@ struct stats_file {
 
 static void fill_image(struct stats_file *f, const struct stat_def *defs)
 {
-	const u32 each = sizeof(struct kvm_stats_desc) + NAME_SIZE;
 	struct kvm_stats_header *head = (void *)f->image;
 	u32 i;
 
@@ -67,15 +68,15 @@ static void fill_image(struct stats_file *f, const struct stat_def *defs)
 	head->num_desc = f->nr;
 	head->id_offset = sizeof(*head);
 	head->desc_offset = head->id_offset + NAME_SIZE;
-	head->data_offset = head->desc_offset + f->nr * each;
+	head->data_offset = head->desc_offset + f->nr * DESC_SIZE;
 	f->values = (void *)f->image + head->data_offset;
 	for (i = 0; i < f->nr; i++) {
-		struct kvm_stats_desc *desc = (void *)f->image + head->desc_offset + i * each;
+		struct kvm_stats_desc *desc = (void *)f->image + head->desc_offset + i * DESC_SIZE;
 
 		desc->flags = defs[i].flags;
 		desc->size = 1;
 		desc->offset = i * sizeof(u64);
-		memcpy((void *)(desc + 1), defs[i].name, strlen(defs[i].name));
+		memcpy((void *)desc->name, defs[i].name, strlen(defs[i].name));
 	}
 }
 
@@ -109,7 +110,7 @@ static struct stats_file *stats_file_create(struct mkvm *vm, struct mkvm_vcpu *v
 {
 	u32 nr = vcpu ? ARRAY_SIZE(vcpu_stats) : ARRAY_SIZE(vm_stats);
 	size_t size = sizeof(struct kvm_stats_header) + NAME_SIZE +
-		      nr * (sizeof(struct kvm_stats_desc) + NAME_SIZE + sizeof(u64));
+		      nr * (DESC_SIZE + sizeof(u64));
 	struct stats_file *f = kzalloc(struct_size(f, image, size), GFP_KERNEL_ACCOUNT);
 	char *id;
 

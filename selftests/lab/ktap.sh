@@ -16,7 +16,8 @@ ktap_result() {
 
 # ktap_run PROGRAM LIMIT COMMAND...: run COMMAND for at most LIMIT seconds, show
 # its output and account for its tests.  A program that crashes, hangs, prints no
-# plan or another number of results than planned has a failure of its own.
+# plan or another number of results than planned has a failure of its own.  Exit
+# status 123 is the lab's: the emulator crashed, and the program runs once more.
 ktap_run() {
 	local program=$1 limit=$2 output status started=$SECONDS
 	shift 2
@@ -24,6 +25,11 @@ ktap_run() {
 	echo "# $program"
 	timeout -k 5 "$limit" "$@" < /dev/null 2>&1 | tee "$output" | sed 's/^/    /'
 	status=${PIPESTATUS[0]}
+	if [ "$status" -eq 123 ]; then
+		echo "# QEMU crashed under it; once more"
+		timeout -k 5 "$limit" "$@" < /dev/null 2>&1 | tee "$output" | sed 's/^/    /'
+		status=${PIPESTATUS[0]}
+	fi
 	awk -v program="$program" -v status="$status" -v limit="$limit" '
 		function result(what, test, reason) {
 			printf "%s\t%s\t%s\t%s\n", what, program, test, reason

@@ -24,7 +24,10 @@ static struct dentry *top;
 static int vcpus_show(struct seq_file *s, void *unused)
 {
 	static const char * const where[] = { "outside", "guest", "leaving" };
-	static const char * const bits[] = { "INIT", "SIPI", "NMI", "SMI", "look", "tell" };
+	static const char * const bits[] = {
+		[MKVM_PEND_INIT] = "INIT", [MKVM_PEND_SIPI] = "SIPI", [MKVM_PEND_NMI] = "NMI", [MKVM_PEND_SMI] = "SMI",
+		[MKVM_PEND_EVENT] = "look", [MKVM_PEND_MSRS] = "MSR filter", [MKVM_PEND_TELL] = "tell",
+	};
 	struct mkvm *vm = s->private;
 	struct mkvm_vcpu *vcpu;
 	int i, bit, vector;

@@ -182,12 +182,12 @@ static void parse_vec(struct mkvm_emu *c, u8 opcode)
 	};
 	unsigned int form = c->prefix[REP] ? PF2 + (c->prefix[REP] & 1) : c->prefix[OPSIZE] ? P66 : NONE;
 
-	c->size = sizes[opcode][form] & ~ALIGNED;
+	c->vec_size = sizes[opcode][form] & ~ALIGNED;
 	c->aligned = sizes[opcode][form] & ALIGNED;
-	if (!c->size)
+	if (!c->vec_size)
 		c->d.op = OP_NONE;
-	else if (c->size == 4 && (c->prefix[REX] & 8) && form == P66)
-		c->size = 8;
+	else if (c->vec_size == 4 && (c->prefix[REX] & 8) && form == P66)
+		c->vec_size = 8;
 	else if (opcode == 0x7e && form == PF3)
 		c->d = (struct mkvm_opcode)LOAD_VEC;
 }
@@ -196,7 +196,7 @@ static void parse_vec(struct mkvm_emu *c, u8 opcode)
 static void parse(struct mkvm_emu *c)
 {
 	const u8 *p = c->insn;
-	u8 byte, second = 0;
+	u8 byte;
 
 	c->ea = 0;
 	c->imm = 0;
@@ -206,8 +206,10 @@ static void parse(struct mkvm_emu *c)
 	byte = parse_prefixes(c, &p);
 	c->d = one_byte[byte];
 	if (byte == 0x0f) {
-		second = *p++;
-		c->d = two_byte[second];
+		byte = *p++;
+		c->d = two_byte[byte];
+		if (unlikely(c->d.op == OP_VEC))
+			parse_vec(c, byte);
 	} else if (byte == 0x63 && !c->mode64) {
 		c->d.op = OP_NONE;
 	}
@@ -225,11 +227,9 @@ static void parse(struct mkvm_emu *c)
 	else
 		c->size = (c->mode64 || c->mode.cs_db) == !c->prefix[OPSIZE] || (c->d.flags & NOT16) ? 4 : 2;
 
-	if (c->d.op == OP_VEC)
-		parse_vec(c, second);
 	if (c->d.flags & MOFFS)
 		c->ea = take(&p, c->ad);
-	if (c->d.src == IMM8 || c->d.src == IMMZ)
+	if (c->d.src >= IMM8)
 		c->imm = take(&p, c->d.src == IMM8 ? 1 : min_t(u8, c->size, 4));
 	c->pos = p - c->insn;
 	if (c->rip_relative)

@@ -26,7 +26,7 @@ enum op {
 };
 
 /* Where an operand is. RM: memory, RM8 to RM32 of its own size. SI, DI: strings. IMMZ: up to 32 bits. VEC: XMM. */
-enum { NO, RM, REG, ACC, SI, DI, PORT, RM8, RM16, RM32, IMM8, IMMZ, VEC };
+enum { NO, RM, REG, ACC, SI, DI, PORT, RM8, RM16, RM32, VEC, IMM8, IMMZ };
 
 enum { REX, SEGMENT, OPSIZE, ADSIZE, LOCK, REP };	/* prefixes, as in emu->prefix */
 

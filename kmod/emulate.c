@@ -317,14 +317,14 @@ static enum mkvm_emu_result run_vec(struct mkvm_emu *c)
 		return fault(c, UD_VECTOR);
 	if (c->mode.cr0 & X86_CR0_TS)
 		return fault(c, NM_VECTOR);
-	res = linearize(c, c->seg, c->ea, c->size, !load, &la);
+	res = linearize(c, c->seg, c->ea, c->vec_size, !load, &la);
 	if (res)
 		return res;
 	if (c->aligned && (la & 15))
 		return fault(c, GP_VECTOR);
 	if (!load)
 		mkvm_emu_xmm(c, c->reg, val, false);
-	res = mkvm_emu_access(c, la, val, c->size, load ? MKVM_EMU_READ : MKVM_EMU_WRITE);
+	res = mkvm_emu_access(c, la, val, c->vec_size, load ? MKVM_EMU_READ : MKVM_EMU_WRITE);
 	if (!res && load)
 		mkvm_emu_xmm(c, c->reg, val, true);
 	return res;

@@ -75,6 +75,7 @@ struct mkvm_emu {
 	u8 mod, reg, rm;		/* ModRM, with REX's bits */
 	u8 seg;
 	bool mode64, rip_relative;
+	u8 vec_size;			/* of OP_VEC, bytes */
 	bool aligned;			/* of OP_VEC: else #GP */
 	u8 prefix[8];			/* the last of its kind, 0: absent */
 	u64 ea, imm, flags;		/* flags: RFLAGS when it has run */

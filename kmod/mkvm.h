@@ -147,7 +147,7 @@ struct mkvm {
 	u32 ring_last;					/* under ring_lock: where the next entry goes */
 
 	u64 stats[MKVM_NR_VM_STATS];			/* (m) read by anybody */
-	u32 max_vcpu_ids;				/* (l) KVM_CAP_MAX_VCPU_ID: ids are below it */
+	u32 max_vcpu_ids;				/* (l) KVM_CAP_MAX_VCPU_ID: ids are below it; 0: not set */
 	u32 disabled_exits;				/* (c) once a vCPU exists: KVM_X86_DISABLE_EXITS_* */
 	bool exit_on_emulation_failure;			/* (l) KVM_CAP_EXIT_ON_EMULATION_FAILURE; READ_ONCE */
 	u32 user_msr_reasons;				/* (l) KVM_MSR_EXIT_REASON_* for userspace; READ_ONCE */
@@ -155,8 +155,9 @@ struct mkvm {
 	u32 nr_mmu_pages;				/* (l) KVM_SET_NR_MMU_PAGES: stored, not needed */
 	DECLARE_BITMAP(told, 512);			/* (a) mkvm_not_offered has told of these */
 
-	s64 tsc_offset;					/* (l) that vCPUs start with: guest TSC 0 at creation */
-	bool tsc_was_set;				/* (l) by userspace */
+	spinlock_t tsc_lock;				/* the next two; inside all others */
+	s64 tsc_offset;					/* that vCPUs start with: guest TSC 0 at creation */
+	bool tsc_was_set;				/* by userspace */
 	s64 clock_offset;				/* of KVM_GET_CLOCK to the host's boot time; READ_ONCE */
 	u64 identity_map_addr;				/* (l) accepted, not needed */
 

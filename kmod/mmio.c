@@ -181,11 +181,11 @@ static enum mkvm_emu_result device_access(struct mkvm_vcpu *vcpu, u64 gpa, u64 *
 	}
 	log->nr++;
 	if (mkvm_kernel_mmio(vcpu, gpa, len, write, val)) {
-		trace_mmio(vcpu, gpa, len, write, *val, "kernel");
+		trace_mmio(vcpu, gpa, len, write, *val & (~0ULL >> (64 - 8 * len)), "kernel");
 		log->data[n] = *val;
 		return MKVM_EMU_DONE;
 	}
-	trace_mmio(vcpu, gpa, len, write, *val, "user");
+	trace_mmio(vcpu, gpa, len, write, *val & (~0ULL >> (64 - 8 * len)), "user");
 	log->open = true;
 	vcpu->stats[MKVM_STAT_MMIO_EXITS]++;
 	run->exit_reason = KVM_EXIT_MMIO;
@@ -434,7 +434,6 @@ int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause)
 	unsigned int round = 0;
 	struct mkvm_emu *emu;
 
-	vcpu->stats[MKVM_STAT_INSN_EMULATION]++;
 	vcpu->cause = cause;
 	emu = emu_init(vcpu);
 	do {

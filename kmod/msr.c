@@ -200,16 +200,18 @@ static void tsc_offset_changed(struct mkvm_vcpu *vcpu)
 static void set_tsc(struct mkvm_vcpu *vcpu, u64 val, bool host)
 {
 	s64 offset = val - rdtsc();
-	s64 common = READ_ONCE(vcpu->vm->tsc_offset);
+	struct mkvm *vm = vcpu->vm;
 
-	if (!host)
+	if (host) {
+		spin_lock(&vm->tsc_lock);	/* vCPUs that are set at the same time agree */
+		if (vm->tsc_was_set && abs(offset - vm->tsc_offset) < (s64)tsc_khz * 1000)
+			offset = vm->tsc_offset;
+		vm->tsc_offset = offset;
+		vm->tsc_was_set = true;
+		spin_unlock(&vm->tsc_lock);
+	} else {
 		vcpu->tsc_adjust += offset - vcpu->tsc_offset;
-	else if (READ_ONCE(vcpu->vm->tsc_was_set) && abs(offset - common) < (s64)tsc_khz * 1000)
-		offset = common;
-	else
-		WRITE_ONCE(vcpu->vm->tsc_offset, offset);
-	if (host)
-		WRITE_ONCE(vcpu->vm->tsc_was_set, true);
+	}
 	WRITE_ONCE(vcpu->tsc_offset, offset);
 	tsc_offset_changed(vcpu);
 }

@@ -127,7 +127,6 @@ int mkvm_halt(struct mkvm_vcpu *vcpu)
 		vcpu->run->exit_reason = KVM_EXIT_HLT;
 		return 0;
 	}
-	vcpu->stats[MKVM_STAT_HALT_EXITS]++;
 	mkvm_test_point(MKVM_POINT_HLT);
 	trace_mp_state(vcpu, "HALTED", "HLT");
 	WRITE_ONCE(vcpu->mp_state, KVM_MP_STATE_HALTED);
@@ -138,6 +137,7 @@ int mkvm_exit_halt(struct mkvm_vcpu *vcpu)
 {
 	int r = mkvm_skip_instruction(vcpu);
 
+	vcpu->stats[MKVM_STAT_HALT_EXITS]++;
 	return r > 0 ? mkvm_halt(vcpu) : r;
 }
 
@@ -241,7 +241,6 @@ int mkvm_exit_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size, bool in)
 	struct kvm_run *run = vcpu->run;
 	u32 val = in ? 0 : (u32)vcpu->regs[0];
 
-	vcpu->stats[MKVM_STAT_IO_EXITS]++;
 	if (mkvm_kernel_pio(vcpu, port, size, in, &val)) {
 		trace_pio(vcpu, port, size, !in, val, "kernel");
 		if (in)
@@ -288,6 +287,7 @@ static int tdp_fault_locked(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fe
 	if (write && vcpu->next_rip && mkvm_fast_mmio(vcpu, gpa))
 		return mkvm_skip_instruction(vcpu);
 	vcpu->fault_gpa = gpa;
+	vcpu->stats[MKVM_STAT_INSN_EMULATION]++;
 	return mkvm_emulate_exit(vcpu, fetch ? MKVM_BY_WALK : write ? MKVM_BY_WRITE : MKVM_BY_READ);
 }
 
@@ -312,6 +312,7 @@ int mkvm_exit_emulate(struct mkvm_vcpu *vcpu)
 	int idx = srcu_read_lock(&vcpu->vm->srcu), r;
 
 	vcpu->insn_len = 0;
+	vcpu->stats[MKVM_STAT_INSN_EMULATION]++;
 	r = mkvm_emulate_exit(vcpu, MKVM_BY_INTERCEPT);
 	srcu_read_unlock(&vcpu->vm->srcu, idx);
 	return r;
@@ -321,6 +322,8 @@ int mkvm_exit_emulate(struct mkvm_vcpu *vcpu)
 
 static void load_dr(const u64 *dr)
 {
+	if (unlikely(hw_breakpoint_active()))
+		set_debugreg(0, 7);	/* the guest's addresses are not the host's breakpoints */
 	set_debugreg(dr[0], 0);
 	set_debugreg(dr[1], 1);
 	set_debugreg(dr[2], 2);
@@ -346,6 +349,7 @@ static void enter_guest_irqoff(struct mkvm_vcpu *vcpu)
 		vcpu->stats[MKVM_STAT_TLB_FLUSH]++;
 		mkvm_hw->flush_tlb(vcpu);
 	}
+	trace_enter(vcpu, "", 0, 0, 0, vcpu->event.type ? vcpu->event.vector | BIT(31) : 0);
 	if (test_thread_flag(TIF_NEED_FPU_LOAD))
 		switch_fpu_return();
 	if (vcpu->xcr0 != host_xcr0)
@@ -356,7 +360,6 @@ static void enter_guest_irqoff(struct mkvm_vcpu *vcpu)
 		load_dr(vcpu->debug.dr);
 	if (unlikely(vcpu->exit_soon))
 		smp_send_reschedule(smp_processor_id());
-	trace_enter(vcpu, "", 0, 0, 0, vcpu->event.type ? vcpu->event.vector | BIT(31) : 0);
 	current->flags |= PF_VCPU;	/* a tick that comes now counts as guest time */
 
 	mkvm_hw->enter(vcpu);
@@ -436,6 +439,7 @@ static int wait_to_run(struct mkvm_vcpu *vcpu)
 	if (!mkvm_vcpu_runnable(vcpu)) {
 		r = mkvm_vcpu_block(vcpu);
 		if (r) {
+			vcpu->stats[MKVM_STAT_SIGNAL_EXITS]++;
 			vcpu->run->exit_reason = KVM_EXIT_INTR;
 			return r;
 		}

@@ -207,6 +207,7 @@ int mkvm_vcpu_set_mp_state(struct mkvm_vcpu *vcpu, u32 state)
 		mkvm_trace(raise_post, vcpu, MKVM_PEND_SIPI, "set_mp_state");
 		WRITE_ONCE(vcpu->mp_state, KVM_MP_STATE_INIT_RECEIVED);
 		set_bit(MKVM_PEND_SIPI, &vcpu->pending);
+		mkvm_trace(pend, vcpu, MKVM_PEND_SIPI, 0, BIT(MKVM_PEND_SIPI), "set-mp-state");
 		break;
 	case KVM_MP_STATE_RUNNABLE:
 	case KVM_MP_STATE_UNINITIALIZED:
@@ -707,7 +708,7 @@ int mkvm_vcpu_create_fd(struct mkvm *vm, unsigned long id)
 	struct file *file;
 	int fd, i;
 
-	if (id >= vm->max_vcpu_ids)
+	if (id >= (vm->max_vcpu_ids ?: MKVM_MAX_VCPUS))
 		return -EINVAL;
 	mkvm_for_each_vcpu(i, vcpu, vm)
 		if (vcpu->id == id)

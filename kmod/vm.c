@@ -214,8 +214,8 @@ static struct mkvm *vm_create(void)
 	mutex_init(&vm->slots_lock);
 	mutex_init(&vm->irq_lock);
 	spin_lock_init(&vm->mmu_lock);
+	spin_lock_init(&vm->tsc_lock);
 	mkvm_irqfd_init(vm);
-	vm->max_vcpu_ids = MKVM_MAX_VCPUS;
 	vm->nr = atomic_inc_return(&last_nr);
 	vm->tsc_offset = -rdtsc();
 	vm->clock_offset = -ktime_get_boottime_ns();
@@ -296,7 +296,7 @@ static int create_split_irqchip(struct mkvm *vm, u64 pins)
 static int set_max_vcpu_ids(struct mkvm *vm, u64 ids)
 {
 	if (!ids || ids > MKVM_MAX_VCPUS ||
-	    (ids != vm->max_vcpu_ids && (vm->nr_vcpus || vm->max_vcpu_ids != MKVM_MAX_VCPUS)))
+	    (ids != vm->max_vcpu_ids && (vm->nr_vcpus || vm->max_vcpu_ids)))
 		return -EINVAL;
 	vm->max_vcpu_ids = ids;
 	return 0;

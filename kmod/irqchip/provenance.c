@@ -109,7 +109,8 @@ void mkvm_trace_raise_restored(struct mkvm_vcpu *vcpu, int vector)
 void mkvm_trace_restore_event(struct mkvm_vcpu *vcpu, int vector)
 {
 	vcpu->ids.event = mkvm_trace_raise_local(vcpu, "set_events", 0, vector);
-	vcpu->ids.user = vcpu->ids.event;
+	if (!vcpu->lapic)
+		vcpu->ids.user = vcpu->ids.event;
 	vcpu->ids.went_in = true;
 }
 
@@ -290,7 +291,7 @@ void mkvm_trace_pic_ack(struct mkvm *vm, unsigned int pin)
 
 void mkvm_trace_took_extint(struct mkvm_vcpu *vcpu)
 {
-	vcpu->ids.taken = vcpu->user_pic ? take(&vcpu->ids.user) : known(&vcpu->vm->ids.pic_taken);
+	vcpu->ids.taken = vcpu->user_pic ? take(&vcpu->ids.user) : take(&vcpu->vm->ids.pic_taken);
 }
 
 /* @again: the event was there before anything was chosen */

@@ -61,6 +61,7 @@ static int svm_exit_ioio(struct svm_vcpu *svm)
 {
 	u32 info = svm->vmcb->control.exit_info_1;
 
+	svm->vcpu.stats[MKVM_STAT_IO_EXITS]++;
 	if (info & SVM_IOIO_STR_MASK)
 		return mkvm_exit_emulate(&svm->vcpu);
 	svm->vcpu.next_rip = svm->vmcb->control.exit_info_2;

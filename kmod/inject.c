@@ -118,7 +118,6 @@ void mkvm_accept_init_sipi(struct mkvm_vcpu *vcpu)
 	unsigned long bits = atomic_long_fetch_andnot(vcpu->in_smm ? sipi : init | sipi,
 						      (atomic_long_t *)&vcpu->pending);
 	struct kvm_segment cs = { .limit = 0xffff, .type = 0xb, .present = 1, .s = 1 };
-
 	u32 state;
 
 	if (vcpu->in_smm) {

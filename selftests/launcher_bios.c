@@ -17,19 +17,16 @@
  * Read next: smm.c, launcher_smm.c.
  */
 #define _GNU_SOURCE
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
+#include "launcher.h"
 #include "vm.h"
 
-#define LAUNCHER "userspace/mkvm-run"
 #define SETUP_SECTORS 4
 #define IMAGE_SIZE ((SETUP_SECTORS + 2) * 512)
 #define EXPECTED 0x9f8		/* offset in the image of the checksum that the guest shall find */
@@ -273,49 +270,16 @@ CODE_BLOB(image, 16,
 	  "outb %al, %dx\n"
 	  "2: jmp 2b\n");
 
-static u32 checksum(void)
-{
-	u32 edx = 1;
-
-	for (u32 ecx = 200; ecx; ecx--) {
-		u32 eax = edx + ecx;
-
-		eax = eax << 5 | eax >> 27;
-		edx = (eax ^ ecx) + ecx * 3;
-	}
-	return edx;
-}
-
-static int write_image(void)
+/* The path of the image, with the checksum that its rounds must give. */
+static const char *image_file(void)
 {
 	static u8 bytes[IMAGE_SIZE];
-	int fd = memfd_create("image", 0);
-	u32 sum = checksum();
+	u32 sum = busy_checksum();
 
 	ASSERT_LE(image_end - image, EXPECTED);
 	memcpy(bytes, image, image_end - image);
 	memcpy(bytes + EXPECTED, &sum, sizeof(sum));
-	ASSERT_OK(fd);
-	ASSERT_EQ(IMAGE_SIZE, write(fd, bytes, sizeof(bytes)));
-	return fd;
-}
-
-static pid_t start_launcher(int kernel, int console)
-{
-	char path[32], debugcon[32];
-	pid_t pid;
-
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", kernel);
-	snprintf(debugcon, sizeof(debugcon), "/proc/self/fd/%d", console);
-	pid = fork();
-	if (!pid) {
-		dup2(open("/dev/null", O_RDWR), 0);
-		execl(LAUNCHER, LAUNCHER, "--quiet", "--mem", "64", "--device", device_path(), "--kernel", path,
-		      "--debugcon", debugcon, NULL);
-		_exit(127);
-	}
-	ASSERT_LT(0, pid);
-	return pid;
+	return launcher_file(bytes, sizeof(bytes));
 }
 
 static struct {
@@ -380,17 +344,11 @@ static void press_until(pid_t pid, int console, u32 buttons)
 TEST_LIMIT(bios_services_and_big_real_mode_survive_smis_at_any_instruction, 3000)
 {
 	u32 wanted = getenv("MKVM_LONG") ? 100000 : 2000;
-	int console[2], status;
-	pid_t pid;
+	struct launcher launcher;
 
 	NEED_CAP(KVM_CAP_X86_SMM);
-	if (access(LAUNCHER, X_OK))
-		SKIP("%s is not built, or this is not the project's directory", LAUNCHER);
-	ASSERT_OK(pipe(console));
-	pid = start_launcher(write_image(), console[1]);
-	press_until(pid, console[0], wanted);
+	launcher = launcher_start("--mem", "64", "--kernel", image_file(), NULL);
+	press_until(launcher.pid, launcher.console, wanted);
 	ktap_note("%u SMIs of the button, %u of the watchdog, in %u rounds", seen.buttons, seen.watchdogs, seen.rounds);
-	kill(pid, SIGTERM);
-	ASSERT_EQ(pid, waitpid(pid, &status, 0));
-	EXPECT_EQ(SIGTERM, WTERMSIG(status));
+	launcher_end(&launcher);
 }

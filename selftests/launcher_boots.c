@@ -9,37 +9,16 @@
  */
 #define _GNU_SOURCE
 #include <poll.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
+#include "launcher.h"
 #include "vm.h"
 
-#define LAUNCHER "userspace/mkvm-run"
 #define FOUND "Found 8 cpu(s)"
-
-static pid_t launcher;
-
-static pid_t start_launcher(int console)
-{
-	char debugcon[32];
-	pid_t pid;
-
-	snprintf(debugcon, sizeof(debugcon), "/proc/self/fd/%d", console);
-	pid = fork();
-	if (!pid) {
-		dup2(open("/dev/null", O_RDWR), 0);
-		execl(LAUNCHER, LAUNCHER, "--quiet", "--monitor", "--smp", "8", "--mem", "64", "--device",
-		      device_path(), "--debugcon", debugcon, NULL);
-		_exit(127);
-	}
-	ASSERT_LT(0, pid);
-	return pid;
-}
 
 /* Reads until the firmware tells; false: it says nothing any more. */
 static bool all_cpus_found(int console)
@@ -66,19 +45,13 @@ static bool all_cpus_found(int console)
 
 static void boot(void)
 {
-	int console[2], status;
+	struct launcher launcher = launcher_start("--monitor", "--smp", "8", "--mem", "64", NULL);
 
-	ASSERT_OK(pipe(console));
-	launcher = start_launcher(console[1]);
-	close(console[1]);
-	if (!all_cpus_found(console[0])) {
-		kill(launcher, SIGKILL);
+	if (!all_cpus_found(launcher.console)) {
+		kill(launcher.pid, SIGKILL);
 		FAIL("a boot hangs");
 	}
-	kill(launcher, SIGTERM);
-	ASSERT_EQ(launcher, waitpid(launcher, &status, 0));
-	EXPECT_EQ(SIGTERM, WTERMSIG(status));
-	close(console[0]);
+	launcher_end(&launcher);
 }
 
 TEST_LIMIT(no_cpu_is_lost_while_a_monitor_reads_and_writes_all_state, 3000)
@@ -87,8 +60,6 @@ TEST_LIMIT(no_cpu_is_lost_while_a_monitor_reads_and_writes_all_state, 3000)
 
 	if (is_linux_kvm())
 		SKIP("Linux KVM loses this: KVM_SET_VCPU_EVENTS clears the INIT");
-	if (access(LAUNCHER, X_OK))
-		SKIP("%s is not built, or this is not the project's directory", LAUNCHER);
 	for (u32 i = 1; i <= boots; i++) {
 		ktap_about("boot %u", i);
 		boot();

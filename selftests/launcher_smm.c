@@ -12,20 +12,17 @@
  * Read next: smm.c, and pm.c of the launcher.
  */
 #define _GNU_SOURCE
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
+#include "launcher.h"
 #include "vm.h"
 
-#define LAUNCHER "userspace/mkvm-run"
 #define ROM_SIZE 0x20000
 
 /*
@@ -134,33 +131,13 @@ CODE_BLOB(firmware, 16,
 	  ".org fw + 0xff0\n"
 	  "ljmpw $0xf000, $0xf000\n");
 
-static int write_rom(void)
+/* The path of a ROM with it. */
+static const char *rom_file(void)
 {
 	static u8 rom[ROM_SIZE];
-	int fd = memfd_create("rom", 0);
 
 	memcpy(rom + ROM_SIZE - 0x1000, firmware, firmware_end - firmware);
-	ASSERT_OK(fd);
-	ASSERT_EQ(ROM_SIZE, write(fd, rom, sizeof(rom)));
-	return fd;
-}
-
-static pid_t start_launcher(int rom, int console)
-{
-	char bios[32], debugcon[32];
-	pid_t pid;
-
-	snprintf(bios, sizeof(bios), "/proc/self/fd/%d", rom);
-	snprintf(debugcon, sizeof(debugcon), "/proc/self/fd/%d", console);
-	pid = fork();
-	if (!pid) {
-		dup2(open("/dev/null", O_RDWR), 0);
-		execl(LAUNCHER, LAUNCHER, "--quiet", "--device", device_path(), "--bios", bios, "--debugcon", debugcon,
-		      NULL);
-		_exit(127);
-	}
-	ASSERT_LT(0, pid);
-	return pid;
+	return launcher_file(rom, sizeof(rom));
 }
 
 static char next_word(int console)
@@ -175,27 +152,21 @@ static char next_word(int console)
 
 TEST(apm_watchdog_and_power_button_raise_smis_under_16_bit_code)
 {
-	int console[2], status;
+	struct launcher launcher;
 	char c = 0;
-	pid_t pid;
 
 	NEED_CAP(KVM_CAP_X86_SMM);
-	if (access(LAUNCHER, X_OK))
-		SKIP("%s is not built, or this is not the project's directory", LAUNCHER);
-	ASSERT_OK(pipe(console));
-	pid = start_launcher(write_rom(), console[1]);
-	EXPECT_EQ('R', next_word(console[0]));
-	EXPECT_EQ('A', next_word(console[0]));
-	EXPECT_EQ('T', next_word(console[0]));
-	EXPECT_EQ('T', next_word(console[0]));		/* it starts anew */
-	kill(pid, SIGPWR);
+	launcher = launcher_start("--bios", rom_file(), NULL);
+	EXPECT_EQ('R', next_word(launcher.console));
+	EXPECT_EQ('A', next_word(launcher.console));
+	EXPECT_EQ('T', next_word(launcher.console));
+	EXPECT_EQ('T', next_word(launcher.console));		/* it starts anew */
+	kill(launcher.pid, SIGPWR);
 	for (u32 i = 0; i < 10 && c != 'P'; i++) {
-		c = next_word(console[0]);
+		c = next_word(launcher.console);
 		EXPECT_TRUE(c == 'P' || c == 'T');
 	}
 	EXPECT_EQ('P', c);
-	EXPECT_EQ('T', next_word(console[0]));
-	kill(pid, SIGTERM);
-	ASSERT_EQ(pid, waitpid(pid, &status, 0));
-	EXPECT_EQ(SIGTERM, WTERMSIG(status));
+	EXPECT_EQ('T', next_word(launcher.console));
+	launcher_end(&launcher);
 }

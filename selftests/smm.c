@@ -1060,19 +1060,6 @@ CODE_BLOB(busy_code, 16,
 	  "outl %eax, $0x60\n"
 	  "jmp again\n");
 
-static u32 busy_checksum(void)
-{
-	u32 edx = 1;
-
-	for (u32 ecx = 200; ecx; ecx--) {
-		u32 eax = edx + ecx;
-
-		eax = eax << 5 | eax >> 27;
-		edx = (eax ^ ecx) + ecx * 3;
-	}
-	return edx;
-}
-
 static struct machine busy_machine(void)
 {
 	struct machine m = machine_create();

@@ -118,6 +118,13 @@ int vm_msi(struct vm *vm, u32 address, u32 data);
 int new_eventfd(void);
 void signal_fd(int fd);
 u64 take_count(int fd);
+
+/*
+ * What EDX holds after ECX has gone from 200 to 1 with, each time: EAX = EDX + ECX,
+ * rotated left by 5; EDX = (EAX ^ ECX) + 3 * ECX; at first EDX = 1. Guests that
+ * SMIs interrupt compute it by way of memory, stack and segments.
+ */
+u32 busy_checksum(void);
 #define MSI_ADDR(dest) (0xfee00000u | (u32)(dest) << 12)
 #define MSI_LOGICAL 4
 #define MSI_REDIRECT 8

@@ -14,6 +14,24 @@ ktap_result() {
 	printf '%s\t%s\t%s\t%s\n' "$@" >> "$ktap_results"
 }
 
+# ktap_show FILE COMMAND...: run COMMAND, its output indented, and as it is in FILE.
+ktap_show() {
+	local file=$1
+	shift
+	"$@" < /dev/null 2>&1 | tee "$file" | sed 's/^/    /'
+	return "${PIPESTATUS[0]}"
+}
+
+# ktap_retry COMMAND...: once more where the status is the lab's 123: it was the
+# emulator that crashed.
+ktap_retry() {
+	"$@"
+	local status=$?
+	[ $status -eq 123 ] || return $status
+	echo "# QEMU crashed, or its machine did not boot; once more"
+	"$@"
+}
+
 # ktap_run PROGRAM LIMIT COMMAND...: run COMMAND for at most LIMIT seconds, show
 # its output and account for its tests.  A program that crashes, hangs, prints no
 # plan or another number of results than planned has a failure of its own.  Exit
@@ -23,13 +41,8 @@ ktap_run() {
 	shift 2
 	output=$(mktemp) || return 1
 	echo "# $program"
-	timeout -k 5 "$limit" "$@" < /dev/null 2>&1 | tee "$output" | sed 's/^/    /'
-	status=${PIPESTATUS[0]}
-	if [ "$status" -eq 123 ]; then
-		echo "# QEMU crashed under it; once more"
-		timeout -k 5 "$limit" "$@" < /dev/null 2>&1 | tee "$output" | sed 's/^/    /'
-		status=${PIPESTATUS[0]}
-	fi
+	ktap_retry ktap_show "$output" timeout -k 5 "$limit" "$@"
+	status=$?
 	awk -v program="$program" -v status="$status" -v limit="$limit" '
 		function result(what, test, reason) {
 			printf "%s\t%s\t%s\t%s\n", what, program, test, reason

@@ -248,3 +248,16 @@ u64 take_count(int fd)
 
 	return read(fd, &count, 8) == 8 ? count : 0;
 }
+
+u32 busy_checksum(void)
+{
+	u32 edx = 1;
+
+	for (u32 ecx = 200; ecx; ecx--) {
+		u32 eax = edx + ecx;
+
+		eax = eax << 5 | eax >> 27;
+		edx = (eax ^ ecx) + ecx * 3;
+	}
+	return edx;
+}

@@ -27,6 +27,7 @@ static int vcpus_show(struct seq_file *s, void *unused)
 	static const char * const bits[] = {
 		[MKVM_PEND_INIT] = "INIT", [MKVM_PEND_SIPI] = "SIPI", [MKVM_PEND_NMI] = "NMI", [MKVM_PEND_SMI] = "SMI",
 		[MKVM_PEND_EVENT] = "look", [MKVM_PEND_MSRS] = "MSR filter", [MKVM_PEND_TELL] = "tell",
+		[MKVM_PEND_NMI2] = "second NMI",
 	};
 	struct mkvm *vm = s->private;
 	struct mkvm_vcpu *vcpu;

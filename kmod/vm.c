@@ -292,10 +292,10 @@ static int create_split_irqchip(struct mkvm *vm, u64 pins)
 	return 0;
 }
 
-/* Once, and before there are vCPUs; the same limit again is fine. */
+/* Once, before there are vCPUs, and not below the BSP's id; the same limit again is fine. */
 static int set_max_vcpu_ids(struct mkvm *vm, u64 ids)
 {
-	if (!ids || ids > MKVM_MAX_VCPUS ||
+	if (!ids || ids > MKVM_MAX_VCPUS || ids < vm->bsp_id ||
 	    (ids != vm->max_vcpu_ids && (vm->nr_vcpus || vm->max_vcpu_ids)))
 		return -EINVAL;
 	vm->max_vcpu_ids = ids;
@@ -600,7 +600,7 @@ static long vm_ioctl_locked(struct mkvm *vm, unsigned int ioctl, unsigned long a
 	case KVM_SET_BOOT_CPU_ID:
 		if (vm->nr_vcpus)
 			return -EBUSY;
-		if (arg >= MKVM_MAX_VCPUS)
+		if (arg >= (vm->max_vcpu_ids ?: MKVM_MAX_VCPUS))
 			return -EINVAL;
 		vm->bsp_id = arg;
 		return 0;

@@ -327,6 +327,8 @@ static bool same_entries(struct mkvm_vcpu *vcpu, const struct kvm_cpuid_entry2 *
 		set = e[i];
 		mirror_state(vcpu, &is);
 		mirror_state(vcpu, &set);
+		if (is.function == 1)
+			set.edx = (set.edx & ~F(APIC)) | (is.edx & F(APIC));
 		if (memcmp(&is, &set, offsetof(struct kvm_cpuid_entry2, padding)))
 			return false;
 	}

@@ -800,6 +800,11 @@ TEST(cpuid_that_the_guest_has_seen_cannot_change)
 		got.nent = set.nent + 1;	/* 6.1 does not tell the count */
 	ASSERT_EQ(set.nent + 1, got.nent);
 	EXPECT_OK(ioctl(vcpu->fd, KVM_SET_CPUID2, &got));
+	/* and as it was read while the APIC was off */
+	for (i = 0; got.entries[i].function != 1; i++)
+		ASSERT_LT(i, got.nent);
+	got.entries[i].edx &= ~(1u << 9);
+	EXPECT_OK(ioctl(vcpu->fd, KVM_SET_CPUID2, &got));
 }
 
 static void disabled_apic_cpuid(u64 arg)

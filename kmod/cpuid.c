@@ -181,6 +181,17 @@ int mkvm_cpuid_supported(struct kvm_cpuid2 __user *arg)
 	return r;
 }
 
+/* KVM_GET_EMULATED_CPUID: nothing that the CPU lacks is emulated, which all these leaves say. */
+int mkvm_cpuid_emulated(struct kvm_cpuid2 __user *arg)
+{
+	static const struct kvm_cpuid_entry2 e[] = {
+		{ .function = 0, .eax = 7 }, { .function = 1 },
+		{ .function = 7, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX },
+	};
+
+	return copy_entries(arg, e, ARRAY_SIZE(e));
+}
+
 /* ---- what the guest sees ---- */
 
 static struct kvm_cpuid_entry2 *find_entry(struct mkvm_vcpu *vcpu, u32 leaf, u32 index)

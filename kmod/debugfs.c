@@ -119,6 +119,7 @@ static void show_pending(struct out *o, unsigned long pending)
 static void show_vcpu(struct out *o, struct mkvm_vcpu *vcpu)
 {
 	static const char * const where[] = { "outside", "guest", "leaving" };
+	const char *last = READ_ONCE(vcpu->stats[MKVM_STAT_EXITS]) ? mkvm_hw->last_exit(vcpu) : "none";
 	unsigned long pending = READ_ONCE(vcpu->pending);
 	int vector;
 	const char *why = mkvm_why_waiting(vcpu, &vector) ?: "for an entry";
@@ -128,7 +129,7 @@ static void show_vcpu(struct out *o, struct mkvm_vcpu *vcpu)
 	     mkvm_mp_state_name(READ_ONCE(vcpu->mp_state)), where[READ_ONCE(vcpu->where) % 3], READ_ONCE(vcpu->cpu),
 	     FLAG(o, READ_ONCE(vcpu->in_smm), ", in SMM"));
 	show(o, ", rip {rip 0x%llx}, rflags {rflags 0x%llx}, last exit {last_exit %s}\n  pending {word 0x%lx}",
-	     READ_ONCE(vcpu->rip), READ_ONCE(vcpu->rflags), mkvm_hw->last_exit(vcpu), pending);
+	     READ_ONCE(vcpu->rip), READ_ONCE(vcpu->rflags), last, pending);
 	show_pending(o, pending);
 	if (READ_ONCE(vcpu->event.type))
 		show(o, ", vector {in_delivery 0x%x} in delivery", READ_ONCE(vcpu->event.vector));

@@ -178,16 +178,19 @@ static void list_strings(char *to, size_t size, const struct json *list, const c
 
 static void add_lapic(struct frame *frame, const struct vm *vm, unsigned int id)
 {
+	static const char *const names[] = { "tpr", "ppr", "spiv", "timer", "lint0", "lint1" };
 	const struct json *lapic = by_id(list_of(vm->irqchip, "lapics"), id);
-	char text[200];
+	char text[200] = "";
+	size_t i, n = 0;
 
 	if (!lapic) {
 		add(frame, "  local APIC   in userspace");
 		return;
 	}
-	add(frame, "  local APIC   tpr %s, ppr %s, spiv %s, timer %s, lint0 %s, lint1 %s", json_string(lapic, "tpr", "?"),
-	    json_string(lapic, "ppr", "?"), json_string(lapic, "spiv", "?"), json_string(lapic, "timer", "?"),
-	    json_string(lapic, "lint0", "?"), json_string(lapic, "lint1", "?"));
+	for (i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		n += (size_t)snprintf(text + n, sizeof(text) - n, "%s%s %.20s", i ? ", " : "", names[i],
+				      json_string(lapic, names[i], "?"));
+	add(frame, "  local APIC   %s", text);
 	list_strings(text, sizeof(text), json_get(lapic, "irr"), "none");
 	add(frame, "  requested    %s", text);
 	list_strings(text, sizeof(text), json_get(lapic, "isr"), "none");

@@ -50,6 +50,7 @@ void fail(int status, const char *format, ...)
 {
 	va_list args;
 
+	screen_give_back();
 	fprintf(stderr, "mkvm-top: ");
 	va_start(args, format);
 	vfprintf(stderr, format, args);

@@ -58,7 +58,7 @@ static void crashed(int number)
 	raise(number);
 }
 
-static void give_back(void)
+void screen_give_back(void)
 {
 	if (screen && !isendwin())
 		endwin();
@@ -82,7 +82,7 @@ static void open_screen(void)
 	screen = newterm(NULL, stdout, stdin);
 	if (!screen)
 		fail(2, "the terminal %s is not known: set TERM, or use --once", terminal ? terminal : "without a name");
-	atexit(give_back);
+	atexit(screen_give_back);
 	leave[0] = capability("sgr0");
 	leave[1] = capability("cnorm");
 	leave[2] = capability("rmcup");
@@ -258,8 +258,12 @@ static void scroll_page(int direction)
 
 static void answer(struct view *view, int key, double *interval)
 {
+	if (key == CTRL_L)
+		clearok(stdscr, TRUE);
+	if (key == CTRL_L || key == KEY_RESIZE)
+		return;
 	message = NULL;
-	if (helping && key != KEY_RESIZE && key != CTRL_L) {
+	if (helping) {
 		helping = false;
 		return;
 	}
@@ -293,9 +297,6 @@ static void answer(struct view *view, int key, double *interval)
 	case 't':
 		toggle_trace();
 		break;
-	case CTRL_L:
-		clearok(stdscr, TRUE);
-		break;
 	case '+':
 		*interval = *interval * 2 > 3600 ? 3600 : *interval * 2;
 		break;
@@ -313,18 +314,21 @@ void screen_run(struct view *view, double interval)
 
 	open_screen();
 	take_samples();
+	draw(view);
 	while (!quit && !ended_by()) {
-		draw(view);
 		paint(interval);
 		events = wait_until(next, STDIN_FILENO);
-		while ((key = getch()) != ERR)
+		while ((key = getch()) != ERR) {
 			answer(view, key, &interval);
+			draw(view);
+		}
 		/* Nobody is there any more. */
 		quit = quit || events & (POLLHUP | POLLERR | POLLNVAL);
 		if (seconds() >= next) {
 			take_samples();
+			draw(view);
 			next = seconds() + interval;
 		}
 	}
-	give_back();
+	screen_give_back();
 }

@@ -118,6 +118,9 @@ void frame_free(struct frame *frame);
 
 /* ---- screen.c ---- */
 
+/* The terminal is as it was found. Does nothing when it is already. */
+void screen_give_back(void);
+
 /* Until the user quits or a signal comes. */
 void screen_run(struct view *view, double interval);
 

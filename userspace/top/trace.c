@@ -42,11 +42,11 @@ static const struct {
 	{ EXITS, "mkvm/exit", "hist:keys=vm,vcpu,reason:size=8192" },
 	{ RAISED, "mkvm/raise", "hist:keys=vm,origin,gsi:size=8192" },
 	{ HELD_BACK, "mkvm/block", "hist:keys=vm,vcpu,why:size=8192" },
-	{ ACCEPTED, "mkvm/apic_accept", "hist:keys=vm,vcpu,vector:since=common_timestamp.usecs:size=16384" },
-	{ INJECTED, "mkvm/inject", "hist:keys=vm,vcpu,vector:size=16384 if kind == \"interrupt\"" },
+	{ ACCEPTED, "mkvm/apic_accept", "hist:keys=vm,vcpu,vector:since=common_timestamp.usecs:size=8192" },
+	{ INJECTED, "mkvm/inject", "hist:keys=vm,vcpu,vector:size=8192 if kind == \"interrupt\"" },
 	{ WORST, "mkvm/inject",
-	  "hist:keys=vm,vcpu,vector:us=common_timestamp.usecs-$since:size=16384:" INTO " if kind == \"interrupt\"" },
-	{ WAITED, "synthetic/WAITS", "hist:keys=vm,vcpu,vector:vals=us:size=16384" },
+	  "hist:keys=vm,vcpu,vector:us=common_timestamp.usecs-$since:size=8192:" INTO " if kind == \"interrupt\"" },
+	{ WAITED, "synthetic/WAITS", "hist:keys=vm,vcpu,vector:vals=us:size=8192" },
 };
 
 #define NR_COUNTED ((int)(sizeof(counted) / sizeof(counted[0])))

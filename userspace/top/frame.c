@@ -178,7 +178,7 @@ static void list_strings(char *to, size_t size, const struct json *list, const c
 
 static void add_lapic(struct frame *frame, const struct vm *vm, unsigned int id)
 {
-	static const char *const names[] = { "tpr", "ppr", "spiv", "timer", "lint0", "lint1" };
+	static const char *const names[] = { "tpr", "ppr", "timer", "lint0", "lint1" };
 	const struct json *lapic = by_id(list_of(vm->irqchip, "lapics"), id);
 	char text[200] = "";
 	size_t i, n = 0;
@@ -257,7 +257,7 @@ static double mapped_mib(const struct vm *vm)
 
 static void add_vm_row(struct frame *frame, const struct view *view, const struct source *source, const struct vm *vm)
 {
-	struct line *line = add(frame, "%4u %8d %-16s %5u %7u %6u %9s %8s %8.1f MiB", vm->number, vm->pid, vm->command,
+	struct line *line = add(frame, "%4u %8d %-15s %5u %7u %6u %8s %7s %10.1f", vm->number, vm->pid, vm->command,
 				count_state(vm, NULL), count_state(vm, "running"), count_state(vm, "halted"),
 				number(sum_of(source, vm, "exits")), number(sum_of(source, vm, "irq_injections")),
 				mapped_mib(vm));
@@ -500,8 +500,8 @@ void frame_draw(struct frame *frame, const struct view *view, const struct sourc
 	} else if (!source->new->nr) {
 		add(frame, "No VM runs on mkvm.");
 	} else {
-		add(frame, "%4s %8s %-16s %5s %7s %6s %9s %8s %12s", "VM", "PROCESS", "COMMAND", "VCPUS", "RUNNING",
-		    "HALTED", "EXITS/s", "IRQS/s", "MAPPED")->title = true;
+		add(frame, "%4s %8s %-15s %5s %7s %6s %8s %7s %10s", "VM", "PROCESS", "COMMAND", "VCPUS", "RUNNING",
+		    "HALTED", "EXITS/s", "IRQS/s", "MAPPED MiB")->title = true;
 		for (i = 0; i < source->new->nr; i++)
 			add_vm_row(frame, view, source, &source->new->vms[i]);
 	}

@@ -92,12 +92,16 @@ static struct json *read_tree(const struct vm *vm, const char *name, char **text
 
 static void read_command(struct vm *vm)
 {
-	char path[64], *text;
+	char path[64];
+	FILE *f;
 
 	snprintf(path, sizeof(path), "/proc/%d/comm", vm->pid);
-	text = read_text(path);
-	snprintf(vm->command, sizeof(vm->command), "%.*s", text ? (int)strcspn(text, "\n") : 1, text ? text : "-");
-	free(text);
+	f = fopen(path, "re");
+	if (!f || !fgets(vm->command, sizeof(vm->command), f))
+		strcpy(vm->command, "-");
+	vm->command[strcspn(vm->command, "\n")] = 0;
+	if (f)
+		fclose(f);
 }
 
 static void vm_close(struct vm *vm)

@@ -11,6 +11,7 @@
  *
  * State: the instance's name, the pipe, the guardian. Read frame.c next.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -101,6 +102,32 @@ static void take_away(void)
 	add_to(path, text);
 }
 
+static void take_name(int pid)
+{
+	snprintf(instance, sizeof(instance), "%s/instances/mkvm-top-%d", tracing, pid);
+	snprintf(waits, sizeof(waits), "mkvm_top_%d", pid);
+}
+
+/* What is left of others that were killed together with their guardians. */
+static void take_away_of_the_dead(void)
+{
+	char path[100];
+	struct dirent *entry;
+	DIR *dir;
+	int pid;
+
+	snprintf(path, sizeof(path), "%s/instances", tracing);
+	dir = opendir(path);
+	while (dir && (entry = readdir(dir))) {
+		if (sscanf(entry->d_name, "mkvm-top-%d", &pid) != 1 || !kill(pid, 0) || errno != ESRCH)
+			continue;
+		take_name(pid);
+		take_away();
+	}
+	if (dir)
+		closedir(dir);
+}
+
 /* The guardian's life. Whatever ends our process must not end it. */
 static void guard(int end)
 {
@@ -180,8 +207,8 @@ const char *trace_start(void)
 {
 	const char *problem;
 
-	snprintf(instance, sizeof(instance), "%s/instances/mkvm-top-%d", tracing, getpid());
-	snprintf(waits, sizeof(waits), "mkvm_top_%d", getpid());
+	take_away_of_the_dead();
+	take_name(getpid());
 	if (!open_device())
 		return "cannot open mkvm's device, which tracing needs: run mkvm-top as root";
 	problem = start_guardian() ? make_all() : "cannot start a process: free some on this machine";

@@ -473,6 +473,7 @@ static inline bool mkvm_msr_allowed(struct mkvm_vcpu *vcpu, u32 index, u32 acces
 }
 
 /* stats.c */
+const char *mkvm_stat_name(u32 i, bool vcpu);
 int mkvm_stats_fd(struct mkvm *vm, struct mkvm_vcpu *vcpu);
 
 /* mce.c */

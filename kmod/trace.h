@@ -149,7 +149,10 @@ DECLARE_EVENT_CLASS(pending_word,
 
 /* An INIT, SIPI (to page sipi), NMI or SMI gets into the pending word. how: posted, or set-events. */
 WORD_EVENT(pend);
-/* It leaves the word. how: taken; or without effect: by-INIT, not-waiting (a SIPI), in-SMM (a SIPI), set-events. */
+/*
+ * It leaves the word. how: taken; or without effect: by-INIT, not-waiting (a SIPI), in-SMM (a SIPI),
+ * merged (a second NMI, with the first), set-events.
+ */
 WORD_EVENT(consume);
 
 DECLARE_EVENT_CLASS(events,

@@ -520,7 +520,7 @@ class Builder:
             if raising.outcomes:
                 piece.args.setdefault('outcome', []).extend(raising.outcomes[-1:])
             if id(piece) not in arrived:
-                piece.kind = 'undelivered'
+                piece.kind = 'merged' if ''.join(raising.outcomes[-1:]).startswith('merged') else 'undelivered'
         for vm in self.vms.values():
             vm.lanes = {name: lane for name, lane in vm.lanes.items() if lane.slices}
             for lane in vm.lanes.values():

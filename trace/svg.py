@@ -22,7 +22,7 @@ STYLE = '''
   .grid { stroke: #dfe4e9; stroke-width: 1; fill: none } .band { fill: #f4f6f8 }
   .guest { fill: #2f7fc1 } .host { fill: #e08a1e } .user { fill: #a45cc0 } .asleep { fill: #cfd6dd }
   .smm { fill: #c22f2f } .pin { fill: #2f9e6e } .handler { fill: #2f9e6e } .event { fill: #2f9e6e }
-  .raise, .msi, .resample { fill: #1c2733 } .undelivered, .lost { fill: #c22f2f }
+  .raise, .msi, .resample { fill: #1c2733 } .merged { fill: #8c99a6 } .undelivered, .lost { fill: #c22f2f }
   .arrow { stroke: #1c2733; stroke-width: 1.2; fill: none; opacity: .75 } .head { fill: #1c2733 }
   .on { fill: #ffffff } .onsleep { fill: #33404d }
   @media (prefers-color-scheme: dark) {
@@ -33,7 +33,7 @@ STYLE = '''
   }'''
 LEGEND = [('guest', 'in the guest'), ('host', 'in the kernel'), ('user', 'in userspace'), ('asleep', 'asleep (HLT, or waits for INIT or SIPI)'),
           ('smm', 'in SMM'), ('raise', 'raised, until all is done'), ('handler', 'pin high; event taken, to its EOI'),
-          ('undelivered', 'raised, not delivered')]
+          ('merged', 'raised while the same waited'), ('undelivered', 'raised, not delivered')]
 TITLES = {'events': 'takes', 'SMM, wait for SIPI': 'SMM'}	# of a vCPU's lanes beside its bar
 
 

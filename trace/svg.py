@@ -71,12 +71,25 @@ def stretch(built, vm, options):
     return begin, end
 
 
-def chosen_vm(built, number):
-    if number is None and built.vms:
-        return max(built.vms.values(), key=lambda vm: sum(len(lane.slices) for lane in vm.lanes.values()))
-    if number not in built.vms:
-        raise NothingThere(f'there is no VM {number} in the recording' if built.vms else 'the recording has no VM')
-    return built.vms[number]
+def chosen(built, options):
+    """(VM, begin, end): the VM asked for, or the one that does most in the stretch."""
+    if not built.vms:
+        raise NothingThere('the recording has no VM')
+    if options.vm is not None and options.vm not in built.vms:
+        raise NothingThere(f'there is no VM {options.vm} in the recording; there are {", ".join(map(str, built.vms))}')
+    most, choice, reason = 0, None, NothingThere('nothing happens in that stretch')
+    for vm in built.vms.values() if options.vm is None else [built.vms[options.vm]]:
+        try:
+            begin, end = stretch(built, vm, options)
+        except NothingThere as why:
+            reason = why
+            continue
+        here = sum(piece.start < end and piece.end > begin for lane in vm.lanes.values() for piece in lane.slices)
+        if here > most:
+            most, choice = here, (vm, begin, end)
+    if not choice:
+        raise reason
+    return choice
 
 
 def time_unit(nanoseconds):
@@ -151,7 +164,7 @@ class Page:
                 groups.append([x, width, piece, [piece]])
         for i, (x, width, piece, together) in enumerate(groups):
             room = groups[i + 1][0] if i + 1 < len(groups) else WIDTH
-            self.rect(x, y + 3, width, THIN - 6, piece.kind, '; '.join(self.tip(p) for p in together[:4]))
+            self.rect(x, y + 2, width, THIN - 4, piece.kind, '; '.join(self.tip(p) for p in together[:4]))
             words = piece.name + (f' ×{len(together)}' if len(together) > 1 else '')
             size = len(words) * CHAR + 6
             beside = x + width + 3
@@ -216,11 +229,13 @@ def draw_rows(page, rows):
 
 
 def draw_arrows(page, arrows, rows):
-    """From the raising, or the pin that it went through, to each event; those that fall together once."""
+    """From the raising to the pin and to each event; those that fall together once."""
     place = {lane: (y, BAR if how == 'bar' else THIN) for lane, how, _, y in rows}
     drawn = set()
     for arrow in arrows:
-        for (t1, s1, _), (t2, s2, what) in zip(arrow.steps, arrow.steps[1:]):
+        for (t1, s1, before), (t2, s2, what) in zip(arrow.steps, arrow.steps[1:]):
+            if before == 'EOI' and arrow.raising.via:
+                s1 = arrow.raising.via[0][1]	# a level is sent again by its pin
             if what == 'EOI' or s1.lane is s2.lane or s1.lane not in place or s2.lane not in place:
                 continue
             if not (page.begin <= t1 <= page.end and page.begin <= t2 <= page.end):
@@ -249,8 +264,7 @@ def legend(page, y):
 
 def draw(read, built, options):
     """The SVG's text."""
-    vm = chosen_vm(built, options.vm)
-    begin, end = stretch(built, vm, options)
+    vm, begin, end = chosen(built, options)
     page = Page(begin, end)
     rows, bottom = layout(page, vm)
     axis(page, bottom)

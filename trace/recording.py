@@ -13,7 +13,8 @@
 import bisect
 import re
 
-LINE = re.compile(r'^\s*(.+?)[-\s]+(\d+)\s+(?:\(\s*\S+\)\s+)?\[(\d+)\]\s+(?:\S+\s+)?(\d+\.\d+):\s+(?:(\w+):)?(\w+):\s*(.*)$')
+LINE = re.compile(r'^\s*(.+?)[-\s]+(\d+)\s+(?:\(\s*\S+\)\s+)?\[(\d+)\]\s+(?:\S+\s+)?(\d+\.\d+):\s+'
+                  r'(?:(\w+):)?(\w+):\s*(.*)$')	# task, pid, CPU, time, system, event, fields
 FIELD = re.compile(r'(\w+)=(.*?)(?= \w+=|$)')
 NUMBER = re.compile(r'-?\d+$|0x[0-9a-f]+$')
 # The fields that each event has besides vm (kmod/trace.h); WORDS are strings, all others numbers.
@@ -35,7 +36,8 @@ SOURCES = {'irqfd': 'irqfds', 'irqfd-resample': 'irqfds', 'pit': 'PIT', 'ipi': '
 ORDER = ['ioctls', 'irqfds', 'PIT', 'LAPIC timers', 'LAPIC errors', 'IPIs', 'MSIs']
 WAITS = {'UNINITIALIZED': 'waits for INIT', 'INIT_RECEIVED': 'waits for SIPI'}
 # KVM_EXIT_* of <linux/kvm.h>
-USER_EXITS = {2: 'port I/O', 3: 'debug', 5: 'HLT', 6: 'MMIO', 7: 'window', 8: 'shutdown', 9: 'failed entry', 10: 'signal',
+USER_EXITS = {2: 'port I/O', 3: 'debug', 5: 'HLT', 6: 'MMIO', 7: 'window', 8: 'shutdown', 9: 'failed entry',
+              10: 'signal',
               17: 'internal error', 24: 'system event', 26: 'IOAPIC EOI', 29: 'RDMSR', 30: 'WRMSR'}
 
 
@@ -98,7 +100,8 @@ class Recording:
                 self.unread += 1
                 return
             seconds, fraction = time.split('.')
-            self.events.append(Event(name, int(seconds) * 10**9 + int(fraction.ljust(9, '0')[:9]), f'{task}-{pid}', fields))
+            time = int(seconds) * 10**9 + int(fraction.ljust(9, '0')[:9])
+            self.events.append(Event(name, time, f'{task}-{pid}', fields))
 
     @staticmethod
     def fields(name, text):
@@ -141,9 +144,6 @@ class Slice:
         self.start, self.end, self.kind, self.name, self.args = start, end, kind, name, args
         self.lane, self.point = None, False
 
-    def inside(self, time):
-        return self.start <= time < self.end
-
 
 class Lane:
     """Slices of one thing.  settle() puts those that would cross others on further rows."""
@@ -185,7 +185,8 @@ class Raising:
 
     def __init__(self, piece):
         self.piece, self.outcomes, self.waited = piece, [], []
-        self.vector, self.kind, self.parent, self.via = None, 'interrupt', None, []	# via: (time, slice) of pins and MSIs
+        self.vector, self.kind, self.parent, self.pin = None, 'interrupt', None, None
+        self.via = []	# (time, slice) of pins and MSIs
         self.deliveries = {}	# by vCPU: (time, slice, 'inject' or 'EOI'), ...
 
     def label(self):
@@ -202,14 +203,13 @@ class Arrow:
 class Vcpu:
     """What is known of a vCPU while the events pass by."""
 
-    def __init__(self, vm, number, lane):
+    def __init__(self, number, lane):
         self.number = number
         self.runs = lane(f'vCPU {number}', (1, number, 1))
         self.events = lane(f'vCPU {number}: events', (1, number, 0))
         self.modes = lane(f'vCPU {number}: SMM, wait for SIPI', (1, number, 2))
         self.now = self.mode = self.smm = None
         self.mp_state, self.handlers = '', []
-        self.vm = vm
 
     def switch(self, time, kind, name, **args):
         """From now on it does this."""
@@ -241,7 +241,7 @@ class Vm:
 
     def vcpu(self, number):
         if number not in self.vcpus:
-            self.vcpus[number] = Vcpu(self, number, self.lane)
+            self.vcpus[number] = Vcpu(number, self.lane)
         return self.vcpus[number]
 
     def source(self, name):
@@ -252,7 +252,7 @@ class Builder:
     """Takes one event after the other: on_<event>()."""
 
     def __init__(self, recording):
-        self.vms, self.raisings, self.open = {}, {}, {}
+        self.vms, self.raisings = {}, {}
         self.end = recording.events[-1].time + 1000 if recording.events else 0
         for event in recording.events:
             vm = self.vms.setdefault(event.vm, Vm(event.vm))
@@ -278,7 +278,8 @@ class Builder:
         else:
             name = event.origin + (f', vCPU {event.vcpu}' if event.vcpu >= 0 else '')
         piece = vm.source(SOURCES.get(event.origin, 'ioctls')).add(Slice(
-            event.time, 'raise', name, id=event.id, thread=event.task, address=hex(event.address), data=hex(event.data)))
+            event.time, 'raise', name, id=event.id, thread=event.task, address=hex(event.address),
+            data=hex(event.data)))
         self.raisings[event.id] = Raising(piece)
 
     def on_raised(self, event, _vm, _vcpu):
@@ -313,8 +314,8 @@ class Builder:
         self.pin(event, vm, 'PIC')
 
     def on_msi(self, event, vm, _):
-        piece = vm.source('MSIs').add(Slice(event.time, 'msi', f'{event.kind} 0x{event.vector:x} to {event.why} 0x{event.into:x}',
-                                            id=event.id))
+        name = f'{event.kind} 0x{event.vector:x} to {event.why} 0x{event.into:x}'
+        piece = vm.source('MSIs').add(Slice(event.time, 'msi', name, id=event.id))
         if event.id in self.raisings:
             self.raisings[event.id].via.append((event.time, piece))
 
@@ -359,16 +360,17 @@ class Builder:
         self.in_kernel(event, vm, vcpu)
         raising = self.raisings.get(event.id)
         if event.kind != 'interrupt':
-            name = {'exception': f'exception {event.vector}', 'INT n': f'INT 0x{event.vector:x}'}.get(event.kind, event.kind)
-            piece = vcpu.events.add(Slice(event.time, 'event', name, id=event.id))
+            names = {'exception': f'exception {event.vector}', 'INT n': f'INT 0x{event.vector:x}'}
+            piece = vcpu.events.add(Slice(event.time, 'event', names.get(event.kind, event.kind), id=event.id))
         else:
             # What is injected again has ended, even if it got no EOI.
             self.end_of(vcpu, event.time, lambda old: old.args['vector'] == event.vector)
-            piece = vcpu.events.add(Slice(event.time, 'handler', f'0x{event.vector:x}', id=event.id, vector=event.vector))
+            piece = vcpu.events.add(Slice(event.time, 'handler', f'0x{event.vector:x}', id=event.id,
+                                          vector=event.vector))
             vcpu.handlers.append(piece)
             if raising:
                 raising.vector = event.vector
-                piece.args.update(origin=raising.piece.name, pin=getattr(raising, 'pin', None), waited_for=raising.waited)
+                piece.args.update(origin=raising.piece.name, pin=raising.pin, waited_for=raising.waited)
         self.step(event, vcpu, piece, 'inject')
 
     def on_reinject(self, event, _vm, vcpu):
@@ -465,7 +467,8 @@ class Builder:
         vcpu.switch(event.time, 'guest', 'guest', rip=hex(event.rip))
 
     def on_exit(self, event, _vm, vcpu):
-        vcpu.switch(event.time, 'host', f'exit: {event.reason}', rip=hex(event.rip), info1=hex(event.info1), info2=hex(event.info2))
+        vcpu.switch(event.time, 'host', f'exit: {event.reason}', rip=hex(event.rip), info1=hex(event.info1),
+                    info2=hex(event.info2))
 
     def on_user_exit(self, event, _vm, vcpu):
         vcpu.switch(event.time, 'user', f'userspace: {USER_EXITS.get(event.code, event.code)}', rip=hex(event.rip))

@@ -18,7 +18,8 @@ CELL = 0.5
 CHAR = 5.9	# of the small text
 STYLE = '''
   .page { fill: #ffffff } text { font: 11px "DejaVu Sans", Verdana, sans-serif; fill: #1c2733 }
-  .title { font-size: 16px; font-weight: bold } .small { font-size: 10px } .dim { fill: #5b6876 } .loss { fill: #c22f2f }
+  .title { font-size: 16px; font-weight: bold } .small { font-size: 10px }
+  .dim { fill: #5b6876 } .loss { fill: #c22f2f }
   .grid { stroke: #dfe4e9; stroke-width: 1; fill: none } .band { fill: #f4f6f8 }
   .guest { fill: #2f7fc1 } .host { fill: #e08a1e } .user { fill: #a45cc0 } .asleep { fill: #cfd6dd }
   .smm { fill: #c22f2f } .pin { fill: #2f9e6e } .handler { fill: #2f9e6e } .event { fill: #2f9e6e }
@@ -29,9 +30,11 @@ STYLE = '''
     .page { fill: #12171d } text { fill: #e3e9ef } .dim { fill: #9aa7b4 } .loss { fill: #ff7b72 }
     .grid { stroke: #2b343e } .band { fill: #1a2129 } .asleep { fill: #3c4753 }
     .guest { fill: #4a97d8 } .host { fill: #d98a2b } .user { fill: #b577cf } .smm, .undelivered, .lost { fill: #f0655d }
-    .raise, .msi, .resample, .head { fill: #e3e9ef } .arrow { stroke: #e3e9ef } .on { fill: #0d1116 } .onsleep { fill: #cdd6df }
+    .raise, .msi, .resample, .head { fill: #e3e9ef } .arrow { stroke: #e3e9ef }
+    .on { fill: #0d1116 } .onsleep { fill: #cdd6df }
   }'''
-LEGEND = [('guest', 'in the guest'), ('host', 'in the kernel'), ('user', 'in userspace'), ('asleep', 'asleep (HLT, or waits for INIT or SIPI)'),
+LEGEND = [('guest', 'in the guest'), ('host', 'in the kernel'), ('user', 'in userspace'),
+          ('asleep', 'asleep (HLT, or waits for INIT or SIPI)'),
           ('smm', 'in SMM'), ('raise', 'raised, until all is done'), ('handler', 'pin high; event taken, to its EOI'),
           ('merged', 'raised while the same waited'), ('undelivered', 'raised, not delivered')]
 TITLES = {'events': 'takes', 'SMM, wait for SIPI': 'SMM'}	# of a vCPU's lanes beside its bar
@@ -140,20 +143,23 @@ class Page:
         for cell in range(1, cells + 1):
             if kinds[cell] != kinds[start]:
                 if kinds[start]:
-                    paths.setdefault(kinds[start], []).append(f'M{LEFT + start * CELL:g} {y}h{(cell - start) * CELL:g}v{BAR}h-{(cell - start) * CELL:g}z')
+                    width = (cell - start) * CELL
+                    run = f'M{LEFT + start * CELL:g} {y}h{width:g}v{BAR}h-{width:g}z'
+                    paths.setdefault(kinds[start], []).append(run)
                 start = cell
         for kind, runs in paths.items():
             self.put(f'<path class="{kind}" d="{"".join(runs)}"/>')
         for piece in pieces:
             room = self.x(piece.end) - self.x(piece.start)
             if len(piece.name) * CHAR + 6 < room:
-                self.text(self.x(piece.start) + room / 2, y + 16, piece.name, 'small ' + ('onsleep' if piece.kind == 'asleep' else 'on'), 'middle')
+                css = 'small onsleep' if piece.kind == 'asleep' else 'small on'
+                self.text(self.x(piece.start) + room / 2, y + 16, piece.name, css, 'middle')
 
     def x_exact(self, time):
         return LEFT + (min(max(time, self.begin), self.end) - self.begin) * self.scale
 
     def marks(self, pieces, y):
-        """Thin slices and points; a label where there is room: inside, behind, before. Some that fall together get a number."""
+        """Thin slices and points; a label where there is room: inside, behind, before; a number for some together."""
         free, groups = LEFT, []
         for piece in sorted(pieces, key=lambda piece: piece.start):
             x = self.x(piece.start)
@@ -178,13 +184,15 @@ class Page:
 
     @staticmethod
     def tip(piece):
-        details = [f'{key} {", ".join(map(str, value)) if isinstance(value, list) else value}' for key, value in piece.args.items()
+        details = [f'{key} {", ".join(map(str, value)) if isinstance(value, list) else value}'
+                   for key, value in piece.args.items()
                    if value not in (None, []) and key in ('id', 'outcome', 'waited_for', 'origin', 'thread')]
         return f'{piece.name} at {piece.start / 1e6:.3f} ms' + (f' ({"; ".join(details)})' if details else '')
 
     def arrow(self, x1, y1, x2, y2, title):
         bend = (y2 - y1) * 0.45
-        self.put(f'<path class="arrow" marker-end="url(#head)" d="M{x1:g} {y1:g}C{x1:g} {y1 + bend:g} {x2:g} {y2 - bend:g} {x2:g} {y2:g}">'
+        self.put(f'<path class="arrow" marker-end="url(#head)" '
+                 f'd="M{x1:g} {y1:g}C{x1:g} {y1 + bend:g} {x2:g} {y2 - bend:g} {x2:g} {y2:g}">'
                  f'<title>{escape(title)}</title></path>')
 
 
@@ -245,7 +253,8 @@ def draw_arrows(page, arrows, rows):
             if key not in drawn:
                 drawn.add(key)
                 page.arrow(x1, place[s1.lane][0] + THIN - 2, x2, place[s2.lane][0] + 2,
-                           f'id {arrow.number}: {arrow.raising.label()}, {s1.name} to vCPU {arrow.vcpu} in {(t2 - t1) / 1e3:.0f} µs')
+                           f'id {arrow.number}: {arrow.raising.label()}, {s1.name} to vCPU {arrow.vcpu} '
+                           f'in {(t2 - t1) / 1e3:.0f} µs')
 
 
 def legend(page, y):
@@ -277,10 +286,12 @@ def draw(read, built, options):
               f'{len(read.events)} events were recorded', 'small dim')
     if read.lost:
         page.text(WIDTH - RIGHT, 46, f'{read.lost} events were lost: something may be missing here', 'loss', 'end')
-    head = (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" role="img">\n'
+    head = (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
+            'role="img">\n'
             f'<title>{escape(title)}</title>\n'
             f'<!-- SPDX-License-Identifier: GPL-2.0; made by trace/picture -->\n<style>{STYLE}\n</style>\n'
-            '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+            '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
+            'orient="auto">'
             '<path class="head" d="M0 0L8 4L0 8z"/></marker></defs>\n'
             f'<rect class="page" width="{WIDTH}" height="{height}"/>\n')
     return head + '\n'.join(page.out) + '\n</svg>\n'

@@ -181,6 +181,17 @@ int mkvm_cpuid_supported(struct kvm_cpuid2 __user *arg)
 	return r;
 }
 
+/* KVM_GET_EMULATED_CPUID: nothing that the CPU lacks is emulated, which all these leaves say. */
+int mkvm_cpuid_emulated(struct kvm_cpuid2 __user *arg)
+{
+	static const struct kvm_cpuid_entry2 e[] = {
+		{ .function = 0, .eax = 7 }, { .function = 1 },
+		{ .function = 7, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX },
+	};
+
+	return copy_entries(arg, e, ARRAY_SIZE(e));
+}
+
 /* ---- what the guest sees ---- */
 
 static struct kvm_cpuid_entry2 *find_entry(struct mkvm_vcpu *vcpu, u32 leaf, u32 index)
@@ -327,6 +338,8 @@ static bool same_entries(struct mkvm_vcpu *vcpu, const struct kvm_cpuid_entry2 *
 		set = e[i];
 		mirror_state(vcpu, &is);
 		mirror_state(vcpu, &set);
+		if (is.function == 1)
+			set.edx = (set.edx & ~F(APIC)) | (is.edx & F(APIC));
 		if (memcmp(&is, &set, offsetof(struct kvm_cpuid_entry2, padding)))
 			return false;
 	}

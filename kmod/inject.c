@@ -442,7 +442,8 @@ int mkvm_events_set(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev)
 		return -EINVAL;
 	}
 	if (ev->nmi.injected || (ev->interrupt.injected && !ev->interrupt.soft))
-		mkvm_trace(restore_event, vcpu, ev->nmi.injected ? X86_TRAP_NMI : ev->interrupt.nr);
+		mkvm_trace(restore_event, vcpu, ev->nmi.injected ? X86_TRAP_NMI : ev->interrupt.nr,
+			   "set_events");
 	vcpu->ids.refused = 0;
 	vcpu->exception.type = MKVM_EV_NONE;
 	vcpu->event.type = MKVM_EV_NONE;

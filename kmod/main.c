@@ -53,6 +53,8 @@ static long dev_ioctl(struct file *file, unsigned int ioctl, unsigned long arg)
 		return put_user((u64)MKVM_MCE_CAP, (u64 __user *)argp);
 	case KVM_GET_SUPPORTED_CPUID:
 		return mkvm_cpuid_supported(argp);
+	case KVM_GET_EMULATED_CPUID:
+		return mkvm_cpuid_emulated(argp);
 	default:
 		return -ENOTTY;
 	}

@@ -482,6 +482,7 @@ int mkvm_mce_inject(struct mkvm_vcpu *vcpu, const struct kvm_x86_mce *m);
 
 /* cpuid.c */
 int mkvm_cpuid_supported(struct kvm_cpuid2 __user *arg);
+int mkvm_cpuid_emulated(struct kvm_cpuid2 __user *arg);
 int mkvm_cpuid_set(struct mkvm_vcpu *vcpu, struct kvm_cpuid2 __user *arg);
 int mkvm_cpuid_get(struct mkvm_vcpu *vcpu, struct kvm_cpuid2 __user *arg);
 void mkvm_cpuid(struct mkvm_vcpu *vcpu, u32 *eax, u32 *ebx, u32 *ecx, u32 *edx);
@@ -490,6 +491,7 @@ void mkvm_cpuid_update(struct mkvm_vcpu *vcpu);
 /* memslot.c */
 int mkvm_memslot_set(struct mkvm *vm, const struct kvm_userspace_memory_region *mem);
 const struct mkvm_memslot *mkvm_gfn_to_slot(struct mkvm_vcpu *vcpu, u64 gfn);
+bool mkvm_translate(struct mkvm_vcpu *vcpu, u64 la, u64 *gpa);
 void __user *mkvm_gpa_to_user(struct mkvm_vcpu *vcpu, u64 gpa, bool write);
 const struct mkvm_memslot *mkvm_slot_by_id(struct mkvm *vm, u32 id);
 

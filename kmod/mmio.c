@@ -14,6 +14,7 @@
 #include <linux/srcu.h>
 #include <linux/uaccess.h>
 
+#include "decode.h"
 #include "hw_ops.h"
 #include "trace.h"
 
@@ -160,6 +161,29 @@ static enum mkvm_emu_result translate(struct mkvm_emu *emu, u64 la, u32 acc, u64
 		r = likely(m->cr4 & X86_CR4_PAE) ? walk(emu, la, acc, gpa, true) : walk(emu, la, acc, gpa, false);
 	} while (r == MKVM_EMU_AGAIN && !signal_pending(current));
 	return r == MKVM_EMU_AGAIN ? MKVM_EMU_UNHANDLED : r;
+}
+
+/*
+ * mkvm_translate - linear to guest-physical, as for a supervisor's read (KVM_TRANSLATE)
+ *
+ * The walk sets A bits as a CPU's does. Return: false: nothing is mapped there, or it is no
+ * address in this mode; *gpa is ~0 then.
+ * Context: vcpu->mutex held, vCPU loaded; may sleep.
+ */
+bool mkvm_translate(struct mkvm_vcpu *vcpu, u64 la, u64 *gpa)
+{
+	struct mkvm_emu emu = { .vcpu = vcpu, .rflags = X86_EFLAGS_AC };
+	int idx = srcu_read_lock(&vcpu->vm->srcu);
+	bool mapped;
+
+	mkvm_hw->get_mode(vcpu, &emu.mode);
+	emu.mode.cpl = 0;
+	emu.mode.cs_l = emu.mode.efer & EFER_LMA;
+	mapped = (emu.mode.cs_l ? canonical(la) : !(la >> 32)) && translate(&emu, la, 0, gpa) == MKVM_EMU_DONE;
+	srcu_read_unlock(&vcpu->vm->srcu, idx);
+	if (!mapped)
+		*gpa = ~0ULL;
+	return mapped;
 }
 
 /* ---- memory and devices ---- */

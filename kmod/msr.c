@@ -40,7 +40,7 @@ static const u32 msr_list[] = {
 };
 
 /* What KVM_GET_MSRS on the device tells of the host that decides what a guest can be given. */
-static const u32 feature_list[] = { MSR_AMD64_DE_CFG };
+static const u32 feature_list[] = { MSR_IA32_ARCH_CAPABILITIES, MSR_IA32_PERF_CAPABILITIES, MSR_AMD64_DE_CFG };
 
 /*
  * KVM_GET_MSR_INDEX_LIST, KVM_GET_MSR_FEATURE_INDEX_LIST. Return: -E2BIG with the needed count when the
@@ -64,11 +64,13 @@ int mkvm_msr_index_list(struct kvm_msr_list __user *list, bool features)
 	return copy_to_user(list->indices, from, n * sizeof(*from)) ? -EFAULT : 0;
 }
 
-/* A register of feature_list: 0, or 1 (not one of them). */
+/* A register of feature_list: 0, or 1 (not one of them). Of the first two a guest is given nothing. */
 static int feature_get(u32 index, u64 *val)
 {
-	*val = boot_cpu_has(X86_FEATURE_LFENCE_RDTSC) ? MSR_AMD64_DE_CFG_LFENCE_SERIALIZE : 0;
-	return index != MSR_AMD64_DE_CFG;
+	*val = 0;
+	if (index == MSR_AMD64_DE_CFG && boot_cpu_has(X86_FEATURE_LFENCE_RDTSC))
+		*val = MSR_AMD64_DE_CFG_LFENCE_SERIALIZE;
+	return index != MSR_AMD64_DE_CFG && index != MSR_IA32_ARCH_CAPABILITIES && index != MSR_IA32_PERF_CAPABILITIES;
 }
 
 /*

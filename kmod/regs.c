@@ -199,8 +199,11 @@ int mkvm_sregs_set(struct mkvm_vcpu *vcpu, const struct kvm_sregs *s)
 	mkvm_hw->set_segment(vcpu, MKVM_TR, &s->tr);
 	mkvm_hw->set_segment(vcpu, MKVM_LDTR, &s->ldt);
 	vector = find_first_bit((const unsigned long *)s->interrupt_bitmap, KVM_NR_INTERRUPTS);
-	if (vector < KVM_NR_INTERRUPTS)
+	if (vector < KVM_NR_INTERRUPTS) {
+		if (mkvm_interrupt_get(vcpu) != (int)vector)
+			mkvm_trace(restore_event, vcpu, vector, "set_sregs");
 		mkvm_interrupt_set(vcpu, vector);
+	}
 	mkvm_hw->flush_tlb(vcpu);
 	set_bit(MKVM_PEND_EVENT, &vcpu->pending);
 	return 0;

@@ -336,8 +336,7 @@ int mkvm_tdp_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
 
 	seq = READ_ONCE(vm->invalidate_seq);
 	smp_rmb();		/* the host's tables are read after the count that they belong to */
-	/* A logged page becomes writable when it is written, and not before. */
-	page = host_page(hva, readonly || (slot->dirty && !write), &writable);
+	page = host_page(hva, readonly, &writable);
 	if (!page)
 		return -EFAULT;
 	if (!slot->dirty && fits_huge(slot, gfn, hva, page) && host_maps_huge(vm->mm, hva))

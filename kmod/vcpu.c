@@ -511,6 +511,16 @@ static int vcpu_state_ioctl(struct mkvm_vcpu *vcpu, unsigned int ioctl, void __u
 	return r;
 }
 
+static int vcpu_translate(struct mkvm_vcpu *vcpu, struct kvm_translation __user *arg)
+{
+	struct kvm_translation t = { .writeable = 1 };
+
+	if (copy_from_user(&t.linear_address, &arg->linear_address, sizeof(t.linear_address)))
+		return -EFAULT;
+	t.valid = mkvm_translate(vcpu, t.linear_address, &t.physical_address);
+	return copy_to_user(arg, &t, sizeof(t)) ? -EFAULT : 0;
+}
+
 static long vcpu_ioctl_locked(struct mkvm_vcpu *vcpu, unsigned int ioctl, unsigned long arg)
 {
 	void __user *argp = (void __user *)arg;
@@ -549,6 +559,8 @@ static long vcpu_ioctl_locked(struct mkvm_vcpu *vcpu, unsigned int ioctl, unsign
 	case KVM_SET_GUEST_DEBUG:
 	case KVM_SET_VAPIC_ADDR:
 		return vcpu_state_ioctl(vcpu, ioctl, argp);
+	case KVM_TRANSLATE:
+		return vcpu_translate(vcpu, argp);
 	case KVM_TPR_ACCESS_REPORTING:
 		return set_tpr_reporting(vcpu, argp);
 	case KVM_ENABLE_CAP:

@@ -70,6 +70,7 @@ static const u32 capabilities[] = {
 	[KVM_CAP_MMU_SHADOW_CACHE_CONTROL] = 1,
 	[KVM_CAP_IOAPIC_POLARITY_IGNORED] = 1,
 	[KVM_CAP_BINARY_STATS_FD] = 1,
+	[KVM_CAP_EXT_EMUL_CPUID] = 1,
 	[KVM_CAP_X86_MSR_FILTER] = 1,
 	[KVM_CAP_X86_USER_SPACE_MSR] = 1,
 	[KVM_CAP_EXIT_ON_EMULATION_FAILURE] = 1,
@@ -292,10 +293,10 @@ static int create_split_irqchip(struct mkvm *vm, u64 pins)
 	return 0;
 }
 
-/* Once, and before there are vCPUs; the same limit again is fine. */
+/* Once, before there are vCPUs, and not below the BSP's id; the same limit again is fine. */
 static int set_max_vcpu_ids(struct mkvm *vm, u64 ids)
 {
-	if (!ids || ids > MKVM_MAX_VCPUS ||
+	if (!ids || ids > MKVM_MAX_VCPUS || ids < vm->bsp_id ||
 	    (ids != vm->max_vcpu_ids && (vm->nr_vcpus || vm->max_vcpu_ids)))
 		return -EINVAL;
 	vm->max_vcpu_ids = ids;
@@ -600,7 +601,7 @@ static long vm_ioctl_locked(struct mkvm *vm, unsigned int ioctl, unsigned long a
 	case KVM_SET_BOOT_CPU_ID:
 		if (vm->nr_vcpus)
 			return -EBUSY;
-		if (arg >= MKVM_MAX_VCPUS)
+		if (arg >= (vm->max_vcpu_ids ?: MKVM_MAX_VCPUS))
 			return -EINVAL;
 		vm->bsp_id = arg;
 		return 0;

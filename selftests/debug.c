@@ -155,6 +155,8 @@ TEST(a_breakpoint_in_the_debug_registers_is_userspaces)
 	NEED_CAP(KVM_CAP_SET_GUEST_DEBUG);
 	vcpu_run_to_stage(vcpu, 1);
 	ASSERT_OK(ioctl(vcpu->fd, KVM_GET_DEBUGREGS, &before));
+	before.dr6 |= DR6_STEP | 3;		/* sticky bits of the guest's own */
+	ASSERT_OK(ioctl(vcpu->fd, KVM_SET_DEBUGREGS, &before));
 	ASSERT_OK(set_debug(vcpu, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP, (u64)step_middle, 0x402));
 	vcpu_run_to_exit(vcpu, KVM_EXIT_DEBUG);
 	EXPECT_EQ((u64)step_middle, run->debug.arch.pc);

@@ -7,6 +7,7 @@
  */
 #define _GNU_SOURCE
 #include <pthread.h>
+#include <sys/mman.h>
 #include <string.h>
 
 #include "vm.h"
@@ -72,9 +73,13 @@ static void write_pages(struct vcpu *vcpu, u32 round, u32 a, u32 b)
 	vcpu_run_to_stage(vcpu, round);
 }
 
+/* In small pages: what the host can write is in the log when the guest touches it first. */
 static void *logged_memory(struct vm *vm)
 {
-	return vm_add_memory(vm, SLOT_TEST, KVM_MEM_LOG_DIRTY_PAGES, TEST_GPA, PAGES * PAGE_SIZE);
+	void *host = vm_add_memory(vm, SLOT_TEST, KVM_MEM_LOG_DIRTY_PAGES, TEST_GPA, PAGES * PAGE_SIZE);
+
+	ASSERT_OK(madvise(host, PAGES * PAGE_SIZE, MADV_NOHUGEPAGE));
+	return host;
 }
 
 TEST(the_log_has_the_pages_written_since_the_last_one_and_no_others)
@@ -103,6 +108,22 @@ TEST(reading_makes_no_page_dirty)
 
 	logged_memory(vm);
 	vcpu_run_to_stage(vcpu, 1);
+	ASSERT_OK(get_log(vm, SLOT_TEST));
+	EXPECT_EQ(0, dirty_pages());
+}
+
+TEST(what_userspace_wrote_before_the_guest_read_it_is_in_the_log_once)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_add(vm, reader_guest, 0);
+	u8 *host = logged_memory(vm);
+
+	host[5 * PAGE_SIZE] = 0;
+	host[900 * PAGE_SIZE] = 0;
+	vcpu_run_to_stage(vcpu, 1);
+	ASSERT_OK(get_log(vm, SLOT_TEST));
+	EXPECT_EQ(2, dirty_pages());
+	EXPECT_TRUE(is_dirty(5) && is_dirty(900));
 	ASSERT_OK(get_log(vm, SLOT_TEST));
 	EXPECT_EQ(0, dirty_pages());
 }

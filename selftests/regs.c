@@ -800,6 +800,39 @@ TEST(cpuid_that_the_guest_has_seen_cannot_change)
 		got.nent = set.nent + 1;	/* 6.1 does not tell the count */
 	ASSERT_EQ(set.nent + 1, got.nent);
 	EXPECT_OK(ioctl(vcpu->fd, KVM_SET_CPUID2, &got));
+	/* and as it was read while the APIC was off */
+	for (i = 0; got.entries[i].function != 1; i++)
+		ASSERT_LT(i, got.nent);
+	got.entries[i].edx &= ~(1u << 9);
+	EXPECT_OK(ioctl(vcpu->fd, KVM_SET_CPUID2, &got));
+}
+
+static u64 translate(struct vcpu *vcpu, u64 la)
+{
+	struct kvm_translation t = { .linear_address = la };
+
+	ASSERT_OK(ioctl(vcpu->fd, KVM_TRANSLATE, &t));
+	EXPECT_EQ(la, t.linear_address);
+	EXPECT_EQ(t.physical_address != ~0ull, t.valid);
+	return t.physical_address;
+}
+
+TEST(translate_walks_the_guests_tables_and_without_paging_there_are_none)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_create(vm, 0);
+
+	EXPECT_EQ(0x10000, translate(vcpu, 0x10000));
+	EXPECT_EQ(~0ull, translate(vcpu, ~0ull));
+	vcpu = vcpu_add(vm, cpuid_user_guest, 0);
+	vcpu_run_to_stage(vcpu, 1);
+	guest_pd[0][1] = 0xa00000 | (guest_pd[0][1] & 0xfff);	/* 2 MiB: another frame */
+	guest_pd[0][2] = 0;
+	EXPECT_EQ(0x12345, translate(vcpu, 0x12345));
+	EXPECT_EQ(0xa12345, translate(vcpu, 0x212345));
+	EXPECT_EQ(~0ull, translate(vcpu, 0x412345));
+	EXPECT_EQ(~0ull, translate(vcpu, 0x8000000000000000));
+	EXPECT_EQ(~0ull, translate(vcpu, ~0ull));
 }
 
 static void disabled_apic_cpuid(u64 arg)

@@ -370,6 +370,28 @@ TEST(extint_comes_by_kvm_interrupt_when_lint0_lets_it)
 	vcpu_run_to_done(vcpu);
 }
 
+CODE_BLOB(started, 16, "outb %al, $0x80\n");
+
+TEST(init_drops_an_extint_that_waits)
+{
+	struct vm *vm = split_vm();
+	struct vcpu *ap;
+
+	if (is_linux_kvm())
+		SKIP("Linux KVM keeps it");
+	vcpu_add(vm, extint, 0);
+	ap = vcpu_add(vm, extint, 0);
+	vm_load(vm, CODE_GPA, started, started_end);
+	vcpu_run_to_stage(ap, 1);
+	EXPECT_OK(interrupt(ap, EXTINT));
+	EXPECT_ERRNO(EEXIST, interrupt(ap, EXTINT));
+	EXPECT_EQ(1, vm_msi(vm, MSI_ADDR(1), 0x4500));
+	EXPECT_EQ(1, vm_msi(vm, MSI_ADDR(1), 0x4600 | CODE_GPA >> 12));
+	vcpu_run_to_exit(ap, KVM_EXIT_IO);
+	EXPECT_OK(interrupt(ap, EXTINT));
+	EXPECT_EQ(0, irqs[EXTINT]);
+}
+
 static void halts(u64 arg)
 {
 	(void)arg;
@@ -785,6 +807,30 @@ TEST(msis_and_routes_reach_an_id_over_255)
 	EXPECT_ERRNO(EINVAL, wide_msi(vm, FAR_ID, FAR_ID, 0x55));
 	route.address |= 1ull << 32;
 	EXPECT_ERRNO(EINVAL, set_routes(vm, 1, &route));
+}
+
+static void ipi_to_far(u64 arg)
+{
+	(void)arg;
+	to_apic_mode(true);
+	x2apic_icr(FAR_ID, 0x55);
+	x2apic_icr((FAR_ID & ~15) << 12 | 1 << (FAR_ID & 15), ICR_LOGICAL | 0x56);
+	x2apic_icr(FAR_ID << 16 | (FAR_ID & 0xff), 0x57);
+	stage(1);
+}
+
+TEST(ipis_reach_an_id_over_255)
+{
+	struct vm *vm = wide_vm(KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK);
+	struct vcpu *near = vcpu_create(vm, FAR_ID & 0xff), *vcpu = vcpu_create(vm, FAR_ID);
+
+	vcpu_set_guest(vcpu, far_guest, 0);
+	vcpu_set_guest(near, ipi_to_far, 0);
+	vcpu_run_to_stage(vcpu, 1);
+	vcpu_run_to_stage(near, 1);
+	for (u32 vector = 0x55; vector <= 0x57; vector++)
+		EXPECT_EQ(false, vcpu_lapic_bit(near, APIC_IRR, vector));
+	vcpu_run_to_done(vcpu);
 }
 
 static void only_x2apic(u64 arg)

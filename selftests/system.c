@@ -253,6 +253,43 @@ TEST(bad_pointers_are_efault_on_the_device)
 	EXPECT_ERRNO(EFAULT, ioctl(device_fd(), KVM_GET_SUPPORTED_CPUID, BAD_POINTER));
 }
 
+TEST(features_that_the_cpu_lacks_are_none)
+{
+	static struct cpuid_list list;
+
+	NEED_CAP(KVM_CAP_EXT_EMUL_CPUID);
+	list.nent = 1;
+	EXPECT_ERRNO(E2BIG, ioctl(device_fd(), KVM_GET_EMULATED_CPUID, &list));
+	list.nent = 128;
+	ASSERT_OK(ioctl(device_fd(), KVM_GET_EMULATED_CPUID, &list));
+	EXPECT_EQ(3, list.nent);
+	EXPECT_EQ(7, list.entries[0].eax);
+	if (is_linux_kvm())
+		SKIP("Linux KVM emulates MOVBE and RDPID");
+	for (u32 i = 1; i < list.nent; i++)
+		EXPECT_EQ(0, list.entries[i].eax | list.entries[i].ebx | list.entries[i].ecx | list.entries[i].edx);
+}
+
+TEST(each_feature_msr_of_the_list_can_be_read)
+{
+	struct {
+		u32 nmsrs, indices[64];
+	} list = { .nmsrs = 64 };
+	struct msr_list msrs = { .nmsrs = 1 };
+
+	ASSERT_OK(ioctl(device_fd(), KVM_GET_MSR_FEATURE_INDEX_LIST, &list));
+	EXPECT_LT(2, list.nmsrs);
+	for (u32 i = 0; i < list.nmsrs; i++) {
+		ktap_about("MSR 0x%x", list.indices[i]);
+		msrs.entries[0].index = list.indices[i];
+		EXPECT_EQ(1, ioctl(device_fd(), KVM_GET_MSRS, &msrs));
+	}
+	msrs.entries[0].index = 0x345;		/* IA32_PERF_CAPABILITIES, which VMMs ask for */
+	EXPECT_EQ(1, ioctl(device_fd(), KVM_GET_MSRS, &msrs));
+	msrs.entries[0].index = 0x10;
+	EXPECT_EQ(0, ioctl(device_fd(), KVM_GET_MSRS, &msrs));
+}
+
 TEST(bad_pointers_are_efault_on_a_vm)
 {
 	static const unsigned long requests[] = {
@@ -281,7 +318,7 @@ TEST(bad_pointers_are_efault_on_a_vcpu)
 		KVM_GET_XCRS, KVM_SET_XCRS, KVM_GET_MSRS, KVM_SET_MSRS,
 		KVM_SET_CPUID2, KVM_GET_CPUID2, KVM_GET_MP_STATE,
 		KVM_SET_MP_STATE, KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS,
-		KVM_GET_LAPIC, KVM_SET_LAPIC, KVM_SET_SIGNAL_MASK,
+		KVM_GET_LAPIC, KVM_SET_LAPIC, KVM_SET_SIGNAL_MASK, KVM_TRANSLATE,
 	};
 	struct vm *vm = vm_create(VM_IRQCHIP);
 	struct vcpu *vcpu = vcpu_create(vm, 0);

@@ -143,6 +143,19 @@ TEST(a_limit_on_vcpu_ids_is_set_once_and_holds)
 	EXPECT_ERRNO(EINVAL, vm_enable_cap(vm, KVM_CAP_MAX_VCPU_ID, 2));
 }
 
+TEST(the_boot_cpu_is_not_beyond_the_limit_on_ids)
+{
+	int vm = vm_create_bare();
+
+	if (is_linux_kvm())
+		SKIP("Linux KVM before 6.12 does not compare the two");
+	ASSERT_OK(ioctl(vm, KVM_SET_BOOT_CPU_ID, 4L));
+	EXPECT_ERRNO(EINVAL, vm_enable_cap(vm, KVM_CAP_MAX_VCPU_ID, 3));
+	EXPECT_OK(vm_enable_cap(vm, KVM_CAP_MAX_VCPU_ID, 8));
+	EXPECT_ERRNO(EINVAL, ioctl(vm, KVM_SET_BOOT_CPU_ID, 8L));
+	EXPECT_OK(ioctl(vm, KVM_SET_BOOT_CPU_ID, 7L));
+}
+
 TEST(the_number_of_mmu_pages_is_what_was_set)
 {
 	int vm = vm_create_bare();

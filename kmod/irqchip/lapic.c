@@ -67,7 +67,7 @@ static const u32 lapic_bits[64] = {
 	[REG(APIC_LDR)]		= APIC_LDR_MASK,
 	[REG(APIC_DFR)]		= 0xf0000000,
 	[REG(APIC_SPIV)]	= APIC_VECTOR_MASK | APIC_SPIV_APIC_ENABLED | APIC_SPIV_FOCUS_DISABLED,
-	[REG(APIC_ICR)]		= LAPIC_ICR_MASK,
+	[REG(APIC_ICR)]		= ~APIC_ICR_BUSY,	/* reserved ones are kept, unused */
 	[REG(APIC_ICR2)]	= 0xff000000,
 	[REG(APIC_LVTT)]	= LVT_BITS | LAPIC_TIMER_MODE,
 	[REG(APIC_LVTTHMR)]	= LVT_BITS | APIC_MODE_MASK,
@@ -736,7 +736,8 @@ int mkvm_lapic_get_state(struct mkvm_lapic *apic, struct kvm_lapic_state *state)
 
 /*
  * What the guest could not have written is dropped: reserved bits, vectors
- * below 16, another version.
+ * below 16 in service, another version. In IRR they are kept and readable, as
+ * with Linux's KVM; their class, 0, is never above PPR's.
  */
 static void lapic_load_registers(struct mkvm_lapic *apic, const struct kvm_lapic_state *state)
 {
@@ -748,7 +749,7 @@ static void lapic_load_registers(struct mkvm_lapic *apic, const struct kvm_lapic
 		if (!(LAPIC_XAPIC >> i & 1) || reg == APIC_LVR)
 			continue;
 		memcpy(&val, state->regs + reg, sizeof(val));
-		if (reg == APIC_ISR || reg == APIC_TMR || reg == APIC_IRR)
+		if (reg == APIC_ISR || reg == APIC_TMR)
 			val &= ~0xffffu;
 		else if (reg == APIC_ESR)
 			val &= 0xff;

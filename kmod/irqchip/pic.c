@@ -358,12 +358,12 @@ int mkvm_pic_set(struct mkvm_pic *pic, unsigned int chip, const struct kvm_pic_s
 	unsigned long flags;
 	unsigned int i;
 
-	if (chip > 1 || (state->irq_base & 7) || state->priority_add > 7 || state->init_state > 3)
+	if (chip > 1 || state->priority_add > 7 || state->init_state > 3)
 		return -EINVAL;
 	if ((state->read_reg_select | state->poll | state->special_mask | state->auto_eoi | state->init4 |
 	     state->rotate_on_auto_eoi | state->special_fully_nested_mode) > 1)
 		return -EINVAL;
-	if (state->elcr_mask != pic_elcr_mask[chip] || (state->elcr & ~state->elcr_mask))
+	if ((state->elcr_mask & ~pic_elcr_mask[chip]) || (state->elcr & ~state->elcr_mask))
 		return -EINVAL;
 
 	raw_spin_lock_irqsave(&pic->lock, flags);

@@ -105,10 +105,10 @@ void mkvm_trace_raise_restored(struct mkvm_vcpu *vcpu, int vector)
 	WRITE_ONCE(vcpu->ids.irr[vector], vcpu->ids.isr[vector]);
 }
 
-/* KVM_SET_VCPU_EVENTS loads an interrupt (NMI) that is being delivered. */
-void mkvm_trace_restore_event(struct mkvm_vcpu *vcpu, int vector)
+/* KVM_SET_VCPU_EVENTS or KVM_SET_SREGS, the origin, loads an interrupt (NMI) that is being delivered. */
+void mkvm_trace_restore_event(struct mkvm_vcpu *vcpu, int vector, const char *origin)
 {
-	vcpu->ids.event = mkvm_trace_raise_local(vcpu, "set_events", 0, vector);
+	vcpu->ids.event = mkvm_trace_raise_local(vcpu, origin, 0, vector);
 	if (!vcpu->lapic)
 		vcpu->ids.user = vcpu->ids.event;
 	vcpu->ids.went_in = true;

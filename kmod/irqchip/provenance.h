@@ -88,7 +88,7 @@ void mkvm_trace_consume(struct mkvm_vcpu *vcpu, int bit, unsigned long before, c
 void mkvm_trace_reset(struct mkvm_vcpu *vcpu);
 void mkvm_trace_ack(struct mkvm_vcpu *vcpu, u8 vector);
 void mkvm_trace_took_extint(struct mkvm_vcpu *vcpu);
-void mkvm_trace_restore_event(struct mkvm_vcpu *vcpu, int vector);
+void mkvm_trace_restore_event(struct mkvm_vcpu *vcpu, int vector, const char *origin);
 void mkvm_trace_inject(struct mkvm_vcpu *vcpu, bool again);
 void mkvm_trace_blocked(struct mkvm_vcpu *vcpu, bool irq, bool nmi);
 void mkvm_trace_eoi(struct mkvm_vcpu *vcpu, u8 vector);

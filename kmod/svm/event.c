@@ -136,6 +136,7 @@ void svm_guest_debug_changed(struct mkvm_vcpu *vcpu)
 	else if (svm->debugged)
 		*dr7 = svm->guest_dr7;
 	svm->debugged = debugged;
+	svm->guest_dr6 = svm->vmcb->save.dr6;
 }
 
 /*
@@ -146,7 +147,7 @@ void svm_begin_step(struct svm_vcpu *svm)
 {
 	svm->stepping = true;
 	svm->step_had_tf = svm->vcpu.rflags & X86_EFLAGS_TF;
-	svm->step_dr6 = svm->vmcb->save.dr6;
+	svm->guest_dr6 = svm->vmcb->save.dr6;
 	svm->vmcb->save.rflags |= X86_EFLAGS_TF;
 	svm->vmcb->control.intercepts[INTERCEPT_EXCEPTION] = ~0u & ~BIT(X86_TRAP_NMI);
 }

@@ -128,7 +128,7 @@ static void forget_trap(struct svm_vcpu *svm, u64 bits)
 {
 	u64 *dr6 = &svm->vmcb->save.dr6;
 
-	*dr6 = (*dr6 & ~bits) | (svm->step_trap ? svm->step_dr6 & bits : 0);
+	*dr6 = (*dr6 & ~bits) | (svm->step_trap || svm->debugged ? svm->guest_dr6 & bits : 0);
 }
 
 /* An intercepted exception goes on to the guest, unless it was the trap of our own single step. */

@@ -545,7 +545,7 @@ static void svm_set_dr(struct mkvm_vcpu *vcpu, int dr, u64 val)
 	struct vmcb_save_area *s = &to_svm(vcpu)->vmcb->save;
 
 	if (dr == 6)
-		s->dr6 = val;
+		s->dr6 = to_svm(vcpu)->guest_dr6 = val;
 	else if (to_svm(vcpu)->debugged)
 		to_svm(vcpu)->guest_dr7 = val;
 	else

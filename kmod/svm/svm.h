@@ -27,10 +27,10 @@ struct svm_vcpu {
 	bool stepping;
 	bool step_had_tf;	/* the guest's own TF */
 	bool step_trap;		/* this exit's #DB is the step's, not the guest's */
-	u64 step_dr6;		/* the guest's, when the step began */
-	/* While userspace's breakpoints are in the VMCB the guest's DR7 is here. */
+	/* While userspace's breakpoints are in the VMCB, or it steps, the guest's own are here. */
 	bool debugged;
-	u64 guest_dr7;
+	u64 guest_dr6;
+	u64 guest_dr7;		/* not while it only steps */
 };
 
 struct svm_cpu {

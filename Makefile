@@ -40,10 +40,10 @@ help:
 	@echo
 	@echo "  make setup      only install the packages of packages.txt (apt, sudo)"
 	@echo "  make modules    only build build/<release>/kmod/mkvm.ko"
-	@echo "  make launcher   only build userspace/mkvm-run"
+	@echo "  make launcher   only build userspace/mkvm-run and userspace/mkvm-top"
 	@echo "  make unit       only the unit tests, without any machine"
 	@echo "  make lint       warnings of gcc, clang and sparse; style"
-	@echo "  make install    module, launcher, man page and udev rule for the running kernel"
+	@echo "  make install    module, launcher, mkvm-top, man pages and udev rule for the running kernel"
 	@echo "  make uninstall  removes them;   make clean  removes everything built"
 	@echo
 	@echo "  KERNEL=6.12     use Debian's 6.12 kernel (default: 6.1); KERNEL=debug: in the lab a 6.1 that"
@@ -119,14 +119,17 @@ else
 	install -D -m 644 $(STAGE)/kmod/mkvm.ko $(UPDATES)/mkvm.ko
 endif
 	install -D -m 755 userspace/mkvm-run $(DESTDIR)$(PREFIX)/bin/mkvm-run
+	install -D -m 755 userspace/mkvm-top $(DESTDIR)$(PREFIX)/bin/mkvm-top
 	install -D -m 644 Documentation/mkvm-run.1 $(MAN)/mkvm-run.1
+	install -D -m 644 Documentation/mkvm-top.1 $(MAN)/mkvm-top.1
 	install -D -m 644 userspace/60-mkvm.rules $(RULES)/60-mkvm.rules
 	$(if $(DESTDIR),,depmod $(RELEASE))
 	$(if $(DESTDIR),,! command -v udevadm > /dev/null || udevadm control --reload 2> /dev/null || true)
 
 uninstall:
 	$(if $(DKMS),dkms remove $(DKMS_NAME) --all; rm -rf /usr/src/$(subst /,-,$(DKMS_NAME)))
-	rm -f $(UPDATES)/mkvm.ko $(DESTDIR)$(PREFIX)/bin/mkvm-run $(MAN)/mkvm-run.1 $(RULES)/60-mkvm.rules
+	rm -f $(UPDATES)/mkvm.ko $(RULES)/60-mkvm.rules
+	rm -f $(foreach name,mkvm-run mkvm-top,$(DESTDIR)$(PREFIX)/bin/$(name) $(MAN)/$(name).1)
 	$(if $(DESTDIR),,depmod $(RELEASE))
 
 clean:

@@ -25,7 +25,7 @@
 #define LOAD_VEC	{ OP_VEC, VEC, RM, MODRM | WR }
 #define STORE_VEC	{ OP_VEC, RM, VEC, MODRM | WR }
 
-enum { GROUP_ALU, GROUP_MOV, GROUP_TEST, GROUP_INC, GROUP_INC_PUSH, GROUP_BT };
+enum { GROUP_ALU, GROUP_SHIFT, GROUP_MOV, GROUP_TEST, GROUP_INC, GROUP_INC_PUSH, GROUP_BT };
 
 static const struct mkvm_opcode one_byte[256] = {
 	ALU(0x00, OP_ADD, RMW), ALU(0x08, OP_OR, RMW), ALU(0x10, OP_ADC, RMW), ALU(0x18, OP_SBB, RMW),
@@ -42,7 +42,8 @@ static const struct mkvm_opcode one_byte[256] = {
 	PAIR(0xa4, OP_MOV, DI, SI, STRING | WR), PAIR(0xa6, OP_CMP, SI, DI, STRING | RD),
 	PAIR(0xaa, OP_MOV, DI, ACC, STRING | WR), PAIR(0xac, OP_MOV, ACC, SI, STRING | WR),
 	PAIR(0xae, OP_CMP, ACC, DI, STRING | RD),
-	PAIR(0xc6, OP_GROUP, GROUP_MOV, IMMZ, MODRM),
+	PAIR(0xc0, OP_GROUP, GROUP_SHIFT, IMM8, MODRM), PAIR(0xc6, OP_GROUP, GROUP_MOV, IMMZ, MODRM),
+	PAIR(0xd0, OP_GROUP, GROUP_SHIFT, ONE, MODRM), PAIR(0xd2, OP_GROUP, GROUP_SHIFT, CL, MODRM),
 	[0xf0] = PREFIX(LOCK), [0xf2 ... 0xf3] = PREFIX(REP), [0xf4] = LENGTH(0),
 	PAIR(0xf6, OP_GROUP, GROUP_TEST, NO, MODRM),
 	[0xfe] = { OP_GROUP, GROUP_INC, NO, MODRM | BYTE }, [0xff] = { OP_GROUP, GROUP_INC_PUSH, NO, MODRM },
@@ -53,6 +54,8 @@ static const struct mkvm_opcode two_byte[256] = {	/* after 0F */
 	[0x10] = LOAD_VEC, [0x11] = STORE_VEC, [0x28] = LOAD_VEC, [0x29] = STORE_VEC, [0x2b] = STORE_VEC,
 	[0x6e ... 0x6f] = LOAD_VEC, [0x7e ... 0x7f] = STORE_VEC, [0xd6] = STORE_VEC, [0xe7] = STORE_VEC,
 	[0xa2] = LENGTH(0), [0xaa] = LENGTH(0),
+	[0xa4] = { OP_SHLD, RM, IMM8, MODRM | RMW }, [0xa5] = { OP_SHLD, RM, CL, MODRM | RMW },
+	[0xac] = { OP_SHRD, RM, IMM8, MODRM | RMW }, [0xad] = { OP_SHRD, RM, CL, MODRM | RMW },
 	[0x21] = { OP_GET_DR, NO, NO, MODRM },
 	[0x22] = { OP_SET_CR, NO, NO, MODRM },
 	[0x23] = { OP_SET_DR, NO, NO, MODRM },
@@ -70,6 +73,9 @@ static const struct mkvm_opcode groups[][8] = {
 	[GROUP_ALU] = { { OP_ADD, RM, NO, RMW }, { OP_OR, RM, NO, RMW }, { OP_ADC, RM, NO, RMW },
 		{ OP_SBB, RM, NO, RMW }, { OP_AND, RM, NO, RMW }, { OP_SUB, RM, NO, RMW },
 		{ OP_XOR, RM, NO, RMW }, { OP_CMP, RM, NO, RD } },
+	[GROUP_SHIFT] = { { OP_ROL, RM, NO, RMW }, { OP_ROR, RM, NO, RMW }, { OP_RCL, RM, NO, RMW },
+		{ OP_RCR, RM, NO, RMW }, { OP_SHL, RM, NO, RMW }, { OP_SHR, RM, NO, RMW },
+		{ OP_SHL, RM, NO, RMW }, { OP_SAR, RM, NO, RMW } },
 	[GROUP_MOV] = { { OP_MOV, RM, NO, WR } },
 	[GROUP_TEST] = { [0 ... 1] = { OP_TEST, RM, IMMZ, RD }, { OP_NOT, RM, NO, RMW }, { OP_NEG, RM, NO, RMW } },
 	[GROUP_INC] = { { OP_INC, RM, NO, RMW }, { OP_DEC, RM, NO, RMW } },

@@ -17,6 +17,7 @@ enum op {
 	OP_NONE, OP_ADD, OP_OR, OP_ADC, OP_SBB, OP_AND, OP_SUB, OP_XOR, OP_CMP,
 	OP_MOV, OP_MOVSX, OP_TEST, OP_NOT, OP_NEG, OP_INC, OP_DEC,
 	OP_XCHG, OP_XADD, OP_CMPXCHG, OP_BT, OP_BTS, OP_BTR, OP_BTC,
+	OP_ROL, OP_ROR, OP_RCL, OP_RCR, OP_SHL, OP_SHR, OP_SAR, OP_SHLD, OP_SHRD,
 	OP_PUSH,
 	OP_VEC,			/* a move between memory and an XMM register */
 	OP_SET_CR, OP_GET_DR, OP_SET_DR,
@@ -25,8 +26,11 @@ enum op {
 	OP_GROUP,		/* dst: the row in groups[], by ModRM.reg */
 };
 
-/* Where an operand is. RM: memory, RM8 to RM32 of its own size. SI, DI: strings. IMMZ: up to 32 bits. VEC: XMM. */
-enum { NO, RM, REG, ACC, SI, DI, PORT, RM8, RM16, RM32, VEC, IMM8, IMMZ };
+/*
+ * Where an operand is. RM: memory, RM8 to RM32 of its own size. SI, DI: strings. IMMZ: up to 32 bits. VEC: XMM.
+ * A shift's count: CL, ONE or IMM8.
+ */
+enum { NO, RM, REG, ACC, SI, DI, PORT, RM8, RM16, RM32, VEC, CL, ONE, IMM8, IMMZ };
 
 enum { REX, SEGMENT, OPSIZE, ADSIZE, LOCK, REP };	/* prefixes, as in emu->prefix */
 

@@ -108,6 +108,9 @@ static enum mkvm_emu_result operand(struct mkvm_emu *c, unsigned int where, enum
 		return mem(c, how, c->seg, c->regs[RSI] & size_mask(c->ad), size, val);
 	case DI:
 		return mem(c, how, MKVM_ES, c->regs[RDI] & size_mask(c->ad), size, val);
+	case CL: case ONE:
+		*val = where == CL ? c->regs[RCX] & 0xff : 1;
+		return MKVM_EMU_DONE;
 	case PORT:
 		return mkvm_emu_pio(c, c->regs[RDX], size, 1, val);
 	}
@@ -156,6 +159,33 @@ static u64 bit_op(struct mkvm_emu *c, u64 dst, u64 bit)
 	return c->d.op == OP_BTR ? dst & ~mask : dst ^ mask;
 }
 
+/* Bit by bit, which is all that SHLD, SHRD and the rotates through CF differ in from the others. */
+static u64 shift(struct mkvm_emu *c, u64 v, unsigned int count)
+{
+	bool left = c->d.op == OP_ROL || c->d.op == OP_RCL || c->d.op == OP_SHL || c->d.op == OP_SHLD;
+	u64 sign = 1ULL << (8 * c->size - 1), more = reg_read(c, c->reg, c->size);
+	bool carry = c->flags & X86_EFLAGS_CF, in, of;
+
+	count &= c->size == 8 ? 63 : 31;
+	if (!count)
+		return v;
+	while (count--) {
+		in = c->d.op == OP_ROL || c->d.op == OP_SAR ? v & sign : c->d.op == OP_ROR ? v & 1 :
+		     c->d.op == OP_RCL || c->d.op == OP_RCR ? carry : c->d.op == OP_SHLD ? more & sign :
+		     c->d.op == OP_SHRD && (more & 1);
+		carry = left ? v & sign : v & 1;
+		more = left ? more << 1 : more >> 1;
+		v = left ? v << 1 | in : (v >> 1) | (in ? sign : 0);
+	}
+	v &= size_mask(c->size);
+	of = !!(v & sign) ^ (left ? carry : !!(v & (sign >> 1)));
+	if (c->d.op >= OP_SHL)
+		set_flags(c, v, 0);
+	c->flags &= ~(u64)(X86_EFLAGS_CF | X86_EFLAGS_OF);
+	c->flags |= carry * X86_EFLAGS_CF | of * X86_EFLAGS_OF;
+	return v;
+}
+
 /* The new destination, and the flags. */
 static u64 compute(struct mkvm_emu *c, u64 dst, u64 src)
 {
@@ -185,6 +215,8 @@ static u64 compute(struct mkvm_emu *c, u64 dst, u64 src)
 		return c->flags & X86_EFLAGS_ZF ? src : dst;
 	case OP_BT: case OP_BTS: case OP_BTR: case OP_BTC:
 		return bit_op(c, dst, src);
+	case OP_ROL ... OP_SHRD:
+		return shift(c, dst, src);
 	}
 	return src;			/* XCHG, MOVSX */
 }
@@ -205,7 +237,7 @@ static enum mkvm_emu_result run_plain(struct mkvm_emu *c)
 	if (c->d.op == OP_MOVSX)
 		src = sign_extend(src, src_size);
 	/* A bit offset in a register reaches beyond the operand. */
-	if (c->d.op >= OP_BT && c->d.src == REG)
+	if (c->d.op >= OP_BT && c->d.op <= OP_BTC && c->d.src == REG)
 		c->ea = (c->ea + (sign_extend(src, c->size) >> 3 & -(s64)c->size)) & size_mask(c->ad);
 	if (!res && (c->d.flags & RD))
 		res = operand(c, c->d.dst, c->d.flags & WR ? MKVM_EMU_MODIFY : MKVM_EMU_READ, c->size, &dst);
@@ -362,7 +394,7 @@ static bool undefined(const struct mkvm_emu *c)
 		return c->prefix[LOCK] ? c->reg : !(0x11d >> c->reg & 1);
 	if (c->d.op == OP_GET_DR || c->d.op == OP_SET_DR)
 		return c->prefix[LOCK] || c->reg > 7 || ((c->reg & 6) == 4 && (c->mode.cr4 & X86_CR4_DE));
-	return c->prefix[LOCK] && ((c->d.flags & RMW) != RMW || c->d.dst != RM);
+	return c->prefix[LOCK] && ((c->d.flags & RMW) != RMW || c->d.dst != RM || c->d.op >= OP_ROL);
 }
 
 static enum mkvm_emu_result run(struct mkvm_emu *c)

@@ -49,6 +49,7 @@ static int merge_faults(u8 first, u8 second)
 
 #define DR6_ACTIVE_HIGH	(DR_TRAP_BITS | BIT(13) | DR_STEP | DR_SWITCH)
 #define DR6_ACTIVE_LOW	(BIT(11) | BIT(16))		/* a payload has them the other way round */
+#define DR_GENERAL_DETECT BIT(13)			/* GD in DR7 */
 
 /* What userspace gave with vcpu->exception takes effect when that is delivered. */
 static void deliver_payload(struct mkvm_vcpu *vcpu)
@@ -252,21 +253,46 @@ void mkvm_interrupt_set(struct mkvm_vcpu *vcpu, u8 vector)
 
 /* ---- the choice ---- */
 
+#define pend_bits(bit)	(BIT(bit) | BIT((bit) + MKVM_PEND_UNSEEN))
+
+/* Takes the first NMI out of the pending word; the second moves up. */
+static void take_nmi(struct mkvm_vcpu *vcpu, const char *how)
+{
+	unsigned long old = READ_ONCE(vcpu->pending), new;
+
+	do {
+		new = old & ~(pend_bits(MKVM_PEND_NMI) | pend_bits(MKVM_PEND_NMI2));
+		new |= (old & pend_bits(MKVM_PEND_NMI2)) >> (MKVM_PEND_NMI2 - MKVM_PEND_NMI);
+	} while (!try_cmpxchg(&vcpu->pending, &old, new));
+	mkvm_trace(consume, vcpu, MKVM_PEND_NMI, old, how);
+}
+
+/* While the guest handles an NMI just one more can wait (AMD APM vol. 2, "NMI - Non-Maskable-Interrupt"). */
+static void merge_nmis(struct mkvm_vcpu *vcpu)
+{
+	unsigned long old = READ_ONCE(vcpu->pending);
+
+	if (likely(!(old & BIT(MKVM_PEND_NMI2))) || !mkvm_hw->nmi_masked(vcpu))
+		return;
+	mkvm_trace(consume, vcpu, MKVM_PEND_NMI2, old, "merged");
+	atomic_long_andnot(pend_bits(MKVM_PEND_NMI2), (atomic_long_t *)&vcpu->pending);
+}
+
 /* Moves the next event that may be delivered to vcpu->event, which is empty. */
 static void choose_event(struct mkvm_vcpu *vcpu)
 {
-	const unsigned long nmi = BIT(MKVM_PEND_NMI) | BIT(MKVM_PEND_NMI + MKVM_PEND_UNSEEN);
 	int vector;
 
 	if (vcpu->exception.type) {
 		deliver_payload(vcpu);
+		if (vcpu->exception.vector == X86_TRAP_DB)	/* its handler may use the debug registers */
+			mkvm_hw->set_dr(vcpu, 7, mkvm_hw->get_dr(vcpu, 7) & ~(u64)DR_GENERAL_DETECT);
 		vcpu->event = vcpu->exception;
 		vcpu->exception.type = MKVM_EV_NONE;
 		return;
 	}
 	if ((READ_ONCE(vcpu->pending) & BIT(MKVM_PEND_NMI)) && nmi_allowed(vcpu)) {
-		mkvm_trace(consume, vcpu, MKVM_PEND_NMI, READ_ONCE(vcpu->pending), "taken");
-		atomic_long_andnot(nmi, (atomic_long_t *)&vcpu->pending);
+		take_nmi(vcpu, "taken");
 		mkvm_hw->set_nmi_masked(vcpu, true);
 		vcpu->event = (struct mkvm_event) { .type = MKVM_EV_NMI, .vector = X86_TRAP_NMI };
 		vcpu->stats[MKVM_STAT_NMI_INJECTIONS]++;
@@ -294,13 +320,14 @@ void mkvm_events_inject(struct mkvm_vcpu *vcpu)
 
 	clear_bit(MKVM_PEND_EVENT, &vcpu->pending);
 	smp_mb__after_atomic();		/* before IRR is read: a later interrupt sets the bit again */
+	merge_nmis(vcpu);
 	if (!again)
 		choose_event(vcpu);
 	mkvm_trace(inject, vcpu, again);
 	mkvm_hw->inject(vcpu, &vcpu->event);
 
 	pending = READ_ONCE(vcpu->pending);
-	vcpu->waiting = pending & BIT(MKVM_PEND_NMI);
+	vcpu->waiting = pending & (BIT(MKVM_PEND_NMI) | (mkvm_hw->nmi_masked(vcpu) ? 0 : BIT(MKVM_PEND_NMI2)));
 	if (vcpu->in_smm)
 		vcpu->waiting |= BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_SMI);
 	/* An SMI comes between instructions: when the event has gone in, before its handler's first. */
@@ -323,7 +350,8 @@ void mkvm_events_inject(struct mkvm_vcpu *vcpu)
 /* The bits of the pending word that userspace's copy tells of. */
 static unsigned long events_told(const struct kvm_vcpu_events *ev)
 {
-	return (ev->nmi.pending ? BIT(MKVM_PEND_NMI) : 0) | (ev->smi.pending ? BIT(MKVM_PEND_SMI) : 0) |
+	return (ev->nmi.pending ? BIT(MKVM_PEND_NMI) : 0) | (ev->nmi.pending > 1 ? BIT(MKVM_PEND_NMI2) : 0) |
+	       (ev->smi.pending ? BIT(MKVM_PEND_SMI) : 0) |
 	       (ev->smi.latched_init ? BIT(MKVM_PEND_INIT) : 0);
 }
 
@@ -366,7 +394,7 @@ void mkvm_events_get(struct mkvm_vcpu *vcpu, struct kvm_vcpu_events *ev)
 		ev->interrupt.nr = ev->interrupt.soft ? vcpu->event.vector : mkvm_interrupt_get(vcpu);
 	ev->interrupt.shadow = mkvm_hw->get_shadow(vcpu);
 	ev->nmi.injected = vcpu->event.type == MKVM_EV_NMI;
-	ev->nmi.pending = !!(bits & BIT(MKVM_PEND_NMI));
+	ev->nmi.pending = !!(bits & BIT(MKVM_PEND_NMI)) + !!(bits & BIT(MKVM_PEND_NMI2));	/* as later kernels */
 	ev->nmi.masked = mkvm_hw->nmi_masked(vcpu);
 	ev->smi.smm = vcpu->in_smm;
 	ev->smi.pending = !!(bits & BIT(MKVM_PEND_SMI));
@@ -395,6 +423,19 @@ static void set_pending(struct mkvm_vcpu *vcpu, enum mkvm_pending bit, bool set)
 	} else if (old & ~new & BIT(bit)) {
 		mkvm_trace(consume, vcpu, bit, old, "set-events");
 	}
+}
+
+/* An NMI that is not removed moves up where the one before it is. */
+static void set_nmis_pending(struct mkvm_vcpu *vcpu, unsigned int nr)
+{
+	unsigned long seen = BIT(MKVM_PEND_NMI);
+
+	set_pending(vcpu, MKVM_PEND_NMI2, false);
+	while (!nr && (READ_ONCE(vcpu->pending) & pend_bits(MKVM_PEND_NMI)) == seen)
+		take_nmi(vcpu, "set-events");
+	set_pending(vcpu, MKVM_PEND_NMI, nr);
+	if (nr > 1)
+		set_pending(vcpu, MKVM_PEND_NMI2, true);
 }
 
 /* Without its flag exception.pending was padding once: it is not looked at. */
@@ -466,7 +507,7 @@ int mkvm_events_set(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev)
 	if (ev->flags & KVM_VCPUEVENT_VALID_SHADOW)
 		mkvm_hw->set_shadow(vcpu, ev->interrupt.shadow);
 	if (ev->flags & KVM_VCPUEVENT_VALID_NMI_PENDING)
-		set_pending(vcpu, MKVM_PEND_NMI, ev->nmi.pending);
+		set_nmis_pending(vcpu, ev->nmi.pending);
 	mkvm_hw->set_nmi_masked(vcpu, ev->nmi.masked);
 	if (ev->flags & KVM_VCPUEVENT_VALID_SIPI_VECTOR)
 		WRITE_ONCE(vcpu->sipi_vector, ev->sipi_vector);

@@ -351,7 +351,7 @@ bool mkvm_kernel_mmio(struct mkvm_vcpu *vcpu, u64 gpa, unsigned int len, bool wr
 	struct mkvm_lapic *apic = vcpu->lapic;
 	u32 offset;
 
-	if (apic && mkvm_lapic_mmio_match(apic, gpa)) {
+	if (apic && mkvm_lapic_owns_page(apic, gpa)) {
 		offset = gpa & (MKVM_LAPIC_SIZE - 1);
 		if (write)
 			mkvm_lapic_mmio_write(apic, offset, len, data);

@@ -197,6 +197,7 @@ enum mkvm_pending {
 	MKVM_PEND_EVENT,	/* IRR, ExtINT or a queued event changed: look again */
 	MKVM_PEND_MSRS,		/* the MSR filter changed, or this vCPU has not looked at it */
 	MKVM_PEND_TELL,		/* own thread: eoi_vector or tpr_access wait for userspace */
+	MKVM_PEND_NMI2,		/* a second NMI behind the first, which the guest would have taken long ago */
 	/*
 	 * Posted since the last KVM_GET_VCPU_EVENTS, so that KVM_SET_VCPU_EVENTS with older
 	 * knowledge cannot take it away: bit n + MKVM_PEND_UNSEEN belongs to bit n.
@@ -370,6 +371,7 @@ void mkvm_end_instruction(struct mkvm_vcpu *vcpu);
 int mkvm_exit_halt(struct mkvm_vcpu *vcpu);
 int mkvm_halt(struct mkvm_vcpu *vcpu);
 int mkvm_exit_cpuid(struct mkvm_vcpu *vcpu);
+int mkvm_exit_hypercall(struct mkvm_vcpu *vcpu);
 int mkvm_exit_rdmsr(struct mkvm_vcpu *vcpu);
 int mkvm_exit_wrmsr(struct mkvm_vcpu *vcpu);
 int mkvm_exit_xsetbv(struct mkvm_vcpu *vcpu);
@@ -471,6 +473,7 @@ static inline bool mkvm_msr_allowed(struct mkvm_vcpu *vcpu, u32 index, u32 acces
 }
 
 /* stats.c */
+const char *mkvm_stat_name(u32 i, bool vcpu);
 int mkvm_stats_fd(struct mkvm *vm, struct mkvm_vcpu *vcpu);
 
 /* mce.c */
@@ -517,6 +520,7 @@ void mkvm_tdp_free_pages(struct mkvm_vcpu *vcpu);
 /* mmio.c: the emulator's surroundings */
 int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause);
 int mkvm_skip_by_decoding(struct mkvm_vcpu *vcpu);
+bool mkvm_at_vmcall(struct mkvm_vcpu *vcpu);
 void mkvm_forget_io(struct mkvm_vcpu *vcpu);
 
 /* iodev.c; true: an in-kernel device answered */

@@ -494,6 +494,20 @@ int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause)
 	}
 }
 
+/* Is the instruction at RIP a VMCALL? Own thread. */
+bool mkvm_at_vmcall(struct mkvm_vcpu *vcpu)
+{
+	static const u8 vmcall[] = { 0x0f, 0x01, 0xc1 };
+	int idx = srcu_read_lock(&vcpu->vm->srcu);
+	struct mkvm_emu *emu = emu_init(vcpu);
+	unsigned int len;
+
+	emu->insn_len = 0;
+	len = mkvm_insn_length(emu);
+	srcu_read_unlock(&vcpu->vm->srcu, idx);
+	return len >= sizeof(vmcall) && !memcmp(emu->insn + len - sizeof(vmcall), vmcall, sizeof(vmcall));
+}
+
 /*
  * RIP past an intercepted instruction when the CPU does not say how long it is.
  * Return: 1, or as handle_exit when that failed.

@@ -19,6 +19,7 @@
 #include <linux/srcu.h>
 #include <asm/debugreg.h>
 #include <asm/fpu/xcr.h>
+#include <uapi/linux/kvm_para.h>
 #include <trace/events/ipi.h>
 
 #include "hw_ops.h"
@@ -27,7 +28,7 @@
 #include "trace.h"
 
 /* The bits of the pending word that ask for work before an entry. */
-#define PEND_WORK (BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_SIPI) | BIT(MKVM_PEND_NMI) | \
+#define PEND_WORK (BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_SIPI) | BIT(MKVM_PEND_NMI) | BIT(MKVM_PEND_NMI2) | \
 		   BIT(MKVM_PEND_SMI) | BIT(MKVM_PEND_EVENT) | BIT(MKVM_PEND_MSRS))
 
 #define PEND_FIRST (BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_SIPI) | BIT(MKVM_PEND_TELL) | BIT(MKVM_PEND_MSRS))
@@ -196,6 +197,27 @@ int mkvm_exit_xsetbv(struct mkvm_vcpu *vcpu)
 		mkvm_queue_gp(vcpu);
 		return 1;
 	}
+	return mkvm_skip_instruction(vcpu);
+}
+
+/*
+ * VMCALL, VMMCALL: the number is in RAX, and then the result; arguments are in RBX, RCX, RDX and RSI. The
+ * kernel's documentation, "Linux KVM Hypercall".
+ */
+int mkvm_exit_hypercall(struct mkvm_vcpu *vcpu)
+{
+	const u64 *r = vcpu->regs;
+	long ret = -KVM_ENOSYS;
+	struct mkvm_mode mode;
+	bool wide;
+
+	mkvm_hw->get_mode(vcpu, &mode);
+	wide = mode.cs_l && (mode.efer & EFER_LMA);
+	if (mode.cpl)
+		ret = -KVM_EPERM;
+	else if (r[0] == KVM_HC_SEND_IPI && vcpu->lapic)
+		ret = mkvm_lapic_send_ipis(vcpu->lapic, r[3], r[1], wide ? 64 : 32, r[2], r[6]);
+	vcpu->regs[0] = wide ? ret : (u32)ret;
 	return mkvm_skip_instruction(vcpu);
 }
 

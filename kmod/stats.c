@@ -130,6 +130,12 @@ static struct stats_file *stats_file_create(struct mkvm *vm, struct mkvm_vcpu *v
 	return f;
 }
 
+/* mkvm_stat_name - of counter @i, below MKVM_NR_VCPU_STATS for a vCPU's, MKVM_NR_VM_STATS for a VM's. Any context. */
+const char *mkvm_stat_name(u32 i, bool vcpu)
+{
+	return vcpu ? vcpu_stats[i].name : vm_stats[i].name;
+}
+
 /*
  * mkvm_stats_fd - KVM_GET_STATS_FD
  * @vcpu: NULL: the VM's

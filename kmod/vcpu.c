@@ -83,7 +83,15 @@ void mkvm_vcpu_kick_event(struct mkvm_vcpu *vcpu)
 
 void mkvm_vcpu_post_nmi(struct mkvm_vcpu *vcpu)
 {
-	mkvm_vcpu_post(vcpu, MKVM_PEND_NMI);
+	unsigned long old = READ_ONCE(vcpu->pending), new;
+	enum mkvm_pending bit;
+
+	do {
+		bit = old & BIT(MKVM_PEND_NMI) ? MKVM_PEND_NMI2 : MKVM_PEND_NMI;
+		new = old | BIT(bit) | BIT(bit + MKVM_PEND_UNSEEN);
+	} while (!try_cmpxchg(&vcpu->pending, &old, new));
+	mkvm_trace(pend, vcpu, bit, old, new, "posted");
+	mkvm_vcpu_kick(vcpu);
 }
 
 void mkvm_vcpu_post_smi(struct mkvm_vcpu *vcpu)
@@ -270,7 +278,7 @@ void mkvm_vcpu_put(struct mkvm_vcpu *vcpu)
  */
 void mkvm_vcpu_reset(struct mkvm_vcpu *vcpu, bool init)
 {
-	const unsigned long dropped = BIT(MKVM_PEND_NMI) | BIT(MKVM_PEND_SMI);
+	const unsigned long dropped = BIT(MKVM_PEND_NMI) | BIT(MKVM_PEND_NMI2) | BIT(MKVM_PEND_SMI);
 	u32 eax = 1, ebx, ecx = 0, edx;
 
 	memset(vcpu->regs, 0, sizeof(vcpu->regs));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The files of each VM in debugfs: what they show, that looking disturbs nobody, and that
- * a VM may go while somebody looks.
+ * The files of each VM in debugfs: what they show, as text and as JSON, that looking disturbs
+ * nobody, and that a VM may go while somebody looks.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -13,6 +13,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "../userspace/top/json.h"
 #include "vm.h"
 
 #define TOP "/sys/kernel/debug/mkvm"
@@ -20,7 +21,12 @@
 #define VECTOR 0x41
 #define OTHERS "Linux KVM has other files in debugfs"
 
-static const char *const files[] = { "vcpus", "irqchip", "routing", "memslots" };
+static const char *const files[] = {
+	"vcpus", "irqchip", "routing", "memslots", "stats",
+	"vcpus.json", "irqchip.json", "routing.json", "memslots.json", "stats.json",
+};
+
+#define NR_FILES (int)(sizeof(files) / sizeof(files[0]))
 
 /* The directory of this process's newest VM. */
 static void find_vm(char *path, size_t size)
@@ -69,6 +75,26 @@ static void expect_shown(const char *vm, const char *file, const char *words)
 		FAIL("%s does not say '%s' but: %.2000s", file, words, text);
 }
 
+/* The first object of a list in a file. */
+static const struct json *first_of(struct json **tree, const char *vm, const char *file, const char *list)
+{
+	const struct json *objects;
+
+	*tree = json_parse((char *)look(vm, file));
+	ASSERT_EQ(1, json_number(*tree, "version", -1));
+	objects = json_get(*tree, list);
+	ASSERT_TRUE(objects && objects->type == JSON_LIST && objects->child);
+	return objects->child;
+}
+
+static void expect_string(const char *want, const struct json *object, const char *key)
+{
+	const char *seen = json_string(object, key, "(none)");
+
+	if (strcmp(want, seen))
+		FAIL("%s is '%s', not '%s'", key, seen, want);
+}
+
 static void guest_setup(void)
 {
 	irq_count_range(0x20, 0xfe);
@@ -108,6 +134,56 @@ TEST(each_file_shows_its_part_of_the_vm)
 	expect_shown(path, "irqchip", "ioapic pin 23: vector 0x00 mode 0 dest 0x00 edge low, masked");
 	expect_shown(path, "routing", "gsi 5: pic 0 pin 5\ngsi 5: ioapic pin 5\n");
 	expect_shown(path, "memslots", "space 0 slot 0: gpa 0x0 size 0x400000");
+}
+
+TEST(each_json_twin_shows_the_same)
+{
+	struct vm *vm = vm_create(VM_IRQCHIP);
+	struct vcpu *vcpu = vcpu_add(vm, halts, 0);
+	const struct json *object;
+	struct json *tree;
+	char path[128];
+
+	if (is_linux_kvm())
+		SKIP(OTHERS);
+	find_vm(path, sizeof(path));
+	vcpu_run_to_stage(vcpu, 1);
+	ASSERT_EQ(1, vm_msi(vm, MSI_ADDR(0), VECTOR));
+	object = first_of(&tree, path, "vcpus.json", "vcpus");
+	EXPECT_EQ(0, json_number(object, "id", -1));
+	expect_string("RUNNABLE", object, "mp_state");
+	expect_string("outside", object, "where");
+	expect_string("io", object, "last_exit");
+	expect_string("0x41", object, "waiting");
+	expect_string("IF=0", object, "why");
+	object = first_of(&tree, path, "irqchip.json", "lapics");
+	EXPECT_TRUE(json_get(object, "irr")->child && !json_get(object, "irr")->child->next);
+	expect_string("0x1ff", object, "spiv");
+	object = first_of(&tree, path, "irqchip.json", "ioapic");
+	EXPECT_TRUE(json_true(object, "masked") && !json_true(object, "remote_irr"));
+	object = first_of(&tree, path, "routing.json", "routes");
+	expect_string("pic 0", object, "to");
+	object = first_of(&tree, path, "memslots.json", "slots");
+	expect_string("0x400000", object, "size");
+	object = first_of(&tree, path, "stats.json", "vcpus");
+	EXPECT_LT(0, json_number(object, "io_exits", 0));
+}
+
+TEST(lists_of_what_is_not_there_are_empty)
+{
+	static const char *const lists[] = { "pics", "ioapic", "lapics" };
+	struct json *tree;
+	char path[128];
+
+	vm_create(0);
+	if (is_linux_kvm())
+		SKIP(OTHERS);
+	find_vm(path, sizeof(path));
+	tree = json_parse((char *)look(path, "irqchip.json"));
+	for (int i = 0; i < 3; i++)
+		EXPECT_TRUE(json_get(tree, lists[i]) && !json_get(tree, lists[i])->child);
+	tree = json_parse((char *)look(path, "vcpus.json"));
+	EXPECT_TRUE(json_get(tree, "vcpus") && !json_get(tree, "vcpus")->child);
 }
 
 static pid_t runner;
@@ -156,7 +232,7 @@ TEST(looking_wakes_no_vcpu_and_waits_for_none)
 		usleep(100000);
 	} while (before != switches());
 	for (int i = 0; i < ROUNDS; i++)
-		for (int f = 0; f < 4; f++)
+		for (int f = 0; f < NR_FILES; f++)
 			ASSERT_TRUE(*look(path, files[f]));
 	EXPECT_EQ(before, switches());
 	ASSERT_EQ(1, vm_msi(vm, MSI_ADDR(0), VECTOR));
@@ -171,7 +247,7 @@ static void spins(u64 arg)
 		stage(1);
 }
 
-static int stop;
+static int stop, broken;
 static char newest[128];
 
 static void *look_always(void *unused)
@@ -182,14 +258,25 @@ static void *look_always(void *unused)
 		char path[160];
 		int fd;
 
-		for (int f = 0; f < 4; f++) {
+		for (int f = 0; f < NR_FILES; f++) {
+			size_t n = 0;
+			ssize_t r;
+
 			snprintf(path, sizeof(path), "%s/%s", newest, files[f]);
 			fd = open(path, O_RDONLY);
 			if (fd < 0)
 				continue;
-			while (read(fd, text, 100) > 0)
-				;
+			while ((r = read(fd, text + n, 100)) > 0)
+				n += r;
 			close(fd);
+			text[n] = 0;
+			/* All of it or, when the VM has gone, nothing: a VM goes only when nobody reads. */
+			if (strstr(files[f], ".json") && n && !r) {
+				struct json *tree = json_parse(text);
+
+				broken += !tree;
+				json_free(tree);
+			}
 		}
 	}
 	return NULL;
@@ -223,4 +310,5 @@ TEST(a_vm_may_go_while_its_files_are_read)
 	}
 	__atomic_store_n(&stop, 1, __ATOMIC_SEQ_CST);
 	ASSERT_EQ(0, pthread_join(thread, NULL));
+	EXPECT_EQ(0, broken);
 }

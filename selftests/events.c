@@ -122,6 +122,23 @@ TEST(nmis_in_the_handler_wait_for_iret_and_one_is_kept)
 	vcpu_run_to_done(vcpu);
 }
 
+/* A CPU would be in the first one's handler when the second comes. */
+TEST(of_nmis_that_come_before_the_guest_runs_two_arrive)
+{
+	struct vm *vm;
+	struct vcpu *vcpu = start_guest(&vm, nmi_in_nmi);
+
+	vcpu_run_to_stage(vcpu, 1);
+	for (u32 i = 0; i < 4; i++)
+		nmi(vcpu);
+	vcpu_run_to_stage(vcpu, 101);
+	vcpu_run_to_stage(vcpu, 102);
+	vcpu_run_to_stage(vcpu, 2);
+	nmi(vcpu);
+	vcpu_run_to_stage(vcpu, 103);
+	vcpu_run_to_done(vcpu);
+}
+
 static void nmis_after_a_trap(u64 arg)
 {
 	u64 dr6;
@@ -229,6 +246,35 @@ TEST(an_nmi_that_was_seen_can_be_taken_back)
 	vcpu_get_events(vcpu, &events);
 	EXPECT_EQ(0, events.nmi.pending);
 	nmi(vcpu);
+	vcpu_run_to_stage(vcpu, 2);
+	nmi(vcpu);
+	vcpu_run_to_done(vcpu);
+}
+
+TEST(an_nmi_behind_one_that_was_seen_is_not_taken_back)
+{
+	struct vm *vm;
+	struct vcpu *vcpu = start_guest(&vm, take_nmis);
+	struct kvm_vcpu_events events;
+
+	if (is_linux_kvm())
+		SKIP("Linux KVM loses this: KVM_SET_VCPU_EVENTS overwrites the NMI");
+	vcpu_run_to_stage(vcpu, 1);
+	nmi(vcpu);
+	vcpu_get_events(vcpu, &events);
+	EXPECT_EQ(1, events.nmi.pending);
+	nmi(vcpu);
+	events.nmi.pending = 0;
+	set_events(vcpu, &events);
+	vcpu_get_events(vcpu, &events);
+	EXPECT_EQ(1, events.nmi.pending);
+	set_events(vcpu, &events);		/* says nothing new */
+	nmi(vcpu);
+	vcpu_get_events(vcpu, &events);
+	EXPECT_EQ(2, events.nmi.pending);
+	set_events(vcpu, &events);
+	events.nmi.pending = 1;
+	set_events(vcpu, &events);
 	vcpu_run_to_stage(vcpu, 2);
 	nmi(vcpu);
 	vcpu_run_to_done(vcpu);
@@ -1118,6 +1164,23 @@ TEST(a_pending_debug_exception_brings_its_dr6_bits_when_it_is_taken)
 	vcpu_run_to_stage(vcpu, 2);
 	EXPECT_EQ(1, irqs[VEC_DB]);
 	EXPECT_EQ(0xfffe6ff4, seen_dr6);
+}
+
+TEST(the_handler_of_a_debug_exception_may_use_the_debug_registers)
+{
+	struct vcpu *vcpu = at_stage_1(KVM_CAP_EXCEPTION_PAYLOAD);
+	const u64 general_detect = 1 << 13;
+	struct kvm_debugregs regs;
+
+	ASSERT_OK(ioctl(vcpu->fd, KVM_GET_DEBUGREGS, &regs));
+	regs.dr7 |= general_detect;
+	ASSERT_OK(ioctl(vcpu->fd, KVM_SET_DEBUGREGS, &regs));
+	set_pending_exception(vcpu, VEC_DB, true, 0x2000);
+	vcpu_run_to_stage(vcpu, 2);
+	EXPECT_EQ(1, irqs[VEC_DB]);
+	EXPECT_EQ(0xffff2ff0, seen_dr6);
+	ASSERT_OK(ioctl(vcpu->fd, KVM_GET_DEBUGREGS, &regs));
+	EXPECT_EQ(0, regs.dr7 & general_detect);
 }
 
 TEST(a_payload_of_any_bits_does_no_harm)

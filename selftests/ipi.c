@@ -270,6 +270,36 @@ TEST(a_changed_logical_id_counts_at_once)
 	run_members(FLAT, new_logical_id);
 }
 
+/* KVM_HC_SEND_IPI: bits of low are ids from min on, those of high from min + 64 on. */
+static u64 send_many(u64 low, u64 high, u64 min, u64 icr)
+{
+	u64 ret = 10;
+
+	asm volatile("vmmcall" : "+a"(ret) : "b"(low), "c"(high), "d"(min), "S"(icr) : "memory");
+	return ret;
+}
+
+static void many(void)
+{
+	GUEST_EQ(3, send_many(0xd, 0, 0, 0x40));
+	expect_got(0x40, 0xd);
+	GUEST_EQ(2, send_many(5, 0xffff, 1, 0x41));
+	expect_got(0x41, 0xa);
+	GUEST_EQ(0, send_many(0xffffffff, 0, 0xffffffff, 0));
+	GUEST_EQ(-22, send_many(1, 0, 0, 0x42 | ICR_ALL));
+	expect_got(0x42, 0);
+}
+
+TEST(xapic_one_hypercall_reaches_a_set)
+{
+	run_members(FLAT, many);
+}
+
+TEST(x2apic_one_hypercall_reaches_a_set)
+{
+	run_members(X2APIC, many);
+}
+
 /* --- Shorthands --- */
 
 static void shorthands(void)

@@ -651,6 +651,30 @@ TEST(mmio_read_modify_write_keeps_value_and_flags)
 	EXPECT_EQ(zf | cf, mmio_seen[1] & (zf | cf));
 }
 
+static void mmio_shifts(u64 arg)
+{
+	u64 flags;
+
+	(void)arg;
+	asm volatile("stc; rcll %%cl, (%1); pushfq; popq %0"
+		     : "=r"(flags) : "r"(MMIO_GPA), "c"(4) : "memory", "cc");
+	mmio_seen[0] = flags;
+	asm volatile("shrdl $8, %0, (%1)" :: "r"(0xab), "r"(MMIO_GPA) : "memory", "cc");
+}
+
+TEST(mmio_is_shifted_and_rotated)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_add(vm, mmio_shifts, 0);
+
+	mmio_cell_read(vcpu, 0x12345678);
+	EXPECT_EQ(0x23456788, mmio_cell_written(vcpu));	/* the carry, and the upper bits but one */
+	mmio_cell_read(vcpu, 0x12345678);
+	EXPECT_EQ(0xab123456, mmio_cell_written(vcpu));
+	vcpu_run_to_done(vcpu);
+	EXPECT_EQ(1, mmio_seen[0] & 1);
+}
+
 static u32 copy_to[8], copy_from[8] = { 1, 2, 3, 4, 5, 6, 7, 8 };
 
 static void mmio_string(u64 arg)
@@ -814,6 +838,52 @@ TEST(what_cannot_be_emulated_in_user_mode_is_ud_or_told_on_request)
 		  vcpu_run_to_exit(vcpu, KVM_EXIT_INTERNAL_ERROR)->internal.suberror);
 	vcpu_get_regs(vcpu, &regs);
 	EXPECT_EQ(0xdd, *(u8 *)regs.rip);
+}
+
+/* --- Hypercalls --- */
+
+static volatile u64 user_rax;
+
+static void leave_user(struct guest_frame *frame)
+{
+	user_rax = frame->rax;
+	on_user_ud(frame);
+}
+
+/* In RAM that Linux KVM can patch: it makes a VMMCALL of it. */
+static u64 vmcall_at(u8 *p, u64 nr)
+{
+	static const u8 code[] = { 0x0f, 0x01, 0xc1, 0xc3 };
+
+	for (u32 i = 0; i < sizeof(code); i++)
+		p[i] = code[i];
+	asm volatile("call *%1" : "+a"(nr) : "r"(p) : "memory");
+	return nr;
+}
+
+static void hypercalls(u64 arg)
+{
+	u8 *code = (u8 *)CODE_GPA;
+	u64 nr = 1000;
+
+	(void)arg;
+	asm volatile("vmmcall" : "+a"(nr));
+	GUEST_EQ(-1000, nr);			/* KVM_ENOSYS */
+	GUEST_EQ(-1000, vmcall_at(code, 1000));
+	GUEST_EQ(VEC_UD, GUEST_TRY("ud2", "+m"(user_rax)));
+	guest_handlers[VEC_GP] = leave_user;
+	*(u64 *)(guest_tss[0] + 4) = (u64)guest_stacks[3];
+	code[3] = 0xf4;				/* HLT is #GP */
+	asm volatile("pushq %0; pushq %1; pushq $2; pushq %2; pushq %3\n\t"
+		     "iretq"
+		     :: "r"((u64)SEL_USER_DATA), "r"((u64)guest_stacks[5]),
+		     "r"((u64)SEL_USER_CODE), "r"(code) : "memory");
+}
+
+TEST(vmcall_is_a_hypercall_as_vmmcall_is_and_user_mode_has_none)
+{
+	vcpu_run_to_done(vcpu_add(vm_create(0), hypercalls, 0));
+	EXPECT_EQ(-1, user_rax);		/* KVM_EPERM */
 }
 
 /* --- HLT and shutdown without an interrupt controller --- */

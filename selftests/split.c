@@ -12,6 +12,7 @@
 
 #define PINS 24
 #define LEVEL 0xc000u		/* MSI data: level triggered, asserted */
+#define TRIGGER 0x8000u		/* the same as QEMU's IOAPIC sends it */
 #define PIN 3
 #define PIN_VECTOR 0x31
 #define PORT_EOI 0x5200		/* OUT: EOI to a local APIC that is the VMM's */
@@ -186,7 +187,7 @@ static u32 eoi_before_next_stage(struct vcpu *vcpu)
 static void eoi_exits(bool x2apic)
 {
 	const struct msi_route routes[] = {
-		{ PIN, MSI_ADDR(0), PIN_VECTOR | LEVEL },
+		{ PIN, MSI_ADDR(0), PIN_VECTOR | TRIGGER },
 		{ PIN + 1, MSI_ADDR(0), 0x41 },
 		{ PINS, MSI_ADDR(0), 0x51 | LEVEL },
 		{ PINS - 1, MSI_ADDR(0), 0x61 | LEVEL },

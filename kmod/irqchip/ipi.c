@@ -12,6 +12,7 @@
  *
  * Read next: lapic.c, mkvm_lapic_matches and mkvm_lapic_accept.
  */
+#include <linux/errno.h>
 #include <linux/kernel.h>
 
 #include "mkvm.h"
@@ -199,9 +200,9 @@ int mkvm_irq_deliver(struct mkvm *vm, struct mkvm_lapic *sender, const struct mk
  * @icr: its low half, reserved bits clear
  * @dest: 8 bits in xAPIC mode, 32 in x2APIC mode
  *
- * Owner of @apic. Vectors below 16 are an error of the sender (ESR).
+ * Owner of @apic. Vectors below 16 are an error of the sender (ESR). Returns what mkvm_irq_deliver does.
  */
-void mkvm_lapic_send_ipi(struct mkvm_lapic *apic, u32 icr, u32 dest)
+int mkvm_lapic_send_ipi(struct mkvm_lapic *apic, u32 icr, u32 dest)
 {
 	struct mkvm_irq irq = {
 		.dest = dest,
@@ -217,9 +218,30 @@ void mkvm_lapic_send_ipi(struct mkvm_lapic *apic, u32 icr, u32 dest)
 
 	if (irq.delivery <= DELIVERY_LOWEST && irq.vector < 16) {
 		mkvm_lapic_error(apic, APIC_ESR_SENDILL);
-		return;
+		return MKVM_IRQ_IGNORED;
 	}
 	irq.id = mkvm_trace_id(raise_local, apic->vcpu, "ipi", dest, icr);
 	ret = mkvm_irq_deliver(apic->vcpu->vm, apic, &irq);
 	mkvm_trace(raised, apic->vcpu->vm, irq.id, ret);
+	return ret;
+}
+
+/*
+ * mkvm_lapic_send_ipis() - KVM_HC_SEND_IPI: one message to many, each by its id
+ * @low, @high: @bits bits each, 32 or 64; the first means the id @min
+ * @icr: as for mkvm_lapic_send_ipi, without shorthand
+ *
+ * Owner of @apic. Returns how many took it; -EINVAL: @icr says whom.
+ */
+long mkvm_lapic_send_ipis(struct mkvm_lapic *apic, u64 low, u64 high, unsigned int bits, u32 min, u32 icr)
+{
+	unsigned int i;
+	long count = 0;
+
+	if (icr & (APIC_DEST_ALLBUT | APIC_DEST_LOGICAL))
+		return -EINVAL;	/* KVM_EINVAL is the same */
+	for (i = 0; i < 2 * bits && (u64)min + i < MKVM_MAX_VCPUS; i++)
+		if ((i < bits ? low >> i : high >> (i - bits)) & 1)
+			count += mkvm_lapic_send_ipi(apic, icr, min + i) > 0;
+	return count;
 }

@@ -151,6 +151,7 @@ void mkvm_irq_acked(struct mkvm *vm, unsigned int chip, unsigned int pin);	/* an
 void mkvm_irqfd_rerouted(struct mkvm *vm, const struct mkvm_routing *old);
 
 /* ipi.c */
+long mkvm_lapic_send_ipis(struct mkvm_lapic *apic, u64 low, u64 high, unsigned int bits, u32 min, u32 icr);
 int mkvm_irq_deliver(struct mkvm *vm, struct mkvm_lapic *sender, const struct mkvm_irq *irq);
 /* any context */
 bool mkvm_lapic_matches(struct mkvm_lapic *apic, struct mkvm_lapic *sender, const struct mkvm_irq *irq);
@@ -173,6 +174,7 @@ void mkvm_lapic_ack(struct mkvm_lapic *apic, u8 vector);			/* own: IRR -> ISR */
 u8 mkvm_lapic_get_tpr(struct mkvm_lapic *apic);				/* own: the register, 8 bits */
 void mkvm_lapic_set_tpr(struct mkvm_lapic *apic, u8 tpr);			/* own */
 bool mkvm_lapic_mmio_match(struct mkvm_lapic *apic, u64 gpa);			/* own: xAPIC mode and in its page */
+bool mkvm_lapic_owns_page(struct mkvm_lapic *apic, u64 gpa);			/* own: in its page, in any mode */
 int mkvm_lapic_mmio_read(struct mkvm_lapic *apic, u32 offset, unsigned int len, void *val);	/* own */
 int mkvm_lapic_mmio_write(struct mkvm_lapic *apic, u32 offset, unsigned int len, const void *val);	/* own */
 int mkvm_lapic_msr_read(struct mkvm_lapic *apic, u32 msr, u64 *val);		/* own: 0x800-0x8ff; 1 is #GP */

@@ -497,15 +497,26 @@ bool mkvm_lapic_mmio_match(struct mkvm_lapic *apic, u64 gpa)
 	return (gpa & ~(u64)(MKVM_LAPIC_SIZE - 1)) == apic->mmio_page;
 }
 
+/* Own. No device of userspace's lies here, even when registers are not (KVM_X86_QUIRK_LAPIC_MMIO_HOLE). */
+bool mkvm_lapic_owns_page(struct mkvm_lapic *apic, u64 gpa)
+{
+	return !((gpa ^ apic->base) & GENMASK_ULL(51, 12));
+}
+
 /*
  * Own. @offset: below MKVM_LAPIC_SIZE; @len: 1 to 8. The manual asks for
  * aligned 32-bit accesses; parts of a register are given all the same, what
- * lies beside registers reads 0. Returns 0: the page always answers.
+ * lies beside registers reads 0. Without registers, disabled or in x2APIC mode,
+ * it reads all ones. Returns 0: the page always answers.
  */
 int mkvm_lapic_mmio_read(struct mkvm_lapic *apic, u32 offset, unsigned int len, void *val)
 {
 	u32 reg = offset & ~0xfu, byte = offset & 0xf, data;
 
+	if (unlikely(apic->mmio_page == ~0ull)) {
+		memset(val, 0xff, len);
+		return 0;
+	}
 	if (unlikely(reg > APIC_SELF_IPI || !(LAPIC_XAPIC >> REG(reg) & 1))) {
 		mkvm_lapic_error(apic, APIC_ESR_ILLREGA);
 		memset(val, 0, len);
@@ -529,7 +540,7 @@ int mkvm_lapic_mmio_write(struct mkvm_lapic *apic, u32 offset, unsigned int len,
 {
 	u32 data;
 
-	if (len != sizeof(data) || (offset & 0xf))
+	if (len != sizeof(data) || (offset & 0xf) || apic->mmio_page == ~0ull)
 		return 0;
 	memcpy(&data, val, sizeof(data));
 	if (unlikely(offset > APIC_SELF_IPI || !(LAPIC_XAPIC >> REG(offset) & 1)))
@@ -701,8 +712,10 @@ int mkvm_lapic_set_base(struct mkvm_lapic *apic, u64 base, bool host)
 		base = (base & ~(u64)MSR_IA32_APICBASE_BSP) | (old & MSR_IA32_APICBASE_BSP);
 	}
 	lapic_set_base(apic, base);
-	if (!host && (old & ~base) & XAPIC_ENABLE)
+	if (!host && (old & ~base) & XAPIC_ENABLE) {
 		lapic_reset_registers(apic);
+		lapic_set(apic, APIC_ID, apic->vcpu->id << 24);
+	}
 	mkvm_vcpu_kick_event(apic->vcpu);	/* who takes ExtINT, and whether IRR counts */
 	return 0;
 }

@@ -31,7 +31,7 @@ static atomic_t last_id = ATOMIC_INIT(0);
 static u32 before_first;	/* ids up to it are of an earlier time of tracing */
 
 static const char * const deliveries[] = { "fixed", "lowest", "SMI", "reserved", "NMI", "INIT", "SIPI", "ExtINT" };
-static const char * const pending_names[] = { "INIT", "SIPI", "NMI", "SMI" };
+static const char * const pending_names[] = { "INIT", "SIPI", "NMI", "SMI", [MKVM_PEND_NMI2] = "NMI" };
 
 /* For each event of the system that gets its first user. Context: the tracepoints' mutex held. */
 int mkvm_trace_reg(void)
@@ -86,10 +86,16 @@ u32 mkvm_trace_raise_local(struct mkvm_vcpu *vcpu, const char *origin, u64 addre
 	return mkvm_trace_raise(vcpu->vm, origin, vcpu->id, -1, address, data);
 }
 
+/* Who posts an NMI does not know whether it will be the second. */
+static int posted_as(int bit)
+{
+	return bit == MKVM_PEND_NMI2 ? MKVM_PEND_NMI : bit;
+}
+
 /* The posting of the bit follows. */
 void mkvm_trace_raise_post(struct mkvm_vcpu *vcpu, int bit, const char *origin)
 {
-	WRITE_ONCE(vcpu->ids.posted[bit], mkvm_trace_raise_local(vcpu, origin, 0, 0));
+	WRITE_ONCE(vcpu->ids.posted[posted_as(bit)], mkvm_trace_raise_local(vcpu, origin, 0, 0));
 }
 
 /* KVM_SET_IRQCHIP says that the pin is high. */
@@ -232,7 +238,7 @@ void mkvm_trace_drop(struct mkvm *vm, struct mkvm_vcpu *vcpu, const struct mkvm_
 
 void mkvm_trace_pend(struct mkvm_vcpu *vcpu, int bit, unsigned long before, unsigned long after, const char *how)
 {
-	u32 id = take(&vcpu->ids.posted[bit]);
+	u32 id = take(&vcpu->ids.posted[posted_as(bit)]);
 
 	if (before & ~after & BIT(MKVM_PEND_SIPI))
 		mkvm_trace_consume(vcpu, MKVM_PEND_SIPI, before, "by-INIT");
@@ -253,6 +259,8 @@ void mkvm_trace_consume(struct mkvm_vcpu *vcpu, int bit, unsigned long before, c
 		vcpu->ids.smi = id;
 	else if (bit == MKVM_PEND_NMI)
 		vcpu->ids.taken = id;
+	if (bit == MKVM_PEND_NMI && (before & BIT(MKVM_PEND_NMI2)))	/* it moves up */
+		WRITE_ONCE(vcpu->ids.pending[bit], take(&vcpu->ids.pending[MKVM_PEND_NMI2]));
 }
 
 /* All that the vCPU held is gone but INIT and SIPI. */

@@ -42,8 +42,8 @@ struct mkvm_vm_ids {
 struct mkvm_vcpu_ids {
 	u32 irr[256];		/* (a) of the request that waits, the oldest of those merged */
 	u32 isr[256];		/* (v) */
-	u32 posted[4];		/* (a) by enum mkvm_pending: of who posts next, */
-	u32 pending[4];		/* (a) and of what is pending */
+	u32 posted[8];		/* (a) by enum mkvm_pending: of who posts next, */
+	u32 pending[8];		/* (a) and of what is pending */
 	u32 user;		/* (v) of vcpu->user_vector */
 	u32 taken;		/* (v) of the event that choose_event has chosen */
 	u32 event;		/* (v) of vcpu->event */

@@ -45,10 +45,9 @@ static struct mkvm_irq msi_decode(u64 address, u32 data)
 		.vector = data & 0xff,
 		.delivery = (data >> 8) & 7,
 		.level = data & BIT(15),
+		.assert = true,		/* whatever bit 14 says: IOAPICs of userspace, QEMU's, leave it clear */
 	};
 
-	/* The level bit means something for level-triggered messages only. */
-	irq.assert = !irq.level || (data & BIT(14));
 	/* Redirection hint: the lowest priority of the set that a logical destination names. */
 	if ((address & BIT(3)) && irq.logical && irq.delivery == 0)
 		irq.delivery = 1;

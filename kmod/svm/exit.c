@@ -7,8 +7,6 @@
  * Handlers return 1 (enter again), 0 (to userspace, kvm_run is filled in) or -errno.
  * APM vol. 2, "SVM Intercept Exit Codes".
  */
-#include <uapi/linux/kvm_para.h>
-
 #include "svm.h"
 #include "../compat.h"
 #include <asm/debugreg.h>
@@ -104,8 +102,7 @@ static int svm_exit_gp(struct svm_vcpu *svm)
 
 static int svm_exit_vmmcall(struct svm_vcpu *svm)
 {
-	svm->vcpu.regs[0] = -KVM_ENOSYS;
-	return mkvm_skip_instruction(&svm->vcpu);
+	return mkvm_exit_hypercall(&svm->vcpu);
 }
 
 static int svm_exit_xsetbv(struct svm_vcpu *svm)
@@ -150,6 +147,11 @@ static int svm_exit_exception(struct svm_vcpu *svm)
 	if (vector == X86_TRAP_DB && svm->step_trap) {
 		forget_trap(svm, DR_STEP);
 		return 1;
+	}
+	/* Intel's instruction for what is VMMCALL here; clients' firmware and tests use either. */
+	if (vector == X86_TRAP_UD && mkvm_at_vmcall(&svm->vcpu)) {
+		svm->vcpu.next_rip = 0;
+		return mkvm_exit_hypercall(&svm->vcpu);
 	}
 	/* Traps, but the exit comes before INT3 (CC) or INTO (CE). */
 	if (vector == X86_TRAP_BP || vector == X86_TRAP_OF)

@@ -59,8 +59,11 @@ static inline void svm_intercept(struct svm_vcpu *svm, unsigned int bit, bool on
 		*word &= ~BIT(bit % 32);
 }
 
-/* Exceptions that are always intercepted: endless #AC and #DB deliveries would hold the CPU. */
-#define SVM_EXCEPTIONS	(BIT(X86_TRAP_DB) | BIT(X86_TRAP_AC) | BIT(X86_TRAP_MC))
+/*
+ * Exceptions that are always intercepted: endless #AC and #DB deliveries would hold the CPU;
+ * #UD may be a VMCALL.
+ */
+#define SVM_EXCEPTIONS	(BIT(X86_TRAP_DB) | BIT(X86_TRAP_AC) | BIT(X86_TRAP_MC) | BIT(X86_TRAP_UD))
 
 int svm_vmrun(u64 vmcb_pa, u64 *regs, u64 host_save_pa);
 

@@ -493,7 +493,8 @@ static void random_insn(u8 *p, const struct candidate *cand)
 	if (string ? chance(60) : vec ? p[0] != 0x66 && chance(70) : chance(5))
 		p[n++] = 0xf2 | (ktap_random() & 1);
 	/* Unicorn: LOCK NEG sets other flags */
-	if (chance(5) && (cand->d.flags & RMW) == RMW && cand->d.dst == RM && cand->d.op != OP_NEG)
+	if (chance(5) && (cand->d.flags & RMW) == RMW && cand->d.dst == RM && cand->d.op != OP_NEG &&
+	    cand->d.op < OP_ROL)
 		p[n++] = 0xf0;
 	if (m.mode == LONG64 && chance(60))	/* Unicorn takes REX.R in C7 and C6 for the opcode's */
 		p[n++] = 0x40 | (ktap_random() & ((cand->byte & 0xfe) == 0xc6 ? 11 : 15));
@@ -512,9 +513,14 @@ static void random_insn(u8 *p, const struct candidate *cand)
 	}
 }
 
+/* Unicorn's carry of shifts by CL, SHLD and SHRD is not the CPU's: see below. */
 static u64 undefined_flags(unsigned int op)
 {
 	switch (op) {
+	case OP_ROL: case OP_ROR: case OP_RCL: case OP_RCR:
+		return 0x800;
+	case OP_SHL: case OP_SHR: case OP_SAR: case OP_SHLD: case OP_SHRD:
+		return 0x811;
 	case OP_AND: case OP_OR: case OP_XOR: case OP_TEST:
 		return 0x10;
 	case OP_BT: case OP_BTS: case OP_BTR: case OP_BTC:
@@ -620,6 +626,9 @@ static bool trial_make(struct trial *t, bool *known)
 	*known = res == MKVM_EMU_DONE;
 	if (cand->d.op == OP_VEC && !*known)	/* the prefixes make it another instruction */
 		return true;
+	/* What SHLD and SHRD of 16 bits make of more than 16 is undefined. */
+	if ((cand->d.op == OP_SHLD || cand->d.op == OP_SHRD) && t->c.size == 2)
+		*known &= ((t->c.d.src == CL ? m.regs[RCX] : t->c.imm) & 31) <= 16;
 	return EXPECT_EQ(res, MKVM_EMU_DONE) && EXPECT_EQ(t->c.d.op, cand->d.op);
 }
 
@@ -712,6 +721,85 @@ TEST(long_mode_instructions_do_what_unicorn_does)
 	compare_mode(LONG64, 20000);
 }
 
+/* ---- Against the CPU that runs this ---- */
+
+#define NATIVE(size, suffix, type)							\
+static u64 native##size(unsigned int op, u64 v, u64 more, u8 cl, u64 *flags)		\
+{											\
+	type r = v, m = more;								\
+											\
+	switch (op) {									\
+	ONE_SHIFT(OP_ROL, "rol", "", suffix) ONE_SHIFT(OP_ROR, "ror", "", suffix)	\
+	ONE_SHIFT(OP_RCL, "rcl", "", suffix) ONE_SHIFT(OP_RCR, "rcr", "", suffix)	\
+	ONE_SHIFT(OP_SHL, "shl", "", suffix) ONE_SHIFT(OP_SHR, "shr", "", suffix)	\
+	ONE_SHIFT(OP_SAR, "sar", "", suffix)						\
+	DOUBLE_SHIFTS(suffix)								\
+	}										\
+	return r;									\
+}
+#define ONE_SHIFT(op, name, operand, suffix)						\
+	case op:									\
+		asm("lea -128(%%rsp), %%rsp; pushq %1; popfq\n\t"			\
+		    name suffix " %%cl, " operand "%0; pushfq; popq %1; lea 128(%%rsp), %%rsp"	\
+		    : "+r" (r), "+r" (*flags) : "c" (cl), "r" (m) : "cc", "memory");	\
+		break;
+#define DOUBLE_SHIFTS(suffix)								\
+	ONE_SHIFT(OP_SHLD, "shld", "%3, ", suffix) ONE_SHIFT(OP_SHRD, "shrd", "%3, ", suffix)
+
+NATIVE(2, "w", u16)
+NATIVE(4, "l", u32)
+NATIVE(8, "q", u64)
+#undef DOUBLE_SHIFTS
+#define DOUBLE_SHIFTS(suffix)	/* not of bytes */
+NATIVE(1, "b", u8)
+
+TEST(shifts_and_rotates_do_what_the_cpu_does)
+{
+	static u64 (*const native[])(unsigned int op, u64 v, u64 more, u8 cl, u64 *flags) = {
+		native1, native2, native4, native8,
+	};
+	static const u8 prefix[] = { 0x90, 0x66, 0x90, 0x48 };
+	unsigned int n, op, log, count;
+	u64 rip;
+
+	machine_init(LONG64);
+	rip = m.emu.rip;
+	m.regs[RBX] = m.ram_base + 0x2000;
+	for (n = 0; n < 200000 && ktap_failures < 5; n++) {
+		u64 v = ktap_random(), more = ktap_random(), flags = 2 | (ktap_random() & ARITH), before = flags, want;
+		unsigned int member = random_below(8);
+		u8 code[5], *p = code;
+
+		log = random_below(4);
+		op = chance(20) && log ? random_below(2) ? OP_SHLD : OP_SHRD : groups[GROUP_SHIFT][member].op;
+		if (log & 1)
+			*p++ = prefix[log];
+		if (op >= OP_SHLD)
+			*p++ = 0x0f;
+		*p++ = op == OP_SHLD ? 0xa5 : op == OP_SHRD ? 0xad : 0xd2 + !!log;
+		*p++ = op >= OP_SHLD ? 0x13 : 0x03 | member << 3;	/* [rbx], rdx */
+		m.regs[RCX] = chance(50) ? random_below(9) : ktap_random();
+		count = m.regs[RCX] & (log == 3 ? 63 : 31);
+		if (op >= OP_SHLD && log == 1 && count > 16)
+			continue;					/* undefined */
+		m.regs[RDX] = more;
+		ram_put(m.regs[RBX], v, 8);
+		m.emu.rip = rip;
+		put_code(rip, code, sizeof(code));
+		m.emu.rflags = flags;
+		m.emu.insn_len = 0;
+		want = native[log](op, v, more, m.regs[RCX], &flags);
+		EXPECT_EQ(run_once(), MKVM_EMU_DONE);
+		EXPECT_EQ(ram_get(m.regs[RBX], 1 << log), want);
+		EXPECT_EQ((m.emu.rflags ^ flags) & (count == 1 ? 0x8c5 : op < OP_SHL ? 0xd5 : 0xc5), 0);
+		if (!count)
+			EXPECT_EQ(m.emu.rflags, before);
+		if (ktap_failures)
+			printf("# op %u of %u bytes, value %#llx, cl %u\n", op, 1 << log, (unsigned long long)v,
+			       count);
+	}
+}
+
 /* ---- Against Zydis ---- */
 
 static void zydis_open(ZydisDecoder *z, enum mode mode)
@@ -761,6 +849,8 @@ static bool must_run(const ZydisDecodedInstruction *i)
 		ZYDIS_MNEMONIC_MOVUPS, ZYDIS_MNEMONIC_MOVUPD, ZYDIS_MNEMONIC_MOVSS, ZYDIS_MNEMONIC_MOVAPS,
 		ZYDIS_MNEMONIC_MOVAPD, ZYDIS_MNEMONIC_MOVNTPS, ZYDIS_MNEMONIC_MOVNTPD, ZYDIS_MNEMONIC_MOVDQA,
 		ZYDIS_MNEMONIC_MOVDQU, ZYDIS_MNEMONIC_MOVNTDQ,
+		ZYDIS_MNEMONIC_ROL, ZYDIS_MNEMONIC_ROR, ZYDIS_MNEMONIC_RCL, ZYDIS_MNEMONIC_RCR, ZYDIS_MNEMONIC_SHL,
+		ZYDIS_MNEMONIC_SHR, ZYDIS_MNEMONIC_SAR, ZYDIS_MNEMONIC_SHLD, ZYDIS_MNEMONIC_SHRD,
 	};
 	unsigned int k;
 
@@ -953,6 +1043,8 @@ static const struct {
 	{ "cmpxchg [rbx], ecx", { 0x0f, 0xb1, 0x0b }, 2 },
 	{ "btc [rbx], ecx", { 0x0f, 0xbb, 0x0b }, 2 },
 	{ "neg [rbx]", { 0xf7, 0x1b }, 2 },
+	{ "ror [rbx], 1", { 0xd1, 0x0b }, 2 },
+	{ "shld [rbx], ecx, cl", { 0x0f, 0xa5, 0x0b }, 2 },
 	{ "push [rbx]", { 0xff, 0x33 }, 2 },
 	{ "movups xmm1, [rbx]", { 0x0f, 0x10, 0x0b }, 1 },
 	{ "movdqa [rbx], xmm1", { 0x66, 0x0f, 0x7f, 0x0b }, 1 },
@@ -1451,6 +1543,7 @@ TEST(undefined_forms_fault_and_unknown_ones_do_not)
 	EXPECT_FAULT(UD_VECTOR, 0xf0, 0x39, 0x03);		/* lock cmp */
 	EXPECT_FAULT(UD_VECTOR, 0xf0, 0x0f, 0xa3, 0x03);	/* lock bt */
 	EXPECT_FAULT(UD_VECTOR, 0xf0, 0xaa);			/* lock stosb */
+	EXPECT_FAULT(UD_VECTOR, 0xf0, 0xd1, 0x03);		/* lock rol */
 	EXPECT_EQ(RUN(0xf0, 0x01, 0x03), MKVM_EMU_DONE);
 	EXPECT_EQ(RUN(0x01, 0xc3), MKVM_EMU_UNHANDLED);		/* add register: not in memory */
 	EXPECT_EQ(RUN(0x8e, 0xd8), MKVM_EMU_UNHANDLED);		/* mov ds, eax */

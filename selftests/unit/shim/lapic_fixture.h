@@ -49,6 +49,7 @@ struct mkvm {
 	struct mkvm_vcpu *vcpus[FIXTURE_VCPUS];
 };
 
+#define MKVM_MAX_VCPUS FIXTURE_VCPUS
 #define mkvm_for_each_vcpu(i, vcpu, vm) \
 	for ((i) = 0; (i) < (vm)->nr_vcpus && ((vcpu) = (vm)->vcpus[i]); (i)++)
 

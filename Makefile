@@ -25,7 +25,7 @@ HEADERS = $(shell tools/kernel-release --root $(KERNEL))/lib/modules/$(RELEASE)/
 STAGE = $(CURDIR)/build/$(RELEASE)$(if $(MKVM_TEST_POINTS),-test-points)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup modules launcher tests unit run test check bench lint sparse install uninstall clean
+.PHONY: help setup modules launcher tests unit run test check bench trace-demo lint sparse install uninstall clean
 
 help:
 	@echo "mkvm: a small KVM for AMD and its tests.  On Debian 12:"
@@ -36,6 +36,7 @@ help:
 	@echo "  make bench      instructions per exit and boot times, mkvm beside the kernel's kvm_amd"
 	@echo "  make check      make lint, make test on kernels 6.1 and 6.12, kselftests on the debug kernel,"
 	@echo "                  and tests that must fail: selftests/broken"
+	@echo "  make trace-demo SeaBIOS brings up 4 processors, recorded: a trace for Perfetto, and a picture"
 	@echo
 	@echo "  make setup      only install the packages of packages.txt (apt, sudo)"
 	@echo "  make modules    only build build/<release>/kmod/mkvm.ko"
@@ -85,6 +86,10 @@ check:
 bench: setup
 	@$(MAKE) --no-print-directory modules launcher KERNEL=$(KERNEL)
 	@KERNEL=$(KERNEL) selftests/bench/bench $(BENCH_ARGS)
+
+trace-demo: setup
+	@$(MAKE) --no-print-directory modules launcher KERNEL=$(KERNEL)
+	@selftests/lab/trace-demo --kernel $(KERNEL)
 
 lint: setup
 	@tools/lint $(KERNEL)

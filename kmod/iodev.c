@@ -299,8 +299,11 @@ static bool pic_port(u16 port)
 	return (port & ~0x81) == 0x20 || (port & ~1) == 0x4d0;
 }
 
-/* Ports of one byte each: a wider access is one for each port, as the ISA bus splits it. */
-static bool kernel_port(struct mkvm *vm, struct mkvm_pit *pit, u16 port)
+/*
+ * Ports of one byte each: a wider access is one for each port, as the ISA bus splits it. Inline,
+ * since every access to a port comes this way.
+ */
+static __always_inline bool kernel_port(struct mkvm *vm, struct mkvm_pit *pit, u16 port)
 {
 	if (pic_port(port))
 		return mkvm_pic_in_kernel(vm);

@@ -205,11 +205,11 @@ static enum mkvm_emu_result device_access(struct mkvm_vcpu *vcpu, u64 gpa, u64 *
 	}
 	log->nr++;
 	if (mkvm_kernel_mmio(vcpu, gpa, len, write, val)) {
-		trace_mmio(vcpu, gpa, len, write, *val & (~0ULL >> (64 - 8 * len)), "kernel");
+		mkvm_trace_event(mmio, vcpu, gpa, len, write, *val & (~0ULL >> (64 - 8 * len)), "kernel");
 		log->data[n] = *val;
 		return MKVM_EMU_DONE;
 	}
-	trace_mmio(vcpu, gpa, len, write, *val & (~0ULL >> (64 - 8 * len)), "user");
+	mkvm_trace_event(mmio, vcpu, gpa, len, write, *val & (~0ULL >> (64 - 8 * len)), "user");
 	log->open = true;
 	vcpu->stats[MKVM_STAT_MMIO_EXITS]++;
 	run->exit_reason = KVM_EXIT_MMIO;
@@ -333,7 +333,7 @@ enum mkvm_emu_result mkvm_emu_pio(struct mkvm_emu *emu, u16 port, unsigned int s
 		memcpy(&val, out, size);
 	for (i = 0; i < count && mkvm_kernel_pio(vcpu, port, size, !out, &val); i++)
 		memcpy(emu->ins_buf + i * size, &val, size);
-	trace_pio(vcpu, port, size, out, val, i ? "kernel" : "user");
+	mkvm_trace_event(pio, vcpu, port, size, out, val, i ? "kernel" : "user");
 	vcpu->pio.done = true;		/* a port is a kernel device's or not, so that is all of them or none */
 	if (i)
 		return MKVM_EMU_DONE;

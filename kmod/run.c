@@ -264,12 +264,12 @@ int mkvm_exit_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size, bool in)
 	u32 val = in ? 0 : (u32)vcpu->regs[0];
 
 	if (mkvm_kernel_pio(vcpu, port, size, in, &val)) {
-		trace_pio(vcpu, port, size, !in, val, "kernel");
+		mkvm_trace_event(pio, vcpu, port, size, !in, val, "kernel");
 		if (in)
 			pio_in_done(vcpu, size, val);
 		return mkvm_skip_instruction(vcpu);
 	}
-	trace_pio(vcpu, port, size, !in, val, "user");
+	mkvm_trace_event(pio, vcpu, port, size, !in, val, "user");
 	run->exit_reason = KVM_EXIT_IO;
 	run->io.direction = in ? KVM_EXIT_IO_IN : KVM_EXIT_IO_OUT;
 	run->io.size = size;
@@ -371,7 +371,7 @@ static void enter_guest_irqoff(struct mkvm_vcpu *vcpu)
 		vcpu->stats[MKVM_STAT_TLB_FLUSH]++;
 		mkvm_hw->flush_tlb(vcpu);
 	}
-	trace_enter(vcpu, "", 0, 0, 0, vcpu->event.type ? vcpu->event.vector | BIT(31) : 0);
+	mkvm_trace_event(enter, vcpu, "", 0, 0, 0, vcpu->event.type ? vcpu->event.vector | BIT(31) : 0);
 	if (test_thread_flag(TIF_NEED_FPU_LOAD))
 		switch_fpu_return();
 	if (vcpu->xcr0 != host_xcr0)
@@ -593,7 +593,7 @@ int mkvm_vcpu_run(struct mkvm_vcpu *vcpu)
 	r = run_prepared(vcpu);
 	fpu_swap_kvm_fpstate(&vcpu->fpu, false);
 	fill_run(vcpu);
-	trace_user_exit(vcpu, "", READ_ONCE(run->exit_reason), r, 0, 0);
+	mkvm_trace_event(user_exit, vcpu, "", READ_ONCE(run->exit_reason), r, 0, 0);
 	if (unlikely(READ_ONCE(run->kvm_valid_regs)))
 		mkvm_sync_regs_out(vcpu);
 	if (vcpu->sigset_active)

@@ -5,7 +5,8 @@
  * A step in the code is one line, mkvm_trace(STEP, ARGUMENTS...). While no event of
  * system "mkvm" is enabled that is one jump that is not there, and the arguments are not
  * evaluated. A step that gives an id is mkvm_trace_id(STEP, ...), 0 while nobody traces.
- * Steps that concern no interrupt are plain tracepoints (trace.h).
+ * Steps that concern no interrupt are plain tracepoints (trace.h); where the guest passes
+ * often, mkvm_trace_event(EVENT, ...), which evaluates no argument while nobody traces.
  *
  * Read next: provenance.c, trace.h.
  */
@@ -27,6 +28,7 @@ DECLARE_STATIC_KEY_FALSE(mkvm_trace_key);
 #endif
 
 #define mkvm_trace(step, ...) do { if (mkvm_tracing()) mkvm_trace_##step(__VA_ARGS__); } while (0)
+#define mkvm_trace_event(event, ...) do { if (mkvm_tracing()) trace_##event(__VA_ARGS__); } while (0)
 #define mkvm_trace_id(step, ...) (mkvm_tracing() ? mkvm_trace_##step(__VA_ARGS__) : 0)
 
 /* Ids of what the controllers of a VM hold. In struct mkvm. */

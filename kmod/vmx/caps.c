@@ -45,7 +45,6 @@ static const struct {
 	{ CPU, SWITCHED, 0, CPU_BASED_CR8_LOAD_EXITING, "CR8-load exiting" },
 	{ CPU, SWITCHED, 0, CPU_BASED_INTR_WINDOW_EXITING, "interrupt-window exiting" },
 	{ CPU, SWITCHED, 0, CPU_BASED_NMI_WINDOW_EXITING, "NMI-window exiting" },
-	{ CPU, SWITCHED, 0, CPU_BASED_MONITOR_TRAP_FLAG, "the monitor trap flag" },
 	{ CPU, NEVER, 0, CPU_BASED_CR3_LOAD_EXITING, "CR3 loads without exits" },
 	{ CPU, NEVER, 0, CPU_BASED_CR3_STORE_EXITING, "CR3 stores without exits" },
 	{ CPU, NEVER, 0, CPU_BASED_INVLPG_EXITING, "INVLPG without exits" },
@@ -143,6 +142,6 @@ const char *vmx_missing(void)
 		return "this CPU does not have VMX (VT-x), or the machine that it is a guest of does not pass it on";
 	rdmsrl_safe(MSR_IA32_FEAT_CTL, &feat_ctl);
 	if ((feat_ctl & enabled) != enabled)
-		return "VMX is disabled by the firmware (MSR IA32_FEATURE_CONTROL): switch it on in the firmware's setup";
+		return "VMX is disabled by the firmware (MSR IA32_FEAT_CTL): switch it on in the firmware's setup";
 	return negotiate();
 }

@@ -170,11 +170,36 @@ void vmx_update_exceptions(struct vmx_vcpu *vmx)
 {
 	u32 bitmap = BIT(X86_TRAP_DB) | BIT(X86_TRAP_AC) | BIT(X86_TRAP_MC);
 
+	if (vmx->stepping)
+		bitmap = ~0u & ~BIT(X86_TRAP_NMI);
 	if (vmx->vcpu.debug.control & KVM_GUESTDBG_USE_SW_BP)
 		bitmap |= BIT(X86_TRAP_BP);
 	if (vmx->vcpu.in_smm)
 		bitmap |= BIT(X86_TRAP_UD);
 	vmx_write(EXCEPTION_BITMAP, bitmap);
+}
+
+/*
+ * One instruction, then #DB, for userspace that steps. The entry follows at once, so that nobody
+ * else sees this TF; all exceptions exit, so that it gets onto no stack. A shadow would have the
+ * trap come before the instruction.
+ */
+void vmx_begin_step(struct vmx_vcpu *vmx)
+{
+	vmx->stepping = true;
+	vmx->step_had_tf = vmx->vcpu.rflags & X86_EFLAGS_TF;
+	vmx->vcpu.rflags |= X86_EFLAGS_TF;
+	vmx->shadow &= ~SHADOW;
+	vmx_update_exceptions(vmx);
+}
+
+/* Any exit ends the step. */
+void vmx_end_step(struct vmx_vcpu *vmx)
+{
+	vmx->stepping = false;
+	if (!vmx->step_had_tf)
+		vmx->vcpu.rflags &= ~X86_EFLAGS_TF;
+	vmx_update_exceptions(vmx);
 }
 
 /* hw_ops guest_debug_changed: the VMCS's DR7 changes hands; the guest's own accesses exit meanwhile. */

@@ -140,12 +140,6 @@ static int vmx_exit_xsetbv(struct vmx_vcpu *vmx)
 	return mkvm_exit_xsetbv(&vmx->vcpu);
 }
 
-/* One instruction is done while userspace steps. */
-static int vmx_exit_step(struct vmx_vcpu *vmx)
-{
-	return mkvm_exit_debug(&vmx->vcpu, X86_TRAP_DB, DR6_RESERVED | DR_STEP);
-}
-
 /* #UD in SMM: is it RSM? That has no operands, so its two bytes are the instruction's last. */
 static int exit_ud_in_smm(struct vmx_vcpu *vmx)
 {
@@ -176,8 +170,9 @@ static int vmx_exit_exception(struct vmx_vcpu *vmx)
 {
 	struct mkvm_vcpu *vcpu = &vmx->vcpu;
 	u32 info = vmx->intr_info, type = info & INTR_INFO_INTR_TYPE_MASK;
-	u64 traps = vmx_read(EXIT_QUALIFICATION) & (DR_TRAP_BITS | BIT(13) | DR_STEP);
+	u64 qual = vmx_read(EXIT_QUALIFICATION), traps = qual & (DR_TRAP_BITS | BIT(13) | DR_STEP);
 	u8 vector = info & INTR_INFO_VECTOR_MASK;
+	u32 error;
 
 	if (type == INTR_TYPE_NMI_INTR || vector == X86_TRAP_MC)
 		return 1;
@@ -191,7 +186,11 @@ static int vmx_exit_exception(struct vmx_vcpu *vmx)
 	/* Traps, but the exit comes before INT1, INT3 or INTO. */
 	if (type == INTR_TYPE_SOFT_EXCEPTION || type == INTR_TYPE_PRIV_SW_EXCEPTION)
 		vcpu->rip = vcpu->next_rip;
-	mkvm_queue_exception(vcpu, vector, info & INTR_INFO_DELIVER_CODE_MASK, vmx_read(VM_EXIT_INTR_ERROR_CODE));
+	error = vmx_read(VM_EXIT_INTR_ERROR_CODE);
+	if (vector == X86_TRAP_PF)
+		mkvm_queue_page_fault(vcpu, qual, error);
+	else
+		mkvm_queue_exception(vcpu, vector, info & INTR_INFO_DELIVER_CODE_MASK, error);
 	return 1;
 }
 
@@ -274,7 +273,6 @@ static int (*const handlers[])(struct vmx_vcpu *vmx) = {
 	[EXIT_REASON_MSR_READ] = vmx_exit_rdmsr,
 	[EXIT_REASON_MSR_WRITE] = vmx_exit_wrmsr,
 	[EXIT_REASON_MWAIT_INSTRUCTION] = vmx_exit_ud,
-	[EXIT_REASON_MONITOR_TRAP_FLAG] = vmx_exit_step,
 	[EXIT_REASON_MONITOR_INSTRUCTION] = vmx_exit_ud,
 	[EXIT_REASON_EPT_VIOLATION] = vmx_exit_ept_violation,
 	[EXIT_REASON_INVEPT] = vmx_exit_ud,

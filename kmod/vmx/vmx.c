@@ -44,14 +44,14 @@ static const u32 syscall_msrs[VMX_NR_SYSCALL_MSRS] = { MSR_STAR, MSR_LSTAR, MSR_
 
 /* ---- instructions on a VMCS or the TLB; without effect where VMX is off ---- */
 
-static void vmclear(void *vmcs)
+static void vmcs_clear(void *vmcs)
 {
 	u64 pa = __pa(vmcs);
 
 	asm volatile("1: vmclear %0\n2:\n" _ASM_EXTABLE(1b, 2b) : : "m"(pa) : "cc", "memory");
 }
 
-static void vmptrld(void *vmcs)
+static void vmcs_load(void *vmcs)
 {
 	u64 pa = __pa(vmcs);
 
@@ -59,7 +59,7 @@ static void vmptrld(void *vmcs)
 }
 
 /* eptp: 0 for all of them. */
-static void invept(u64 eptp)
+static void flush_ept(u64 eptp)
 {
 	struct {
 		u64 eptp, zero;
@@ -69,7 +69,7 @@ static void invept(u64 eptp)
 	asm volatile("1: invept %0, %1\n2:\n" _ASM_EXTABLE(1b, 2b) : : "m"(what), "r"(type) : "cc", "memory");
 }
 
-static bool vmxon(void *region)
+static bool enter_vmx_operation(void *region)
 {
 	u64 pa = __pa(region);
 	bool failed = true;
@@ -174,7 +174,7 @@ static int vmx_cpu_enable(void)
 		rdmsrl(MSR_TSC_AUX, c->tsc_aux);
 	intel_pt_handle_vmx(1);
 	cr4_set_bits(X86_CR4_VMXE);
-	if (!vmxon(c->vmxon)) {
+	if (!enter_vmx_operation(c->vmxon)) {
 		cr4_clear_bits(X86_CR4_VMXE);
 		intel_pt_handle_vmx(0);
 		pr_err("mkvm: CPU %u: VMXON failed\n", smp_processor_id());
@@ -182,7 +182,7 @@ static int vmx_cpu_enable(void)
 	}
 	c->current_vcpu = NULL;
 	c->on = true;
-	invept(0);
+	flush_ept(0);
 	return 0;
 }
 
@@ -194,7 +194,7 @@ static void deactivate(void *arg)
 
 	if (vmx->vmcs_cpu != smp_processor_id())
 		return;
-	vmclear(vmx->vmcs);
+	vmcs_clear(vmx->vmcs);
 	list_del(&vmx->loaded);
 	if (c->current_vcpu == vmx)
 		c->current_vcpu = NULL;
@@ -602,6 +602,7 @@ static void reset_guest_state(struct vmx_vcpu *vmx, bool init)
 	vmx_write(GUEST_ACTIVITY_STATE, GUEST_ACTIVITY_ACTIVE);
 	vmx_write(VMCS_LINK_POINTER, ~0ULL);
 	vmx->shadow = 0;
+	vmx->stepping = false;
 	if (init)
 		return;
 	vmx_write(GUEST_SYSENTER_CS, 0);
@@ -637,13 +638,13 @@ static void activate(struct vmx_vcpu *vmx, struct vmx_cpu *c, int cpu)
 	u64 val;
 
 	deactivate_anywhere(vmx);
-	vmclear(vmx->vmcs);		/* a new one must be, once */
+	vmcs_clear(vmx->vmcs);		/* a new one must be, once */
 	local_irq_save(flags);
 	if (c->on) {
 		list_add(&vmx->loaded, &c->vcpus);
 		vmx->vmcs_cpu = cpu;
 		c->current_vcpu = vmx;
-		vmptrld(vmx->vmcs);
+		vmcs_load(vmx->vmcs);
 	}
 	local_irq_restore(flags);
 	vmx->launched = false;
@@ -679,7 +680,7 @@ static void vmx_vcpu_load(struct mkvm_vcpu *vcpu, int cpu)
 	if (vmx->vmcs_cpu != cpu) {
 		activate(vmx, c, cpu);
 	} else if (c->current_vcpu != vmx) {
-		vmptrld(vmx->vmcs);
+		vmcs_load(vmx->vmcs);
 		c->current_vcpu = vmx;
 		indirect_branch_prediction_barrier();
 	}
@@ -771,19 +772,19 @@ static void refresh_cr4_mask(struct vmx_vcpu *vmx)
 static void before_entry(struct vmx_vcpu *vmx)
 {
 	struct mkvm_vcpu *vcpu = &vmx->vcpu;
-	bool step = (vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP) && !vcpu->exit_soon;
 
 	refresh_host_state(vmx);
 	refresh_cr4_mask(vmx);
+	if (unlikely(vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP) && !vcpu->exit_soon)
+		vmx_begin_step(vmx);
 	if (unlikely(vmx->shadow))
 		vmx_settle_shadow(vmx);
-	vmx_set_cpu_ctl(vmx, CPU_BASED_MONITOR_TRAP_FLAG, step);
 	vmx_write(GUEST_RSP, vcpu->regs[4]);
 	vmx_write(GUEST_RIP, vcpu->rip);
 	vmx_write(GUEST_RFLAGS, (vcpu->rflags & 0x3f7fd7) | X86_EFLAGS_FIXED);
 	vmx_write(GUEST_INTERRUPTIBILITY_INFO, vmx->shadow);
 	if (unlikely(vmx->flush)) {
-		invept(vmx_read(EPT_POINTER));
+		flush_ept(vmx_read(EPT_POINTER));
 		vmx->flush = false;
 	}
 	if (native_read_cr2() != vmx->cr2)
@@ -839,6 +840,8 @@ static void after_exit(struct vmx_vcpu *vmx)
 	vcpu->rflags = vmx_read(GUEST_RFLAGS);
 	vcpu->next_rip = next_rip(vmx);
 	vmx->shadow = vmx_read(GUEST_INTERRUPTIBILITY_INFO);
+	if (unlikely(vmx->stepping))
+		vmx_end_step(vmx);
 	vmx_event_after_exit(vmx);
 	/* Where HLT does not exit an interrupt does: the guest goes on behind it, as after any wake-up. */
 	if (!(vmx->cpu_ctl & CPU_BASED_HLT_EXITING))

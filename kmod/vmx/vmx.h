@@ -36,6 +36,7 @@ struct vmx_vcpu {
 
 	u32 cpu_ctl;			/* primary processor-based controls as they are in the VMCS */
 	u32 shadow;			/* interruptibility state */
+	bool stepping, step_had_tf;	/* TF is set behind the guest's back; it was set by the guest itself */
 	u64 cr4_mask;			/* CR4 bits whose changes exit */
 	u64 cr2, dr6;			/* the guest's; no field of the VMCS has them */
 	bool debugged;			/* userspace's breakpoints are in the VMCS: */
@@ -128,6 +129,8 @@ void vmx_keep_nmi_mask(struct vmx_vcpu *vmx, u64 info);
 void vmx_guest_debug_changed(struct mkvm_vcpu *vcpu);
 void vmx_update_exceptions(struct vmx_vcpu *vmx);
 void vmx_settle_shadow(struct vmx_vcpu *vmx);
+void vmx_begin_step(struct vmx_vcpu *vmx);
+void vmx_end_step(struct vmx_vcpu *vmx);
 u8 vmx_get_shadow(struct mkvm_vcpu *vcpu);
 void vmx_set_shadow(struct mkvm_vcpu *vcpu, u8 shadow);
 bool vmx_nmi_masked(struct mkvm_vcpu *vcpu);

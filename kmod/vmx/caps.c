@@ -32,6 +32,7 @@ static const struct {
 	{ PIN, REQUIRED, 0, PIN_BASED_EXT_INTR_MASK, "external-interrupt exiting" },
 	{ PIN, REQUIRED, 0, PIN_BASED_NMI_EXITING, "NMI exiting" },
 	{ PIN, REQUIRED, 0, PIN_BASED_VIRTUAL_NMIS, "virtual NMIs" },
+	{ PIN, WANTED, 0, PIN_BASED_VMX_PREEMPTION_TIMER, "the preemption timer" },	/* see vmx_stay */
 	{ CPU, REQUIRED, 0, CPU_BASED_ACTIVATE_SECONDARY_CONTROLS, "secondary processor-based controls" },
 	{ CPU, REQUIRED, 0, CPU_BASED_HLT_EXITING, "HLT exiting" },
 	{ CPU, REQUIRED, 0, CPU_BASED_MWAIT_EXITING, "MWAIT exiting" },

@@ -276,6 +276,7 @@ static int (*const handlers[])(struct vmx_vcpu *vmx) = {
 	[EXIT_REASON_MONITOR_INSTRUCTION] = vmx_exit_ud,
 	[EXIT_REASON_EPT_VIOLATION] = vmx_exit_ept_violation,
 	[EXIT_REASON_INVEPT] = vmx_exit_ud,
+	[EXIT_REASON_PREEMPTION_TIMER] = vmx_exit_intr,
 	[EXIT_REASON_INVVPID] = vmx_exit_ud,
 	[EXIT_REASON_WBINVD] = vmx_exit_skip,
 	[EXIT_REASON_XSETBV] = vmx_exit_xsetbv,

@@ -14,6 +14,7 @@
 #include <linux/cpu.h>
 #include <linux/idr.h>
 #include <linux/mm.h>
+#include <linux/moduleparam.h>
 #include <linux/slab.h>
 #include <linux/smp.h>
 #include <asm/cpu_entry_area.h>
@@ -28,6 +29,11 @@
 #include "../compat.h"
 
 #define VPIDS		0x10000
+
+/* Bochs 2.7 holds interrupts back from a CPU while it runs a guest that it has entered with IF clear. */
+static uint vmx_stay;
+module_param(vmx_stay, uint, 0444);
+MODULE_PARM_DESC(vmx_stay, "leave the guest after so many ticks of the VMX preemption timer, for emulators that lose interrupts (default 0: never)");
 
 DEFINE_PER_CPU(struct vmx_cpu, vmx_cpus);
 static u8 *msr_bitmaps;		/* two pages: with direct_msrs, and one that has every access exit */
@@ -516,7 +522,7 @@ static void write_controls(struct vmx_vcpu *vmx)
 		vmx->cpu_ctl &= ~CPU_BASED_HLT_EXITING;
 	if (disabled & KVM_X86_DISABLE_EXITS_MWAIT)
 		vmx->cpu_ctl &= ~(CPU_BASED_MWAIT_EXITING | CPU_BASED_MONITOR_EXITING);
-	vmx_write(PIN_BASED_VM_EXEC_CONTROL, vmx_caps.pin);
+	vmx_write(PIN_BASED_VM_EXEC_CONTROL, vmx_caps.pin & ~(vmx_stay ? 0 : PIN_BASED_VMX_PREEMPTION_TIMER));
 	vmx_write(CPU_BASED_VM_EXEC_CONTROL, vmx->cpu_ctl);
 	vmx_write(SECONDARY_VM_EXEC_CONTROL, vmx->vpid ? vmx_caps.cpu2 : vmx_caps.cpu2 & ~SECONDARY_EXEC_ENABLE_VPID);
 	vmx_write(VM_EXIT_CONTROLS, vmx_caps.exit);
@@ -783,6 +789,8 @@ static void before_entry(struct vmx_vcpu *vmx)
 	vmx_write(GUEST_RIP, vcpu->rip);
 	vmx_write(GUEST_RFLAGS, (vcpu->rflags & 0x3f7fd7) | X86_EFLAGS_FIXED);
 	vmx_write(GUEST_INTERRUPTIBILITY_INFO, vmx->shadow);
+	if (unlikely(vmx_stay))
+		vmx_write(VMX_PREEMPTION_TIMER_VALUE, vcpu->exit_soon ? 0 : vmx_stay);
 	if (unlikely(vmx->flush)) {
 		flush_ept(vmx_read(EPT_POINTER));
 		vmx->flush = false;

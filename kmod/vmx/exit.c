@@ -81,7 +81,7 @@ static int vmx_exit_cr(struct vmx_vcpu *vmx)
 	u64 qual = vmx_read(EXIT_QUALIFICATION);
 	u64 val = vmx->vcpu.regs[qual >> 8 & 15], shadow;
 
-	switch (qual & CONTROL_REG_ACCESS_NUM) {
+	switch (qual & 15) {
 	case 0:
 		if (val >> 32 || ((val & X86_CR0_NW) && !(val & X86_CR0_CD)) ||
 		    ((val & X86_CR0_PG) && !(val & X86_CR0_PE)))
@@ -179,6 +179,8 @@ static int vmx_exit_exception(struct vmx_vcpu *vmx)
 	vmx_keep_nmi_mask(vmx, info);
 	if (vector == X86_TRAP_UD)
 		return exit_ud_in_smm(vmx);
+	if (vector == X86_TRAP_DB)	/* Bochs leaves it pending, though it has come */
+		vmx_write(GUEST_PENDING_DBG_EXCEPTIONS, 0);
 	if (mkvm_debug_takes(vcpu, vector))
 		return mkvm_exit_debug(vcpu, vector, DR6_RESERVED | (vector == X86_TRAP_DB ? traps : 0));
 	if (vector == X86_TRAP_DB)

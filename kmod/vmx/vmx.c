@@ -832,6 +832,7 @@ static u64 next_rip(struct vmx_vcpu *vmx)
 static void after_exit(struct vmx_vcpu *vmx)
 {
 	struct mkvm_vcpu *vcpu = &vmx->vcpu;
+	u32 shadow;
 
 	vmx->launched = true;
 	vmx->cr2 = native_read_cr2();
@@ -847,7 +848,11 @@ static void after_exit(struct vmx_vcpu *vmx)
 	vcpu->rip = vmx_read(GUEST_RIP);
 	vcpu->rflags = vmx_read(GUEST_RFLAGS);
 	vcpu->next_rip = next_rip(vmx);
-	vmx->shadow = vmx_read(GUEST_INTERRUPTIBILITY_INFO);
+	shadow = vmx_read(GUEST_INTERRUPTIBILITY_INFO);
+	/* Only an NMI that we put in masks others; Bochs keeps the mask of a guest before. */
+	if (!(vmx->shadow & GUEST_INTR_STATE_NMI) && vcpu->event.type != MKVM_EV_NMI)
+		shadow &= ~GUEST_INTR_STATE_NMI;
+	vmx->shadow = shadow;
 	if (unlikely(vmx->stepping))
 		vmx_end_step(vmx);
 	vmx_event_after_exit(vmx);

@@ -87,6 +87,8 @@ bool is_linux_kvm(void);
  * CPUs: a test of such a check skips there by name.
  */
 bool cpu_is_tcg(void);
+/* What differs between the vendors stands in Documentation/vendors.rst. */
+bool cpu_is_intel(void);
 /* KVM_CHECK_EXTENSION on the device. */
 int capability(long cap);
 

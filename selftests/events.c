@@ -1119,7 +1119,8 @@ TEST(a_pending_debug_exception_brings_its_dr6_bits_when_it_is_taken)
 	set_pending_exception(vcpu, VEC_DB, true, 0x14004);
 	vcpu_run_to_stage(vcpu, 2);
 	EXPECT_EQ(1, irqs[VEC_DB]);
-	EXPECT_EQ(0xfffe6ff4, seen_dr6);
+	/* Intel's CPUs read bit 16 as 1 where they do not have RTM. */
+	EXPECT_EQ(0xfffe6ff4, seen_dr6 & (cpu_is_intel() ? ~0x10000ULL : ~0ULL));
 }
 
 TEST(a_payload_of_any_bits_does_no_harm)

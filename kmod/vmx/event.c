@@ -193,10 +193,11 @@ void vmx_begin_step(struct vmx_vcpu *vmx)
 	vmx_update_exceptions(vmx);
 }
 
-/* Any exit ends the step. */
+/* Any exit ends the step. Bochs has its trap pending even where the instruction has not run. */
 void vmx_end_step(struct vmx_vcpu *vmx)
 {
 	vmx->stepping = false;
+	vmx_write(GUEST_PENDING_DBG_EXCEPTIONS, vmx_read(GUEST_PENDING_DBG_EXCEPTIONS) & ~PENDING_STEP);
 	if (!vmx->step_had_tf)
 		vmx->vcpu.rflags &= ~X86_EFLAGS_TF;
 	vmx_update_exceptions(vmx);

@@ -144,7 +144,7 @@ static int vmx_exit_xsetbv(struct vmx_vcpu *vmx)
 static int exit_ud_in_smm(struct vmx_vcpu *vmx)
 {
 	struct mkvm_vcpu *vcpu = &vmx->vcpu;
-	const u8 *insn = vcpu->emu.insn;
+	const u8 *insn = vcpu->insn;
 	u64 rip = vcpu->rip, len;
 	bool rsm;
 

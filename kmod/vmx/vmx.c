@@ -363,10 +363,12 @@ static u64 vmx_get_dr(struct mkvm_vcpu *vcpu, int dr)
 	return dr == 6 ? vmx->dr6 : vmx->debugged ? vmx->guest_dr7 : vmx_read(GUEST_DR7);
 }
 
+/* A trap that the CPU has pending is in the new DR6, or belongs to the old state. */
 static void vmx_set_dr(struct mkvm_vcpu *vcpu, int dr, u64 val)
 {
 	struct vmx_vcpu *vmx = to_vmx(vcpu);
 
+	vmx_write(GUEST_PENDING_DBG_EXCEPTIONS, 0);
 	if (dr == 6)
 		vmx->dr6 = val;
 	else if (vmx->debugged)

@@ -196,8 +196,10 @@ static int vmx_exit_exception(struct vmx_vcpu *vmx)
 	return 1;
 }
 
+/* As where the hardware leaves nothing else: an INIT ends what was, SMM among it. */
 static int vmx_exit_triple_fault(struct vmx_vcpu *vmx)
 {
+	mkvm_vcpu_reset(&vmx->vcpu, true);
 	return mkvm_exit_shutdown(&vmx->vcpu);
 }
 

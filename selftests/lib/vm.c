@@ -118,6 +118,13 @@ bool is_linux_kvm(void)
 	return access("/sys/module/mkvm", F_OK) || !access("/sys/module/kvm", F_OK);
 }
 
+bool cpu_is_bochs(void)
+{
+	const char *emulator = getenv("MKVM_EMULATOR");
+
+	return emulator && !strcmp(emulator, "bochs");
+}
+
 bool cpu_is_intel(void)
 {
 	u32 regs[4];

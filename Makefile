@@ -28,7 +28,7 @@ STAGE = $(CURDIR)/build/$(RELEASE)$(if $(MKVM_TEST_POINTS),-test-points)
 .PHONY: help setup modules launcher tests unit run test check bench trace-demo lint sparse install uninstall clean
 
 help:
-	@echo "mkvm: a small KVM for AMD and its tests.  On Debian 12:"
+	@echo "mkvm: a small KVM for AMD and Intel, and its tests.  On Debian 12:"
 	@echo
 	@echo "  make run        install what is missing, build, and boot a 4-processor Linux guest on"
 	@echo "                  mkvm in an emulated AMD machine, to a shell (exit it, or Ctrl-A x)"
@@ -47,9 +47,10 @@ help:
 	@echo "  make uninstall  removes them;   make clean  removes everything built"
 	@echo
 	@echo "  KERNEL=6.12     use Debian's 6.12 kernel (default: 6.1); KERNEL=debug: in the lab a 6.1 that"
-	@echo "                  checks itself (KASAN, lockdep), built once from Debian's sources in 6 minutes"
+	@echo "                  checks itself (KASAN, lockdep), built once from Debian's sources in 6 minutes;"
+	@echo "                  KERNEL=intel, with setup and modules: for the emulated Intel machine"
 	@echo "  HOST=1          with make run, as root: load the module into this machine's own kernel,"
-	@echo "                  without the emulated machine (needs AMD SVM)"
+	@echo "                  without the emulated machine (needs SVM or VMX)"
 	@echo "  PREFIX=$(PREFIX), DESTDIR=  where make install puts things"
 
 setup:

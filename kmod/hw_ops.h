@@ -7,7 +7,7 @@
  * vcpu->mutex with the vCPU loaded (between vcpu_load and vcpu_put), unless a
  * line says otherwise.
  *
- * Read next: svm/svm.c.
+ * Read next: svm/svm.c, vmx/vmx.c.
  */
 #ifndef MKVM_HW_OPS_H
 #define MKVM_HW_OPS_H
@@ -18,7 +18,7 @@
 struct mkvm_tdp_format {
 	u64 table;		/* bits of an entry that points to a table */
 	u64 leaf;		/* bits of any leaf */
-	u64 huge;		/* bit of a leaf above the last level */
+	u64 huge;		/* bit of a leaf above the last level; 0: there shall be none */
 	u64 present;		/* any of these bits: present */
 	u64 write;
 	u64 accessed;
@@ -83,5 +83,6 @@ enum { MKVM_TR = 6, MKVM_LDTR = 7 };
 
 extern const struct mkvm_hw_ops *mkvm_hw;	/* set once at load */
 extern const struct mkvm_hw_ops mkvm_svm_ops;
+extern struct mkvm_hw_ops mkvm_vmx_ops;		/* changed by its setup alone */
 
 #endif

@@ -339,7 +339,7 @@ int mkvm_tdp_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
 	page = host_page(hva, readonly, &writable);
 	if (!page)
 		return -EFAULT;
-	if (!slot->dirty && fits_huge(slot, gfn, hva, page) && host_maps_huge(vm->mm, hva))
+	if (mkvm_hw->tdp.huge && !slot->dirty && fits_huge(slot, gfn, hva, page) && host_maps_huge(vm->mm, hva))
 		level = 2;
 	spin_lock(&vm->mmu_lock);
 	if (!invalidated(vm, seq, hva)) {

@@ -127,7 +127,7 @@ TEST(each_file_shows_its_part_of_the_vm)
 	vcpu_run_to_stage(vcpu, 1);
 	ASSERT_EQ(1, vm_msi(vm, MSI_ADDR(0), VECTOR));
 	expect_shown(path, "vcpus", "vcpu 0: RUNNABLE, outside");
-	expect_shown(path, "vcpus", "last exit io");
+	expect_shown(path, "vcpus", cpu_is_intel() ? "last exit IO_INSTRUCTION" : "last exit io");
 	expect_shown(path, "vcpus", "vector 0x41 waits: IF=0");
 	expect_shown(path, "irqchip", "irr 0x41 isr\n");
 	expect_shown(path, "irqchip", "pic 1: base");

@@ -383,6 +383,8 @@ TEST(an_injected_interrupt_comes_at_once)
 	struct vcpu *vcpu = start_guest(&vm, take_exception);
 	struct kvm_vcpu_events events;
 
+	if (cpu_is_intel())
+		SKIP("VMX has no entry with an interrupt in delivery and IF clear");
 	stop_at(vcpu, 1, &events);
 	/* What was on its way in: not asked for IF again. */
 	events.interrupt.injected = 1;
@@ -1163,7 +1165,8 @@ TEST(a_pending_debug_exception_brings_its_dr6_bits_when_it_is_taken)
 	set_pending_exception(vcpu, VEC_DB, true, 0x14004);
 	vcpu_run_to_stage(vcpu, 2);
 	EXPECT_EQ(1, irqs[VEC_DB]);
-	EXPECT_EQ(0xfffe6ff4, seen_dr6);
+	/* Intel's CPUs read bit 16 as 1 where they do not have RTM. */
+	EXPECT_EQ(0xfffe6ff4, seen_dr6 & (cpu_is_intel() ? ~0x10000ULL : ~0ULL));
 }
 
 TEST(the_handler_of_a_debug_exception_may_use_the_debug_registers)

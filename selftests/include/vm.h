@@ -87,6 +87,10 @@ bool is_linux_kvm(void);
  * CPUs: a test of such a check skips there by name.
  */
 bool cpu_is_tcg(void);
+/* What differs between the vendors stands in Documentation/vendors.rst. */
+bool cpu_is_intel(void);
+/* True in the Intel lab; Documentation/lab.rst has the faults of Bochs. */
+bool cpu_is_bochs(void);
 /* KVM_CHECK_EXTENSION on the device. */
 int capability(long cap);
 

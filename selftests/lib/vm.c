@@ -118,6 +118,21 @@ bool is_linux_kvm(void)
 	return access("/sys/module/mkvm", F_OK) || !access("/sys/module/kvm", F_OK);
 }
 
+bool cpu_is_bochs(void)
+{
+	const char *emulator = getenv("MKVM_EMULATOR");
+
+	return emulator && !strcmp(emulator, "bochs");
+}
+
+bool cpu_is_intel(void)
+{
+	u32 regs[4];
+
+	cpuid(0, 0, regs);
+	return regs[1] == 0x756e6547;	/* "Genu" */
+}
+
 bool cpu_is_tcg(void)
 {
 	u32 regs[4];

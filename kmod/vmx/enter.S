@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * enter.S - into the guest and back.
+ *
+ * State: none; registers travel between the guest and the array that the caller
+ * gives. RSP, RIP and RFLAGS are in the VMCS.
+ */
+#include <linux/linkage.h>
+#include <asm/asm.h>
+#include <asm/cpufeatures.h>
+#include <asm/msr-index.h>
+#include "../compat.h"
+
+#define REG(n) ((n) * 8)
+#define HOST_RSP_FIELD 0x6c14		/* enum vmcs_field is not for assembly files */
+
+/*
+ * int vmx_vmenter(u64 *regs, bool launched)
+ *
+ * Interrupts are off and stay off: with external-interrupt exiting one that comes ends
+ * the guest's run and is taken when the caller turns interrupts on. An exit goes on at
+ * vmx_vmexit with the stack as it was (Intel SDM vol. 3, "Loading Host State").
+ * Return: VMX_ENTERED; VMX_FAILED, VMX_OFF: there was no entry.
+ */
+SYM_FUNC_START(vmx_vmenter)
+	push %rbp
+	push %r15
+	push %r14
+	push %r13
+	push %r12
+	push %rbx
+	push %rdi			/* 0(%rsp): registers */
+
+	mov $HOST_RSP_FIELD, %eax
+1:	vmwrite %rsp, %rax
+	bt $0, %esi			/* CF: launched; nothing below changes it before the branch */
+	mov %rdi, %rax
+	mov REG(1)(%rax), %rcx
+	mov REG(2)(%rax), %rdx
+	mov REG(3)(%rax), %rbx
+	mov REG(5)(%rax), %rbp
+	mov REG(6)(%rax), %rsi
+	mov REG(7)(%rax), %rdi
+	mov REG(8)(%rax), %r8
+	mov REG(9)(%rax), %r9
+	mov REG(10)(%rax), %r10
+	mov REG(11)(%rax), %r11
+	mov REG(12)(%rax), %r12
+	mov REG(13)(%rax), %r13
+	mov REG(14)(%rax), %r14
+	mov REG(15)(%rax), %r15
+	mov REG(0)(%rax), %rax
+	VM_CLEAR_CPU_BUFFERS
+	jc 2f
+3:	vmlaunch
+	jmp 4f
+2:	vmresume
+4:	mov $1, %eax			/* VMX_FAILED: no entry, and no exit */
+	jbe 5f				/* always: CF or ZF says so */
+
+SYM_INNER_LABEL(vmx_vmexit, SYM_L_GLOBAL)
+	ENDBR
+	push %rax
+	mov 8(%rsp), %rax
+	mov %rcx, REG(1)(%rax)
+	mov %rdx, REG(2)(%rax)
+	mov %rbx, REG(3)(%rax)
+	mov %rbp, REG(5)(%rax)
+	mov %rsi, REG(6)(%rax)
+	mov %rdi, REG(7)(%rax)
+	mov %r8, REG(8)(%rax)
+	mov %r9, REG(9)(%rax)
+	mov %r10, REG(10)(%rax)
+	mov %r11, REG(11)(%rax)
+	mov %r12, REG(12)(%rax)
+	mov %r13, REG(13)(%rax)
+	mov %r14, REG(14)(%rax)
+	mov %r15, REG(15)(%rax)
+	pop (%rax)			/* RAX is the first */
+	xor %eax, %eax			/* VMX_ENTERED */
+
+	/* Nothing of the guest's may steer the host's speculation. */
+5:	xor %ebx, %ebx
+	xor %ebp, %ebp
+	xor %esi, %esi
+	xor %edi, %edi
+	xor %r8d, %r8d
+	xor %r9d, %r9d
+	xor %r10d, %r10d
+	xor %r11d, %r11d
+	xor %r12d, %r12d
+	xor %r13d, %r13d
+	xor %r14d, %r14d
+	xor %r15d, %r15d
+	FILL_RETURN_BUFFER %rcx, RSB_CLEAR_LOOPS, X86_FEATURE_RSB_VMEXIT, X86_FEATURE_RSB_VMEXIT_LITE
+	/* IBRS holds for what the guest has trained only after it is written again. */
+	ALTERNATIVE "jmp .Librs_done", "", X86_FEATURE_KERNEL_IBRS
+	mov %eax, %esi
+	mov $MSR_IA32_SPEC_CTRL, %ecx
+	rdmsr
+	wrmsr
+	mov %esi, %eax
+	xor %esi, %esi
+.Librs_done:
+	xor %ecx, %ecx
+	xor %edx, %edx
+	CLEAR_BRANCH_HISTORY_VMEXIT
+
+	add $8, %rsp
+	pop %rbx
+	pop %r12
+	pop %r13
+	pop %r14
+	pop %r15
+	pop %rbp
+	RET
+
+7:	mov $2, %eax			/* VMX_OFF: #UD */
+	jmp 5b
+	_ASM_EXTABLE(1b, 7b)
+	_ASM_EXTABLE(2b, 7b)
+	_ASM_EXTABLE(3b, 7b)
+SYM_FUNC_END(vmx_vmenter)

@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * exit.c - what each VM exit means: one small handler for each basic reason.
+ *
+ * State: none of its own; reads the VMCS's exit fields.
+ *
+ * Handlers return 1 (enter again), 0 (to userspace, kvm_run is filled in) or -errno.
+ * Intel SDM vol. 3, "VM Exits", "VMX Basic Exit Reasons".
+ */
+#include <linux/ratelimit.h>
+#include <uapi/linux/kvm_para.h>
+#include <asm/debugreg.h>
+
+#include "vmx.h"
+#include "../compat.h"
+
+#define DR7_GD		BIT(13)
+#define WALK_DONE	(BIT(7) | BIT(8))	/* of an EPT violation: the access itself, not one of its walk */
+
+static int vmx_exit_nothing(struct vmx_vcpu *vmx)
+{
+	return 1;
+}
+
+/* A host interrupt; it was served when interrupts came on. The guest is a quiescent state for RCU. */
+static int vmx_exit_intr(struct vmx_vcpu *vmx)
+{
+	vmx->vcpu.stats[MKVM_STAT_IRQ_EXITS]++;
+	local_irq_disable();
+	mkvm_rcu_note_guest();
+	local_irq_enable();
+	return 1;
+}
+
+static int vmx_exit_window(struct vmx_vcpu *vmx)
+{
+	vmx->vcpu.stats[MKVM_STAT_IRQ_WINDOW_EXITS]++;
+	vmx_set_cpu_ctl(vmx, CPU_BASED_INTR_WINDOW_EXITING | CPU_BASED_NMI_WINDOW_EXITING, false);
+	set_bit(MKVM_PEND_EVENT, &vmx->vcpu.pending);
+	return 1;
+}
+
+static int vmx_exit_cpuid(struct vmx_vcpu *vmx)
+{
+	return mkvm_exit_cpuid(&vmx->vcpu);
+}
+
+static int vmx_exit_hlt(struct vmx_vcpu *vmx)
+{
+	return mkvm_exit_halt(&vmx->vcpu);
+}
+
+static int vmx_exit_rdmsr(struct vmx_vcpu *vmx)
+{
+	return mkvm_exit_rdmsr(&vmx->vcpu);
+}
+
+static int vmx_exit_wrmsr(struct vmx_vcpu *vmx)
+{
+	return mkvm_exit_wrmsr(&vmx->vcpu);
+}
+
+/* Intel SDM vol. 3, "Exit Qualification for I/O Instructions". */
+static int vmx_exit_io(struct vmx_vcpu *vmx)
+{
+	u64 qual = vmx_read(EXIT_QUALIFICATION);
+
+	vmx->vcpu.stats[MKVM_STAT_IO_EXITS]++;
+	if (qual & BIT(4))		/* string */
+		return mkvm_exit_emulate(&vmx->vcpu);
+	return mkvm_exit_pio(&vmx->vcpu, qual >> 16, (qual & 7) + 1, qual & BIT(3));
+}
+
+/*
+ * CR8, or a change of CR0's or CR4's bits that the VMCS keeps for us. CR0's bits and CR4.MCE
+ * change for the guest only, in the shadow. Then the instruction runs again: as nothing else
+ * exits, the CPU itself does the rest of it, a change of paging mode among it.
+ */
+static int vmx_exit_cr(struct vmx_vcpu *vmx)
+{
+	u64 qual = vmx_read(EXIT_QUALIFICATION);
+	u64 val = vmx->vcpu.regs[qual >> 8 & 15], shadow;
+
+	switch (qual & 15) {
+	case 0:
+		if (val >> 32 || ((val & X86_CR0_NW) && !(val & X86_CR0_CD)) ||
+		    ((val & X86_CR0_PG) && !(val & X86_CR0_PE)))
+			break;
+		vmx_write(CR0_READ_SHADOW, val);
+		return 1;
+	case 4:
+		if (!mkvm_cr4_valid(&vmx->vcpu, val))
+			break;
+		shadow = vmx_read(CR4_READ_SHADOW) & ~(u64)X86_CR4_MCE;
+		vmx_write(CR4_READ_SHADOW, shadow | (val & X86_CR4_MCE));
+		return 1;
+	default:
+		return mkvm_exit_emulate(&vmx->vcpu);
+	}
+	mkvm_queue_gp(&vmx->vcpu);
+	return 1;
+}
+
+/* The first access to a debug register: from now on DR0-3 and DR6 are the guest's while it runs. */
+static int vmx_exit_dr(struct vmx_vcpu *vmx)
+{
+	if (vmx->debugged)
+		return mkvm_exit_emulate(&vmx->vcpu);
+	vmx->vcpu.dr_live = true;
+	vmx_set_cpu_ctl(vmx, CPU_BASED_MOV_DR_EXITING, false);
+	return 1;
+}
+
+/* Caches are coherent and no device bypasses them: nothing to write back or to drop. */
+static int vmx_exit_skip(struct vmx_vcpu *vmx)
+{
+	return mkvm_skip_instruction(&vmx->vcpu);
+}
+
+static int vmx_exit_ud(struct vmx_vcpu *vmx)
+{
+	mkvm_queue_exception(&vmx->vcpu, X86_TRAP_UD, false, 0);
+	return 1;
+}
+
+static int vmx_exit_gp(struct vmx_vcpu *vmx)
+{
+	mkvm_queue_gp(&vmx->vcpu);
+	return 1;
+}
+
+static int vmx_exit_vmcall(struct vmx_vcpu *vmx)
+{
+	vmx->vcpu.regs[0] = -KVM_ENOSYS;
+	return mkvm_skip_instruction(&vmx->vcpu);
+}
+
+static int vmx_exit_xsetbv(struct vmx_vcpu *vmx)
+{
+	return mkvm_exit_xsetbv(&vmx->vcpu);
+}
+
+/* #UD in SMM: is it RSM? That has no operands, so its two bytes are the instruction's last. */
+static int exit_ud_in_smm(struct vmx_vcpu *vmx)
+{
+	struct mkvm_vcpu *vcpu = &vmx->vcpu;
+	const u8 *insn = vcpu->insn;
+	u64 rip = vcpu->rip, len;
+	bool rsm;
+
+	if (!vcpu->in_smm || mkvm_skip_by_decoding(vcpu) <= 0)
+		return vmx_exit_ud(vmx);
+	len = vcpu->rip - rip;
+	vcpu->rip = rip;
+	rsm = len >= 2 && len <= MKVM_MAX_INSN && insn[len - 2] == 0x0f && insn[len - 1] == 0xaa;
+	return rsm ? mkvm_exit_rsm(vcpu) : vmx_exit_ud(vmx);
+}
+
+/* The exit came before DR6 and DR7 changed: Intel SDM vol. 3, "Exit Qualification for Debug Exceptions". */
+static void note_trap(struct vmx_vcpu *vmx, u64 bits)
+{
+	struct mkvm_vcpu *vcpu = &vmx->vcpu;
+
+	vmx->dr6 = (vmx->dr6 & ~(u64)DR_TRAP_BITS) | bits;
+	mkvm_hw->set_dr(vcpu, 7, mkvm_hw->get_dr(vcpu, 7) & ~(u64)DR7_GD);
+}
+
+/* An intercepted exception goes on to the guest, unless it is userspace's. NMI and #MC: see vmx_enter. */
+static int vmx_exit_exception(struct vmx_vcpu *vmx)
+{
+	struct mkvm_vcpu *vcpu = &vmx->vcpu;
+	u32 info = vmx->intr_info, type = info & INTR_INFO_INTR_TYPE_MASK;
+	u64 qual = vmx_read(EXIT_QUALIFICATION), traps = qual & (DR_TRAP_BITS | BIT(13) | DR_STEP);
+	u8 vector = info & INTR_INFO_VECTOR_MASK;
+	u32 error;
+
+	if (type == INTR_TYPE_NMI_INTR || vector == X86_TRAP_MC)
+		return 1;
+	vmx_keep_nmi_mask(vmx, info);
+	if (vector == X86_TRAP_UD)
+		return exit_ud_in_smm(vmx);
+	if (vector == X86_TRAP_DB)	/* Bochs leaves it pending, though it has come */
+		vmx_write(GUEST_PENDING_DBG_EXCEPTIONS, 0);
+	if (mkvm_debug_takes(vcpu, vector))
+		return mkvm_exit_debug(vcpu, vector, DR6_RESERVED | (vector == X86_TRAP_DB ? traps : 0));
+	if (vector == X86_TRAP_DB)
+		note_trap(vmx, traps);
+	/* Traps, but the exit comes before INT1, INT3 or INTO. */
+	if (type == INTR_TYPE_SOFT_EXCEPTION || type == INTR_TYPE_PRIV_SW_EXCEPTION)
+		vcpu->rip = vcpu->next_rip;
+	error = vmx_read(VM_EXIT_INTR_ERROR_CODE);
+	if (vector == X86_TRAP_PF)
+		mkvm_queue_page_fault(vcpu, qual, error);
+	else
+		mkvm_queue_exception(vcpu, vector, info & INTR_INFO_DELIVER_CODE_MASK, error);
+	return 1;
+}
+
+/* As where the hardware leaves nothing else: an INIT ends what was, SMM among it. */
+static int vmx_exit_triple_fault(struct vmx_vcpu *vmx)
+{
+	mkvm_vcpu_reset(&vmx->vcpu, true);
+	return mkvm_exit_shutdown(&vmx->vcpu);
+}
+
+static int vmx_exit_ept_violation(struct vmx_vcpu *vmx)
+{
+	u64 qual = vmx_read(EXIT_QUALIFICATION);
+	bool operand = (qual & WALK_DONE) == WALK_DONE && !(qual & BIT(EPT_VIOLATION_ACC_INSTR_BIT));
+
+	vmx_keep_nmi_mask(vmx, qual);
+	vmx->vcpu.insn_len = 0;
+	return mkvm_exit_tdp_fault(&vmx->vcpu, vmx_read(GUEST_PHYSICAL_ADDRESS),
+				   qual & BIT(EPT_VIOLATION_ACC_WRITE_BIT), !operand);
+}
+
+#define FIELD(name) { name, #name }
+
+static void dump_vmcs(struct vmx_vcpu *vmx, u32 reason)
+{
+	static const struct {
+		u32 field;
+		const char *name;
+	} fields[] = {
+		FIELD(GUEST_CR0), FIELD(GUEST_CR3), FIELD(GUEST_CR4), FIELD(GUEST_IA32_EFER),
+		FIELD(GUEST_RIP), FIELD(GUEST_RSP), FIELD(GUEST_RFLAGS), FIELD(GUEST_DR7), FIELD(GUEST_IA32_PAT),
+		FIELD(GUEST_INTERRUPTIBILITY_INFO), FIELD(GUEST_ACTIVITY_STATE), FIELD(GUEST_PENDING_DBG_EXCEPTIONS),
+		FIELD(GUEST_GDTR_BASE), FIELD(GUEST_IDTR_BASE), FIELD(EXIT_QUALIFICATION),
+		FIELD(PIN_BASED_VM_EXEC_CONTROL), FIELD(CPU_BASED_VM_EXEC_CONTROL), FIELD(SECONDARY_VM_EXEC_CONTROL),
+		FIELD(VM_ENTRY_CONTROLS), FIELD(VM_EXIT_CONTROLS), FIELD(VM_ENTRY_INTR_INFO_FIELD),
+		FIELD(EPT_POINTER), FIELD(HOST_CR3), FIELD(HOST_CR4),
+	};
+	static const char * const segments[] = { "ES", "CS", "SS", "DS", "FS", "GS", "LDTR", "TR" };
+	static DEFINE_RATELIMIT_STATE(limit, 5 * HZ, 1);
+	int i;
+
+	if (!__ratelimit(&limit))
+		return;
+	pr_err("mkvm: a guest could not be entered: reason %#x, error %u\n", reason, vmx->entry_error);
+	for (i = 0; i < ARRAY_SIZE(fields); i++)
+		pr_err("mkvm:   %-29s %#llx\n", fields[i].name, vmx_read(fields[i].field));
+	for (i = 0; i < ARRAY_SIZE(segments); i++)
+		pr_err("mkvm:   %-4s selector %#llx base %#llx limit %#llx access rights %#llx\n", segments[i],
+		       vmx_read(GUEST_ES_SELECTOR + 2 * i), vmx_read(GUEST_ES_BASE + 2 * i),
+		       vmx_read(GUEST_ES_LIMIT + 2 * i), vmx_read(GUEST_ES_AR_BYTES + 2 * i));
+}
+
+/* The guest's state, or what is put into it, is not one that a CPU can be in. */
+static int exit_fail_entry(struct vmx_vcpu *vmx, u32 reason)
+{
+	struct kvm_run *run = vmx->vcpu.run;
+
+	dump_vmcs(vmx, reason);
+	run->exit_reason = KVM_EXIT_FAIL_ENTRY;
+	run->fail_entry.hardware_entry_failure_reason = reason;
+	run->fail_entry.cpu = raw_smp_processor_id();
+	return 0;
+}
+
+static int (*const handlers[])(struct vmx_vcpu *vmx) = {
+	[EXIT_REASON_EXCEPTION_NMI] = vmx_exit_exception,
+	[EXIT_REASON_EXTERNAL_INTERRUPT] = vmx_exit_intr,
+	[EXIT_REASON_TRIPLE_FAULT] = vmx_exit_triple_fault,
+	[EXIT_REASON_INIT_SIGNAL] = vmx_exit_nothing,
+	[EXIT_REASON_INTERRUPT_WINDOW] = vmx_exit_window,
+	[EXIT_REASON_NMI_WINDOW] = vmx_exit_window,
+	[EXIT_REASON_CPUID] = vmx_exit_cpuid,
+	[11] = vmx_exit_ud,				/* GETSEC */
+	[EXIT_REASON_HLT] = vmx_exit_hlt,
+	[EXIT_REASON_INVD] = vmx_exit_skip,
+	[EXIT_REASON_RDPMC] = vmx_exit_gp,		/* no performance counters are shown */
+	[EXIT_REASON_VMCALL] = vmx_exit_vmcall,
+	[EXIT_REASON_VMCLEAR ... EXIT_REASON_VMON] = vmx_exit_ud,
+	[EXIT_REASON_CR_ACCESS] = vmx_exit_cr,
+	[EXIT_REASON_DR_ACCESS] = vmx_exit_dr,
+	[EXIT_REASON_IO_INSTRUCTION] = vmx_exit_io,
+	[EXIT_REASON_MSR_READ] = vmx_exit_rdmsr,
+	[EXIT_REASON_MSR_WRITE] = vmx_exit_wrmsr,
+	[EXIT_REASON_MWAIT_INSTRUCTION] = vmx_exit_ud,
+	[EXIT_REASON_MONITOR_INSTRUCTION] = vmx_exit_ud,
+	[EXIT_REASON_EPT_VIOLATION] = vmx_exit_ept_violation,
+	[EXIT_REASON_INVEPT] = vmx_exit_ud,
+	[EXIT_REASON_PREEMPTION_TIMER] = vmx_exit_intr,
+	[EXIT_REASON_INVVPID] = vmx_exit_ud,
+	[EXIT_REASON_WBINVD] = vmx_exit_skip,
+	[EXIT_REASON_XSETBV] = vmx_exit_xsetbv,
+};
+
+/* hw_ops last_exit. */
+const char *vmx_last_exit(struct mkvm_vcpu *vcpu)
+{
+	static const struct {
+		u32 code;
+		const char *name;
+	} names[] = { VMX_EXIT_REASONS };
+	u32 code = (u16)READ_ONCE(to_vmx(vcpu)->exit_reason);
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(names); i++)
+		if (names[i].code == code)
+			return names[i].name;
+	return "unknown";
+}
+
+/* hw_ops handle_exit. */
+int vmx_handle_exit(struct mkvm_vcpu *vcpu)
+{
+	struct vmx_vcpu *vmx = to_vmx(vcpu);
+	u32 reason = vmx->exit_reason;
+
+	if (unlikely(vmx->entry_error))
+		return exit_fail_entry(vmx, vmx->entry_error);
+	if (unlikely(reason & VMX_EXIT_REASONS_FAILED_VMENTRY))
+		return exit_fail_entry(vmx, reason);
+	if (reason < ARRAY_SIZE(handlers) && handlers[reason])
+		return handlers[reason](vmx);
+	return mkvm_exit_unknown(vcpu, reason);
+}

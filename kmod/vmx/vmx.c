@@ -1,0 +1,945 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * vmx.c - Intel VMX: switching it on, a vCPU's VMCS and the state in it, entering
+ * the guest.
+ *
+ * State: vmx_cpus (per CPU: VMXON region, whose VMCSs are active), the MSR bitmaps
+ * that all vCPUs share, struct vmx_vcpu. A VMCS follows its vCPU's thread from CPU
+ * to CPU. Of the guest's TLB entries nothing is known where it arrives: the first
+ * entry there flushes them.
+ *
+ * Intel SDM vol. 3, "Virtual Machine Control Structures", "VM Entries", "VM Exits".
+ * Read next: caps.c, exit.c, event.c, enter.S.
+ */
+#include <linux/cpu.h>
+#include <linux/idr.h>
+#include <linux/mm.h>
+#include <linux/moduleparam.h>
+#include <linux/slab.h>
+#include <linux/smp.h>
+#include <asm/cpu_entry_area.h>
+#include <asm/debugreg.h>
+#include <asm/desc.h>
+#include <asm/msr.h>
+#include <asm/perf_event.h>
+#include <asm/tlbflush.h>
+
+#include "vmx.h"
+#include "../trace.h"
+#include "../compat.h"
+
+#define VPIDS		0x10000
+
+/* Bochs 2.7 holds interrupts back from a CPU while it runs a guest that it has entered with IF clear. */
+static uint vmx_stay;
+module_param(vmx_stay, uint, 0444);
+MODULE_PARM_DESC(vmx_stay, "leave the guest after so many ticks of the VMX preemption timer, for emulators that lose interrupts (default 0: never)");
+
+DEFINE_PER_CPU(struct vmx_cpu, vmx_cpus);
+static u8 *msr_bitmaps;		/* two pages: with direct_msrs, and one that has every access exit */
+static DEFINE_IDA(vpids);
+
+/* Direct access to what the VMCS holds, and to KERNEL_GS_BASE, which SWAPGS changes anyway; an exit for all others. */
+static const u32 direct_msrs[] = {
+	MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE,
+	MSR_IA32_SYSENTER_CS, MSR_IA32_SYSENTER_ESP, MSR_IA32_SYSENTER_EIP,
+};
+
+/* The guest's are in the CPU while the vCPU is loaded: the host's kernel does not use them. */
+static const u32 syscall_msrs[VMX_NR_SYSCALL_MSRS] = { MSR_STAR, MSR_LSTAR, MSR_CSTAR, MSR_SYSCALL_MASK };
+
+/* ---- instructions on a VMCS or the TLB; without effect where VMX is off ---- */
+
+static void vmcs_clear(void *vmcs)
+{
+	u64 pa = __pa(vmcs);
+
+	asm volatile("1: vmclear %0\n2:\n" _ASM_EXTABLE(1b, 2b) : : "m"(pa) : "cc", "memory");
+}
+
+static void vmcs_load(void *vmcs)
+{
+	u64 pa = __pa(vmcs);
+
+	asm volatile("1: vmptrld %0\n2:\n" _ASM_EXTABLE(1b, 2b) : : "m"(pa) : "cc", "memory");
+}
+
+/* eptp: 0 for all of them. */
+static void flush_ept(u64 eptp)
+{
+	struct {
+		u64 eptp, zero;
+	} what = { eptp, 0 };
+	u64 type = eptp && (vmx_caps.ept & VMX_EPT_EXTENT_CONTEXT_BIT) ? VMX_EPT_EXTENT_CONTEXT : VMX_EPT_EXTENT_GLOBAL;
+
+	asm volatile("1: invept %0, %1\n2:\n" _ASM_EXTABLE(1b, 2b) : : "m"(what), "r"(type) : "cc", "memory");
+}
+
+static bool enter_vmx_operation(void *region)
+{
+	u64 pa = __pa(region);
+	bool failed = true;
+
+	asm volatile("1: vmxon %1\n\tsetbe %0\n2:\n" _ASM_EXTABLE(1b, 2b)
+		     : "+q"(failed) : "m"(pa) : "cc", "memory");
+	return !failed;
+}
+
+/*
+ * Where an access to a VMCS finds VMX off: a CPU that goes down moves its threads away, each
+ * when it schedules next, and the VMCS with it. Return: try again; false: off everywhere, or
+ * no place to sleep (entering a guest looks first, loading a vCPU is done again elsewhere).
+ */
+bool vmx_moved_on(void)
+{
+	bool on;
+
+	if (!preemptible())
+		return false;
+	schedule();
+	preempt_disable();
+	on = this_cpu_ptr(&vmx_cpus)->on;
+	preempt_enable();
+	return on;
+}
+
+/* ---- the module ---- */
+
+static void allow_msrs(u8 *map)
+{
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(direct_msrs); i++) {
+		u32 bit = (direct_msrs[i] & 0x1fff) + (direct_msrs[i] >= 0xc0000000 ? 0x400 * 8 : 0);
+
+		map[bit / 8] &= ~BIT(bit % 8);
+		map[0x800 + bit / 8] &= ~BIT(bit % 8);
+	}
+}
+
+static void vmx_teardown(void)
+{
+	int cpu;
+
+	for_each_possible_cpu(cpu)
+		free_page((unsigned long)per_cpu(vmx_cpus, cpu).vmxon);
+	free_pages((unsigned long)msr_bitmaps, 1);
+	ida_destroy(&vpids);
+}
+
+static void *alloc_vmcs(gfp_t gfp)
+{
+	u32 *vmcs = (u32 *)get_zeroed_page(gfp);
+
+	if (vmcs)
+		*vmcs = vmx_caps.revision;
+	return vmcs;
+}
+
+static int vmx_setup(void)
+{
+	int cpu;
+
+	/* A guest could bring the CPU down by changing the size of a page that it runs (CVE-2018-12207). */
+	if (boot_cpu_has_bug(X86_BUG_ITLB_MULTIHIT) && !cpu_mitigations_off())
+		mkvm_vmx_ops.tdp.huge = 0;
+	msr_bitmaps = (u8 *)__get_free_pages(GFP_KERNEL, 1);
+	if (!msr_bitmaps)
+		return -ENOMEM;
+	memset(msr_bitmaps, 0xff, 2 * PAGE_SIZE);
+	allow_msrs(msr_bitmaps);
+	for_each_possible_cpu(cpu) {
+		struct vmx_cpu *c = &per_cpu(vmx_cpus, cpu);
+
+		INIT_LIST_HEAD(&c->vcpus);
+		c->vmxon = alloc_vmcs(GFP_KERNEL);
+		if (!c->vmxon) {
+			vmx_teardown();
+			return -ENOMEM;
+		}
+	}
+	return 0;
+}
+
+/* EPT tables have four levels whatever the host's have. */
+static bool vmx_tdp_five_levels(void)
+{
+	return false;
+}
+
+static int vmx_cpu_enable(void)
+{
+	struct vmx_cpu *c = this_cpu_ptr(&vmx_cpus);
+	int i;
+
+	if (__read_cr4() & X86_CR4_VMXE)
+		return -EBUSY;
+	for (i = 0; i < VMX_NR_SYSCALL_MSRS; i++)
+		rdmsrl(syscall_msrs[i], c->syscall_msrs[i]);
+	if (boot_cpu_has(X86_FEATURE_RDTSCP))
+		rdmsrl(MSR_TSC_AUX, c->tsc_aux);
+	intel_pt_handle_vmx(1);
+	cr4_set_bits(X86_CR4_VMXE);
+	if (!enter_vmx_operation(c->vmxon)) {
+		cr4_clear_bits(X86_CR4_VMXE);
+		intel_pt_handle_vmx(0);
+		pr_err("mkvm: CPU %u: VMXON failed\n", smp_processor_id());
+		return -EIO;
+	}
+	c->current_vcpu = NULL;
+	c->on = true;
+	flush_ept(0);
+	return 0;
+}
+
+/* The VMCS is in memory and active nowhere. On the CPU where it was, interrupts off. */
+static void deactivate(void *arg)
+{
+	struct vmx_vcpu *vmx = arg;
+	struct vmx_cpu *c = this_cpu_ptr(&vmx_cpus);
+
+	if (vmx->vmcs_cpu != smp_processor_id())
+		return;
+	vmcs_clear(vmx->vmcs);
+	list_del(&vmx->loaded);
+	if (c->current_vcpu == vmx)
+		c->current_vcpu = NULL;
+	WRITE_ONCE(vmx->vmcs_cpu, -1);
+}
+
+static void vmx_cpu_disable(void)
+{
+	struct vmx_cpu *c = this_cpu_ptr(&vmx_cpus);
+	struct vmx_vcpu *vmx, *next;
+	unsigned long flags;
+
+	local_irq_save(flags);
+	if (c->on) {
+		list_for_each_entry_safe(vmx, next, &c->vcpus, loaded)
+			deactivate(vmx);
+		c->on = false;
+		asm volatile("1: vmxoff\n2:\n" _ASM_EXTABLE(1b, 2b) : : : "cc", "memory");
+		cr4_clear_bits(X86_CR4_VMXE);
+		intel_pt_handle_vmx(0);
+	}
+	local_irq_restore(flags);
+}
+
+/* ---- state in the VMCS ---- */
+
+/* Where a segment's fields are: the VMCS has LDTR before TR. */
+static unsigned int field_offset(int seg)
+{
+	return 2 * (seg == MKVM_TR ? 7 : seg == MKVM_LDTR ? 6 : seg);
+}
+
+static void vmx_get_mode(struct mkvm_vcpu *vcpu, struct mkvm_mode *mode)
+{
+	u32 cs = vmx_read(GUEST_CS_AR_BYTES);
+
+	mode->cr0 = mkvm_hw->get_cr(vcpu, 0);
+	mode->cr3 = vmx_read(GUEST_CR3);
+	mode->cr4 = mkvm_hw->get_cr(vcpu, 4);
+	mode->efer = vmx_read(GUEST_IA32_EFER);
+	mode->cpl = VMX_AR_DPL(vmx_read(GUEST_SS_AR_BYTES));
+	mode->cs_l = cs & VMX_AR_L_MASK;
+	mode->cs_db = cs & VMX_AR_DB_MASK;
+}
+
+static void vmx_get_segment(struct mkvm_vcpu *vcpu, int seg, struct kvm_segment *var)
+{
+	unsigned int offset = field_offset(seg);
+	u32 ar = vmx_read(GUEST_ES_AR_BYTES + offset);
+
+	*var = (struct kvm_segment) {
+		.base = vmx_read(GUEST_ES_BASE + offset),
+		.limit = vmx_read(GUEST_ES_LIMIT + offset),
+		.selector = vmx_read(GUEST_ES_SELECTOR + offset),
+		.type = ar & VMX_AR_TYPE_MASK,
+		.s = !!(ar & VMX_AR_S_MASK),
+		.dpl = VMX_AR_DPL(ar),
+		.present = !(ar & VMX_AR_UNUSABLE_MASK),
+		.avl = ar >> 12 & 1,
+		.l = !!(ar & VMX_AR_L_MASK),
+		.db = !!(ar & VMX_AR_DB_MASK),
+		.g = !!(ar & VMX_AR_G_MASK),
+		.unusable = !!(ar & VMX_AR_UNUSABLE_MASK),
+	};
+}
+
+/*
+ * An entry checks more than userspace need say: a loaded segment's descriptor is accessed, TR
+ * holds a busy TSS (one without limit, where userspace has none), and the granularity fits the limit.
+ */
+static void vmx_set_segment(struct mkvm_vcpu *vcpu, int seg, const struct kvm_segment *var)
+{
+	unsigned int offset = field_offset(seg);
+	bool unusable = var->unusable || !var->present, page = (var->limit & 0xfff) == 0xfff;
+	u32 type = var->type & VMX_AR_TYPE_MASK, limit = var->limit;
+	bool g = limit >> 20 ? true : page && (var->g & 1);
+
+	if (seg < MKVM_TR)
+		type |= VMX_AR_TYPE_ACCESSES_MASK;
+	if (seg == MKVM_TR) {
+		type = unusable ? VMX_AR_TYPE_BUSY_32_TSS : type | 2;
+		limit = unusable ? 0 : limit;
+		unusable = false;
+	}
+	if (g && !page)
+		limit |= 0xfff;
+	vmx_write(GUEST_ES_BASE + offset, var->base);
+	vmx_write(GUEST_ES_LIMIT + offset, limit);
+	vmx_write(GUEST_ES_SELECTOR + offset, var->selector);
+	vmx_write(GUEST_ES_AR_BYTES + offset,
+		  type | (var->s & 1) << 4 | (var->dpl & 3) << VMX_AR_DPL_SHIFT | (unusable ? 0 : VMX_AR_P_MASK) |
+		  (var->avl & 1) << 12 | (var->l & 1) << 13 | (var->db & 1) << 14 | (g ? VMX_AR_G_MASK : 0) |
+		  (unusable ? VMX_AR_UNUSABLE_MASK : 0));
+}
+
+static void vmx_get_dt(struct mkvm_vcpu *vcpu, bool idt, struct kvm_dtable *dt)
+{
+	*dt = (struct kvm_dtable) {
+		.base = vmx_read(idt ? GUEST_IDTR_BASE : GUEST_GDTR_BASE),
+		.limit = vmx_read(idt ? GUEST_IDTR_LIMIT : GUEST_GDTR_LIMIT),
+	};
+}
+
+static void vmx_set_dt(struct mkvm_vcpu *vcpu, bool idt, const struct kvm_dtable *dt)
+{
+	vmx_write(idt ? GUEST_IDTR_BASE : GUEST_GDTR_BASE, dt->base);
+	vmx_write(idt ? GUEST_IDTR_LIMIT : GUEST_GDTR_LIMIT, dt->limit);
+}
+
+/* CR0 and CR4 are the CPU's, less the bits that the guest sees as it set them. */
+static u64 vmx_get_cr(struct mkvm_vcpu *vcpu, int cr)
+{
+	u64 mask = cr == 0 ? VMX_CR0_MASK : to_vmx(vcpu)->cr4_mask;
+
+	switch (cr) {
+	case 0:
+		return (vmx_read(GUEST_CR0) & ~mask) | (vmx_read(CR0_READ_SHADOW) & mask);
+	case 2:
+		return to_vmx(vcpu)->cr2;
+	case 3:
+		return vmx_read(GUEST_CR3);
+	default:
+		return (vmx_read(GUEST_CR4) & ~mask) | (vmx_read(CR4_READ_SHADOW) & mask);
+	}
+}
+
+static void vmx_set_cr(struct mkvm_vcpu *vcpu, int cr, u64 val)
+{
+	struct vmx_vcpu *vmx = to_vmx(vcpu);
+
+	vmx->pdptes_stale = true;
+	switch (cr) {
+	case 0:
+		vmx_write(GUEST_CR0, (val & ~(u64)VMX_CR0_MASK) | X86_CR0_ET | vmx_caps.cr0_fixed);
+		vmx_write(CR0_READ_SHADOW, val);
+		break;
+	case 2:
+		vmx->cr2 = val;
+		break;
+	case 3:
+		vmx_write(GUEST_CR3, val);
+		break;
+	default:
+		vmx_write(GUEST_CR4, val | X86_CR4_VMXE | (__read_cr4() & X86_CR4_MCE));
+		vmx_write(CR4_READ_SHADOW, val);
+	}
+}
+
+static void vmx_set_efer(struct mkvm_vcpu *vcpu, u64 efer)
+{
+	to_vmx(vcpu)->pdptes_stale = true;
+	vmx_write(GUEST_IA32_EFER, efer & (EFER_SCE | EFER_LME | EFER_LMA | EFER_NX));
+	vmx_write(VM_ENTRY_CONTROLS, vmx_caps.entry | (efer & EFER_LMA ? VM_ENTRY_IA32E_MODE : 0));
+}
+
+static u64 vmx_get_dr(struct mkvm_vcpu *vcpu, int dr)
+{
+	struct vmx_vcpu *vmx = to_vmx(vcpu);
+
+	return dr == 6 ? vmx->dr6 : vmx->debugged ? vmx->guest_dr7 : vmx_read(GUEST_DR7);
+}
+
+/* A trap that the CPU has pending is in the new DR6, or belongs to the old state. */
+static void vmx_set_dr(struct mkvm_vcpu *vcpu, int dr, u64 val)
+{
+	struct vmx_vcpu *vmx = to_vmx(vcpu);
+
+	vmx_write(GUEST_PENDING_DBG_EXCEPTIONS, 0);
+	if (dr == 6)
+		vmx->dr6 = val;
+	else if (vmx->debugged)
+		vmx->guest_dr7 = val;
+	else
+		vmx_write(GUEST_DR7, val);
+}
+
+/* The VMCS's field for an MSR, or 0. */
+static unsigned long msr_field(u32 index)
+{
+	switch (index) {
+	case MSR_FS_BASE: return GUEST_FS_BASE;
+	case MSR_GS_BASE: return GUEST_GS_BASE;
+	case MSR_IA32_SYSENTER_CS: return GUEST_SYSENTER_CS;
+	case MSR_IA32_SYSENTER_ESP: return GUEST_SYSENTER_ESP;
+	case MSR_IA32_SYSENTER_EIP: return GUEST_SYSENTER_EIP;
+	default: return 0;
+	}
+}
+
+/* The guest's copy of a register of syscall_msrs, or NULL. */
+static u64 *syscall_msr(struct vmx_vcpu *vmx, u32 index)
+{
+	int i;
+
+	for (i = 0; i < VMX_NR_SYSCALL_MSRS; i++)
+		if (syscall_msrs[i] == index)
+			return &vmx->syscall_msrs[i];
+	return NULL;
+}
+
+static int vmx_get_msr(struct mkvm_vcpu *vcpu, u32 index, u64 *val)
+{
+	unsigned long field = msr_field(index);
+	u64 *syscall = syscall_msr(to_vmx(vcpu), index);
+
+	if (index == MSR_KERNEL_GS_BASE)
+		rdmsrl(MSR_KERNEL_GS_BASE, *val);	/* the vCPU is loaded: see vmx_vcpu_load */
+	else if (syscall)
+		*val = *syscall;
+	else if (field)
+		*val = vmx_read(field);
+	else
+		return 1;
+	return 0;
+}
+
+/* A register that the CPU has while the vCPU is loaded; load_msrs must find both in step. */
+static void write_loaded(u64 *copy, u32 index, u64 val)
+{
+	preempt_disable();
+	*copy = val;
+	wrmsrl(index, val);
+	preempt_enable();
+}
+
+static int vmx_set_msr(struct mkvm_vcpu *vcpu, u32 index, u64 val)
+{
+	struct vmx_vcpu *vmx = to_vmx(vcpu);
+	unsigned long field = msr_field(index);
+	u64 *syscall = syscall_msr(vmx, index);
+
+	if (index == MSR_IA32_CR_PAT) {
+		vmx_write(GUEST_IA32_PAT, val);
+		return 0;
+	}
+	if (index == MSR_TSC_AUX) {
+		if (!boot_cpu_has(X86_FEATURE_RDTSCP))
+			return 1;
+		write_loaded(&vcpu->tsc_aux, index, val);
+		return 0;
+	}
+	if (!syscall && !field && index != MSR_KERNEL_GS_BASE)
+		return 1;
+	if (index != MSR_STAR && index != MSR_SYSCALL_MASK && index != MSR_IA32_SYSENTER_CS &&
+	    !__is_canonical_address(val, 48))
+		return 1;
+	if (syscall)
+		write_loaded(syscall, index, val);
+	else if (field)
+		vmx_write(field, index == MSR_IA32_SYSENTER_CS ? (u32)val : val);
+	else
+		wrmsrl(MSR_KERNEL_GS_BASE, val);
+	return 0;
+}
+
+static void vmx_tsc_offset_changed(struct mkvm_vcpu *vcpu)
+{
+	vmx_write(TSC_OFFSET, vcpu->tsc_offset);
+}
+
+/* A filter that denies one of the direct registers has all of them exit. */
+static void vmx_msr_filter_changed(struct mkvm_vcpu *vcpu)
+{
+	bool direct = true;
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(direct_msrs); i++)
+		direct = direct && mkvm_msr_allowed(vcpu, direct_msrs[i], KVM_MSR_FILTER_READ) &&
+			 mkvm_msr_allowed(vcpu, direct_msrs[i], KVM_MSR_FILTER_WRITE);
+	vmx_write(MSR_BITMAP, __pa(msr_bitmaps) + (direct ? 0 : PAGE_SIZE));
+}
+
+/* ---- a vCPU's life ---- */
+
+static struct mkvm_vcpu *vmx_vcpu_create(void)
+{
+	struct vmx_vcpu *vmx = kzalloc(sizeof(*vmx), GFP_KERNEL_ACCOUNT);
+
+	if (!vmx)
+		return ERR_PTR(-ENOMEM);
+	vmx->vmcs = alloc_vmcs(GFP_KERNEL_ACCOUNT);
+	vmx->vapic = (void *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
+	if (!vmx->vmcs || !vmx->vapic) {
+		free_page((unsigned long)vmx->vmcs);
+		free_page((unsigned long)vmx->vapic);
+		kfree(vmx);
+		return ERR_PTR(-ENOMEM);
+	}
+	vmx->vmcs_cpu = -1;
+	if (vmx_caps.cpu2 & SECONDARY_EXEC_ENABLE_VPID)
+		vmx->vpid = max(ida_alloc_range(&vpids, 1, VPIDS - 1, GFP_KERNEL), 0);
+	return &vmx->vcpu;
+}
+
+static void deactivate_anywhere(struct vmx_vcpu *vmx)
+{
+	int cpu = READ_ONCE(vmx->vmcs_cpu);
+
+	if (cpu >= 0)
+		smp_call_function_single(cpu, deactivate, vmx, 1);
+}
+
+static void vmx_vcpu_destroy(struct mkvm_vcpu *vcpu)
+{
+	struct vmx_vcpu *vmx = to_vmx(vcpu);
+
+	deactivate_anywhere(vmx);
+	if (vmx->vpid)
+		ida_free(&vpids, vmx->vpid);
+	free_page((unsigned long)vmx->vmcs);
+	free_page((unsigned long)vmx->vapic);
+	kfree(vmx);
+}
+
+static void write_controls(struct vmx_vcpu *vmx)
+{
+	u32 disabled = vmx->vcpu.vm->disabled_exits;
+
+	vmx->cpu_ctl = vmx_caps.cpu;
+	if (disabled & KVM_X86_DISABLE_EXITS_HLT)
+		vmx->cpu_ctl &= ~CPU_BASED_HLT_EXITING;
+	if (disabled & KVM_X86_DISABLE_EXITS_MWAIT)
+		vmx->cpu_ctl &= ~(CPU_BASED_MWAIT_EXITING | CPU_BASED_MONITOR_EXITING);
+	vmx_write(PIN_BASED_VM_EXEC_CONTROL, vmx_caps.pin & ~(vmx_stay ? 0 : PIN_BASED_VMX_PREEMPTION_TIMER));
+	vmx_write(CPU_BASED_VM_EXEC_CONTROL, vmx->cpu_ctl);
+	vmx_write(SECONDARY_VM_EXEC_CONTROL, vmx->vpid ? vmx_caps.cpu2 : vmx_caps.cpu2 & ~SECONDARY_EXEC_ENABLE_VPID);
+	vmx_write(VM_EXIT_CONTROLS, vmx_caps.exit);
+	vmx_write(VM_ENTRY_CONTROLS, vmx_caps.entry);
+	vmx_write(VM_ENTRY_INTR_INFO_FIELD, 0);
+	if (vmx->vpid)
+		vmx_write(VIRTUAL_PROCESSOR_ID, vmx->vpid);
+	vmx_write(MSR_BITMAP, __pa(msr_bitmaps));
+	vmx_write(VIRTUAL_APIC_PAGE_ADDR, __pa(vmx->vapic));
+	vmx_write(CR0_GUEST_HOST_MASK, VMX_CR0_MASK);
+	vmx->cr4_mask = ~0ULL;
+	vmx_write(CR4_GUEST_HOST_MASK, vmx->cr4_mask);
+	vmx_write(TSC_OFFSET, vmx->vcpu.tsc_offset);
+}
+
+/* What of the host is the same on all CPUs and at all times. */
+static void write_host_state(void)
+{
+	u64 val;
+
+	vmx_write(HOST_CR0, read_cr0());
+	vmx_write(HOST_CS_SELECTOR, __KERNEL_CS);
+	vmx_write(HOST_SS_SELECTOR, __KERNEL_DS);
+	vmx_write(HOST_TR_SELECTOR, GDT_ENTRY_TSS * 8);
+	vmx_write(HOST_RIP, (unsigned long)vmx_vmexit);
+	rdmsrl(MSR_IA32_SYSENTER_CS, val);
+	vmx_write(HOST_IA32_SYSENTER_CS, val);
+	rdmsrl(MSR_IA32_SYSENTER_EIP, val);
+	vmx_write(HOST_IA32_SYSENTER_EIP, val);
+	rdmsrl(MSR_IA32_CR_PAT, val);
+	vmx_write(HOST_IA32_PAT, val);
+	rdmsrl(MSR_EFER, val);
+	vmx_write(HOST_IA32_EFER, val);
+}
+
+/* hw_ops set_tdp_root; SMM, which has its own, has #UD exit. */
+static void vmx_set_tdp_root(struct mkvm_vcpu *vcpu, u64 root_pa)
+{
+	struct vmx_vcpu *vmx = to_vmx(vcpu);
+
+	vmx_write(EPT_POINTER, root_pa | VMX_EPTP_MT_WB | VMX_EPTP_PWL_4 |
+			       (vmx_caps.ept & VMX_EPT_AD_BIT ? VMX_EPTP_AD_ENABLE_BIT : 0));
+	vmx->flush = true;
+	vmx_update_exceptions(vmx);
+}
+
+static void reset_segments(struct mkvm_vcpu *vcpu)
+{
+	static const struct kvm_segment data = { .limit = 0xffff, .type = 3, .s = 1, .present = 1 };
+	static const struct kvm_segment code = {
+		.selector = 0xf000, .base = 0xffff0000, .limit = 0xffff, .type = 11, .s = 1, .present = 1,
+	};
+	static const struct kvm_segment ldt = { .limit = 0xffff, .type = 2, .present = 1 };
+	static const struct kvm_segment tss = { .limit = 0xffff, .type = 11, .present = 1 };
+	int seg;
+
+	for (seg = MKVM_ES; seg <= MKVM_GS; seg++)
+		vmx_set_segment(vcpu, seg, seg == MKVM_CS ? &code : &data);
+	vmx_set_segment(vcpu, MKVM_LDTR, &ldt);
+	vmx_set_segment(vcpu, MKVM_TR, &tss);
+	vmx_write(GUEST_GDTR_BASE, 0);
+	vmx_write(GUEST_GDTR_LIMIT, 0xffff);
+	vmx_write(GUEST_IDTR_BASE, 0);
+	vmx_write(GUEST_IDTR_LIMIT, 0xffff);
+}
+
+/* Intel SDM vol. 3, "Processor State After Reset". Model-specific registers survive INIT, and cache bits do. */
+static void reset_guest_state(struct vmx_vcpu *vmx, bool init)
+{
+	u64 cr0 = init ? vmx_read(CR0_READ_SHADOW) : X86_CR0_CD | X86_CR0_NW;
+
+	reset_segments(&vmx->vcpu);
+	vmx_set_efer(&vmx->vcpu, 0);
+	vmx_set_cr(&vmx->vcpu, 0, cr0 & (X86_CR0_CD | X86_CR0_NW));
+	vmx_set_cr(&vmx->vcpu, 3, 0);
+	vmx_set_cr(&vmx->vcpu, 4, 0);
+	vmx->cr2 = 0;
+	vmx->dr6 = DR6_RESERVED;
+	vmx_write(GUEST_DR7, 0x400);
+	vmx_write(GUEST_IA32_DEBUGCTL, 0);
+	vmx_write(GUEST_IA32_PAT, vmx->vcpu.pat);
+	vmx_write(GUEST_PENDING_DBG_EXCEPTIONS, 0);
+	vmx_write(GUEST_ACTIVITY_STATE, GUEST_ACTIVITY_ACTIVE);
+	vmx_write(VMCS_LINK_POINTER, ~0ULL);
+	vmx->shadow = 0;
+	vmx->stepping = false;
+	if (init)
+		return;
+	vmx_write(GUEST_SYSENTER_CS, 0);
+	vmx_write(GUEST_SYSENTER_ESP, 0);
+	vmx_write(GUEST_SYSENTER_EIP, 0);
+}
+
+static void vmx_vcpu_reset(struct mkvm_vcpu *vcpu, bool init)
+{
+	struct vmx_vcpu *vmx = to_vmx(vcpu);
+	bool load = vcpu->cpu < 0;	/* at creation nobody else has done it */
+
+	if (load)
+		mkvm_vcpu_load(vcpu);
+	write_controls(vmx);
+	write_host_state();
+	reset_guest_state(vmx, init);
+	vmx_set_tdp_root(vcpu, vcpu->vm->tdp[vcpu->in_smm].root_pa);
+	vmx->debugged = false;
+	vcpu->dr_live = false;
+	vmx_guest_debug_changed(vcpu);
+	if (load)
+		mkvm_vcpu_put(vcpu);
+}
+
+/* ---- on a CPU and off it ---- */
+
+/* The VMCS arrives on this CPU. Preemption off. */
+static void activate(struct vmx_vcpu *vmx, struct vmx_cpu *c, int cpu)
+{
+	unsigned long flags;
+	struct desc_ptr idt;
+	u64 val;
+
+	deactivate_anywhere(vmx);
+	vmcs_clear(vmx->vmcs);		/* a new one must be, once */
+	local_irq_save(flags);
+	if (c->on) {
+		list_add(&vmx->loaded, &c->vcpus);
+		vmx->vmcs_cpu = cpu;
+		c->current_vcpu = vmx;
+		vmcs_load(vmx->vmcs);
+	}
+	local_irq_restore(flags);
+	vmx->launched = false;
+	vmx->flush = true;
+	vmx_write(HOST_TR_BASE, (unsigned long)&get_cpu_entry_area(cpu)->tss.x86_tss);
+	vmx_write(HOST_GDTR_BASE, (unsigned long)get_current_gdt_ro());
+	store_idt(&idt);
+	vmx_write(HOST_IDTR_BASE, idt.address);
+	rdmsrl(MSR_GS_BASE, val);
+	vmx_write(HOST_GS_BASE, val);
+	rdmsrl(MSR_IA32_SYSENTER_ESP, val);
+	vmx_write(HOST_IA32_SYSENTER_ESP, val);
+	indirect_branch_prediction_barrier();
+}
+
+static void load_msrs(struct mkvm_vcpu *vcpu, const struct vmx_cpu *c, bool guest)
+{
+	struct vmx_vcpu *vmx = to_vmx(vcpu);
+	int i;
+
+	for (i = 0; i < VMX_NR_SYSCALL_MSRS; i++)
+		if (vmx->syscall_msrs[i] != c->syscall_msrs[i])
+			wrmsrl(syscall_msrs[i], guest ? vmx->syscall_msrs[i] : c->syscall_msrs[i]);
+	if (vcpu->tsc_aux != c->tsc_aux && boot_cpu_has(X86_FEATURE_RDTSCP))
+		wrmsrl(MSR_TSC_AUX, guest ? vcpu->tsc_aux : c->tsc_aux);
+}
+
+static void vmx_vcpu_load(struct mkvm_vcpu *vcpu, int cpu)
+{
+	struct vmx_cpu *c = this_cpu_ptr(&vmx_cpus);
+	struct vmx_vcpu *vmx = to_vmx(vcpu);
+
+	if (vmx->vmcs_cpu != cpu) {
+		activate(vmx, c, cpu);
+	} else if (c->current_vcpu != vmx) {
+		vmcs_load(vmx->vmcs);
+		c->current_vcpu = vmx;
+		indirect_branch_prediction_barrier();
+	}
+	/* An exit makes the selectors null. */
+	savesegment(ds, vmx->host_ds);
+	savesegment(es, vmx->host_es);
+	savesegment(fs, vmx->host_fs);
+	savesegment(gs, vmx->host_gs);
+	rdmsrl(MSR_FS_BASE, vmx->host_fs_base);
+	vmx_write(HOST_FS_BASE, vmx->host_fs_base);
+	vmx->host_cr3 = 0;
+	vmx->host_cr4 = 0;
+	vmx->host_debugctl = get_debugctlmsr();
+	rdmsrl(MSR_KERNEL_GS_BASE, vmx->host_kernel_gs_base);
+	wrmsrl(MSR_KERNEL_GS_BASE, vmx->kernel_gs_base);
+	load_msrs(vcpu, c, true);
+}
+
+static void vmx_vcpu_put(struct mkvm_vcpu *vcpu)
+{
+	struct vmx_cpu *c = this_cpu_ptr(&vmx_cpus);
+	struct vmx_vcpu *vmx = to_vmx(vcpu);
+
+	load_msrs(vcpu, c, false);
+	rdmsrl(MSR_KERNEL_GS_BASE, vmx->kernel_gs_base);
+	if (unlikely(vmx->host_ds | vmx->host_es)) {
+		loadsegment(ds, vmx->host_ds);
+		loadsegment(es, vmx->host_es);
+	}
+	if (unlikely(vmx->host_fs)) {
+		loadsegment(fs, vmx->host_fs);
+		wrmsrl(MSR_FS_BASE, vmx->host_fs_base);
+	}
+	if (unlikely(vmx->host_gs))
+		load_gs_index(vmx->host_gs);
+	wrmsrl(MSR_KERNEL_GS_BASE, vmx->host_kernel_gs_base);
+	/* An exit sets the limits of GDT and TSS to more and to less than they are. */
+	invalidate_tss_limit();
+	load_fixmap_gdt(smp_processor_id());
+	if (vcpu->dr_live) {
+		vcpu->dr_live = false;
+		vmx_set_cpu_ctl(vmx, CPU_BASED_MOV_DR_EXITING, true);
+	}
+	mkvm_guard_userspace();
+}
+
+/* ---- into the guest ---- */
+
+static void vmx_flush_tlb(struct mkvm_vcpu *vcpu)
+{
+	to_vmx(vcpu)->flush = true;
+}
+
+static void trace_vmx_exit(struct vmx_vcpu *vmx)
+{
+	u32 vectoring = vmx_read(IDT_VECTORING_INFO_FIELD);
+
+	vmx->vcpu.ids.went_in = true;
+	trace_exit(&vmx->vcpu, vmx_last_exit(&vmx->vcpu), vmx->exit_reason, vmx_read(EXIT_QUALIFICATION),
+		   vmx_read(GUEST_PHYSICAL_ADDRESS), vectoring & VECTORING_INFO_VALID_MASK ? vectoring : 0);
+}
+
+/* What of the host may change between two entries. */
+static void refresh_host_state(struct vmx_vcpu *vmx)
+{
+	u64 cr3 = __read_cr3(), cr4 = __read_cr4();
+
+	if (unlikely(cr3 != vmx->host_cr3)) {
+		vmx->host_cr3 = cr3;
+		vmx_write(HOST_CR3, cr3);
+	}
+	if (unlikely(cr4 != vmx->host_cr4)) {
+		vmx->host_cr4 = cr4;
+		vmx_write(HOST_CR4, cr4);
+	}
+}
+
+/* CR4 bits that CPUID does not offer exit, to be refused; MCE stays on. Userspace may change CPUID. */
+static void refresh_cr4_mask(struct vmx_vcpu *vmx)
+{
+	u64 mask = vmx->vcpu.cr4_reserved | X86_CR4_VMXE | X86_CR4_MCE;
+
+	if (likely(mask == vmx->cr4_mask))
+		return;
+	vmx->cr4_mask = mask;
+	vmx_write(CR4_GUEST_HOST_MASK, mask);
+}
+
+static void before_entry(struct vmx_vcpu *vmx)
+{
+	struct mkvm_vcpu *vcpu = &vmx->vcpu;
+
+	refresh_host_state(vmx);
+	refresh_cr4_mask(vmx);
+	if (unlikely(vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP) && !vcpu->exit_soon)
+		vmx_begin_step(vmx);
+	if (unlikely(vmx->shadow))
+		vmx_settle_shadow(vmx);
+	vmx_write(GUEST_RSP, vcpu->regs[4]);
+	vmx_write(GUEST_RIP, vcpu->rip);
+	vmx_write(GUEST_RFLAGS, (vcpu->rflags & 0x3f7fd7) | X86_EFLAGS_FIXED);
+	vmx_write(GUEST_INTERRUPTIBILITY_INFO, vmx->shadow);
+	if (unlikely(vmx_stay))
+		vmx_write(VMX_PREEMPTION_TIMER_VALUE, vcpu->exit_soon ? 0 : vmx_stay);
+	if (unlikely(vmx->flush)) {
+		flush_ept(vmx_read(EPT_POINTER));
+		vmx->flush = false;
+	}
+	if (native_read_cr2() != vmx->cr2)
+		native_write_cr2(vmx->cr2);
+	if (unlikely(vcpu->dr_live))
+		set_debugreg(vmx->dr6, 6);
+	/* What a guest may read of the L1 cache by way of its page tables (CVE-2018-3646). */
+	if (static_cpu_has_bug(X86_BUG_L1TF) && static_cpu_has(X86_FEATURE_FLUSH_L1D) && !cpu_mitigations_off())
+		wrmsrl(MSR_IA32_FLUSH_CMD, L1D_FLUSH);
+}
+
+/* NMIs and machine checks are the host's; they are served where they came, which the exit has held back. */
+static void serve_host_exception(struct vmx_vcpu *vmx)
+{
+	u32 info = vmx_read(VM_EXIT_INTR_INFO);
+
+	vmx->intr_info = info;
+	if ((info & INTR_INFO_INTR_TYPE_MASK) == INTR_TYPE_NMI_INTR)
+		asm volatile("int $2");
+	else if ((info & INTR_INFO_VECTOR_MASK) == X86_TRAP_MC)
+		asm volatile("int $18");
+}
+
+/* RIP behind the instruction that made the exit; 0 for exits that do not tell its length. */
+static u64 next_rip(struct vmx_vcpu *vmx)
+{
+	u64 next;
+
+	if (vmx->exit_reason == EXIT_REASON_EXTERNAL_INTERRUPT || vmx->exit_reason == EXIT_REASON_EPT_VIOLATION)
+		return 0;
+	next = vmx->vcpu.rip + vmx_read(VM_EXIT_INSTRUCTION_LEN);
+	if (unlikely(next >> 32) && !(vmx_read(GUEST_CS_AR_BYTES) & VMX_AR_L_MASK))
+		return (u32)next;
+	return next;
+}
+
+static void after_exit(struct vmx_vcpu *vmx)
+{
+	struct mkvm_vcpu *vcpu = &vmx->vcpu;
+	u32 shadow;
+
+	vmx->launched = true;
+	vmx->cr2 = native_read_cr2();
+	if (unlikely(vcpu->dr_live)) {
+		get_debugreg(vmx->dr6, 6);
+		set_debugreg(DR6_RESERVED, 6);
+	}
+	if (unlikely(vmx->host_debugctl))
+		update_debugctlmsr(vmx->host_debugctl);
+	if (vmx->exit_reason == EXIT_REASON_EXCEPTION_NMI)
+		serve_host_exception(vmx);
+	vcpu->regs[4] = vmx_read(GUEST_RSP);
+	vcpu->rip = vmx_read(GUEST_RIP);
+	vcpu->rflags = vmx_read(GUEST_RFLAGS);
+	vcpu->next_rip = next_rip(vmx);
+	shadow = vmx_read(GUEST_INTERRUPTIBILITY_INFO);
+	/* Only an NMI that we put in masks others; Bochs keeps the mask of a guest before. */
+	if (!(vmx->shadow & GUEST_INTR_STATE_NMI) && vcpu->event.type != MKVM_EV_NMI)
+		shadow &= ~GUEST_INTR_STATE_NMI;
+	vmx->shadow = shadow;
+	if (unlikely(vmx->stepping))
+		vmx_end_step(vmx);
+	vmx_event_after_exit(vmx);
+	/* Where HLT does not exit an interrupt does: the guest goes on behind it, as after any wake-up. */
+	if (!(vmx->cpu_ctl & CPU_BASED_HLT_EXITING))
+		vmx_write(GUEST_ACTIVITY_STATE, GUEST_ACTIVITY_ACTIVE);
+}
+
+/* hw_ops enter. */
+static void vmx_enter(struct mkvm_vcpu *vcpu)
+{
+	struct vmx_vcpu *vmx = to_vmx(vcpu);
+	u8 cr8 = mkvm_get_cr8(vcpu), new_cr8, *vtpr = vmx->vapic + APIC_TASKPRI;
+	int r = VMX_OFF;
+
+	*vtpr = cr8 << 4;
+	vmx->entry_error = 0;
+	if (likely(vmx->vmcs_cpu == vcpu->cpu)) {
+		before_entry(vmx);
+		r = vmx_vmenter(vcpu->regs, vmx->launched);
+	}
+	if (unlikely(r != VMX_ENTERED)) {
+		/* OFF: the machine reboots, or this CPU goes and the thread leaves it. */
+		WRITE_ONCE(vmx->exit_reason, EXIT_REASON_EXTERNAL_INTERRUPT);
+		if (r == VMX_FAILED)
+			vmx->entry_error = vmx_read(VM_INSTRUCTION_ERROR) ?: ~0u;
+		return;
+	}
+	WRITE_ONCE(vmx->exit_reason, vmx_read(VM_EXIT_REASON));
+	if (unlikely(vmx->exit_reason & VMX_EXIT_REASONS_FAILED_VMENTRY))
+		return;
+	after_exit(vmx);
+	new_cr8 = *vtpr >> 4;
+	if (unlikely(new_cr8 != cr8))
+		mkvm_set_cr8(vcpu, new_cr8);
+	if (mkvm_tracing())
+		trace_vmx_exit(vmx);
+}
+
+struct mkvm_hw_ops mkvm_vmx_ops = {
+	.name = "Intel VMX",
+	.tdp = {
+		.table = VMX_EPT_RWX_MASK,
+		.leaf = VMX_EPT_READABLE_MASK | VMX_EPT_EXECUTABLE_MASK | VMX_EPTP_MT_WB << VMX_EPT_MT_EPTE_SHIFT |
+			VMX_EPT_IPAT_BIT | VMX_EPT_ACCESS_BIT | VMX_EPT_DIRTY_BIT,
+		.huge = BIT(7),
+		.present = VMX_EPT_RWX_MASK,
+		.write = VMX_EPT_WRITABLE_MASK,
+		.accessed = VMX_EPT_ACCESS_BIT,
+	},
+	.missing = vmx_missing,
+	.tdp_five_levels = vmx_tdp_five_levels,
+	.setup = vmx_setup,
+	.teardown = vmx_teardown,
+	.cpu_enable = vmx_cpu_enable,
+	.cpu_disable = vmx_cpu_disable,
+	.vcpu_create = vmx_vcpu_create,
+	.vcpu_destroy = vmx_vcpu_destroy,
+	.vcpu_reset = vmx_vcpu_reset,
+	.vcpu_load = vmx_vcpu_load,
+	.vcpu_put = vmx_vcpu_put,
+	.enter = vmx_enter,
+	.handle_exit = vmx_handle_exit,
+	.last_exit = vmx_last_exit,
+	.get_mode = vmx_get_mode,
+	.get_segment = vmx_get_segment,
+	.set_segment = vmx_set_segment,
+	.get_dt = vmx_get_dt,
+	.set_dt = vmx_set_dt,
+	.get_cr = vmx_get_cr,
+	.set_cr = vmx_set_cr,
+	.set_efer = vmx_set_efer,
+	.guest_debug_changed = vmx_guest_debug_changed,
+	.get_dr = vmx_get_dr,
+	.set_dr = vmx_set_dr,
+	.get_msr = vmx_get_msr,
+	.set_msr = vmx_set_msr,
+	.tsc_offset_changed = vmx_tsc_offset_changed,
+	.msr_filter_changed = vmx_msr_filter_changed,
+	.get_shadow = vmx_get_shadow,
+	.set_shadow = vmx_set_shadow,
+	.nmi_masked = vmx_nmi_masked,
+	.set_nmi_masked = vmx_set_nmi_masked,
+	.inject = vmx_inject,
+	.open_window = vmx_open_window,
+	.flush_tlb = vmx_flush_tlb,
+	.set_tdp_root = vmx_set_tdp_root,
+};

@@ -367,9 +367,11 @@ void mkvm_events_seen(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev)
 /* mkvm_events_get - KVM_GET_VCPU_EVENTS; mkvm_events_seen follows. Context: vcpu->mutex held. */
 void mkvm_events_get(struct mkvm_vcpu *vcpu, struct kvm_vcpu_events *ev)
 {
-	unsigned long bits = READ_ONCE(vcpu->pending);
+	unsigned long bits;
 	const struct mkvm_event *x = vcpu->event.type == MKVM_EV_EXCEPTION ? &vcpu->event : &vcpu->exception;
 
+	merge_nmis(vcpu);
+	bits = READ_ONCE(vcpu->pending);
 	memset(ev, 0, sizeof(*ev));
 	ev->flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM;
 	if (x->type != MKVM_EV_NONE) {

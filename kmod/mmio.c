@@ -494,10 +494,10 @@ int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause)
 	}
 }
 
-/* Is the instruction at RIP a VMCALL? Own thread. */
+/* Is the instruction at RIP a VMCALL, and not one that only ends like it? Own thread. */
 bool mkvm_at_vmcall(struct mkvm_vcpu *vcpu)
 {
-	static const u8 vmcall[] = { 0x0f, 0x01, 0xc1 };
+	static const u8 vmcall[] = { 0x0f, 0x01, 0xc1 };	/* of its kind only 0F 01 has a ModRM byte */
 	int idx = srcu_read_lock(&vcpu->vm->srcu);
 	struct mkvm_emu *emu = emu_init(vcpu);
 	unsigned int len;
@@ -505,7 +505,8 @@ bool mkvm_at_vmcall(struct mkvm_vcpu *vcpu)
 	emu->insn_len = 0;
 	len = mkvm_insn_length(emu);
 	srcu_read_unlock(&vcpu->vm->srcu, idx);
-	return len >= sizeof(vmcall) && !memcmp(emu->insn + len - sizeof(vmcall), vmcall, sizeof(vmcall));
+	return len >= sizeof(vmcall) && emu->d.op == OP_LENGTH && (emu->d.flags & MODRM) && !emu->prefix[LOCK] &&
+	       !memcmp(emu->insn + len - sizeof(vmcall), vmcall, sizeof(vmcall));
 }
 
 /*

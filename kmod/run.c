@@ -215,8 +215,8 @@ int mkvm_exit_hypercall(struct mkvm_vcpu *vcpu)
 	wide = mode.cs_l && (mode.efer & EFER_LMA);
 	if (mode.cpl)
 		ret = -KVM_EPERM;
-	else if (r[0] == KVM_HC_SEND_IPI && vcpu->lapic)
-		ret = mkvm_lapic_send_ipis(vcpu->lapic, r[3], r[1], wide ? 64 : 32, r[2], r[6]);
+	else if ((wide ? r[0] : (u32)r[0]) == KVM_HC_SEND_IPI && vcpu->lapic)
+		ret = mkvm_lapic_send_ipis(vcpu->lapic, r[3], r[1], wide ? 64 : 32, wide ? r[2] : (u32)r[2], r[6]);
 	vcpu->regs[0] = wide ? ret : (u32)ret;
 	return mkvm_skip_instruction(vcpu);
 }

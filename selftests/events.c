@@ -280,6 +280,22 @@ TEST(an_nmi_behind_one_that_was_seen_is_not_taken_back)
 	vcpu_run_to_done(vcpu);
 }
 
+TEST(of_two_nmis_behind_a_masked_one_userspace_sees_one)
+{
+	struct vm *vm;
+	struct vcpu *vcpu = start_guest(&vm, take_nmis);
+	struct kvm_vcpu_events events;
+
+	vcpu_run_to_stage(vcpu, 1);
+	vcpu_get_events(vcpu, &events);
+	events.nmi.masked = 1;
+	set_events(vcpu, &events);
+	nmi(vcpu);
+	nmi(vcpu);
+	vcpu_get_events(vcpu, &events);
+	EXPECT_EQ(1, events.nmi.pending);
+}
+
 /* --- KVM_SET_VCPU_EVENTS --- */
 
 TEST(unknown_event_flags_are_refused)

@@ -286,6 +286,8 @@ static void many(void)
 	GUEST_EQ(2, send_many(5, 0xffff, 1, 0x41));
 	expect_got(0x41, 0xa);
 	GUEST_EQ(0, send_many(0xffffffff, 0, 0xffffffff, 0));
+	GUEST_EQ(0, send_many(1, 0, 0xff, 0x42));	/* no broadcast */
+	GUEST_EQ(0, send_many(1, 0, 1ull << 32, 0x42));
 	GUEST_EQ(-22, send_many(1, 0, 0, 0x42 | ICR_ALL));
 	expect_got(0x42, 0);
 }

@@ -871,6 +871,8 @@ static void hypercalls(u64 arg)
 	GUEST_EQ(-1000, nr);			/* KVM_ENOSYS */
 	GUEST_EQ(-1000, vmcall_at(code, 1000));
 	GUEST_EQ(VEC_UD, GUEST_TRY("ud2", "+m"(user_rax)));
+	/* no VMCALL: LOCK before a MOV of a number that ends like one */
+	GUEST_EQ(VEC_UD, GUEST_TRY(".byte 0xf0; movl $0xc1010f00, %0", "+m"(user_rax)));
 	guest_handlers[VEC_GP] = leave_user;
 	*(u64 *)(guest_tss[0] + 4) = (u64)guest_stacks[3];
 	code[3] = 0xf4;				/* HLT is #GP */

@@ -1107,7 +1107,7 @@ TEST_LIMIT(big_real_mode_survives_smis_at_all_of_its_instructions, 1200)
 {
 	struct machine m = busy_machine();
 	struct kvm_sregs before, after;
-	const u32 n = getenv("MKVM_LONG") ? 100000 : 20000;
+	const u32 n = getenv("MKVM_LONG") ? 100000 : 3000;
 
 	vcpu_get_sregs(m.vcpu, &before);
 	m.vcpu->on_exit = check_round;
@@ -1136,7 +1136,7 @@ TEST_LIMIT(an_msi_and_an_smi_at_the_same_moment_are_both_served_each_time, 1200)
 {
 	struct machine m = busy_machine();
 	volatile u32 *smis = (volatile u32 *)(m.smram + COUNT), *msis = (volatile u32 *)(m.vm->low + 0x5f8);
-	const u32 n = getenv("MKVM_LONG") ? 50000 : 2000;
+	const u32 n = getenv("MKVM_LONG") ? 50000 : 500;
 
 	with_interrupts(&m);
 	vm_load(m.vm, 0xa000, count_code, count_code_end);

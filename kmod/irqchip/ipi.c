@@ -233,15 +233,18 @@ int mkvm_lapic_send_ipi(struct mkvm_lapic *apic, u32 icr, u32 dest)
  *
  * Owner of @apic. Returns how many took it; -EINVAL: @icr says whom.
  */
-long mkvm_lapic_send_ipis(struct mkvm_lapic *apic, u64 low, u64 high, unsigned int bits, u32 min, u32 icr)
+long mkvm_lapic_send_ipis(struct mkvm_lapic *apic, u64 low, u64 high, unsigned int bits, u64 min, u32 icr)
 {
 	unsigned int i;
 	long count = 0;
 
 	if (icr & (APIC_DEST_ALLBUT | APIC_DEST_LOGICAL))
 		return -EINVAL;	/* KVM_EINVAL is the same */
-	for (i = 0; i < 2 * bits && (u64)min + i < MKVM_MAX_VCPUS; i++)
-		if ((i < bits ? low >> i : high >> (i - bits)) & 1)
+	if (min >= MKVM_MAX_VCPUS)
+		return 0;
+	/* 255 would be all xAPICs: it is nobody's id here. */
+	for (i = 0; i < 2 * bits && min + i < MKVM_MAX_VCPUS; i++)
+		if (min + i != 0xff && ((i < bits ? low >> i : high >> (i - bits)) & 1))
 			count += mkvm_lapic_send_ipi(apic, icr, min + i) > 0;
 	return count;
 }

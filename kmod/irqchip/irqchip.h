@@ -151,7 +151,7 @@ void mkvm_irq_acked(struct mkvm *vm, unsigned int chip, unsigned int pin);	/* an
 void mkvm_irqfd_rerouted(struct mkvm *vm, const struct mkvm_routing *old);
 
 /* ipi.c */
-long mkvm_lapic_send_ipis(struct mkvm_lapic *apic, u64 low, u64 high, unsigned int bits, u32 min, u32 icr);
+long mkvm_lapic_send_ipis(struct mkvm_lapic *apic, u64 low, u64 high, unsigned int bits, u64 min, u32 icr);
 int mkvm_irq_deliver(struct mkvm *vm, struct mkvm_lapic *sender, const struct mkvm_irq *irq);
 /* any context */
 bool mkvm_lapic_matches(struct mkvm_lapic *apic, struct mkvm_lapic *sender, const struct mkvm_irq *irq);

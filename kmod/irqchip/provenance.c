@@ -268,6 +268,8 @@ void mkvm_trace_reset(struct mkvm_vcpu *vcpu)
 {
 	unsigned long before = READ_ONCE(vcpu->pending);
 
+	if (before & BIT(MKVM_PEND_NMI2))
+		mkvm_trace_consume(vcpu, MKVM_PEND_NMI2, before, "by-INIT");
 	if (before & BIT(MKVM_PEND_NMI))
 		mkvm_trace_consume(vcpu, MKVM_PEND_NMI, before, "by-INIT");
 	if (before & BIT(MKVM_PEND_SMI))

@@ -155,9 +155,9 @@ int mkvm_pic_ack(struct mkvm_pic *pic)
 
 	raw_spin_lock_irqsave(&pic->lock, flags);
 	irq = chip_ack(pic, 0);
-	vector = pic->chip[0].irq_base + irq;
+	vector = (u8)(pic->chip[0].irq_base + irq);
 	if (irq == PIC_CASCADE)
-		vector = pic->chip[1].irq_base + chip_ack(pic, 1);
+		vector = (u8)(pic->chip[1].irq_base + chip_ack(pic, 1));
 	pic_unlock(pic, flags, true);
 	return vector;
 }

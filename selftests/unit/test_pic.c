@@ -587,6 +587,11 @@ TEST(set_keeps_an_odd_base_and_a_smaller_elcr_mask)
 	EXPECT_EQ(memcmp(&set, &got, sizeof(set)), 0);
 	mkvm_pic_set_irq(pic, 1, MKVM_SOURCE_USER, 1);
 	EXPECT_EQ(mkvm_pic_ack(pic), 11);
+	set.irq_base = 0xff;
+	EXPECT_EQ(mkvm_pic_set(pic, 0, &set), 0);
+	mkvm_pic_set_irq(pic, 1, MKVM_SOURCE_USER, 0);
+	mkvm_pic_set_irq(pic, 1, MKVM_SOURCE_USER, 1);
+	EXPECT_EQ(mkvm_pic_ack(pic), 0);
 	stop();
 }
 

@@ -6,6 +6,7 @@
  * Read next: run.c.
  */
 #define _GNU_SOURCE
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -940,6 +941,58 @@ TEST(watchpoints_and_single_step_work_in_the_guest)
 	struct vm *vm = vm_create(0);
 
 	vcpu_run_to_done(vcpu_add(vm, watchpoint_guest, 0));
+}
+
+static void lasting_watchpoint(u64 arg)
+{
+	const u64 write_8_bytes_dr0 = 1 << 16 | 2 << 18 | 2 | 0x400;
+
+	guest_handlers[VEC_DB] = on_db;
+	if (arg) {
+		asm volatile("mov %0, %%dr0" :: "r"(&watched));
+		asm volatile("mov %0, %%dr7" :: "r"(write_8_bytes_dr0));
+	}
+	stage(1);
+	watched = 5;
+	GUEST_EQ(1, db_hits);
+	stage(2);
+	watched = 6;
+	GUEST_EQ(2, db_hits);
+}
+
+/* Another guest leaves its own debug registers in this CPU. */
+static void stay_and_run_another_guest(void)
+{
+	cpu_set_t cpus;
+
+	CPU_ZERO(&cpus);
+	CPU_SET(sched_getcpu(), &cpus);
+	ASSERT_OK(sched_setaffinity(0, sizeof(cpus), &cpus));
+	vcpu_run_to_done(vcpu_add(vm_create(0), debugregs_guest, 1));
+}
+
+TEST(watchpoints_last_over_exits_to_userspace)
+{
+	struct vcpu *vcpu = vcpu_add(vm_create(0), lasting_watchpoint, 1);
+
+	vcpu_run_to_stage(vcpu, 1);
+	stay_and_run_another_guest();
+	vcpu_run_to_done(vcpu);
+}
+
+TEST(watchpoints_that_userspace_restores_work_at_once)
+{
+	struct vcpu *vcpu = vcpu_add(vm_create(0), lasting_watchpoint, 0);
+	struct kvm_debugregs regs;
+
+	NEED_CAP(KVM_CAP_DEBUGREGS);
+	vcpu_run_to_stage(vcpu, 1);
+	stay_and_run_another_guest();
+	ASSERT_OK(ioctl(vcpu->fd, KVM_GET_DEBUGREGS, &regs));
+	regs.db[0] = (u64)&watched;
+	regs.dr7 = 1 << 16 | 2 << 18 | 2 | 0x400;
+	ASSERT_OK(ioctl(vcpu->fd, KVM_SET_DEBUGREGS, &regs));
+	vcpu_run_to_done(vcpu);
 }
 
 TEST(the_tsc_frequency_can_be_read)

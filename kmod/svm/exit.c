@@ -77,8 +77,7 @@ static int svm_exit_dr(struct svm_vcpu *svm)
 {
 	if (svm->debugged)
 		return mkvm_exit_emulate(&svm->vcpu);
-	svm->vcpu.dr_live = true;
-	svm_dr_intercepts(svm, false);
+	svm_dr_live(svm);
 	return 1;
 }
 

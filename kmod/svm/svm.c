@@ -186,6 +186,13 @@ void svm_dr_intercepts(struct svm_vcpu *svm, bool on)
 	svm->vmcb->control.intercepts[INTERCEPT_DR] = on ? ~0u : 0;
 }
 
+/* DR0-3 are the guest's while it runs. In this order: a switch to another thread in between is harmless. */
+void svm_dr_live(struct svm_vcpu *svm)
+{
+	svm_dr_intercepts(svm, false);
+	svm->vcpu.dr_live = true;
+}
+
 static void set_intercepts(struct svm_vcpu *svm)
 {
 	static const u8 always[] = {
@@ -295,6 +302,9 @@ static void svm_vcpu_load(struct mkvm_vcpu *vcpu, int cpu)
 		c->last = svm;
 		indirect_branch_prediction_barrier();
 	}
+	/* Breakpoints that are on need DR0-3, whether or not the guest touches the registers again. */
+	if (unlikely(svm->vmcb->save.dr7 & 0xff) && !svm->debugged)
+		svm_dr_live(svm);
 }
 
 static void svm_vcpu_put(struct mkvm_vcpu *vcpu)
@@ -550,6 +560,8 @@ static void svm_set_dr(struct mkvm_vcpu *vcpu, int dr, u64 val)
 		to_svm(vcpu)->guest_dr7 = val;
 	else
 		s->dr7 = val;
+	if ((s->dr7 & 0xff) && !to_svm(vcpu)->debugged)
+		svm_dr_live(to_svm(vcpu));
 }
 
 /* The register in the save area that an MSR's number names, or NULL. */

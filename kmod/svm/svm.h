@@ -87,5 +87,6 @@ int svm_handle_exit(struct mkvm_vcpu *vcpu);
 
 /* svm.c */
 void svm_dr_intercepts(struct svm_vcpu *svm, bool on);
+void svm_dr_live(struct svm_vcpu *svm);
 
 #endif

@@ -18,6 +18,13 @@
 #define MKVM_UNTRAIN_RET	UNTRAIN_RET
 #endif
 
+/* Before an entry by VMX: the kernel has one feature bit for Intel's faults, the other may be AMD's alone. */
+#ifdef CLEAR_CPU_BUFFERS
+#define MKVM_VMX_CLEAR_CPU_BUFFERS	CLEAR_CPU_BUFFERS
+#else
+#define MKVM_VMX_CLEAR_CPU_BUFFERS	VM_CLEAR_CPU_BUFFERS
+#endif
+
 #else /* C */
 
 #include <linux/eventfd.h>

@@ -50,7 +50,7 @@ SYM_FUNC_START(vmx_vmenter)
 	mov REG(14)(%rax), %r14
 	mov REG(15)(%rax), %r15
 	mov REG(0)(%rax), %rax
-	VM_CLEAR_CPU_BUFFERS
+	MKVM_VMX_CLEAR_CPU_BUFFERS	/* leaves CF */
 	jc 2f
 3:	vmlaunch
 	jmp 4f

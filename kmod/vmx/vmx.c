@@ -517,8 +517,15 @@ static void vmx_vcpu_destroy(struct mkvm_vcpu *vcpu)
 
 static void write_controls(struct vmx_vcpu *vmx)
 {
+	static const u16 zero[] = {
+		VM_EXIT_MSR_STORE_COUNT, VM_EXIT_MSR_LOAD_COUNT, VM_ENTRY_MSR_LOAD_COUNT, CR3_TARGET_COUNT,
+		TPR_THRESHOLD, PAGE_FAULT_ERROR_CODE_MASK, PAGE_FAULT_ERROR_CODE_MATCH,
+	};
 	u32 disabled = vmx->vcpu.vm->disabled_exits;
+	int i;
 
+	for (i = 0; i < ARRAY_SIZE(zero); i++)
+		vmx_write(zero[i], 0);
 	vmx->cpu_ctl = vmx_caps.cpu;
 	if (disabled & KVM_X86_DISABLE_EXITS_HLT)
 		vmx->cpu_ctl &= ~CPU_BASED_HLT_EXITING;
@@ -548,6 +555,10 @@ static void write_host_state(void)
 	vmx_write(HOST_CR0, read_cr0());
 	vmx_write(HOST_CS_SELECTOR, __KERNEL_CS);
 	vmx_write(HOST_SS_SELECTOR, __KERNEL_DS);
+	vmx_write(HOST_DS_SELECTOR, 0);		/* the host's own come back in vmx_vcpu_put */
+	vmx_write(HOST_ES_SELECTOR, 0);
+	vmx_write(HOST_FS_SELECTOR, 0);
+	vmx_write(HOST_GS_SELECTOR, 0);
 	vmx_write(HOST_TR_SELECTOR, GDT_ENTRY_TSS * 8);
 	vmx_write(HOST_RIP, (unsigned long)vmx_vmexit);
 	rdmsrl(MSR_IA32_SYSENTER_CS, val);

@@ -447,6 +447,8 @@ static int vmx_set_msr(struct mkvm_vcpu *vcpu, u32 index, u64 val)
 	if (index != MSR_STAR && index != MSR_SYSCALL_MASK && index != MSR_IA32_SYSENTER_CS &&
 	    !__is_canonical_address(val, 48))
 		return 1;
+	if (index == MSR_SYSCALL_MASK && val >> 32)
+		return 1;
 	if (syscall)
 		write_loaded(syscall, index, val);
 	else if (field)

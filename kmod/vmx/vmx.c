@@ -283,6 +283,7 @@ static void vmx_set_segment(struct mkvm_vcpu *vcpu, int seg, const struct kvm_se
 	if (seg == MKVM_TR) {
 		type = unusable ? VMX_AR_TYPE_BUSY_32_TSS : type | 2;
 		limit = unusable ? 0 : limit;
+		g = unusable ? false : g;
 		unusable = false;
 	}
 	if (g && !page)

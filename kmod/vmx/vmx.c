@@ -707,6 +707,7 @@ static void vmx_vcpu_load(struct mkvm_vcpu *vcpu, int cpu)
 		indirect_branch_prediction_barrier();
 	}
 	/* An exit makes the selectors null. */
+	store_ldt(vmx->host_ldt);
 	savesegment(ds, vmx->host_ds);
 	savesegment(es, vmx->host_es);
 	savesegment(fs, vmx->host_fs);
@@ -728,6 +729,8 @@ static void vmx_vcpu_put(struct mkvm_vcpu *vcpu)
 
 	load_msrs(vcpu, c, false);
 	rdmsrl(MSR_KERNEL_GS_BASE, vmx->kernel_gs_base);
+	if (unlikely(vmx->host_ldt))	/* the others may be in it */
+		asm volatile("lldt %0" : : "rm"(vmx->host_ldt));
 	if (unlikely(vmx->host_ds | vmx->host_es)) {
 		loadsegment(ds, vmx->host_ds);
 		loadsegment(es, vmx->host_es);

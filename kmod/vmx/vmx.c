@@ -716,7 +716,6 @@ static void vmx_vcpu_load(struct mkvm_vcpu *vcpu, int cpu)
 	vmx_write(HOST_FS_BASE, vmx->host_fs_base);
 	vmx->host_cr3 = 0;
 	vmx->host_cr4 = 0;
-	vmx->host_debugctl = get_debugctlmsr();
 	rdmsrl(MSR_KERNEL_GS_BASE, vmx->host_kernel_gs_base);
 	wrmsrl(MSR_KERNEL_GS_BASE, vmx->kernel_gs_base);
 	load_msrs(vcpu, c, true);
@@ -816,11 +815,23 @@ static void before_entry(struct vmx_vcpu *vmx)
 	}
 	if (native_read_cr2() != vmx->cr2)
 		native_write_cr2(vmx->cr2);
+	vmx->host_debugctl = get_debugctlmsr();
 	if (unlikely(vcpu->dr_live))
 		set_debugreg(vmx->dr6, 6);
 	/* What a guest may read of the L1 cache by way of its page tables (CVE-2018-3646). */
 	if (static_cpu_has_bug(X86_BUG_L1TF) && static_cpu_has(X86_FEATURE_FLUSH_L1D) && !cpu_mitigations_off())
 		wrmsrl(MSR_IA32_FLUSH_CMD, L1D_FLUSH);
+}
+
+/* What an exit, or the way to the entry, has changed of the host; an entry may have failed. */
+static void restore_host(struct vmx_vcpu *vmx)
+{
+	if (unlikely(vmx->vcpu.dr_live)) {
+		get_debugreg(vmx->dr6, 6);
+		set_debugreg(DR6_RESERVED, 6);
+	}
+	if (unlikely(vmx->host_debugctl))
+		update_debugctlmsr(vmx->host_debugctl);
 }
 
 /* NMIs and machine checks are the host's; they are served where they came, which the exit has held back. */
@@ -855,12 +866,6 @@ static void after_exit(struct vmx_vcpu *vmx)
 
 	vmx->launched = true;
 	vmx->cr2 = native_read_cr2();
-	if (unlikely(vcpu->dr_live)) {
-		get_debugreg(vmx->dr6, 6);
-		set_debugreg(DR6_RESERVED, 6);
-	}
-	if (unlikely(vmx->host_debugctl))
-		update_debugctlmsr(vmx->host_debugctl);
 	if (vmx->exit_reason == EXIT_REASON_EXCEPTION_NMI)
 		serve_host_exception(vmx);
 	vcpu->regs[4] = vmx_read(GUEST_RSP);
@@ -892,6 +897,7 @@ static void vmx_enter(struct mkvm_vcpu *vcpu)
 	if (likely(vmx->vmcs_cpu == vcpu->cpu)) {
 		before_entry(vmx);
 		r = vmx_vmenter(vcpu->regs, vmx->launched);
+		restore_host(vmx);
 	}
 	if (unlikely(r != VMX_ENTERED)) {
 		/* OFF: the machine reboots, or this CPU goes and the thread leaves it. */

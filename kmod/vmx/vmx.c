@@ -20,6 +20,7 @@
 #include <asm/cpu_entry_area.h>
 #include <asm/debugreg.h>
 #include <asm/desc.h>
+#include <asm/mce.h>
 #include <asm/msr.h>
 #include <asm/perf_event.h>
 #include <asm/tlbflush.h>
@@ -834,6 +835,16 @@ static void restore_host(struct vmx_vcpu *vmx)
 		update_debugctlmsr(vmx->host_debugctl);
 }
 
+/* As one that came in the program that runs the guest: it may have to die, the host need not. */
+static void call_machine_check(void)
+{
+#ifdef CONFIG_X86_MCE
+	struct pt_regs regs = { .cs = 3, .flags = X86_EFLAGS_IF };
+
+	do_machine_check(&regs);
+#endif
+}
+
 /* NMIs and machine checks are the host's; they are served where they came, which the exit has held back. */
 static void serve_host_exception(struct vmx_vcpu *vmx)
 {
@@ -843,7 +854,7 @@ static void serve_host_exception(struct vmx_vcpu *vmx)
 	if ((info & INTR_INFO_INTR_TYPE_MASK) == INTR_TYPE_NMI_INTR)
 		asm volatile("int $2");
 	else if ((info & INTR_INFO_VECTOR_MASK) == X86_TRAP_MC)
-		asm volatile("int $18");
+		call_machine_check();
 }
 
 /* RIP behind the instruction that made the exit; 0 for exits that do not tell its length. */
@@ -907,8 +918,11 @@ static void vmx_enter(struct mkvm_vcpu *vcpu)
 		return;
 	}
 	WRITE_ONCE(vmx->exit_reason, vmx_read(VM_EXIT_REASON));
-	if (unlikely(vmx->exit_reason & VMX_EXIT_REASONS_FAILED_VMENTRY))
+	if (unlikely(vmx->exit_reason & VMX_EXIT_REASONS_FAILED_VMENTRY)) {
+		if ((u16)vmx->exit_reason == EXIT_REASON_MCE_DURING_VMENTRY)
+			call_machine_check();
 		return;
+	}
 	after_exit(vmx);
 	new_cr8 = *vtpr >> 4;
 	if (unlikely(new_cr8 != cr8))

@@ -536,6 +536,7 @@ static void write_controls(struct vmx_vcpu *vmx)
 	if (disabled & KVM_X86_DISABLE_EXITS_MWAIT)
 		vmx->cpu_ctl &= ~(CPU_BASED_MWAIT_EXITING | CPU_BASED_MONITOR_EXITING);
 	vmx_write(PIN_BASED_VM_EXEC_CONTROL, vmx_caps.pin & ~(vmx_stay ? 0 : PIN_BASED_VMX_PREEMPTION_TIMER));
+	vmx->cpu_ctl_written = vmx->cpu_ctl;
 	vmx_write(CPU_BASED_VM_EXEC_CONTROL, vmx->cpu_ctl);
 	vmx_write(SECONDARY_VM_EXEC_CONTROL, vmx->vpid ? vmx_caps.cpu2 : vmx_caps.cpu2 & ~SECONDARY_EXEC_ENABLE_VPID);
 	vmx_write(VM_EXIT_CONTROLS, vmx_caps.exit);
@@ -745,10 +746,7 @@ static void vmx_vcpu_put(struct mkvm_vcpu *vcpu)
 	/* An exit sets the limits of GDT and TSS to more and to less than they are. */
 	invalidate_tss_limit();
 	load_fixmap_gdt(smp_processor_id());
-	if (vcpu->dr_live) {
-		vcpu->dr_live = false;
-		vmx_set_cpu_ctl(vmx, CPU_BASED_MOV_DR_EXITING, true);
-	}
+	vcpu->dr_live = false;
 	mkvm_guard_userspace();
 }
 
@@ -794,12 +792,24 @@ static void refresh_cr4_mask(struct vmx_vcpu *vmx)
 	vmx_write(CR4_GUEST_HOST_MASK, mask);
 }
 
+/* Who holds the debug registers changes with the thread's CPU: nobody else writes the controls. */
+static void refresh_cpu_ctl(struct vmx_vcpu *vmx)
+{
+	u32 ctl = vmx->vcpu.dr_live ? vmx->cpu_ctl & ~CPU_BASED_MOV_DR_EXITING : vmx->cpu_ctl;
+
+	if (likely(ctl == vmx->cpu_ctl_written))
+		return;
+	vmx->cpu_ctl_written = ctl;
+	vmx_write(CPU_BASED_VM_EXEC_CONTROL, ctl);
+}
+
 static void before_entry(struct vmx_vcpu *vmx)
 {
 	struct mkvm_vcpu *vcpu = &vmx->vcpu;
 
 	refresh_host_state(vmx);
 	refresh_cr4_mask(vmx);
+	refresh_cpu_ctl(vmx);
 	if (unlikely(vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP) && !vcpu->exit_soon)
 		vmx_begin_step(vmx);
 	if (unlikely(vmx->shadow))

@@ -375,8 +375,11 @@ static void vmx_set_dr(struct mkvm_vcpu *vcpu, int dr, u64 val)
 		vmx->dr6 = val;
 	else if (vmx->debugged)
 		vmx->guest_dr7 = val;
-	else
+	else {
 		vmx_write(GUEST_DR7, val);
+		if (val & 0xff)		/* as in vmx_vcpu_load */
+			vcpu->dr_live = true;
+	}
 }
 
 /* The VMCS's field for an MSR, or 0. */
@@ -721,6 +724,9 @@ static void vmx_vcpu_load(struct mkvm_vcpu *vcpu, int cpu)
 	rdmsrl(MSR_KERNEL_GS_BASE, vmx->host_kernel_gs_base);
 	wrmsrl(MSR_KERNEL_GS_BASE, vmx->kernel_gs_base);
 	load_msrs(vcpu, c, true);
+	/* DR7 is always the guest's: where it has breakpoints on, their addresses must be. */
+	if (!vmx->debugged && (vmx_read(GUEST_DR7) & 0xff))
+		vcpu->dr_live = true;
 }
 
 static void vmx_vcpu_put(struct mkvm_vcpu *vcpu)

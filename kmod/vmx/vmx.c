@@ -39,6 +39,7 @@ MODULE_PARM_DESC(vmx_stay, "leave the guest after so many ticks of the VMX preem
 DEFINE_PER_CPU(struct vmx_cpu, vmx_cpus);
 static u8 *msr_bitmaps;		/* two pages: with direct_msrs, and one that has every access exit */
 static DEFINE_IDA(vpids);
+static bool has_pebs;
 
 /* Direct access to what the VMCS holds, and to KERNEL_GS_BASE, which SWAPGS changes anyway; an exit for all others. */
 static const u32 direct_msrs[] = {
@@ -140,7 +141,9 @@ static void *alloc_vmcs(gfp_t gfp)
 static int vmx_setup(void)
 {
 	int cpu;
+	u64 val;
 
+	has_pebs = boot_cpu_has(X86_FEATURE_PEBS) && !rdmsrl_safe(MSR_IA32_PEBS_ENABLE, &val);
 	/* A guest could bring the CPU down by changing the size of a page that it runs (CVE-2018-12207). */
 	if (boot_cpu_has_bug(X86_BUG_ITLB_MULTIHIT) && !cpu_mitigations_off())
 		mkvm_vmx_ops.tdp.huge = 0;
@@ -833,6 +836,12 @@ static void before_entry(struct vmx_vcpu *vmx)
 	if (native_read_cr2() != vmx->cr2)
 		native_write_cr2(vmx->cr2);
 	vmx->host_debugctl = get_debugctlmsr();
+	/* The host's perf would have records written to addresses that are the guest's. */
+	if (has_pebs) {
+		rdmsrl(MSR_IA32_PEBS_ENABLE, vmx->host_pebs);
+		if (unlikely(vmx->host_pebs))
+			wrmsrl(MSR_IA32_PEBS_ENABLE, 0);
+	}
 	if (unlikely(vcpu->dr_live))
 		set_debugreg(vmx->dr6, 6);
 	/* What a guest may read of the L1 cache by way of its page tables (CVE-2018-3646). */
@@ -849,6 +858,8 @@ static void restore_host(struct vmx_vcpu *vmx)
 	}
 	if (unlikely(vmx->host_debugctl))
 		update_debugctlmsr(vmx->host_debugctl);
+	if (unlikely(vmx->host_pebs))
+		wrmsrl(MSR_IA32_PEBS_ENABLE, vmx->host_pebs);
 }
 
 /* As one that came in the program that runs the guest: it may have to die, the host need not. */

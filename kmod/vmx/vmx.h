@@ -47,7 +47,7 @@ struct vmx_vcpu {
 
 	/* the host's, which an exit or the guest's registers would destroy; while loaded */
 	u16 host_ldt, host_ds, host_es, host_fs, host_gs;
-	u64 host_fs_base, host_kernel_gs_base, host_debugctl;
+	u64 host_fs_base, host_kernel_gs_base, host_debugctl, host_pebs;
 	u64 host_cr3, host_cr4;		/* as they are in the VMCS */
 };
 

@@ -51,6 +51,16 @@ static inline void mkvm_eventfd_signal(struct eventfd_ctx *ctx)
 #endif
 }
 
+/* The host takes events by FRED: no vector can be called then. */
+static inline bool mkvm_host_has_fred(void)
+{
+#ifdef X86_FEATURE_FRED
+	return cpu_feature_enabled(X86_FEATURE_FRED);
+#else
+	return false;
+#endif
+}
+
 /* The guest that this CPU ran holds no RCU reference. Context: interrupts off. */
 static inline void mkvm_rcu_note_guest(void)
 {

@@ -148,6 +148,8 @@ const char *vmx_missing(void)
 		return "VMX has only been tested in an emulator; load with vmx=1 to use it all the same";
 	if (!(cpuid_ecx(1) & BIT(X86_FEATURE_VMX & 31)))
 		return "this CPU does not have VMX (VT-x), or the machine that it is a guest of does not pass it on";
+	if (mkvm_host_has_fred())
+		return "the kernel uses FRED, which is not supported here: boot with fred=off";
 	rdmsrl_safe(MSR_IA32_FEAT_CTL, &feat_ctl);
 	if ((feat_ctl & enabled) != enabled)
 		return "VMX is disabled by the firmware (MSR IA32_FEAT_CTL): switch it on in the firmware's setup";

@@ -374,11 +374,11 @@ static void vmx_set_dr(struct mkvm_vcpu *vcpu, int dr, u64 val)
 	struct vmx_vcpu *vmx = to_vmx(vcpu);
 
 	vmx_write(GUEST_PENDING_DBG_EXCEPTIONS, 0);
-	if (dr == 6)
+	if (dr == 6) {
 		vmx->dr6 = val;
-	else if (vmx->debugged)
+	} else if (vmx->debugged) {
 		vmx->guest_dr7 = val;
-	else {
+	} else {
 		vmx_write(GUEST_DR7, val);
 		if (val & 0xff)		/* as in vmx_vcpu_load */
 			vcpu->dr_live = true;
@@ -801,7 +801,7 @@ static void refresh_cr4_mask(struct vmx_vcpu *vmx)
 	vmx_write(CR4_GUEST_HOST_MASK, mask);
 }
 
-/* Who holds the debug registers changes with the thread's CPU: nobody else writes the controls. */
+/* Whose DR0-3 are in the CPU is known only with interrupts off: a put takes them from the guest. */
 static void refresh_cpu_ctl(struct vmx_vcpu *vmx)
 {
 	u32 ctl = vmx->vcpu.dr_live ? vmx->cpu_ctl & ~CPU_BASED_MOV_DR_EXITING : vmx->cpu_ctl;

@@ -50,7 +50,7 @@ help:
 	@echo "                  checks itself (KASAN, lockdep), built once from Debian's sources in 6 minutes;"
 	@echo "                  KERNEL=intel, with setup and modules: for the emulated Intel machine"
 	@echo "  HOST=1          with make run, as root: load the module into this machine's own kernel,"
-	@echo "                  without the emulated machine (needs SVM or VMX)"
+	@echo "                  without the emulated machine (needs SVM)"
 	@echo "  PREFIX=$(PREFIX), DESTDIR=  where make install puts things"
 
 setup:

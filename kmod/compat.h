@@ -18,6 +18,13 @@
 #define MKVM_UNTRAIN_RET	UNTRAIN_RET
 #endif
 
+/* Before an entry by VMX: the kernel has one feature bit for Intel's faults, the other may be AMD's alone. */
+#ifdef CLEAR_CPU_BUFFERS
+#define MKVM_VMX_CLEAR_CPU_BUFFERS	CLEAR_CPU_BUFFERS
+#else
+#define MKVM_VMX_CLEAR_CPU_BUFFERS	VM_CLEAR_CPU_BUFFERS
+#endif
+
 #else /* C */
 
 #include <linux/eventfd.h>
@@ -41,6 +48,16 @@ static inline void mkvm_eventfd_signal(struct eventfd_ctx *ctx)
 	eventfd_signal(ctx);
 #else
 	eventfd_signal(ctx, 1);
+#endif
+}
+
+/* The host takes events by FRED: no vector can be called then. */
+static inline bool mkvm_host_has_fred(void)
+{
+#ifdef X86_FEATURE_FRED
+	return cpu_feature_enabled(X86_FEATURE_FRED);
+#else
+	return false;
 #endif
 }
 

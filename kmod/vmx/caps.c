@@ -7,12 +7,17 @@
  *
  * Intel SDM vol. 3, "VMX Capability Reporting Facility". Read next: vmx.c.
  */
+#include <linux/moduleparam.h>
 #include <asm/msr.h>
 
 #include "vmx.h"
 #include "../compat.h"
 
 struct vmx_caps vmx_caps;
+
+static bool vmx_wanted;
+module_param_named(vmx, vmx_wanted, bool, 0444);
+MODULE_PARM_DESC(vmx, "use VMX, which was tested in an emulator alone (default 0: do not load on Intel CPUs)");
 
 enum word { PIN, CPU, CPU2, EXIT, ENTRY, EPT, MISC, NR_WORDS };
 
@@ -139,8 +144,12 @@ const char *vmx_missing(void)
 	const u64 enabled = FEAT_CTL_LOCKED | FEAT_CTL_VMX_ENABLED_OUTSIDE_SMX;
 	u64 feat_ctl = 0;
 
+	if (!vmx_wanted)
+		return "VMX has only been tested in an emulator; load with vmx=1 to use it all the same";
 	if (!(cpuid_ecx(1) & BIT(X86_FEATURE_VMX & 31)))
 		return "this CPU does not have VMX (VT-x), or the machine that it is a guest of does not pass it on";
+	if (mkvm_host_has_fred())
+		return "the kernel uses FRED, which is not supported here: boot with fred=off";
 	rdmsrl_safe(MSR_IA32_FEAT_CTL, &feat_ctl);
 	if ((feat_ctl & enabled) != enabled)
 		return "VMX is disabled by the firmware (MSR IA32_FEAT_CTL): switch it on in the firmware's setup";

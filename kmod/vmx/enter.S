@@ -50,7 +50,7 @@ SYM_FUNC_START(vmx_vmenter)
 	mov REG(14)(%rax), %r14
 	mov REG(15)(%rax), %r15
 	mov REG(0)(%rax), %rax
-	VM_CLEAR_CPU_BUFFERS
+	MKVM_VMX_CLEAR_CPU_BUFFERS	/* leaves CF */
 	jc 2f
 3:	vmlaunch
 	jmp 4f
@@ -80,7 +80,7 @@ SYM_INNER_LABEL(vmx_vmexit, SYM_L_GLOBAL)
 	xor %eax, %eax			/* VMX_ENTERED */
 
 	/* Nothing of the guest's may steer the host's speculation. */
-5:	xor %ebx, %ebx
+5:	mov %eax, %ebx			/* what follows needs EAX */
 	xor %ebp, %ebp
 	xor %esi, %esi
 	xor %edi, %edi
@@ -95,16 +95,14 @@ SYM_INNER_LABEL(vmx_vmexit, SYM_L_GLOBAL)
 	FILL_RETURN_BUFFER %rcx, RSB_CLEAR_LOOPS, X86_FEATURE_RSB_VMEXIT, X86_FEATURE_RSB_VMEXIT_LITE
 	/* IBRS holds for what the guest has trained only after it is written again. */
 	ALTERNATIVE "jmp .Librs_done", "", X86_FEATURE_KERNEL_IBRS
-	mov %eax, %esi
 	mov $MSR_IA32_SPEC_CTRL, %ecx
 	rdmsr
 	wrmsr
-	mov %esi, %eax
-	xor %esi, %esi
 .Librs_done:
 	xor %ecx, %ecx
 	xor %edx, %edx
 	CLEAR_BRANCH_HISTORY_VMEXIT
+	mov %ebx, %eax
 
 	add $8, %rsp
 	pop %rbx

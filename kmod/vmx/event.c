@@ -213,7 +213,6 @@ void vmx_guest_debug_changed(struct mkvm_vcpu *vcpu)
 	if (debugged && !vmx->debugged) {
 		vmx->guest_dr7 = vmx_read(GUEST_DR7);
 		vcpu->dr_live = false;
-		vmx_set_cpu_ctl(vmx, CPU_BASED_MOV_DR_EXITING, true);
 	}
 	if (debugged)
 		vmx_write(GUEST_DR7, vcpu->debug.dr7);

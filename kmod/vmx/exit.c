@@ -107,7 +107,6 @@ static int vmx_exit_dr(struct vmx_vcpu *vmx)
 	if (vmx->debugged)
 		return mkvm_exit_emulate(&vmx->vcpu);
 	vmx->vcpu.dr_live = true;
-	vmx_set_cpu_ctl(vmx, CPU_BASED_MOV_DR_EXITING, false);
 	return 1;
 }
 

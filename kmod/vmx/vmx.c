@@ -20,6 +20,7 @@
 #include <asm/cpu_entry_area.h>
 #include <asm/debugreg.h>
 #include <asm/desc.h>
+#include <asm/mce.h>
 #include <asm/msr.h>
 #include <asm/perf_event.h>
 #include <asm/tlbflush.h>
@@ -38,6 +39,7 @@ MODULE_PARM_DESC(vmx_stay, "leave the guest after so many ticks of the VMX preem
 DEFINE_PER_CPU(struct vmx_cpu, vmx_cpus);
 static u8 *msr_bitmaps;		/* two pages: with direct_msrs, and one that has every access exit */
 static DEFINE_IDA(vpids);
+static bool has_pebs;
 
 /* Direct access to what the VMCS holds, and to KERNEL_GS_BASE, which SWAPGS changes anyway; an exit for all others. */
 static const u32 direct_msrs[] = {
@@ -139,7 +141,9 @@ static void *alloc_vmcs(gfp_t gfp)
 static int vmx_setup(void)
 {
 	int cpu;
+	u64 val;
 
+	has_pebs = boot_cpu_has(X86_FEATURE_PEBS) && !rdmsrl_safe(MSR_IA32_PEBS_ENABLE, &val);
 	/* A guest could bring the CPU down by changing the size of a page that it runs (CVE-2018-12207). */
 	if (boot_cpu_has_bug(X86_BUG_ITLB_MULTIHIT) && !cpu_mitigations_off())
 		mkvm_vmx_ops.tdp.huge = 0;
@@ -283,6 +287,7 @@ static void vmx_set_segment(struct mkvm_vcpu *vcpu, int seg, const struct kvm_se
 	if (seg == MKVM_TR) {
 		type = unusable ? VMX_AR_TYPE_BUSY_32_TSS : type | 2;
 		limit = unusable ? 0 : limit;
+		g = unusable ? false : g;
 		unusable = false;
 	}
 	if (g && !page)
@@ -369,12 +374,15 @@ static void vmx_set_dr(struct mkvm_vcpu *vcpu, int dr, u64 val)
 	struct vmx_vcpu *vmx = to_vmx(vcpu);
 
 	vmx_write(GUEST_PENDING_DBG_EXCEPTIONS, 0);
-	if (dr == 6)
+	if (dr == 6) {
 		vmx->dr6 = val;
-	else if (vmx->debugged)
+	} else if (vmx->debugged) {
 		vmx->guest_dr7 = val;
-	else
+	} else {
 		vmx_write(GUEST_DR7, val);
+		if (val & 0xff)		/* as in vmx_vcpu_load */
+			vcpu->dr_live = true;
+	}
 }
 
 /* The VMCS's field for an MSR, or 0. */
@@ -447,6 +455,8 @@ static int vmx_set_msr(struct mkvm_vcpu *vcpu, u32 index, u64 val)
 	if (index != MSR_STAR && index != MSR_SYSCALL_MASK && index != MSR_IA32_SYSENTER_CS &&
 	    !__is_canonical_address(val, 48))
 		return 1;
+	if (index == MSR_SYSCALL_MASK && val >> 32)
+		return 1;
 	if (syscall)
 		write_loaded(syscall, index, val);
 	else if (field)
@@ -517,14 +527,22 @@ static void vmx_vcpu_destroy(struct mkvm_vcpu *vcpu)
 
 static void write_controls(struct vmx_vcpu *vmx)
 {
+	static const u16 zero[] = {
+		VM_EXIT_MSR_STORE_COUNT, VM_EXIT_MSR_LOAD_COUNT, VM_ENTRY_MSR_LOAD_COUNT, CR3_TARGET_COUNT,
+		TPR_THRESHOLD, PAGE_FAULT_ERROR_CODE_MASK, PAGE_FAULT_ERROR_CODE_MATCH,
+	};
 	u32 disabled = vmx->vcpu.vm->disabled_exits;
+	int i;
 
+	for (i = 0; i < ARRAY_SIZE(zero); i++)
+		vmx_write(zero[i], 0);
 	vmx->cpu_ctl = vmx_caps.cpu;
 	if (disabled & KVM_X86_DISABLE_EXITS_HLT)
 		vmx->cpu_ctl &= ~CPU_BASED_HLT_EXITING;
 	if (disabled & KVM_X86_DISABLE_EXITS_MWAIT)
 		vmx->cpu_ctl &= ~(CPU_BASED_MWAIT_EXITING | CPU_BASED_MONITOR_EXITING);
 	vmx_write(PIN_BASED_VM_EXEC_CONTROL, vmx_caps.pin & ~(vmx_stay ? 0 : PIN_BASED_VMX_PREEMPTION_TIMER));
+	vmx->cpu_ctl_written = vmx->cpu_ctl;
 	vmx_write(CPU_BASED_VM_EXEC_CONTROL, vmx->cpu_ctl);
 	vmx_write(SECONDARY_VM_EXEC_CONTROL, vmx->vpid ? vmx_caps.cpu2 : vmx_caps.cpu2 & ~SECONDARY_EXEC_ENABLE_VPID);
 	vmx_write(VM_EXIT_CONTROLS, vmx_caps.exit);
@@ -548,6 +566,10 @@ static void write_host_state(void)
 	vmx_write(HOST_CR0, read_cr0());
 	vmx_write(HOST_CS_SELECTOR, __KERNEL_CS);
 	vmx_write(HOST_SS_SELECTOR, __KERNEL_DS);
+	vmx_write(HOST_DS_SELECTOR, 0);		/* the host's own come back in vmx_vcpu_put */
+	vmx_write(HOST_ES_SELECTOR, 0);
+	vmx_write(HOST_FS_SELECTOR, 0);
+	vmx_write(HOST_GS_SELECTOR, 0);
 	vmx_write(HOST_TR_SELECTOR, GDT_ENTRY_TSS * 8);
 	vmx_write(HOST_RIP, (unsigned long)vmx_vmexit);
 	rdmsrl(MSR_IA32_SYSENTER_CS, val);
@@ -693,6 +715,7 @@ static void vmx_vcpu_load(struct mkvm_vcpu *vcpu, int cpu)
 		indirect_branch_prediction_barrier();
 	}
 	/* An exit makes the selectors null. */
+	store_ldt(vmx->host_ldt);
 	savesegment(ds, vmx->host_ds);
 	savesegment(es, vmx->host_es);
 	savesegment(fs, vmx->host_fs);
@@ -701,10 +724,12 @@ static void vmx_vcpu_load(struct mkvm_vcpu *vcpu, int cpu)
 	vmx_write(HOST_FS_BASE, vmx->host_fs_base);
 	vmx->host_cr3 = 0;
 	vmx->host_cr4 = 0;
-	vmx->host_debugctl = get_debugctlmsr();
 	rdmsrl(MSR_KERNEL_GS_BASE, vmx->host_kernel_gs_base);
 	wrmsrl(MSR_KERNEL_GS_BASE, vmx->kernel_gs_base);
 	load_msrs(vcpu, c, true);
+	/* DR7 is always the guest's: where it has breakpoints on, their addresses must be. */
+	if (!vmx->debugged && (vmx_read(GUEST_DR7) & 0xff))
+		vcpu->dr_live = true;
 }
 
 static void vmx_vcpu_put(struct mkvm_vcpu *vcpu)
@@ -714,6 +739,8 @@ static void vmx_vcpu_put(struct mkvm_vcpu *vcpu)
 
 	load_msrs(vcpu, c, false);
 	rdmsrl(MSR_KERNEL_GS_BASE, vmx->kernel_gs_base);
+	if (unlikely(vmx->host_ldt))	/* the others may be in it */
+		asm volatile("lldt %0" : : "rm"(vmx->host_ldt));
 	if (unlikely(vmx->host_ds | vmx->host_es)) {
 		loadsegment(ds, vmx->host_ds);
 		loadsegment(es, vmx->host_es);
@@ -728,10 +755,7 @@ static void vmx_vcpu_put(struct mkvm_vcpu *vcpu)
 	/* An exit sets the limits of GDT and TSS to more and to less than they are. */
 	invalidate_tss_limit();
 	load_fixmap_gdt(smp_processor_id());
-	if (vcpu->dr_live) {
-		vcpu->dr_live = false;
-		vmx_set_cpu_ctl(vmx, CPU_BASED_MOV_DR_EXITING, true);
-	}
+	vcpu->dr_live = false;
 	mkvm_guard_userspace();
 }
 
@@ -777,12 +801,24 @@ static void refresh_cr4_mask(struct vmx_vcpu *vmx)
 	vmx_write(CR4_GUEST_HOST_MASK, mask);
 }
 
+/* Whose DR0-3 are in the CPU is known only with interrupts off: a put takes them from the guest. */
+static void refresh_cpu_ctl(struct vmx_vcpu *vmx)
+{
+	u32 ctl = vmx->vcpu.dr_live ? vmx->cpu_ctl & ~CPU_BASED_MOV_DR_EXITING : vmx->cpu_ctl;
+
+	if (likely(ctl == vmx->cpu_ctl_written))
+		return;
+	vmx->cpu_ctl_written = ctl;
+	vmx_write(CPU_BASED_VM_EXEC_CONTROL, ctl);
+}
+
 static void before_entry(struct vmx_vcpu *vmx)
 {
 	struct mkvm_vcpu *vcpu = &vmx->vcpu;
 
 	refresh_host_state(vmx);
 	refresh_cr4_mask(vmx);
+	refresh_cpu_ctl(vmx);
 	if (unlikely(vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP) && !vcpu->exit_soon)
 		vmx_begin_step(vmx);
 	if (unlikely(vmx->shadow))
@@ -799,11 +835,41 @@ static void before_entry(struct vmx_vcpu *vmx)
 	}
 	if (native_read_cr2() != vmx->cr2)
 		native_write_cr2(vmx->cr2);
+	vmx->host_debugctl = get_debugctlmsr();
+	/* The host's perf would have records written to addresses that are the guest's. */
+	if (has_pebs) {
+		rdmsrl(MSR_IA32_PEBS_ENABLE, vmx->host_pebs);
+		if (unlikely(vmx->host_pebs))
+			wrmsrl(MSR_IA32_PEBS_ENABLE, 0);
+	}
 	if (unlikely(vcpu->dr_live))
 		set_debugreg(vmx->dr6, 6);
 	/* What a guest may read of the L1 cache by way of its page tables (CVE-2018-3646). */
 	if (static_cpu_has_bug(X86_BUG_L1TF) && static_cpu_has(X86_FEATURE_FLUSH_L1D) && !cpu_mitigations_off())
 		wrmsrl(MSR_IA32_FLUSH_CMD, L1D_FLUSH);
+}
+
+/* What an exit, or the way to the entry, has changed of the host; an entry may have failed. */
+static void restore_host(struct vmx_vcpu *vmx)
+{
+	if (unlikely(vmx->vcpu.dr_live)) {
+		get_debugreg(vmx->dr6, 6);
+		set_debugreg(DR6_RESERVED, 6);
+	}
+	if (unlikely(vmx->host_debugctl))
+		update_debugctlmsr(vmx->host_debugctl);
+	if (unlikely(vmx->host_pebs))
+		wrmsrl(MSR_IA32_PEBS_ENABLE, vmx->host_pebs);
+}
+
+/* As one that came in the program that runs the guest: it may have to die, the host need not. */
+static void call_machine_check(void)
+{
+#ifdef CONFIG_X86_MCE
+	struct pt_regs regs = { .cs = 3, .flags = X86_EFLAGS_IF };
+
+	do_machine_check(&regs);
+#endif
 }
 
 /* NMIs and machine checks are the host's; they are served where they came, which the exit has held back. */
@@ -815,7 +881,7 @@ static void serve_host_exception(struct vmx_vcpu *vmx)
 	if ((info & INTR_INFO_INTR_TYPE_MASK) == INTR_TYPE_NMI_INTR)
 		asm volatile("int $2");
 	else if ((info & INTR_INFO_VECTOR_MASK) == X86_TRAP_MC)
-		asm volatile("int $18");
+		call_machine_check();
 }
 
 /* RIP behind the instruction that made the exit; 0 for exits that do not tell its length. */
@@ -838,12 +904,6 @@ static void after_exit(struct vmx_vcpu *vmx)
 
 	vmx->launched = true;
 	vmx->cr2 = native_read_cr2();
-	if (unlikely(vcpu->dr_live)) {
-		get_debugreg(vmx->dr6, 6);
-		set_debugreg(DR6_RESERVED, 6);
-	}
-	if (unlikely(vmx->host_debugctl))
-		update_debugctlmsr(vmx->host_debugctl);
 	if (vmx->exit_reason == EXIT_REASON_EXCEPTION_NMI)
 		serve_host_exception(vmx);
 	vcpu->regs[4] = vmx_read(GUEST_RSP);
@@ -875,6 +935,7 @@ static void vmx_enter(struct mkvm_vcpu *vcpu)
 	if (likely(vmx->vmcs_cpu == vcpu->cpu)) {
 		before_entry(vmx);
 		r = vmx_vmenter(vcpu->regs, vmx->launched);
+		restore_host(vmx);
 	}
 	if (unlikely(r != VMX_ENTERED)) {
 		/* OFF: the machine reboots, or this CPU goes and the thread leaves it. */
@@ -884,8 +945,11 @@ static void vmx_enter(struct mkvm_vcpu *vcpu)
 		return;
 	}
 	WRITE_ONCE(vmx->exit_reason, vmx_read(VM_EXIT_REASON));
-	if (unlikely(vmx->exit_reason & VMX_EXIT_REASONS_FAILED_VMENTRY))
+	if (unlikely(vmx->exit_reason & VMX_EXIT_REASONS_FAILED_VMENTRY)) {
+		if ((u16)vmx->exit_reason == EXIT_REASON_MCE_DURING_VMENTRY)
+			call_machine_check();
 		return;
+	}
 	after_exit(vmx);
 	new_cr8 = *vtpr >> 4;
 	if (unlikely(new_cr8 != cr8))

@@ -34,7 +34,8 @@ struct vmx_vcpu {
 	u32 intr_info;			/* of EXCEPTION_NMI */
 	u32 entry_error;		/* VM-instruction error when no entry was tried, else 0 */
 
-	u32 cpu_ctl;			/* primary processor-based controls as they are in the VMCS */
+	u32 cpu_ctl;			/* primary processor-based controls as wanted, MOV-DR exiting always among them */
+	u32 cpu_ctl_written;		/* as they are in the VMCS: see refresh_cpu_ctl */
 	u32 shadow;			/* interruptibility state */
 	bool stepping, step_had_tf;	/* TF is set behind the guest's back; it was set by the guest itself */
 	u64 cr4_mask;			/* CR4 bits whose changes exit */
@@ -45,8 +46,8 @@ struct vmx_vcpu {
 	u64 kernel_gs_base;		/* while not loaded */
 
 	/* the host's, which an exit or the guest's registers would destroy; while loaded */
-	u16 host_ds, host_es, host_fs, host_gs;
-	u64 host_fs_base, host_kernel_gs_base, host_debugctl;
+	u16 host_ldt, host_ds, host_es, host_fs, host_gs;
+	u64 host_fs_base, host_kernel_gs_base, host_debugctl, host_pebs;
 	u64 host_cr3, host_cr4;		/* as they are in the VMCS */
 };
 
@@ -102,12 +103,7 @@ static inline void vmx_write(unsigned long field, u64 val)
 
 static inline void vmx_set_cpu_ctl(struct vmx_vcpu *vmx, u32 bits, bool on)
 {
-	u32 val = on ? vmx->cpu_ctl | bits : vmx->cpu_ctl & ~bits;
-
-	if (val == vmx->cpu_ctl)
-		return;
-	vmx->cpu_ctl = val;
-	vmx_write(CPU_BASED_VM_EXEC_CONTROL, val);
+	vmx->cpu_ctl = on ? vmx->cpu_ctl | bits : vmx->cpu_ctl & ~bits;
 }
 
 /* CR0 bits that the guest sees as it set them, while the CPU has others. */

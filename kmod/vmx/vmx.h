@@ -34,7 +34,7 @@ struct vmx_vcpu {
 	u32 intr_info;			/* of EXCEPTION_NMI */
 	u32 entry_error;		/* VM-instruction error when no entry was tried, else 0 */
 
-	u32 cpu_ctl;			/* primary processor-based controls as wanted, MOV-DR exiting always among them */
+	u32 cpu_ctl;			/* primary processor-based controls as wanted, with MOV-DR exiting */
 	u32 cpu_ctl_written;		/* as they are in the VMCS: see refresh_cpu_ctl */
 	u32 shadow;			/* interruptibility state */
 	bool stepping, step_had_tf;	/* TF is set behind the guest's back; it was set by the guest itself */

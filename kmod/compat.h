@@ -33,6 +33,7 @@
 #include <linux/smp.h>
 #include <linux/syscore_ops.h>
 #include <asm/cpufeature.h>
+#include <asm/mce.h>
 
 /* The field's name says since 6.10 that it must be read once. */
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 10, 0)
@@ -58,6 +59,16 @@ static inline bool mkvm_host_has_fred(void)
 	return cpu_feature_enabled(X86_FEATURE_FRED);
 #else
 	return false;
+#endif
+}
+
+/* A machine check, as if it came in the program that runs the guest: it may have to die, the host need not. */
+static inline void mkvm_machine_check(void)
+{
+#ifdef CONFIG_X86_MCE
+	struct pt_regs regs = { .cs = 3, .flags = X86_EFLAGS_IF };
+
+	do_machine_check(&regs);
 #endif
 }
 

@@ -114,8 +114,8 @@ void mkvm_queue_page_fault(struct mkvm_vcpu *vcpu, u64 cr2, u32 error)
  */
 void mkvm_accept_init_sipi(struct mkvm_vcpu *vcpu)
 {
-	const unsigned long init = BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_INIT + MKVM_PEND_UNSEEN);
-	const unsigned long sipi = BIT(MKVM_PEND_SIPI) | BIT(MKVM_PEND_SIPI + MKVM_PEND_UNSEEN);
+	const unsigned long init = MKVM_PEND_BOTH(MKVM_PEND_INIT);
+	const unsigned long sipi = MKVM_PEND_BOTH(MKVM_PEND_SIPI);
 	unsigned long bits = atomic_long_fetch_andnot(vcpu->in_smm ? sipi : init | sipi,
 						      (atomic_long_t *)&vcpu->pending);
 	struct kvm_segment cs = { .limit = 0xffff, .type = 0xb, .present = 1, .s = 1 };
@@ -253,16 +253,14 @@ void mkvm_interrupt_set(struct mkvm_vcpu *vcpu, u8 vector)
 
 /* ---- the choice ---- */
 
-#define pend_bits(bit)	(BIT(bit) | BIT((bit) + MKVM_PEND_UNSEEN))
-
 /* Takes the first NMI out of the pending word; the second moves up. */
 static void take_nmi(struct mkvm_vcpu *vcpu, const char *how)
 {
 	unsigned long old = READ_ONCE(vcpu->pending), new;
 
 	do {
-		new = old & ~(pend_bits(MKVM_PEND_NMI) | pend_bits(MKVM_PEND_NMI2));
-		new |= (old & pend_bits(MKVM_PEND_NMI2)) >> (MKVM_PEND_NMI2 - MKVM_PEND_NMI);
+		new = old & ~(MKVM_PEND_BOTH(MKVM_PEND_NMI) | MKVM_PEND_BOTH(MKVM_PEND_NMI2));
+		new |= (old & MKVM_PEND_BOTH(MKVM_PEND_NMI2)) >> (MKVM_PEND_NMI2 - MKVM_PEND_NMI);
 	} while (!try_cmpxchg(&vcpu->pending, &old, new));
 	mkvm_trace(consume, vcpu, MKVM_PEND_NMI, old, how);
 }
@@ -275,7 +273,7 @@ static void merge_nmis(struct mkvm_vcpu *vcpu)
 	if (likely(!(old & BIT(MKVM_PEND_NMI2))) || !mkvm_hw->nmi_masked(vcpu))
 		return;
 	mkvm_trace(consume, vcpu, MKVM_PEND_NMI2, old, "merged");
-	atomic_long_andnot(pend_bits(MKVM_PEND_NMI2), (atomic_long_t *)&vcpu->pending);
+	atomic_long_andnot(MKVM_PEND_BOTH(MKVM_PEND_NMI2), (atomic_long_t *)&vcpu->pending);
 }
 
 /* Moves the next event that may be delivered to vcpu->event, which is empty. */
@@ -433,7 +431,7 @@ static void set_nmis_pending(struct mkvm_vcpu *vcpu, unsigned int nr)
 	unsigned long seen = BIT(MKVM_PEND_NMI);
 
 	set_pending(vcpu, MKVM_PEND_NMI2, false);
-	while (!nr && (READ_ONCE(vcpu->pending) & pend_bits(MKVM_PEND_NMI)) == seen)
+	while (!nr && (READ_ONCE(vcpu->pending) & MKVM_PEND_BOTH(MKVM_PEND_NMI)) == seen)
 		take_nmi(vcpu, "set-events");
 	set_pending(vcpu, MKVM_PEND_NMI, nr);
 	if (nr > 1)

@@ -205,6 +205,9 @@ enum mkvm_pending {
 	MKVM_PEND_UNSEEN = 8,
 };
 
+/* A bit of the pending word, and that it was not reported. */
+#define MKVM_PEND_BOTH(bit) (BIT(bit) | BIT((bit) + MKVM_PEND_UNSEEN))
+
 /* What is being delivered to the guest, whoever the vendor is. */
 enum mkvm_event_type {
 	MKVM_EV_NONE,
@@ -494,7 +497,6 @@ void mkvm_cpuid_update(struct mkvm_vcpu *vcpu);
 /* memslot.c */
 int mkvm_memslot_set(struct mkvm *vm, const struct kvm_userspace_memory_region *mem);
 const struct mkvm_memslot *mkvm_gfn_to_slot(struct mkvm_vcpu *vcpu, u64 gfn);
-bool mkvm_translate(struct mkvm_vcpu *vcpu, u64 la, u64 *gpa);
 void __user *mkvm_gpa_to_user(struct mkvm_vcpu *vcpu, u64 gpa, bool write);
 const struct mkvm_memslot *mkvm_slot_by_id(struct mkvm *vm, u32 id);
 
@@ -520,7 +522,9 @@ void mkvm_tdp_free_pages(struct mkvm_vcpu *vcpu);
 /* mmio.c: the emulator's surroundings */
 int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause);
 int mkvm_skip_by_decoding(struct mkvm_vcpu *vcpu);
-bool mkvm_at_vmcall(struct mkvm_vcpu *vcpu);
+bool mkvm_at_hypercall(struct mkvm_vcpu *vcpu);
+bool mkvm_at_rsm(struct mkvm_vcpu *vcpu);
+bool mkvm_translate(struct mkvm_vcpu *vcpu, u64 la, u64 *gpa);
 void mkvm_forget_io(struct mkvm_vcpu *vcpu);
 
 /* iodev.c; true: an in-kernel device answered */

@@ -200,16 +200,16 @@ static enum mkvm_emu_result device_access(struct mkvm_vcpu *vcpu, u64 gpa, u64 *
 	log->pos++;
 	if (n < log->nr) {
 		if (!write)
-			*val = log->data[n] & (~0ULL >> (64 - 8 * len));
+			*val = log->data[n] & size_mask(len);
 		return MKVM_EMU_DONE;
 	}
 	log->nr++;
 	if (mkvm_kernel_mmio(vcpu, gpa, len, write, val)) {
-		mkvm_trace_event(mmio, vcpu, gpa, len, write, *val & (~0ULL >> (64 - 8 * len)), "kernel");
+		mkvm_trace_event(mmio, vcpu, gpa, len, write, *val & size_mask(len), "kernel");
 		log->data[n] = *val;
 		return MKVM_EMU_DONE;
 	}
-	mkvm_trace_event(mmio, vcpu, gpa, len, write, *val & (~0ULL >> (64 - 8 * len)), "user");
+	mkvm_trace_event(mmio, vcpu, gpa, len, write, *val & size_mask(len), "user");
 	log->open = true;
 	vcpu->stats[MKVM_STAT_MMIO_EXITS]++;
 	run->exit_reason = KVM_EXIT_MMIO;
@@ -494,19 +494,43 @@ int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause)
 	}
 }
 
-/* Is the instruction at RIP a VMCALL, and not one that only ends like it? Own thread. */
-bool mkvm_at_vmcall(struct mkvm_vcpu *vcpu)
+/* The length of the instruction at RIP, 0 where that fails; *emu has it decoded. Own thread. */
+static unsigned int decode_at_rip(struct mkvm_vcpu *vcpu, struct mkvm_emu **emu)
 {
-	static const u8 vmcall[] = { 0x0f, 0x01, 0xc1 };	/* of its kind only 0F 01 has a ModRM byte */
 	int idx = srcu_read_lock(&vcpu->vm->srcu);
-	struct mkvm_emu *emu = emu_init(vcpu);
 	unsigned int len;
 
-	emu->insn_len = 0;
-	len = mkvm_insn_length(emu);
+	*emu = emu_init(vcpu);
+	(*emu)->insn_len = 0;
+	len = mkvm_insn_length(*emu);
 	srcu_read_unlock(&vcpu->vm->srcu, idx);
-	return len >= sizeof(vmcall) && emu->d.op == OP_LENGTH && (emu->d.flags & MODRM) && !emu->prefix[LOCK] &&
-	       !memcmp(emu->insn + len - sizeof(vmcall), vmcall, sizeof(vmcall));
+	return len;
+}
+
+/* Is the instruction at RIP that of these bytes (one that decode.c only measures, after any prefix but LOCK)? */
+static bool at_insn(struct mkvm_vcpu *vcpu, const u8 *bytes, unsigned int n)
+{
+	struct mkvm_emu *emu;
+	unsigned int len = decode_at_rip(vcpu, &emu);
+
+	return len >= n && emu->d.op == OP_LENGTH && !emu->prefix[LOCK] &&
+	       (!(emu->d.flags & MODRM) || emu->mod == 3) && !memcmp(emu->insn + len - n, bytes, n);
+}
+
+/* Is the instruction at RIP a VMCALL or VMMCALL, whichever the CPU does not know? Own thread. */
+bool mkvm_at_hypercall(struct mkvm_vcpu *vcpu)
+{
+	static const u8 vmcall[] = { 0x0f, 0x01, 0xc1 }, vmmcall[] = { 0x0f, 0x01, 0xd9 };
+
+	return at_insn(vcpu, vmcall, sizeof(vmcall)) || at_insn(vcpu, vmmcall, sizeof(vmmcall));
+}
+
+/* Is the instruction at RIP an RSM? Own thread. */
+bool mkvm_at_rsm(struct mkvm_vcpu *vcpu)
+{
+	static const u8 rsm[] = { 0x0f, 0xaa };
+
+	return at_insn(vcpu, rsm, sizeof(rsm));
 }
 
 /*
@@ -515,13 +539,9 @@ bool mkvm_at_vmcall(struct mkvm_vcpu *vcpu)
  */
 int mkvm_skip_by_decoding(struct mkvm_vcpu *vcpu)
 {
-	int idx = srcu_read_lock(&vcpu->vm->srcu);
-	struct mkvm_emu *emu = emu_init(vcpu);
-	unsigned int len;
+	struct mkvm_emu *emu;
+	unsigned int len = decode_at_rip(vcpu, &emu);
 
-	emu->insn_len = 0;
-	len = mkvm_insn_length(emu);
-	srcu_read_unlock(&vcpu->vm->srcu, idx);
 	if (!len)
 		return mkvm_emulation_failed(vcpu, emu);
 	vcpu->rip += len;

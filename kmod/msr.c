@@ -67,10 +67,15 @@ int mkvm_msr_index_list(struct kvm_msr_list __user *list, bool features)
 /* A register of feature_list: 0, or 1 (not one of them). Of the first two a guest is given nothing. */
 static int feature_get(u32 index, u64 *val)
 {
+	int i;
+
 	*val = 0;
 	if (index == MSR_AMD64_DE_CFG && boot_cpu_has(X86_FEATURE_LFENCE_RDTSC))
 		*val = MSR_AMD64_DE_CFG_LFENCE_SERIALIZE;
-	return index != MSR_AMD64_DE_CFG && index != MSR_IA32_ARCH_CAPABILITIES && index != MSR_IA32_PERF_CAPABILITIES;
+	for (i = 0; i < ARRAY_SIZE(feature_list); i++)
+		if (feature_list[i] == index)
+			return 0;
+	return 1;
 }
 
 /*

@@ -351,7 +351,7 @@ static void set_entry_state(struct mkvm_vcpu *vcpu, struct kvm_sregs *s)
  */
 void mkvm_accept_smi(struct mkvm_vcpu *vcpu, u32 io)
 {
-	const unsigned long smi = BIT(MKVM_PEND_SMI) | BIT(MKVM_PEND_SMI + MKVM_PEND_UNSEEN);
+	const unsigned long smi = MKVM_PEND_BOTH(MKVM_PEND_SMI);
 	union smram area;
 	struct smm_state st;
 

@@ -67,7 +67,7 @@ void mkvm_vcpu_kick(struct mkvm_vcpu *vcpu)
 /* Sets a bit of the pending word, marked as not yet reported to userspace, and kicks. Any context. */
 void mkvm_vcpu_post(struct mkvm_vcpu *vcpu, enum mkvm_pending bit)
 {
-	unsigned long bits = BIT(bit) | BIT(bit + MKVM_PEND_UNSEEN);
+	unsigned long bits = MKVM_PEND_BOTH(bit);
 	unsigned long old = atomic_long_fetch_or(bits, (atomic_long_t *)&vcpu->pending);
 
 	mkvm_trace(pend, vcpu, bit, old, old | bits, "posted");
@@ -88,7 +88,7 @@ void mkvm_vcpu_post_nmi(struct mkvm_vcpu *vcpu)
 
 	do {
 		bit = old & BIT(MKVM_PEND_NMI) ? MKVM_PEND_NMI2 : MKVM_PEND_NMI;
-		new = old | BIT(bit) | BIT(bit + MKVM_PEND_UNSEEN);
+		new = old | MKVM_PEND_BOTH(bit);
 	} while (!try_cmpxchg(&vcpu->pending, &old, new));
 	mkvm_trace(pend, vcpu, bit, old, new, "posted");
 	mkvm_vcpu_kick(vcpu);
@@ -105,8 +105,7 @@ void mkvm_vcpu_post_init(struct mkvm_vcpu *vcpu)
 	unsigned long old = READ_ONCE(vcpu->pending), new;
 
 	do {
-		new = old & ~(BIT(MKVM_PEND_SIPI) | BIT(MKVM_PEND_SIPI + MKVM_PEND_UNSEEN));
-		new |= BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_INIT + MKVM_PEND_UNSEEN);
+		new = (old & ~MKVM_PEND_BOTH(MKVM_PEND_SIPI)) | MKVM_PEND_BOTH(MKVM_PEND_INIT);
 	} while (!try_cmpxchg(&vcpu->pending, &old, new));
 	mkvm_trace(pend, vcpu, MKVM_PEND_INIT, old, new, "posted");
 	mkvm_vcpu_kick(vcpu);

@@ -904,6 +904,8 @@ TEST(debugregs_round_trip_and_seen_by_the_guest)
 static volatile u32 db_hits;
 static volatile u64 db_rip, db_dr6, watched;
 
+#define WATCH_8_BYTES_DR0 (1 << 16 | 2 << 18 | 2 | 0x400)	/* writes, in DR7 */
+
 static void on_db(struct guest_frame *frame)
 {
 	u64 dr6;
@@ -918,12 +920,10 @@ static void on_db(struct guest_frame *frame)
 
 static void watchpoint_guest(u64 arg)
 {
-	const u64 write_8_bytes_dr0 = 1 << 16 | 2 << 18 | 2 | 0x400;
-
 	(void)arg;
 	guest_handlers[VEC_DB] = on_db;
 	asm volatile("mov %0, %%dr0" :: "r"(&watched));
-	asm volatile("mov %0, %%dr7" :: "r"(write_8_bytes_dr0));
+	asm volatile("mov %0, %%dr7" :: "r"((u64)WATCH_8_BYTES_DR0));
 	watched = 5;
 	GUEST_EQ(1, db_hits);
 	GUEST_EQ(1, db_dr6 & 0xf);
@@ -945,12 +945,10 @@ TEST(watchpoints_and_single_step_work_in_the_guest)
 
 static void lasting_watchpoint(u64 arg)
 {
-	const u64 write_8_bytes_dr0 = 1 << 16 | 2 << 18 | 2 | 0x400;
-
 	guest_handlers[VEC_DB] = on_db;
 	if (arg) {
 		asm volatile("mov %0, %%dr0" :: "r"(&watched));
-		asm volatile("mov %0, %%dr7" :: "r"(write_8_bytes_dr0));
+		asm volatile("mov %0, %%dr7" :: "r"((u64)WATCH_8_BYTES_DR0));
 	}
 	stage(1);
 	watched = 5;
@@ -990,7 +988,7 @@ TEST(watchpoints_that_userspace_restores_work_at_once)
 	stay_and_run_another_guest();
 	ASSERT_OK(ioctl(vcpu->fd, KVM_GET_DEBUGREGS, &regs));
 	regs.db[0] = (u64)&watched;
-	regs.dr7 = 1 << 16 | 2 << 18 | 2 | 0x400;
+	regs.dr7 = WATCH_8_BYTES_DR0;
 	ASSERT_OK(ioctl(vcpu->fd, KVM_SET_DEBUGREGS, &regs));
 	vcpu_run_to_done(vcpu);
 }

@@ -9,8 +9,7 @@
 #include <asm/asm.h>
 #include <asm/cpufeatures.h>
 #include "../compat.h"
-
-#define REG(n) ((n) * 8)
+#include "../enter.h"
 
 /*
  * int svm_vmrun(u64 vmcb_pa, u64 *regs, u64 host_save_pa)
@@ -22,32 +21,14 @@
  * Return: 0, or 1 without a look at the guest when the SVM of this CPU is off.
  */
 SYM_FUNC_START(svm_vmrun)
-	push %rbp
-	push %r15
-	push %r14
-	push %r13
-	push %r12
-	push %rbx
+	PUSH_CALLERS_REGS
 	push %rdx			/* 16(%rsp) after the next two: host's save page */
 	push %rsi			/* 8(%rsp): registers */
 	push %rdi			/* 0(%rsp): VMCB */
 
 1:	clgi
 	mov %rsi, %rax
-	mov REG(1)(%rax), %rcx
-	mov REG(2)(%rax), %rdx
-	mov REG(3)(%rax), %rbx
-	mov REG(5)(%rax), %rbp
-	mov REG(6)(%rax), %rsi
-	mov REG(7)(%rax), %rdi
-	mov REG(8)(%rax), %r8
-	mov REG(9)(%rax), %r9
-	mov REG(10)(%rax), %r10
-	mov REG(11)(%rax), %r11
-	mov REG(12)(%rax), %r12
-	mov REG(13)(%rax), %r13
-	mov REG(14)(%rax), %r14
-	mov REG(15)(%rax), %r15
+	LOAD_GUEST_REGS
 	mov (%rsp), %rax
 	vmload %rax
 	VM_CLEAR_CPU_BUFFERS
@@ -59,20 +40,7 @@ SYM_FUNC_START(svm_vmrun)
 	vmload %rax
 
 	mov 8(%rsp), %rax
-	mov %rcx, REG(1)(%rax)
-	mov %rdx, REG(2)(%rax)
-	mov %rbx, REG(3)(%rax)
-	mov %rbp, REG(5)(%rax)
-	mov %rsi, REG(6)(%rax)
-	mov %rdi, REG(7)(%rax)
-	mov %r8, REG(8)(%rax)
-	mov %r9, REG(9)(%rax)
-	mov %r10, REG(10)(%rax)
-	mov %r11, REG(11)(%rax)
-	mov %r12, REG(12)(%rax)
-	mov %r13, REG(13)(%rax)
-	mov %r14, REG(14)(%rax)
-	mov %r15, REG(15)(%rax)
+	SAVE_GUEST_REGS
 
 	/* Nothing of the guest's may steer the host's speculation. */
 	FILL_RETURN_BUFFER %rax, RSB_CLEAR_LOOPS, X86_FEATURE_RETPOLINE
@@ -90,12 +58,7 @@ SYM_FUNC_START(svm_vmrun)
 	stgi
 
 2:	add $24, %rsp
-	pop %rbx
-	pop %r12
-	pop %r13
-	pop %r14
-	pop %r15
-	pop %rbp
+	POP_CALLERS_REGS
 	RET
 
 3:	mov $1, %eax			/* #UD: SVM is off */

@@ -133,10 +133,8 @@ static int svm_exit_exception(struct svm_vcpu *svm)
 	struct vmcb_control_area *c = &svm->vmcb->control;
 	u8 vector = c->exit_code - SVM_EXIT_EXCP_BASE;
 
-	if (vector == X86_TRAP_MC) {
-		asm volatile("int $0x12");	/* the host's machine check, which the intercept held back */
+	if (vector == X86_TRAP_MC)	/* see svm_enter */
 		return 1;
-	}
 	if (mkvm_debug_takes(&svm->vcpu, vector)) {
 		u64 dr6 = svm->vmcb->save.dr6;
 
@@ -148,7 +146,7 @@ static int svm_exit_exception(struct svm_vcpu *svm)
 		return 1;
 	}
 	/* Intel's instruction for what is VMMCALL here; clients' firmware and tests use either. */
-	if (vector == X86_TRAP_UD && mkvm_at_vmcall(&svm->vcpu)) {
+	if (vector == X86_TRAP_UD && mkvm_at_hypercall(&svm->vcpu)) {
 		svm->vcpu.next_rip = 0;
 		return mkvm_exit_hypercall(&svm->vcpu);
 	}

@@ -193,6 +193,13 @@ void svm_dr_live(struct svm_vcpu *svm)
 	svm->vcpu.dr_live = true;
 }
 
+/* Breakpoints that are on need DR0-3, whether or not the guest touches the registers again. */
+static void arm_breakpoints(struct svm_vcpu *svm)
+{
+	if (unlikely(svm->vmcb->save.dr7 & 0xff) && !svm->debugged)
+		svm_dr_live(svm);
+}
+
 static void set_intercepts(struct svm_vcpu *svm)
 {
 	static const u8 always[] = {
@@ -302,9 +309,7 @@ static void svm_vcpu_load(struct mkvm_vcpu *vcpu, int cpu)
 		c->last = svm;
 		indirect_branch_prediction_barrier();
 	}
-	/* Breakpoints that are on need DR0-3, whether or not the guest touches the registers again. */
-	if (unlikely(svm->vmcb->save.dr7 & 0xff) && !svm->debugged)
-		svm_dr_live(svm);
+	arm_breakpoints(svm);
 }
 
 static void svm_vcpu_put(struct mkvm_vcpu *vcpu)
@@ -409,6 +414,9 @@ static void svm_enter(struct mkvm_vcpu *vcpu)
 		return;
 	}
 
+	/* The host's, which the intercept held back; it is served on the CPU where it came. */
+	if (unlikely(vmcb->control.exit_code == SVM_EXIT_EXCP_BASE + X86_TRAP_MC))
+		mkvm_machine_check();
 	vcpu->regs[0] = vmcb->save.rax;
 	vcpu->regs[4] = vmcb->save.rsp;
 	moved = vcpu->rip != vmcb->save.rip;
@@ -560,8 +568,7 @@ static void svm_set_dr(struct mkvm_vcpu *vcpu, int dr, u64 val)
 		to_svm(vcpu)->guest_dr7 = val;
 	else
 		s->dr7 = val;
-	if ((s->dr7 & 0xff) && !to_svm(vcpu)->debugged)
-		svm_dr_live(to_svm(vcpu));
+	arm_breakpoints(to_svm(vcpu));
 }
 
 /* The register in the save area that an MSR's number names, or NULL. */

@@ -10,8 +10,7 @@
 #include <asm/cpufeatures.h>
 #include <asm/msr-index.h>
 #include "../compat.h"
-
-#define REG(n) ((n) * 8)
+#include "../enter.h"
 #define HOST_RSP_FIELD 0x6c14		/* enum vmcs_field is not for assembly files */
 
 /*
@@ -23,32 +22,14 @@
  * Return: VMX_ENTERED; VMX_FAILED, VMX_OFF: there was no entry.
  */
 SYM_FUNC_START(vmx_vmenter)
-	push %rbp
-	push %r15
-	push %r14
-	push %r13
-	push %r12
-	push %rbx
+	PUSH_CALLERS_REGS
 	push %rdi			/* 0(%rsp): registers */
 
 	mov $HOST_RSP_FIELD, %eax
 1:	vmwrite %rsp, %rax
 	bt $0, %esi			/* CF: launched; nothing below changes it before the branch */
 	mov %rdi, %rax
-	mov REG(1)(%rax), %rcx
-	mov REG(2)(%rax), %rdx
-	mov REG(3)(%rax), %rbx
-	mov REG(5)(%rax), %rbp
-	mov REG(6)(%rax), %rsi
-	mov REG(7)(%rax), %rdi
-	mov REG(8)(%rax), %r8
-	mov REG(9)(%rax), %r9
-	mov REG(10)(%rax), %r10
-	mov REG(11)(%rax), %r11
-	mov REG(12)(%rax), %r12
-	mov REG(13)(%rax), %r13
-	mov REG(14)(%rax), %r14
-	mov REG(15)(%rax), %r15
+	LOAD_GUEST_REGS
 	mov REG(0)(%rax), %rax
 	MKVM_VMX_CLEAR_CPU_BUFFERS	/* leaves CF */
 	jc 2f
@@ -62,20 +43,7 @@ SYM_INNER_LABEL(vmx_vmexit, SYM_L_GLOBAL)
 	ENDBR
 	push %rax
 	mov 8(%rsp), %rax
-	mov %rcx, REG(1)(%rax)
-	mov %rdx, REG(2)(%rax)
-	mov %rbx, REG(3)(%rax)
-	mov %rbp, REG(5)(%rax)
-	mov %rsi, REG(6)(%rax)
-	mov %rdi, REG(7)(%rax)
-	mov %r8, REG(8)(%rax)
-	mov %r9, REG(9)(%rax)
-	mov %r10, REG(10)(%rax)
-	mov %r11, REG(11)(%rax)
-	mov %r12, REG(12)(%rax)
-	mov %r13, REG(13)(%rax)
-	mov %r14, REG(14)(%rax)
-	mov %r15, REG(15)(%rax)
+	SAVE_GUEST_REGS
 	pop (%rax)			/* RAX is the first */
 	xor %eax, %eax			/* VMX_ENTERED */
 
@@ -105,12 +73,7 @@ SYM_INNER_LABEL(vmx_vmexit, SYM_L_GLOBAL)
 	mov %ebx, %eax
 
 	add $8, %rsp
-	pop %rbx
-	pop %r12
-	pop %r13
-	pop %r14
-	pop %r15
-	pop %rbp
+	POP_CALLERS_REGS
 	RET
 
 7:	mov $2, %eax			/* VMX_OFF: #UD */

@@ -163,19 +163,17 @@ void vmx_event_after_exit(struct vmx_vcpu *vmx)
 }
 
 /*
- * Exceptions that leave the guest: endless #AC and #DB deliveries would hold the CPU; and
- * #UD in SMM, since it may be RSM, which is an instruction of the CPU's own SMM only.
+ * Exceptions that leave the guest: endless #AC and #DB deliveries would hold the CPU; #UD
+ * may be for a VMMCALL, or for RSM, which is an instruction of the CPU's own SMM only.
  */
 void vmx_update_exceptions(struct vmx_vcpu *vmx)
 {
-	u32 bitmap = BIT(X86_TRAP_DB) | BIT(X86_TRAP_AC) | BIT(X86_TRAP_MC);
+	u32 bitmap = BIT(X86_TRAP_DB) | BIT(X86_TRAP_UD) | BIT(X86_TRAP_AC) | BIT(X86_TRAP_MC);
 
 	if (vmx->stepping)
 		bitmap = ~0u & ~BIT(X86_TRAP_NMI);
 	if (vmx->vcpu.debug.control & KVM_GUESTDBG_USE_SW_BP)
 		bitmap |= BIT(X86_TRAP_BP);
-	if (vmx->vcpu.in_smm)
-		bitmap |= BIT(X86_TRAP_UD);
 	vmx_write(EXCEPTION_BITMAP, bitmap);
 }
 

@@ -8,7 +8,6 @@
  * Intel SDM vol. 3, "VM Exits", "VMX Basic Exit Reasons".
  */
 #include <linux/ratelimit.h>
-#include <uapi/linux/kvm_para.h>
 #include <asm/debugreg.h>
 
 #include "vmx.h"
@@ -130,8 +129,7 @@ static int vmx_exit_gp(struct vmx_vcpu *vmx)
 
 static int vmx_exit_vmcall(struct vmx_vcpu *vmx)
 {
-	vmx->vcpu.regs[0] = -KVM_ENOSYS;
-	return mkvm_skip_instruction(&vmx->vcpu);
+	return mkvm_exit_hypercall(&vmx->vcpu);
 }
 
 static int vmx_exit_xsetbv(struct vmx_vcpu *vmx)
@@ -139,20 +137,13 @@ static int vmx_exit_xsetbv(struct vmx_vcpu *vmx)
 	return mkvm_exit_xsetbv(&vmx->vcpu);
 }
 
-/* #UD in SMM: is it RSM? That has no operands, so its two bytes are the instruction's last. */
-static int exit_ud_in_smm(struct vmx_vcpu *vmx)
+/* Instructions that this CPU does not have: AMD's VMMCALL, and RSM outside the CPU's own SMM. */
+static int exit_ud(struct vmx_vcpu *vmx)
 {
-	struct mkvm_vcpu *vcpu = &vmx->vcpu;
-	const u8 *insn = vcpu->insn;
-	u64 rip = vcpu->rip, len;
-	bool rsm;
-
-	if (!vcpu->in_smm || mkvm_skip_by_decoding(vcpu) <= 0)
-		return vmx_exit_ud(vmx);
-	len = vcpu->rip - rip;
-	vcpu->rip = rip;
-	rsm = len >= 2 && len <= MKVM_MAX_INSN && insn[len - 2] == 0x0f && insn[len - 1] == 0xaa;
-	return rsm ? mkvm_exit_rsm(vcpu) : vmx_exit_ud(vmx);
+	vmx->vcpu.next_rip = 0;		/* the CPU does not tell */
+	if (mkvm_at_hypercall(&vmx->vcpu))
+		return mkvm_exit_hypercall(&vmx->vcpu);
+	return vmx->vcpu.in_smm && mkvm_at_rsm(&vmx->vcpu) ? mkvm_exit_rsm(&vmx->vcpu) : vmx_exit_ud(vmx);
 }
 
 /* The exit came before DR6 and DR7 changed: Intel SDM vol. 3, "Exit Qualification for Debug Exceptions". */
@@ -177,7 +168,7 @@ static int vmx_exit_exception(struct vmx_vcpu *vmx)
 		return 1;
 	vmx_keep_nmi_mask(vmx, info);
 	if (vector == X86_TRAP_UD)
-		return exit_ud_in_smm(vmx);
+		return exit_ud(vmx);
 	if (vector == X86_TRAP_DB)	/* Bochs leaves it pending, though it has come */
 		vmx_write(GUEST_PENDING_DBG_EXCEPTIONS, 0);
 	if (mkvm_debug_takes(vcpu, vector))

@@ -20,7 +20,6 @@
 #include <asm/cpu_entry_area.h>
 #include <asm/debugreg.h>
 #include <asm/desc.h>
-#include <asm/mce.h>
 #include <asm/msr.h>
 #include <asm/perf_event.h>
 #include <asm/tlbflush.h>
@@ -862,16 +861,6 @@ static void restore_host(struct vmx_vcpu *vmx)
 		wrmsrl(MSR_IA32_PEBS_ENABLE, vmx->host_pebs);
 }
 
-/* As one that came in the program that runs the guest: it may have to die, the host need not. */
-static void call_machine_check(void)
-{
-#ifdef CONFIG_X86_MCE
-	struct pt_regs regs = { .cs = 3, .flags = X86_EFLAGS_IF };
-
-	do_machine_check(&regs);
-#endif
-}
-
 /* NMIs and machine checks are the host's; they are served where they came, which the exit has held back. */
 static void serve_host_exception(struct vmx_vcpu *vmx)
 {
@@ -881,7 +870,7 @@ static void serve_host_exception(struct vmx_vcpu *vmx)
 	if ((info & INTR_INFO_INTR_TYPE_MASK) == INTR_TYPE_NMI_INTR)
 		asm volatile("int $2");
 	else if ((info & INTR_INFO_VECTOR_MASK) == X86_TRAP_MC)
-		call_machine_check();
+		mkvm_machine_check();
 }
 
 /* RIP behind the instruction that made the exit; 0 for exits that do not tell its length. */
@@ -947,7 +936,7 @@ static void vmx_enter(struct mkvm_vcpu *vcpu)
 	WRITE_ONCE(vmx->exit_reason, vmx_read(VM_EXIT_REASON));
 	if (unlikely(vmx->exit_reason & VMX_EXIT_REASONS_FAILED_VMENTRY)) {
 		if ((u16)vmx->exit_reason == EXIT_REASON_MCE_DURING_VMENTRY)
-			call_machine_check();
+			mkvm_machine_check();
 		return;
 	}
 	after_exit(vmx);

@@ -25,14 +25,15 @@
 #define LEAF7_EBX (F(FSGSBASE) | F(BMI1) | F(AVX2) | F(SMEP) | F(BMI2) | F(ERMS) | F(INVPCID) | F(RDSEED) | \
 		   F(ADX) | F(SMAP) | F(CLFLUSHOPT) | F(CLWB) | F(SHA_NI) | F(AVX512F) | F(AVX512DQ) | \
 		   F(AVX512CD) | F(AVX512BW) | F(AVX512VL) | F(AVX512IFMA))
-#define LEAF7_ECX (F(AVX512VBMI) | F(UMIP) | F(AVX512_VBMI2) | F(GFNI) | F(VAES) | F(VPCLMULQDQ) | \
+#define LEAF7_ECX (F(AVX512VBMI) | F(UMIP) | F(PKU) | F(AVX512_VBMI2) | F(GFNI) | F(VAES) | F(VPCLMULQDQ) | \
 		   F(AVX512_VNNI) | F(AVX512_BITALG) | F(AVX512_VPOPCNTDQ) | F(RDPID))
 #define LEAF81_ECX (F(LAHF_LM) | F(CMP_LEGACY) | F(CR8_LEGACY) | F(ABM) | F(SSE4A) | F(MISALIGNSSE) | \
 		    F(3DNOWPREFETCH) | F(XOP) | F(FMA4) | F(TBM) | F(TOPOEXT))
 #define LEAF81_EDX ((LEAF1_EDX & 0x0183f3ff) | F(SYSCALL) | F(NX) | F(MMXEXT) | F(FXSR_OPT) | F(GBPAGES) | \
 		    F(RDTSCP) | F(LM) | F(3DNOWEXT) | F(3DNOW))
 
-#define XFEATURES	(XFEATURE_MASK_FP | XFEATURE_MASK_SSE | XFEATURE_MASK_YMM | XFEATURE_MASK_AVX512)
+#define XFEATURES	(XFEATURE_MASK_FP | XFEATURE_MASK_SSE | XFEATURE_MASK_YMM | XFEATURE_MASK_AVX512 | \
+			 XFEATURE_MASK_PKRU)
 #define CR4_ALWAYS	(X86_CR4_VME | X86_CR4_PVI | X86_CR4_TSD | X86_CR4_DE | X86_CR4_PSE | X86_CR4_PAE | \
 			 X86_CR4_MCE | X86_CR4_PGE | X86_CR4_PCE | X86_CR4_OSFXSR | X86_CR4_OSXMMEXCPT)
 
@@ -73,6 +74,8 @@ static void apply_rule(struct kvm_cpuid_entry2 *e, const struct cpuid_rule *r)
 	e->edx &= r->edx;
 	if (e->function == 1 && !boot_cpu_has(X86_FEATURE_OSXSAVE))
 		e->ecx &= ~(F(XSAVE) | F(AVX) | F(FMA) | F(F16C));
+	if (e->function == 7 && !boot_cpu_has(X86_FEATURE_OSPKE))
+		e->ecx &= ~F(PKU);
 	if (e->function == 0x80000007 && boot_cpu_has(X86_FEATURE_CONSTANT_TSC) &&
 	    boot_cpu_has(X86_FEATURE_NONSTOP_TSC))
 		e->edx |= BIT(8);
@@ -236,6 +239,10 @@ static void mirror_state(struct mkvm_vcpu *vcpu, struct kvm_cpuid_entry2 *e)
 			e->ecx |= F(OSXSAVE);
 		if (!(mkvm_get_apic_base(vcpu) & MSR_IA32_APICBASE_ENABLE))
 			e->edx &= ~F(APIC);
+	} else if (e->function == 7 && e->index == 0) {
+		e->ecx &= ~F(OSPKE);
+		if (mkvm_hw->get_cr(vcpu, 4) & X86_CR4_PKE)
+			e->ecx |= F(OSPKE);
 	} else if (e->function == 0xd && e->index == 0) {
 		e->ebx = xsave_size(vcpu);
 	}
@@ -252,7 +259,7 @@ void mkvm_cpuid(struct mkvm_vcpu *vcpu, u32 *eax, u32 *ebx, u32 *ecx, u32 *edx)
 	const struct kvm_cpuid_entry2 *e = find_entry(vcpu, *eax, *ecx) ?: &none;
 	struct kvm_cpuid_entry2 now;
 
-	if (e->function == 1 || e->function == 0xd) {
+	if (e->function == 1 || e->function == 7 || e->function == 0xd) {
 		now = *e;
 		mirror_state(vcpu, &now);
 		e = &now;
@@ -287,6 +294,8 @@ static u64 cr4_optional(struct mkvm_vcpu *vcpu, u32 l1c, u32 l7b, u32 l7c)
 		bits |= X86_CR4_SMAP;
 	if (l7c & F(UMIP))
 		bits |= X86_CR4_UMIP;
+	if ((l7c & F(PKU)) && boot_cpu_has(X86_FEATURE_OSPKE))
+		bits |= X86_CR4_PKE;
 	return bits;
 }
 

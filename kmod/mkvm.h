@@ -134,6 +134,7 @@ struct mkvm {
 	struct mkvm_routing __rcu *routing;		/* (r) */
 	struct mutex irq_lock;				/* routing, irqfd and iodev changes; inside vm->lock */
 	bool x2apic_ids, no_broadcast_quirk;		/* (l) KVM_CAP_X2APIC_API; read by anybody */
+	bool hides_platform_info;			/* (l) KVM_CAP_MSR_PLATFORM_INFO */
 	bool payload_events, triple_fault_events;	/* (l) KVM_CAP_EXCEPTION_PAYLOAD, _X86_TRIPLE_FAULT_EVENT */
 	struct list_head irqfds;			/* under irq_lock */
 	struct list_head resamplers;			/* (r) but under irq_lock: irqfds that have a resamplefd */
@@ -311,12 +312,15 @@ struct mkvm_vcpu {
 	struct fpu_guest fpu;			/* (v) */
 	u64 xcr0;				/* (v) guest's XCR0 */
 	u64 guest_xcr0_mask;			/* (v) what CPUID lets the guest enable */
+	u32 pkru;				/* (v) guest's PKRU, outside */
+	bool has_pkru;				/* (v) the guest can read or use it */
 	u64 dr[4];				/* (v) DR0-3 while not live */
 	s64 tsc_offset;				/* (v) guest TSC = host TSC + offset */
 	u64 tsc_adjust;				/* (v) IA32_TSC_ADJUST */
 	u64 pat;				/* (v) */
 	u64 tsc_aux;				/* (v) */
 	u64 misc_enable, debugctl, power_ctl;	/* (v) */
+	u64 platform_info, misc_features;	/* (v) of them only that CPUID faults in user mode */
 	u32 smbase;				/* (v) */
 	struct mkvm_mtrr mtrr;			/* (v) */
 	struct mkvm_mce mce;			/* (v) */
@@ -440,6 +444,7 @@ int mkvm_xcrs_set(struct mkvm_vcpu *vcpu, const struct kvm_xcrs *xcrs);
 int mkvm_sync_regs_in(struct mkvm_vcpu *vcpu);
 void mkvm_sync_regs_out(struct mkvm_vcpu *vcpu);
 int mkvm_xcr_write(struct mkvm_vcpu *vcpu, u32 index, u64 val);
+void mkvm_update_pkru(struct mkvm_vcpu *vcpu);
 void mkvm_debugregs_get(struct mkvm_vcpu *vcpu, struct kvm_debugregs *regs);
 int mkvm_debugregs_set(struct mkvm_vcpu *vcpu, const struct kvm_debugregs *regs);
 u64 mkvm_get_cr8(struct mkvm_vcpu *vcpu);

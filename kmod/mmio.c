@@ -13,6 +13,7 @@
 #include <linux/sched/signal.h>
 #include <linux/srcu.h>
 #include <linux/uaccess.h>
+#include <asm/pkru.h>
 
 #include "decode.h"
 #include "hw_ops.h"
@@ -28,7 +29,7 @@
 #define PTE_ADDR 0x000ffffffffff000ULL
 
 /* As in a #PF error code. */
-enum { ACC_PRESENT = 1, ACC_WRITE = 2, ACC_USER = 4, ACC_RESERVED = 8, ACC_FETCH = 16 };
+enum { ACC_PRESENT = 1, ACC_WRITE = 2, ACC_USER = 4, ACC_RESERVED = 8, ACC_FETCH = 16, ACC_KEY = 32 };
 
 /* ---- the guest's own page tables ---- */
 
@@ -97,6 +98,20 @@ static bool allowed(const struct mkvm_emu *emu, u64 all, u64 any, u32 acc)
 	return !(m->cr4 & X86_CR4_SMAP) || (emu->rflags & X86_EFLAGS_AC);
 }
 
+/* Does the leaf's protection key allow it? AMD APM vol. 2, "Memory Protection Keys (MPK) Bit". */
+static bool key_allows(const struct mkvm_emu *emu, u64 leaf, u64 all, u32 acc)
+{
+	const struct mkvm_mode *m = &emu->mode;
+	u32 pkru = emu->vcpu->pkru;
+	u16 key = leaf >> 59 & 15;
+
+	if (likely(!(m->cr4 & X86_CR4_PKE)) || !(m->efer & EFER_LMA) || (acc & ACC_FETCH) || !(all & PTE_U))
+		return true;
+	if ((acc & ACC_WRITE) && ((acc & ACC_USER) || (m->cr0 & X86_CR0_WP)))
+		return __pkru_allows_write(pkru, key);
+	return __pkru_allows_read(pkru, key);
+}
+
 /* One walk, with the checks and the A and D bits of a CPU's. wide: 8-byte entries. AGAIN: one changed meanwhile. */
 static __always_inline enum mkvm_emu_result walk(struct mkvm_emu *emu, u64 la, u32 acc, u64 *gpa, bool wide)
 {
@@ -126,6 +141,8 @@ static __always_inline enum mkvm_emu_result walk(struct mkvm_emu *emu, u64 la, u
 		}
 		if (leaf && !allowed(emu, all, any, acc))
 			return page_fault(emu, la, acc | ACC_PRESENT);
+		if (leaf && !key_allows(emu, entry, all, acc))
+			return page_fault(emu, la, acc | ACC_PRESENT | ACC_KEY);
 		if (leaf && (acc & ACC_WRITE))
 			want |= PTE_D;
 		if (unlikely(want & ~entry)) {

@@ -29,6 +29,7 @@ static const u32 msr_list[] = {
 	MSR_IA32_SYSENTER_CS, MSR_IA32_SYSENTER_ESP, MSR_IA32_SYSENTER_EIP,
 	MSR_STAR, MSR_LSTAR, MSR_CSTAR, MSR_SYSCALL_MASK, MSR_KERNEL_GS_BASE,
 	MSR_IA32_CR_PAT, MSR_IA32_MISC_ENABLE, MSR_IA32_DEBUGCTLMSR, MSR_IA32_POWER_CTL,
+	MSR_PLATFORM_INFO, MSR_MISC_FEATURES_ENABLES,
 	MSR_MTRRdefType,
 	MSR_MTRRfix64K_00000, MSR_MTRRfix16K_80000, MSR_MTRRfix16K_A0000,
 	MSR_MTRRfix4K_C0000, MSR_MTRRfix4K_C8000, MSR_MTRRfix4K_D0000, MSR_MTRRfix4K_D8000,
@@ -124,6 +125,8 @@ void mkvm_msr_reset(struct mkvm_vcpu *vcpu)
 	vcpu->tsc_aux = 0;
 	vcpu->debugctl = 0;
 	vcpu->power_ctl = 0;
+	vcpu->platform_info = MSR_PLATFORM_INFO_CPUID_FAULT;
+	vcpu->misc_features = 0;
 	memset(&vcpu->mtrr, 0, sizeof(vcpu->mtrr));
 	mkvm_mce_reset(vcpu);
 }
@@ -303,6 +306,8 @@ static u64 *plain_reg(struct mkvm_vcpu *vcpu, u32 index)
 		return &vcpu->power_ctl;
 	case MSR_IA32_DEBUGCTLMSR:
 		return &vcpu->debugctl;
+	case MSR_MISC_FEATURES_ENABLES:
+		return &vcpu->misc_features;
 	default:
 		return mtrr_reg(&vcpu->mtrr, index);
 	}
@@ -342,6 +347,9 @@ int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host)
 	case MSR_KVM_SYSTEM_TIME:
 		*val = 0;
 		return !host;		/* no guest has them; QEMU 7.2 saves and restores them unasked */
+	case MSR_PLATFORM_INFO:
+		*val = vcpu->platform_info;
+		return !host && READ_ONCE(vcpu->vm->hides_platform_info);
 	case MSR_AMD64_DE_CFG:
 		*val = MSR_AMD64_DE_CFG_LFENCE_SERIALIZE;
 		return 0;
@@ -411,6 +419,17 @@ int mkvm_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host)
 		/* Neither branch traps nor last-branch records are offered: only what does nothing is taken. */
 		if (val)
 			return 1;
+		return 0;
+	case MSR_PLATFORM_INFO:
+		if (!host || (vcpu->misc_features && !(val & MSR_PLATFORM_INFO_CPUID_FAULT)))
+			return 1;
+		vcpu->platform_info = val;
+		return 0;
+	case MSR_MISC_FEATURES_ENABLES:	/* of Intel's; as in Linux KVM every guest may have its CPUID fault */
+		if (val & ~(u64)MSR_MISC_FEATURES_ENABLES_CPUID_FAULT ||
+		    (val && !(vcpu->platform_info & MSR_PLATFORM_INFO_CPUID_FAULT)))
+			return 1;
+		vcpu->misc_features = val;
 		return 0;
 	case MSR_IA32_SMBASE:
 		if (!host || val >> 32)

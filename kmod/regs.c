@@ -50,6 +50,13 @@ void mkvm_regs_set(struct mkvm_vcpu *vcpu, const struct kvm_regs *r)
 	set_bit(MKVM_PEND_EVENT, &vcpu->pending);
 }
 
+/* After a change of CR4 or XCR0: is the CPU's PKRU the guest's own while it runs? */
+void mkvm_update_pkru(struct mkvm_vcpu *vcpu)
+{
+	vcpu->has_pkru = boot_cpu_has(X86_FEATURE_OSPKE) &&
+			 ((vcpu->xcr0 & XFEATURE_MASK_PKRU) || (mkvm_hw->get_cr(vcpu, 4) & X86_CR4_PKE));
+}
+
 /* ---- control registers ---- */
 
 u64 mkvm_get_cr8(struct mkvm_vcpu *vcpu)
@@ -124,6 +131,7 @@ int mkvm_cr_write(struct mkvm_vcpu *vcpu, int cr, u64 val)
 	    (!(mode.efer & EFER_LMA) || (mode.cr3 & 0xfff)))
 		return 1;
 	mkvm_hw->set_cr(vcpu, 4, val);
+	mkvm_update_pkru(vcpu);
 	if (val ^ mode.cr4)
 		mkvm_hw->flush_tlb(vcpu);
 	return 0;
@@ -188,6 +196,7 @@ int mkvm_sregs_set(struct mkvm_vcpu *vcpu, const struct kvm_sregs *s)
 	mkvm_hw->set_cr(vcpu, 2, s->cr2);
 	mkvm_hw->set_cr(vcpu, 3, s->cr3);
 	mkvm_hw->set_cr(vcpu, 4, s->cr4);
+	mkvm_update_pkru(vcpu);
 	if (s->cr8 != mkvm_get_cr8(vcpu))	/* TPR has four more bits, which stay */
 		mkvm_set_cr8(vcpu, s->cr8);
 	mkvm_hw->set_segment(vcpu, MKVM_CS, &s->cs);
@@ -269,6 +278,7 @@ int mkvm_xcr_write(struct mkvm_vcpu *vcpu, u32 index, u64 val)
 	    (!(val & XFEATURE_MASK_YMM) || (val & XFEATURE_MASK_AVX512) != XFEATURE_MASK_AVX512))
 		return 1;
 	vcpu->xcr0 = val;
+	mkvm_update_pkru(vcpu);
 	return 0;
 }
 

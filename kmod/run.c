@@ -19,6 +19,7 @@
 #include <linux/srcu.h>
 #include <asm/debugreg.h>
 #include <asm/fpu/xcr.h>
+#include <asm/pkru.h>
 #include <uapi/linux/kvm_para.h>
 #include <trace/events/ipi.h>
 
@@ -145,8 +146,16 @@ int mkvm_exit_halt(struct mkvm_vcpu *vcpu)
 int mkvm_exit_cpuid(struct mkvm_vcpu *vcpu)
 {
 	u32 eax = vcpu->regs[0], ecx = vcpu->regs[1], ebx, edx;
+	struct mkvm_mode mode;
 
 	vcpu->stats[MKVM_STAT_CPUID_EXITS]++;
+	if (unlikely(vcpu->misc_features)) {
+		mkvm_hw->get_mode(vcpu, &mode);
+		if (mode.cpl) {
+			mkvm_queue_gp(vcpu);
+			return 1;
+		}
+	}
 	mkvm_cpuid(vcpu, &eax, &ebx, &ecx, &edx);
 	vcpu->regs[0] = eax;
 	vcpu->regs[1] = ecx;
@@ -365,6 +374,7 @@ static void enter_guest_irqoff(struct mkvm_vcpu *vcpu)
 {
 	long tlb_gen = atomic_long_read(&vcpu->vm->tlb_gen);
 	u64 host_xcr0 = mkvm_host_xcr0;
+	u32 host_pkru = 0;
 
 	if (vcpu->tlb_seen != tlb_gen) {
 		vcpu->tlb_seen = tlb_gen;
@@ -376,6 +386,10 @@ static void enter_guest_irqoff(struct mkvm_vcpu *vcpu)
 		switch_fpu_return();
 	if (vcpu->xcr0 != host_xcr0)
 		xsetbv(XCR_XFEATURE_ENABLED_MASK, vcpu->xcr0);
+	if (unlikely(vcpu->has_pkru)) {
+		host_pkru = read_pkru();
+		write_pkru(vcpu->pkru);
+	}
 	if (unlikely(vcpu->dr_live))
 		load_dr(vcpu->dr);
 	else if (unlikely(vcpu->debug.control & KVM_GUESTDBG_USE_HW_BP))
@@ -392,6 +406,10 @@ static void enter_guest_irqoff(struct mkvm_vcpu *vcpu)
 		save_guest_dr(vcpu);
 	if (unlikely(hw_breakpoint_active()))
 		hw_breakpoint_restore();
+	if (unlikely(vcpu->has_pkru)) {
+		vcpu->pkru = read_pkru();
+		write_pkru(host_pkru);
+	}
 	if (vcpu->xcr0 != host_xcr0)
 		xsetbv(XCR_XFEATURE_ENABLED_MASK, host_xcr0);
 }

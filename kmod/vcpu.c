@@ -303,9 +303,11 @@ void mkvm_vcpu_reset(struct mkvm_vcpu *vcpu, bool init)
 	if (!init) {
 		vcpu->smbase = 0x30000;
 		vcpu->xcr0 = XFEATURE_MASK_FP;
+		vcpu->pkru = 0;
 		mkvm_msr_reset(vcpu);
 	}
 	mkvm_hw->vcpu_reset(vcpu, init);
+	mkvm_update_pkru(vcpu);
 	if (vcpu->lapic)
 		mkvm_lapic_reset(vcpu->lapic, init);
 	set_bit(MKVM_PEND_EVENT, &vcpu->pending);
@@ -438,7 +440,8 @@ static int vcpu_get_state(struct mkvm_vcpu *vcpu, unsigned int ioctl, union vcpu
 		return 0;
 	case KVM_GET_XSAVE:
 	case KVM_GET_XSAVE2:		/* no component lies beyond struct kvm_xsave */
-		fpu_copy_guest_fpstate_to_uabi(&vcpu->fpu, &s->xsave, sizeof(s->xsave), vcpu->guest_xcr0_mask, 0);
+		fpu_copy_guest_fpstate_to_uabi(&vcpu->fpu, &s->xsave, sizeof(s->xsave), vcpu->guest_xcr0_mask,
+					       vcpu->pkru);
 		return 0;
 	case KVM_GET_XCRS:
 		mkvm_xcrs_get(vcpu, &s->xcrs);
@@ -468,7 +471,7 @@ static int vcpu_set_state(struct mkvm_vcpu *vcpu, unsigned int ioctl, const unio
 	case KVM_SET_FPU:
 		return mkvm_fpu_set(vcpu, &s->fpu);
 	case KVM_SET_XSAVE:
-		return fpu_copy_uabi_to_guest_fpstate(&vcpu->fpu, s->xsave.region, vcpu->guest_xcr0_mask, NULL);
+		return fpu_copy_uabi_to_guest_fpstate(&vcpu->fpu, s->xsave.region, vcpu->guest_xcr0_mask, &vcpu->pkru);
 	case KVM_SET_XCRS:
 		return mkvm_xcrs_set(vcpu, &s->xcrs);
 	case KVM_SET_DEBUGREGS:

@@ -72,6 +72,7 @@ static const u32 capabilities[] = {
 	[KVM_CAP_BINARY_STATS_FD] = 1,
 	[KVM_CAP_EXT_EMUL_CPUID] = 1,
 	[KVM_CAP_X86_MSR_FILTER] = 1,
+	[KVM_CAP_MSR_PLATFORM_INFO] = 1,
 	[KVM_CAP_X86_USER_SPACE_MSR] = 1,
 	[KVM_CAP_EXIT_ON_EMULATION_FAILURE] = 1,
 	[KVM_CAP_XSAVE2] = sizeof(struct kvm_xsave),
@@ -332,6 +333,9 @@ static int enable_cap(struct mkvm *vm, struct kvm_enable_cap __user *arg)
 		return 0;
 	case KVM_CAP_X86_TRIPLE_FAULT_EVENT:
 		WRITE_ONCE(vm->triple_fault_events, cap.args[0]);
+		return 0;
+	case KVM_CAP_MSR_PLATFORM_INFO:
+		WRITE_ONCE(vm->hides_platform_info, !cap.args[0]);
 		return 0;
 	case KVM_CAP_MAX_VCPU_ID:
 		return set_max_vcpu_ids(vm, cap.args[0]);

@@ -451,6 +451,93 @@ TEST(xsetbv_in_the_guest_obeys_the_rules_and_cpuid_shows_osxsave)
 	EXPECT_EQ(3, xcr_results[5]);
 }
 
+/* --- Protection keys --- */
+
+#define CR4_PKE (1ull << 22)
+#define PF_PRESENT 1
+#define PF_WRITE 2
+#define PF_KEY 32
+#define PKRU_XFEATURE 9
+#define KEYS_AT_FIRST 0x2c		/* key 1: no access; key 2: no writes */
+
+static u32 rdpkru(void)
+{
+	u32 pkru, edx;
+
+	asm volatile("rdpkru" : "=a"(pkru), "=d"(edx) : "c"(0));
+	return pkru;
+}
+
+static void wrpkru(u32 pkru)
+{
+	asm volatile("wrpkru" :: "a"(pkru), "c"(0), "d"(0));
+}
+
+static void page_key(u64 key)
+{
+	guest_pd[0][0] = (guest_pd[0][0] & ~(15ull << 59)) | key << 59;
+	asm volatile("invlpg (%0)" :: "r"(CODE_GPA) : "memory");
+}
+
+static void keys_guest(u64 arg)
+{
+	u64 cr4, *page = (u64 *)CODE_GPA, apic = 0xfee00030, to;
+	u32 regs[4];
+
+	(void)arg;
+	cpuid(7, 0, regs);
+	GUEST_EQ(0, regs[2] >> 4 & 1);		/* OSPKE */
+	asm volatile("mov %%cr4, %0" : "=r"(cr4));
+	asm volatile("mov %0, %%cr4" :: "r"(cr4 | CR4_OSXSAVE | CR4_PKE));
+	GUEST_EQ(VEC_NONE, xsetbv_try(0, 1 | 1 << PKRU_XFEATURE));
+	cpuid(7, 0, regs);
+	GUEST_EQ(1, regs[2] >> 4 & 1);
+	GUEST_EQ(0, rdpkru());
+	wrpkru(KEYS_AT_FIRST);
+	stage(1);
+	GUEST_EQ(KEYS_AT_FIRST | 1u << 30, rdpkru());
+	page_key(1);
+	GUEST_EQ(VEC_PF, GUEST_TRY("mov (%1), %0", "=r"(to) : "r"(page)));
+	GUEST_EQ(PF_PRESENT | PF_KEY, guest_caught.error);
+	page_key(2);
+	GUEST_EQ(VEC_NONE, GUEST_TRY("mov (%1), %0", "=r"(to) : "r"(page)));
+	GUEST_EQ(VEC_PF, GUEST_TRY("mov %0, (%1)", : "r"(to), "r"(page)));
+	GUEST_EQ(PF_PRESENT | PF_WRITE | PF_KEY, guest_caught.error);
+	/* from a device: the emulator looks at the key */
+	to = (u64)page;
+	GUEST_EQ(VEC_PF, GUEST_TRY("movsl", "+S"(apic), "+D"(to) : : "memory"));
+	GUEST_EQ(PF_PRESENT | PF_WRITE | PF_KEY, guest_caught.error);
+	GUEST_EQ((u64)page, guest_caught.cr2);
+	page_key(3);
+	GUEST_EQ(VEC_NONE, GUEST_TRY("movsl", "+S"(apic), "+D"(to) : : "memory"));
+	page_key(0);
+}
+
+TEST(protection_keys_are_the_guests_own)
+{
+	struct vm *vm = vm_create(VM_IRQCHIP);
+	struct vcpu *vcpu = vcpu_add(vm, keys_guest, 0);
+	struct kvm_xsave xsave;
+	u32 regs[4], *saved;
+
+	cpuid(7, 0, regs);
+	if (!(regs[2] >> 4 & 1))
+		SKIP("the CPU or its kernel has no protection keys");
+	cpuid(0xd, PKRU_XFEATURE, regs);
+	saved = &xsave.region[regs[1] / 4];
+	wrpkru(0x10);
+	vcpu_run_to_stage(vcpu, 1);
+	EXPECT_EQ(0x10, rdpkru());
+	ASSERT_OK(ioctl(vcpu->fd, KVM_GET_XSAVE, &xsave));
+	EXPECT_EQ(1, xsave.region[128] >> PKRU_XFEATURE & 1);
+	EXPECT_EQ(KEYS_AT_FIRST, *saved);
+	*saved |= 1 << 30;
+	ASSERT_OK(ioctl(vcpu->fd, KVM_SET_XSAVE, &xsave));
+	EXPECT_EQ(0x10, rdpkru());
+	vcpu_run_to_done(vcpu);
+	EXPECT_EQ(0x10, rdpkru());
+}
+
 /* --- MSRs --- */
 
 TEST(unknown_msr_ends_the_list_with_the_count_before_it)

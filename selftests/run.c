@@ -888,6 +888,74 @@ TEST(vmcall_is_a_hypercall_as_vmmcall_is_and_user_mode_has_none)
 	EXPECT_EQ(-1, user_rax);		/* KVM_EPERM */
 }
 
+#define MSR_PLATFORM_INFO 0xce
+#define MSR_MISC_FEATURES 0x140
+#define CPUID_CAN_FAULT (1ull << 31)
+
+static volatile u64 gp_rip;
+
+static void note_rip(struct guest_frame *frame)
+{
+	gp_rip = frame->rip;
+	on_user_ud(frame);
+}
+
+static void user_cpuid(u64 faults)
+{
+	static const u8 cpuid_hlt[] = { 0x0f, 0xa2, 0xf4 };
+
+	for (u32 i = 0; i < sizeof(cpuid_hlt); i++)
+		((volatile u8 *)CODE_GPA)[i] = cpuid_hlt[i];
+	guest_handlers[VEC_GP] = note_rip;
+	wrmsr(MSR_MISC_FEATURES, faults);
+	asm volatile("cpuid" :: "a"(0), "c"(0) : "rbx", "rdx");
+	*(u64 *)(guest_tss[0] + 4) = (u64)guest_stacks[3];
+	asm volatile("pushq %0; pushq %1; pushq $2; pushq %2; pushq %3\n\t"
+		     "iretq"
+		     :: "r"((u64)SEL_USER_DATA), "r"((u64)guest_stacks[5]),
+		     "r"((u64)SEL_USER_CODE), "r"(CODE_GPA) : "memory");
+}
+
+TEST(cpuid_faults_in_user_mode_where_the_guest_wants_it)
+{
+	struct vcpu *vcpu = vcpu_add(vm_create(0), user_cpuid, 0);
+
+	vcpu_run_to_done(vcpu);
+	EXPECT_EQ(CODE_GPA + 2, gp_rip);	/* the HLT */
+	vcpu_set_guest(vcpu, user_cpuid, 1);
+	vcpu_run_to_done(vcpu);
+	EXPECT_EQ(CODE_GPA, gp_rip);
+	EXPECT_EQ(0, vcpu_set_msr(vcpu, MSR_PLATFORM_INFO, 0));		/* they fault now */
+	EXPECT_EQ(0, vcpu_set_msr(vcpu, MSR_MISC_FEATURES, 2));
+	EXPECT_EQ(1, vcpu_set_msr(vcpu, MSR_MISC_FEATURES, 0));
+	EXPECT_EQ(1, vcpu_set_msr(vcpu, MSR_PLATFORM_INFO, 0));
+	EXPECT_EQ(0, vcpu_set_msr(vcpu, MSR_MISC_FEATURES, 1));
+}
+
+static void read_platform_info(u64 arg)
+{
+	u32 low, high;
+
+	(void)arg;
+	asm volatile("rdmsr" : "=a"(low), "=d"(high) : "c"(MSR_PLATFORM_INFO));
+	stage(low >> 31);
+	GUEST_EQ(VEC_GP, GUEST_TRY("wrmsr", : "a"(low), "d"(high), "c"(MSR_PLATFORM_INFO)));
+	GUEST_EQ(VEC_GP, GUEST_TRY("rdmsr", "=a"(low), "=d"(high) : "c"(MSR_PLATFORM_INFO)));
+}
+
+TEST(platform_info_can_be_hidden_from_the_guest)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_add(vm, read_platform_info, 0);
+
+	NEED_CAP(KVM_CAP_MSR_PLATFORM_INFO);
+	EXPECT_EQ(CPUID_CAN_FAULT, vcpu_get_msr(vcpu, MSR_PLATFORM_INFO));
+	vcpu_run_to_stage(vcpu, 1);
+	ASSERT_OK(vm_enable_cap(vm->fd, KVM_CAP_MSR_PLATFORM_INFO, 0));
+	vcpu_run_to_done(vcpu);
+	EXPECT_EQ(CPUID_CAN_FAULT, vcpu_get_msr(vcpu, MSR_PLATFORM_INFO));
+}
+
 /* --- HLT and shutdown without an interrupt controller --- */
 
 static void halt_then_stage(u64 arg)

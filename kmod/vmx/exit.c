@@ -72,7 +72,7 @@ static int vmx_exit_io(struct vmx_vcpu *vmx)
 
 /*
  * CR8, or a change of CR0's or CR4's bits that the VMCS keeps for us. CR0's bits and CR4.MCE
- * change for the guest only, in the shadow. Then the instruction runs again: as nothing else
+ * change for the guest only, in the shadow; PKE is noted. Then the instruction runs again: as nothing else
  * exits, the CPU itself does the rest of it, a change of paging mode among it.
  */
 static int vmx_exit_cr(struct vmx_vcpu *vmx)
@@ -90,8 +90,10 @@ static int vmx_exit_cr(struct vmx_vcpu *vmx)
 	case 4:
 		if (!mkvm_cr4_valid(&vmx->vcpu, val))
 			break;
-		shadow = vmx_read(CR4_READ_SHADOW) & ~(u64)X86_CR4_MCE;
-		vmx_write(CR4_READ_SHADOW, shadow | (val & X86_CR4_MCE));
+		shadow = vmx_read(CR4_READ_SHADOW) & ~(u64)(X86_CR4_MCE | X86_CR4_PKE);
+		vmx_write(CR4_READ_SHADOW, shadow | (val & (X86_CR4_MCE | X86_CR4_PKE)));
+		vmx_write(GUEST_CR4, (vmx_read(GUEST_CR4) & ~(u64)X86_CR4_PKE) | (val & X86_CR4_PKE));
+		mkvm_update_pkru(&vmx->vcpu);
 		return 1;
 	default:
 		return mkvm_exit_emulate(&vmx->vcpu);

@@ -789,10 +789,10 @@ static void refresh_host_state(struct vmx_vcpu *vmx)
 	}
 }
 
-/* CR4 bits that CPUID does not offer exit, to be refused; MCE stays on. Userspace may change CPUID. */
+/* CR4 bits that CPUID does not offer exit, to be refused; MCE stays on; PKE is noted. Userspace may change CPUID. */
 static void refresh_cr4_mask(struct vmx_vcpu *vmx)
 {
-	u64 mask = vmx->vcpu.cr4_reserved | X86_CR4_VMXE | X86_CR4_MCE;
+	u64 mask = vmx->vcpu.cr4_reserved | X86_CR4_VMXE | X86_CR4_MCE | X86_CR4_PKE;
 
 	if (likely(mask == vmx->cr4_mask))
 		return;

@@ -115,6 +115,14 @@ static void wait_until_shown(const char *vm, const char *words)
 	WAIT_FOR(strstr(look(vm, "vcpus"), words));
 }
 
+/* The guest has not allowed the interrupt that it gets. */
+static void let_one_wait(struct vm *vm, struct vcpu *vcpu, char *path, size_t size)
+{
+	find_vm(path, size);
+	vcpu_run_to_stage(vcpu, 1);
+	ASSERT_EQ(1, vm_msi(vm, MSI_ADDR(0), VECTOR));
+}
+
 TEST(each_file_shows_its_part_of_the_vm)
 {
 	struct vm *vm = vm_create(VM_IRQCHIP);
@@ -123,9 +131,7 @@ TEST(each_file_shows_its_part_of_the_vm)
 
 	if (is_linux_kvm())
 		SKIP(OTHERS);
-	find_vm(path, sizeof(path));
-	vcpu_run_to_stage(vcpu, 1);
-	ASSERT_EQ(1, vm_msi(vm, MSI_ADDR(0), VECTOR));
+	let_one_wait(vm, vcpu, path, sizeof(path));
 	expect_shown(path, "vcpus", "vcpu 0: RUNNABLE, outside");
 	expect_shown(path, "vcpus", cpu_is_intel() ? "last exit IO_INSTRUCTION" : "last exit io");
 	expect_shown(path, "vcpus", "vector 0x41 waits: IF=0");
@@ -146,9 +152,7 @@ TEST(each_json_twin_shows_the_same)
 
 	if (is_linux_kvm())
 		SKIP(OTHERS);
-	find_vm(path, sizeof(path));
-	vcpu_run_to_stage(vcpu, 1);
-	ASSERT_EQ(1, vm_msi(vm, MSI_ADDR(0), VECTOR));
+	let_one_wait(vm, vcpu, path, sizeof(path));
 	object = first_of(&tree, path, "vcpus.json", "vcpus");
 	EXPECT_EQ(0, json_number(object, "id", -1));
 	expect_string("RUNNABLE", object, "mp_state");

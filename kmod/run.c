@@ -315,8 +315,10 @@ static int tdp_fault_locked(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fe
 		return mkvm_exit_internal_error(vcpu, KVM_INTERNAL_ERROR_DELIVERY_EV, data, ARRAY_SIZE(data));
 	}
 	/* Where the CPU says how long the instruction is, a doorbell needs no look at it. */
-	if (write && vcpu->next_rip && mkvm_fast_mmio(vcpu, gpa))
+	if (write && vcpu->next_rip && mkvm_fast_mmio(vcpu, gpa)) {
+		mkvm_trace_event(mmio, vcpu, gpa, 0, true, 0, "kernel");
 		return mkvm_skip_instruction(vcpu);
+	}
 	vcpu->fault_gpa = gpa;
 	vcpu->stats[MKVM_STAT_INSN_EMULATION]++;
 	return mkvm_emulate_exit(vcpu, fetch ? MKVM_BY_WALK : write ? MKVM_BY_WRITE : MKVM_BY_READ);

@@ -147,7 +147,7 @@ DECLARE_EVENT_CLASS(pending_word,
 		 TP_PROTO(const struct mkvm_vcpu *vcpu, u32 id, const char *event, u32 before, u32 after, \
 			  const char *how), TP_ARGS(vcpu, id, event, before, after, how))
 
-/* An INIT, SIPI (to page sipi), NMI or SMI gets into the pending word. how: posted, or set-events. */
+/* An INIT, SIPI (to page sipi), NMI or SMI gets into the pending word. how: posted, set-events, set-mp-state. */
 WORD_EVENT(pend);
 /*
  * It leaves the word. how: taken; or without effect: by-INIT, not-waiting (a SIPI), in-SMM (a SIPI),
@@ -238,7 +238,10 @@ DECLARE_EVENT_CLASS(access,
 		 TP_PROTO(const struct mkvm_vcpu *vcpu, u64 address, int len, bool write, u64 data, const char *by), \
 		 TP_ARGS(vcpu, address, len, write, data, by))
 
-/* An access to what is not memory. by: kernel, when it is done; user, before userspace answers. */
+/*
+ * An access to what is not memory. by: kernel, when it is done; user, before userspace answers. len 0: a
+ * doorbell (KVM_IOEVENTFD) of any length and data, whose instruction nobody has looked at.
+ */
 ACCESS_EVENT(mmio);
 /* The same for a port; of a string instruction the last element. */
 ACCESS_EVENT(pio);

@@ -115,6 +115,14 @@ static void wait_until_shown(const char *vm, const char *words)
 	WAIT_FOR(strstr(look(vm, "vcpus"), words));
 }
 
+/* The guest has not allowed the interrupt that it gets. */
+static void let_one_wait(struct vm *vm, struct vcpu *vcpu, char *path, size_t size)
+{
+	find_vm(path, size);
+	vcpu_run_to_stage(vcpu, 1);
+	ASSERT_EQ(1, vm_msi(vm, MSI_ADDR(0), VECTOR));
+}
+
 TEST(each_file_shows_its_part_of_the_vm)
 {
 	struct vm *vm = vm_create(VM_IRQCHIP);
@@ -123,9 +131,7 @@ TEST(each_file_shows_its_part_of_the_vm)
 
 	if (is_linux_kvm())
 		SKIP(OTHERS);
-	find_vm(path, sizeof(path));
-	vcpu_run_to_stage(vcpu, 1);
-	ASSERT_EQ(1, vm_msi(vm, MSI_ADDR(0), VECTOR));
+	let_one_wait(vm, vcpu, path, sizeof(path));
 	expect_shown(path, "vcpus", "vcpu 0: RUNNABLE, outside");
 	expect_shown(path, "vcpus", cpu_is_intel() ? "last exit IO_INSTRUCTION" : "last exit io");
 	expect_shown(path, "vcpus", "vector 0x41 waits: IF=0");
@@ -146,9 +152,7 @@ TEST(each_json_twin_shows_the_same)
 
 	if (is_linux_kvm())
 		SKIP(OTHERS);
-	find_vm(path, sizeof(path));
-	vcpu_run_to_stage(vcpu, 1);
-	ASSERT_EQ(1, vm_msi(vm, MSI_ADDR(0), VECTOR));
+	let_one_wait(vm, vcpu, path, sizeof(path));
 	object = first_of(&tree, path, "vcpus.json", "vcpus");
 	EXPECT_EQ(0, json_number(object, "id", -1));
 	expect_string("RUNNABLE", object, "mp_state");
@@ -212,13 +216,23 @@ static long switches(void)
 	return n;
 }
 
+static long exits(const char *vm)
+{
+	struct json *tree;
+	long n = json_number(first_of(&tree, vm, "stats.json", "vcpus"), "exits", -1);
+
+	json_free(tree);
+	ASSERT_LT(0, n);
+	return n;
+}
+
 TEST(looking_wakes_no_vcpu_and_waits_for_none)
 {
 	struct vm *vm = vm_create(VM_IRQCHIP);
 	struct vcpu *vcpu = vcpu_add(vm, halts, 0);
 	pthread_t thread;
 	char path[128];
-	long before;
+	long before, exits_before;
 
 	if (is_linux_kvm())
 		SKIP(OTHERS);
@@ -231,10 +245,12 @@ TEST(looking_wakes_no_vcpu_and_waits_for_none)
 		before = switches();
 		usleep(100000);
 	} while (before != switches());
+	exits_before = exits(path);
 	for (int i = 0; i < ROUNDS; i++)
 		for (int f = 0; f < NR_FILES; f++)
 			ASSERT_TRUE(*look(path, files[f]));
 	EXPECT_EQ(before, switches());
+	EXPECT_EQ(exits_before, exits(path));
 	ASSERT_EQ(1, vm_msi(vm, MSI_ADDR(0), VECTOR));
 	ASSERT_EQ(0, pthread_join(thread, NULL));
 }
@@ -247,7 +263,7 @@ static void spins(u64 arg)
 		stage(1);
 }
 
-static int stop, broken;
+static int stop, broken, looked;
 static char newest[128];
 
 static void *look_always(void *unused)
@@ -278,8 +294,42 @@ static void *look_always(void *unused)
 				json_free(tree);
 			}
 		}
+		__atomic_fetch_add(&looked, 1, __ATOMIC_SEQ_CST);
 	}
 	return NULL;
+}
+
+/* All files were read once from here on. */
+static void wait_until_looked(void)
+{
+	int before = __atomic_load_n(&looked, __ATOMIC_SEQ_CST);
+
+	WAIT_FOR(__atomic_load_n(&looked, __ATOMIC_SEQ_CST) - before > 1);
+}
+
+/* A client that asks by ioctls, and writes its copy back, may lose them: initsipi.c, stale events. */
+TEST(who_looks_all_the_time_loses_no_init_and_no_sipi)
+{
+	struct vm *vm = vm_create(VM_IRQCHIP);
+	struct vcpu *ap;
+	pthread_t thread;
+
+	vcpu_add(vm, halts, 0);
+	ap = vcpu_create(vm, 1);
+	if (is_linux_kvm())
+		SKIP(OTHERS);
+	find_vm(newest, sizeof(newest));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, look_always, NULL));
+	for (int i = 0; i < 20; i++) {
+		ASSERT_EQ(1, vm_msi(vm, MSI_ADDR(1), ICR_INIT));
+		wait_until_looked();
+		ASSERT_LE(0, vm_msi(vm, MSI_ADDR(1), ICR_STARTUP | 9));
+		wait_until_looked();
+		EXPECT_EQ(KVM_MP_STATE_RUNNABLE, vcpu_mp_state(ap));
+	}
+	__atomic_store_n(&stop, 1, __ATOMIC_SEQ_CST);
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	EXPECT_EQ(0, broken);
 }
 
 TEST(a_vm_may_go_while_its_files_are_read)

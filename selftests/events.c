@@ -1387,6 +1387,31 @@ static void on_tick(int sig)
 	(void)sig;
 }
 
+/* Of an irqchip in the kernel it is one that was on its way in; without one it waits for IF. */
+TEST(a_vector_that_set_sregs_brings_is_delivered_once)
+{
+	static const int flags[] = { 0, VM_IRQCHIP };
+
+	for (int i = 0; i < 2; i++) {
+		struct vcpu *vcpu = vcpu_add(vm_create(flags[i]), user_irqchip, 0);
+		struct kvm_sregs sregs;
+
+		irqs[VECTOR] = 0;
+		vcpu_run_to_stage(vcpu, 1);
+		vcpu_finish_exit(vcpu);
+		vcpu_get_sregs(vcpu, &sregs);
+		sregs.interrupt_bitmap[VECTOR / 64] = 1ull << VECTOR % 64;
+		vcpu_set_sregs(vcpu, &sregs);
+		vcpu_get_sregs(vcpu, &sregs);
+		EXPECT_EQ(1ull << VECTOR % 64, sregs.interrupt_bitmap[VECTOR / 64]);
+		vcpu_run_to_stage(vcpu, 2);
+		EXPECT_EQ(1, irqs[VECTOR]);
+		vcpu_run_to_stage(vcpu, 3);
+		vcpu_run_to_stage(vcpu, 4);
+		EXPECT_EQ(1, irqs[VECTOR]);
+	}
+}
+
 TEST(a_state_set_anew_has_nothing_left_of_the_one_before)
 {
 	static const u8 rsm[] = { 0x0f, 0xaa };

@@ -533,6 +533,19 @@ TEST(a_sipi_starts_an_ap_whose_init_came_by_set_mp_state)
 	expect_starts(vm, SIPI_PAGE);
 }
 
+TEST(a_sipi_that_userspace_restores_starts_the_ap)
+{
+	struct vm *vm = vm_with_ap();
+	struct kvm_vcpu_events events;
+
+	vcpu_get_events(vm->vcpus[1], &events);
+	events.flags |= KVM_VCPUEVENT_VALID_SIPI_VECTOR;
+	events.sipi_vector = SIPI_PAGE;
+	ASSERT_OK(ioctl(vm->vcpus[1]->fd, KVM_SET_VCPU_EVENTS, &events));
+	vcpu_set_mp_state(vm->vcpus[1], KVM_MP_STATE_SIPI_RECEIVED);
+	expect_starts(vm, SIPI_PAGE);
+}
+
 /* --- Stale events --- */
 
 #define LOSES "Linux KVM loses this: KVM_SET_VCPU_EVENTS clears the INIT"

@@ -100,6 +100,24 @@ TEST(an_edge_gives_the_vector_of_icw2)
 	move_lines(init_and_vectors);
 }
 
+static void merged_edges(u64 arg)
+{
+	(void)arg;
+	guest_setup(ICW4_8086);
+	raise_line(1);
+	lower_line(1);
+	raise_line(1);
+	lower_line(1);
+	sti_nop_cli();
+	sti_nop_cli();
+	GUEST_EQ(1, irqs[BASE + 1]);
+}
+
+TEST(two_edges_before_the_acknowledge_are_one_interrupt)
+{
+	move_lines(merged_edges);
+}
+
 static void slave_lines(u64 arg)
 {
 	(void)arg;

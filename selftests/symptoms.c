@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The five symptoms of Documentation/debugging.rst, each provoked by a mistake of
+ * The symptoms of Documentation/debugging.rst, each provoked by a mistake of
  * a guest or of its VMM. The symptom is what passes; which mistake it was is what
  * the scripts of trace/ must tell (lab/trace-test).
  *
@@ -76,6 +76,29 @@ TEST(an_interrupt_is_lost_that_was_raised_before_its_pin_was_unmasked)
 
 	vcpu_run_to_stage(vcpu, 1);
 	pulse(vm);
+	vcpu_run_to_done(vcpu);
+}
+
+static void never_allows_it(u64 arg)
+{
+	(void)arg;
+	apic_enable();
+	stage(1);
+	for (u32 i = 2; i < 5; i++)
+		stage(i);
+	GUEST_EQ(0, irqs[VECTOR]);
+}
+
+TEST(an_interrupt_waits_for_ever_while_interrupts_are_off)
+{
+	struct vm *vm = vm_create(VM_IRQCHIP);
+	struct vcpu *vcpu = vcpu_add(vm, never_allows_it, 0);
+
+	vcpu_run_to_stage(vcpu, 1);
+	ASSERT_EQ(1, vm_msi(vm, MSI_ADDR(0), VECTOR));
+	vcpu_run_to_stage(vcpu, 2);
+	vcpu_run_to_stage(vcpu, 3);
+	vcpu_run_to_stage(vcpu, 4);
 	vcpu_run_to_done(vcpu);
 }
 

@@ -31,8 +31,8 @@ WORDS = {'origin', 'chip', 'kind', 'why', 'how', 'mp_state', 'what', 'by', 'reas
 ANY_VCPU = {'raise', 'msi', 'coalesce', 'block', 'drop'}	# their vcpu may be -1: none
 APART = 4	# ns between two events that the recording has at the same time
 
-SOURCES = {'irqfd': 'irqfds', 'irqfd-resample': 'irqfds', 'pit': 'PIT', 'ipi': 'IPIs', 'lvt-timer': 'LAPIC timers',
-           'lvt-error': 'LAPIC errors'}	# by origin; all others are ioctls
+SOURCES = {'irqfd': 'irqfds', 'irqfd-resample': 'irqfds', 'pit': 'PIT', 'ipi': 'IPIs', 'hypercall': 'IPIs',
+           'lvt-timer': 'LAPIC timers', 'lvt-error': 'LAPIC errors'}	# by origin; all others are ioctls
 ORDER = ['ioctls', 'irqfds', 'PIT', 'LAPIC timers', 'LAPIC errors', 'IPIs', 'MSIs']
 WAITS = {'UNINITIALIZED': 'waits for INIT', 'INIT_RECEIVED': 'waits for SIPI'}
 # KVM_EXIT_* of <linux/kvm.h>
@@ -273,7 +273,7 @@ class Builder:
     def on_raise(self, event, vm, _):
         if event.gsi >= 0:
             name = f'{event.origin}, GSI {event.gsi}'
-        elif event.origin == 'ipi':
+        elif event.origin in ('ipi', 'hypercall'):
             name = f'vCPU {event.vcpu}: {self.icr(event.data, event.address)}'
         else:
             name = event.origin + (f', vCPU {event.vcpu}' if event.vcpu >= 0 else '')

@@ -199,10 +199,11 @@ int mkvm_irq_deliver(struct mkvm *vm, struct mkvm_lapic *sender, const struct mk
  * mkvm_lapic_send_ipi() - the ICR was written
  * @icr: its low half, reserved bits clear
  * @dest: 8 bits in xAPIC mode, 32 in x2APIC mode
+ * @origin: what traces call it
  *
  * Owner of @apic. Vectors below 16 are an error of the sender (ESR). Returns what mkvm_irq_deliver does.
  */
-int mkvm_lapic_send_ipi(struct mkvm_lapic *apic, u32 icr, u32 dest)
+int mkvm_lapic_send_ipi(struct mkvm_lapic *apic, u32 icr, u32 dest, const char *origin)
 {
 	struct mkvm_irq irq = {
 		.dest = dest,
@@ -220,7 +221,7 @@ int mkvm_lapic_send_ipi(struct mkvm_lapic *apic, u32 icr, u32 dest)
 		mkvm_lapic_error(apic, APIC_ESR_SENDILL);
 		return MKVM_IRQ_IGNORED;
 	}
-	irq.id = mkvm_trace_id(raise_local, apic->vcpu, "ipi", dest, icr);
+	irq.id = mkvm_trace_id(raise_local, apic->vcpu, origin, dest, icr);
 	ret = mkvm_irq_deliver(apic->vcpu->vm, apic, &irq);
 	mkvm_trace(raised, apic->vcpu->vm, irq.id, ret);
 	return ret;
@@ -242,9 +243,9 @@ long mkvm_lapic_send_ipis(struct mkvm_lapic *apic, u64 low, u64 high, unsigned i
 		return -EINVAL;	/* KVM_EINVAL is the same */
 	if (min >= MKVM_MAX_VCPUS)
 		return 0;
-	/* 255 would be all xAPICs: it is nobody's id here. */
+	/* From an xAPIC 255 would be all, and no id. */
 	for (i = 0; i < 2 * bits && min + i < MKVM_MAX_VCPUS; i++)
-		if (min + i != 0xff && ((i < bits ? low >> i : high >> (i - bits)) & 1))
-			count += mkvm_lapic_send_ipi(apic, icr, min + i) > 0;
+		if ((min + i != 0xff || apic->x2apic) && ((i < bits ? low >> i : high >> (i - bits)) & 1))
+			count += mkvm_lapic_send_ipi(apic, icr, min + i, "hypercall") > 0;
 	return count;
 }

@@ -445,10 +445,10 @@ static void lapic_write(struct mkvm_lapic *apic, u32 reg, u32 val)
 	case APIC_ICR:
 		lapic_set(apic, reg, val);
 		mkvm_lapic_send_ipi(apic, val, apic->x2apic ? lapic_get(apic, APIC_ICR2) :
-				    lapic_get(apic, APIC_ICR2) >> 24);
+				    lapic_get(apic, APIC_ICR2) >> 24, "ipi");
 		break;
 	case APIC_SELF_IPI:
-		mkvm_lapic_send_ipi(apic, val | APIC_DEST_SELF | APIC_INT_ASSERT, 0);
+		mkvm_lapic_send_ipi(apic, val | APIC_DEST_SELF | APIC_INT_ASSERT, 0, "ipi");
 		break;
 	case APIC_ESR:
 		lapic_set(apic, reg, atomic_xchg(&apic->errors, 0));

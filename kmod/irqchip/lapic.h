@@ -61,7 +61,7 @@ static inline void lapic_set(struct mkvm_lapic *apic, u32 reg, u32 val)
 }
 
 /* ipi.c */
-int mkvm_lapic_send_ipi(struct mkvm_lapic *apic, u32 icr, u32 dest);
+int mkvm_lapic_send_ipi(struct mkvm_lapic *apic, u32 icr, u32 dest, const char *origin);
 
 /* lapic.c: an error bit of ESR happened; any context */
 void mkvm_lapic_error(struct mkvm_lapic *apic, u32 bit);

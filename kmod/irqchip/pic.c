@@ -200,9 +200,9 @@ int mkvm_pic_set_irq(struct mkvm_pic *pic, unsigned int pin, enum mkvm_irq_sourc
 	}
 	if (level != 1)
 		pin_release(pic, pin, source);
+	mkvm_trace(pic_set, pic->vm, pin, level, ret, chip->imr & bit);
 	if ((chip->imr & bit) && !(source == MKVM_SOURCE_PIT && ret))
 		ret = MKVM_IRQ_IGNORED;
-	mkvm_trace(pic_set, pic->vm, pin, level, ret);
 	pic_unlock(pic, flags, false);
 	return ret;
 }

@@ -137,7 +137,7 @@ u32 mkvm_trace_route(struct mkvm *vm, u32 parent, unsigned int chip, unsigned in
 		return 0;
 	id = atomic_inc_return(&last_id);
 	if (!msi)
-		WRITE_ONCE(vm->ids.pin[chip][pin], id);
+		WRITE_ONCE(vm->ids.before[chip][pin], xchg(&vm->ids.pin[chip][pin], id));
 	trace_route(vm->nr, parent, id, pic ? "PIC" : msi ? "MSI" : "IOAPIC", msi ? -1 : pic ? chip * 8 + pin : pin);
 	return id;
 }
@@ -147,17 +147,28 @@ u32 mkvm_trace_pin_id(struct mkvm *vm, unsigned int chip, unsigned int pin)
 	return known(&vm->ids.pin[chip][pin]);
 }
 
-void mkvm_trace_pic_set(struct mkvm *vm, unsigned int pin, int level, int result)
+/* The pin's newest id merges into what it had, which stays. number: the pin's, for people. */
+static void pin_merges(struct mkvm *vm, unsigned int chip, unsigned int pin, int number, const char *kind)
+{
+	u32 id = mkvm_trace_pin_id(vm, chip, pin), into = known(&vm->ids.before[chip][pin]);
+
+	if (into)
+		WRITE_ONCE(vm->ids.pin[chip][pin], into);
+	trace_coalesce(vm->nr, -1, id, number, kind, "", into);
+}
+
+/* @fresh: nothing of the pin's waited in IRR */
+void mkvm_trace_pic_set(struct mkvm *vm, unsigned int pin, int level, bool fresh, bool masked)
 {
 	u32 id = mkvm_trace_pin_id(vm, pin >> 3, pin & 7);
 
 	trace_pic_set(vm->nr, id, pin, level, 0);
-	if (level && result > 0)
-		WRITE_ONCE(vm->ids.pic_waits, id);
-	else if (level && result < 0)
+	if (level && !fresh)
+		pin_merges(vm, pin >> 3, pin & 7, pin, "PIC pin");
+	else if (level && masked)
 		trace_block(vm->nr, -1, id, pin, "PIC pin", "masked", 0);
 	else if (level)
-		trace_coalesce(vm->nr, -1, id, pin, "PIC pin", "", known(&vm->ids.pic_waits));
+		WRITE_ONCE(vm->ids.pic_waits, id);
 }
 
 void mkvm_trace_ioapic_set(struct mkvm *vm, unsigned int pin, int level, u64 rte)
@@ -171,7 +182,7 @@ void mkvm_trace_pin_held(struct mkvm *vm, unsigned int pin, u64 rte, bool high)
 	u32 id = mkvm_trace_pin_id(vm, KVM_IRQCHIP_IOAPIC, pin);
 
 	if (high)
-		trace_coalesce(vm->nr, -1, id, pin, "IOAPIC pin", "", 0);
+		pin_merges(vm, KVM_IRQCHIP_IOAPIC, pin, pin, "IOAPIC pin");
 	else
 		trace_block(vm->nr, -1, id, pin, "IOAPIC pin", rte & BIT(16) ? "masked" : "remote-IRR", 0);
 }

@@ -34,6 +34,7 @@ DECLARE_STATIC_KEY_FALSE(mkvm_trace_key);
 /* Ids of what the controllers of a VM hold. In struct mkvm. */
 struct mkvm_vm_ids {
 	u32 pin[3][24];		/* (a) that raised the pin last, by KVM_IRQCHIP_* */
+	u32 before[3][24];	/* (a) what was in pin[] before that */
 	u32 pic_waits;		/* (a) that the PIC took last */
 	u32 pic_taken;		/* (a) that it gave to a vCPU last */
 };
@@ -68,7 +69,7 @@ void mkvm_trace_raise_pin(struct mkvm *vm, unsigned int chip, unsigned int pin);
 void mkvm_trace_raise_restored(struct mkvm_vcpu *vcpu, int vector);
 void mkvm_trace_raised(struct mkvm *vm, u32 id, int result);
 u32 mkvm_trace_route(struct mkvm *vm, u32 parent, unsigned int chip, unsigned int pin, int level);
-void mkvm_trace_pic_set(struct mkvm *vm, unsigned int pin, int level, int result);
+void mkvm_trace_pic_set(struct mkvm *vm, unsigned int pin, int level, bool fresh, bool masked);
 void mkvm_trace_ioapic_set(struct mkvm *vm, unsigned int pin, int level, u64 rte);
 void mkvm_trace_pin_held(struct mkvm *vm, unsigned int pin, u64 rte, bool high);
 u32 mkvm_trace_pin_id(struct mkvm *vm, unsigned int chip, unsigned int pin);

@@ -405,6 +405,18 @@ TEST(a_physical_broadcast_with_lowest_priority_reaches_everybody)
 	EXPECT_EQ(got(0x41), 0xf);
 }
 
+TEST(a_hypercall_reaches_id_255_of_x2apics_and_is_no_broadcast_of_xapics)
+{
+	setup_ids(3, 253, 1, 7);
+	EXPECT_EQ(mkvm_lapic_send_ipis(lapic(0), 7, 0, 64, 253, 0x41), 3);
+	EXPECT_EQ(got(0x41), 7);
+	EXPECT_EQ(mkvm_lapic_send_ipis(lapic(0), 1, 0, 64, 255, 0x41), 1);
+	EXPECT_EQ(got(0x41), 4);
+	setup(4, 0);
+	EXPECT_EQ(mkvm_lapic_send_ipis(lapic(0), 1, 0, 64, 255, 0x41), 0);
+	EXPECT_EQ(got(0x41), 0);
+}
+
 /* The direct way to a single target finds who the rule of matching says. */
 TEST(random_messages_reach_exactly_those_that_match)
 {

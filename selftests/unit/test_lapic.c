@@ -1378,7 +1378,7 @@ TEST(garbage_images_do_no_harm)
 		EXPECT_EQ(state_reg(&s, APIC_LVR), 0x50014);
 		EXPECT_EQ(state_reg(&s, APIC_ISR) & 0xffff, 0);
 		EXPECT_EQ(state_reg(&s, APIC_DFR) & 0x0fffffff, 0x0fffffff);
-		mkvm_lapic_send_ipi(apic, lapic_get(apic, APIC_ICR), 0xff);
+		mkvm_lapic_send_ipi(apic, lapic_get(apic, APIC_ICR), 0xff, "ipi");
 		for (u32 reg = APIC_LVTT; reg <= APIC_LVTERR; reg += 0x10)
 			mkvm_lapic_local_deliver(apic, reg);
 		shim_clock_advance(ktap_random() % 1000000000);

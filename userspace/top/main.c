@@ -151,6 +151,10 @@ static void take_value(const char **value, const char *name)
 
 static void apply_option(int id, const char *name)
 {
+	static const char **const values[] = {
+		['i'] = &interval_text, ['v'] = &vm_name, ['c'] = &vcpu_name, ['s'] = &sort_name, ['d'] = &debugfs,
+	};
+
 	switch (id) {
 	case 'o':
 		once = true;
@@ -158,27 +162,14 @@ static void apply_option(int id, const char *name)
 	case 't':
 		trace = true;
 		break;
-	case 'i':
-		take_value(&interval_text, name);
-		break;
-	case 'v':
-		take_value(&vm_name, name);
-		break;
-	case 'c':
-		take_value(&vcpu_name, name);
-		break;
-	case 's':
-		take_value(&sort_name, name);
-		break;
-	case 'd':
-		take_value(&debugfs, name);
-		break;
 	case 'h':
 		fputs(help_text, stdout);
 		exit(fflush(stdout) ? 1 : 0);
 	case 'V':
 		puts("mkvm-top " MKVM_TOP_VERSION);
 		exit(fflush(stdout) ? 1 : 0);
+	default:
+		take_value(values[id], name);
 	}
 }
 

@@ -16,7 +16,7 @@
 
 #include <linux/kvm.h>
 
-#define FIXTURE_VCPUS 255
+#define FIXTURE_VCPUS 260
 
 struct mkvm;
 

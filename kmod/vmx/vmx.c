@@ -1030,7 +1030,7 @@ static void vmx_enter(struct mkvm_vcpu *vcpu)
 			take_lapic_back(vmx, r == VMX_ENTERED);
 	}
 	if (unlikely(r != VMX_ENTERED)) {
-		/* OFF: the machine reboots, or this CPU goes and the thread leaves it; or apicv is to be switched off. */
+		/* OFF: the machine reboots, this CPU goes and the thread leaves it, or apicv goes off. */
 		WRITE_ONCE(vmx->exit_reason, EXIT_REASON_EXTERNAL_INTERRUPT);
 		if (r == VMX_FAILED)
 			vmx->entry_error = vmx_read(VM_INSTRUCTION_ERROR) ?: ~0u;

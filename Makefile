@@ -20,6 +20,9 @@ endif
 ifeq ($(HOST),1)
 override KERNEL := $(shell uname -r)
 endif
+ifeq ($(VENDOR),intel)
+override KERNEL := intel
+endif
 RELEASE = $(shell tools/kernel-release $(KERNEL))
 HEADERS = $(shell tools/kernel-release --root $(KERNEL))/lib/modules/$(RELEASE)/build
 STAGE = $(CURDIR)/build/$(RELEASE)$(if $(MKVM_TEST_POINTS),-test-points)
@@ -33,9 +36,10 @@ help:
 	@echo "  make run        install what is missing, build, and boot a 4-processor Linux guest on"
 	@echo "                  mkvm in an emulated AMD machine, to a shell (exit it, or Ctrl-A x)"
 	@echo "  make test       unit tests, kselftests and a boot; ends with 'N passed, N failed, N skipped'"
-	@echo "  make bench      instructions per exit and boot times, mkvm beside the kernel's kvm_amd"
-	@echo "  make check      make lint, make test on kernels 6.1 and 6.12, kselftests on the debug kernel,"
-	@echo "                  and tests that must fail: selftests/broken"
+	@echo "  make bench      instructions per exit and boot times, mkvm beside the kernel's kvm_amd;"
+	@echo "                  VENDOR=intel: instructions beside kvm_intel's, in the emulated Intel machine"
+	@echo "  make check      make lint, make test on kernels 6.1 and 6.12, kselftests on the debug kernel"
+	@echo "                  and in the emulated Intel machine, and tests that must fail: selftests/broken"
 	@echo "  make trace-demo SeaBIOS brings up 4 processors, recorded: a trace for Perfetto, and a picture"
 	@echo
 	@echo "  make setup      only install the packages of packages.txt (apt, sudo)"
@@ -83,6 +87,7 @@ check:
 	@selftests/lab/broken-test
 	@$(MAKE) --no-print-directory test KERNEL=6.12 TEST_ARGS=--long
 	@$(MAKE) --no-print-directory test KERNEL=debug TEST_ARGS=--kselftests
+	@$(MAKE) --no-print-directory test KERNEL=intel TEST_ARGS=--lab-only
 
 bench: setup
 	@$(MAKE) --no-print-directory modules launcher KERNEL=$(KERNEL)

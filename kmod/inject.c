@@ -154,7 +154,8 @@ static bool accepts_extint(struct mkvm_vcpu *vcpu)
 	return !vcpu->lapic || mkvm_lapic_accepts_pic(vcpu->lapic);
 }
 
-static bool has_extint(struct mkvm_vcpu *vcpu)
+/* Does the PIC, or userspace in its place, have an interrupt that gets through? Any context: a snapshot. */
+bool mkvm_has_extint(struct mkvm_vcpu *vcpu)
 {
 	return accepts_extint(vcpu) &&
 	       (vcpu->user_pic ? vcpu->user_vector >= 0 : mkvm_pic_output(vcpu->vm->pic));
@@ -163,7 +164,7 @@ static bool has_extint(struct mkvm_vcpu *vcpu)
 /* Is there an interrupt that waits, whether or not it can be taken now? */
 static bool has_interrupt(struct mkvm_vcpu *vcpu)
 {
-	return (vcpu->lapic && mkvm_lapic_pending(vcpu->lapic) >= 0) || has_extint(vcpu);
+	return (vcpu->lapic && mkvm_lapic_pending(vcpu->lapic) >= 0) || mkvm_has_extint(vcpu);
 }
 
 /* Takes the interrupt from its source, which now holds it in service. ExtINT comes first, as in hardware. */
@@ -171,7 +172,7 @@ static int take_interrupt(struct mkvm_vcpu *vcpu)
 {
 	int vector;
 
-	if (has_extint(vcpu)) {
+	if (mkvm_has_extint(vcpu)) {
 		if (!vcpu->user_pic) {
 			vector = mkvm_pic_ack(vcpu->vm->pic);
 		} else {

@@ -395,6 +395,7 @@ void mkvm_queue_exception(struct mkvm_vcpu *vcpu, u8 vector, bool has_error, u32
 void mkvm_queue_page_fault(struct mkvm_vcpu *vcpu, u64 cr2, u32 error);
 void mkvm_accept_init_sipi(struct mkvm_vcpu *vcpu);
 void mkvm_events_inject(struct mkvm_vcpu *vcpu);
+bool mkvm_has_extint(struct mkvm_vcpu *vcpu);
 bool mkvm_wakes_halted(struct mkvm_vcpu *vcpu);
 bool mkvm_ready_for_user_interrupt(struct mkvm_vcpu *vcpu);
 bool mkvm_user_window_open(struct mkvm_vcpu *vcpu);

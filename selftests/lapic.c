@@ -5,6 +5,7 @@
  *
  * Read next: ipi.c (between vCPUs), ioapic.c.
  */
+#include <sched.h>
 #include <string.h>
 
 #include "vm.h"
@@ -568,6 +569,80 @@ TEST(x2apic_registers_work_through_msrs)
 
 	vcpu_set_guest(vcpu, x2apic_values, 0);
 	vcpu_run_to_done(vcpu);
+}
+
+/* Interrupts wait for IF and for TPR, which MOV to CR8 and WRMSR lower; each is in ISR until its EOI. */
+static void x2apic_priorities(u64 arg)
+{
+	(void)arg;
+	x2apic_enable();
+	irq_count_range(0x20, 0xfe);
+	x2apic_write(APIC_TPR, 0x70);
+	x2apic_write(APIC_SELF_IPI, 0x61);
+	x2apic_write(APIC_SELF_IPI, 0x72);
+	x2apic_write(APIC_SELF_IPI, 0x83);
+	GUEST_EQ(1 << 3, x2apic_read(APIC_IRR + 0x40));
+	GUEST_EQ(1 << 18, x2apic_read(APIC_IRR + 0x30) & 1 << 18);
+	sti_nop_cli();
+	GUEST_EQ(1, irqs[0x83]);
+	GUEST_EQ(0, irqs[0x72]);
+	GUEST_EQ(0, x2apic_read(APIC_IRR + 0x40));
+	GUEST_EQ(0, x2apic_read(APIC_ISR + 0x40));
+	GUEST_EQ(0x70, x2apic_read(APIC_PPR));
+	write_cr8(6);
+	GUEST_EQ(0x60, x2apic_read(APIC_TPR));
+	sti_nop_cli();
+	GUEST_EQ(1, irqs[0x72]);
+	GUEST_EQ(0, irqs[0x61]);
+	asm volatile("sti" ::: "memory");
+	x2apic_write(APIC_TPR, 0x50);
+	asm volatile("nop; cli" ::: "memory");
+	GUEST_EQ(1, irqs[0x61]);
+	GUEST_EQ(0x50, x2apic_read(APIC_PPR));
+}
+
+TEST(x2apic_interrupts_wait_for_if_and_tpr_in_order)
+{
+	run_guest(x2apic_priorities);
+}
+
+static volatile u32 sent, taken;
+
+static void count_taken(struct guest_frame *frame)
+{
+	(void)frame;
+	taken++;
+	x2apic_write(APIC_EOI, 0);
+}
+
+#define REQUESTS 300
+
+/* Turns interrupts on for a moment only, and makes no exit of its own. */
+static void x2apic_closed(u64 arg)
+{
+	(void)arg;
+	x2apic_enable();
+	guest_handlers[0x51] = count_taken;
+	stage(1);
+	while (taken < REQUESTS)
+		sti_nop_cli();
+}
+
+/* Each is sent when the one before was taken, so that none may be merged: none is lost, and none comes twice. */
+TEST(requests_to_a_guest_that_makes_no_exits_are_each_taken_once)
+{
+	struct vm *vm = vm_create(VM_IRQCHIP);
+	struct vcpu *vcpu = vcpu_add(vm, x2apic_closed, 0);
+
+	vcpu_start(vcpu);
+	vcpu_wait_stage(vcpu, 1);
+	for (sent = 0; sent < REQUESTS; sent++) {
+		while (taken < sent)
+			sched_yield();
+		EXPECT_OK(vm_msi(vm, MSI_ADDR(0), 0x51));
+	}
+	vcpu_wait_done(vcpu);
+	EXPECT_EQ(REQUESTS, taken);
 }
 
 static void x2apic_faults(u64 arg)

@@ -1189,6 +1189,56 @@ TEST(flat_32_bit_protected_mode_runs)
 	vcpu_run_to_exit(vcpu, KVM_EXIT_HLT);
 }
 
+/* A far jump to a task-state segment; the new task begins 16 bytes on. */
+CODE_BLOB(task_switch_code, 32,
+	  "ljmp $0x30, $0\n"
+	  ".balign 16\n"
+	  "hlt\n");
+
+#define TASKS_GPA 0x310000
+
+/* Intel leaves the work to the hypervisor, and mkvm does not do it: Documentation/vendors.rst. */
+TEST(a_task_switch_is_made_or_told_to_userspace)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_create(vm, 0);
+	const u64 gdt[] = {
+		0, 0x00cf9b000000ffff, 0x00cf93000000ffff, 0x00cf9b000000ffff, 0,
+		0x00008b0000000067 | TASKS_GPA % 0x1000000ull << 16,
+		0x0000890000000067 | (TASKS_GPA + 0x100) % 0x1000000ull << 16,
+	};
+	u32 *tss = (void *)(vm->low + TASKS_GPA + 0x100);
+	struct kvm_sregs sregs;
+	struct kvm_regs regs;
+
+	vm_load(vm, CODE_GPA, task_switch_code, task_switch_code_end);
+	memcpy(vm->low + TASKS_GPA + 0x200, gdt, sizeof(gdt));
+	tss[8] = CODE_GPA + 16;		/* EIP, EFLAGS, EAX */
+	tss[9] = RFLAGS_FIXED;
+	tss[10] = 0x1234;
+	tss[19] = 0x08;			/* CS */
+	tss[18] = tss[20] = tss[21] = 0x10;
+	vcpu_set_flat32(vcpu, CODE_GPA);
+	vcpu_get_sregs(vcpu, &sregs);
+	sregs.gdt.base = TASKS_GPA + 0x200;
+	sregs.gdt.limit = sizeof(gdt) - 1;
+	sregs.tr = (struct kvm_segment){ .base = TASKS_GPA, .limit = 0x67, .selector = 0x28, .type = 11, .present = 1 };
+	vcpu_set_sregs(vcpu, &sregs);
+	if (cpu_is_intel() && !is_linux_kvm()) {
+		struct kvm_run *run = vcpu_run_to_exit(vcpu, KVM_EXIT_INTERNAL_ERROR);
+
+		EXPECT_EQ(KVM_INTERNAL_ERROR_EMULATION, run->internal.suberror);
+		EXPECT_EQ(0, run->internal.ndata);
+		vcpu_get_regs(vcpu, &regs);
+		EXPECT_EQ(CODE_GPA, regs.rip);
+		return;
+	}
+	vcpu_run_to_exit(vcpu, KVM_EXIT_HLT);
+	vcpu_get_regs(vcpu, &regs);
+	EXPECT_EQ(CODE_GPA + 17, regs.rip);
+	EXPECT_EQ(0x1234, regs.rax);
+}
+
 /* Reads a device with MOV, which the exit gives the address of, and fills one with MOVS, which needs two walks. */
 CODE_BLOB(paged32_code, 32,
 	  "movl 0xd0000010, %eax\n"

@@ -7,6 +7,7 @@
  * Read next: vm.c.
  */
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -174,6 +175,40 @@ TEST(a_halt_that_is_left_to_the_cpu_does_not_exit)
 	run_halting(vm, vcpu);
 	EXPECT_EQ(0, counter(&stats, "halt_exits"));
 	EXPECT_LE(ROUNDS, counter(&stats, "irq_injections"));	/* Linux KVM counts a repeated one again */
+}
+
+static void self_interrupting_guest(u64 arg)
+{
+	x2apic_enable();
+	irq_count_range(VECTOR, VECTOR);
+	for (u64 i = 1; i <= arg; i++) {
+		x2apic_write(APIC_SELF_IPI, VECTOR);
+		sti_nop_cli();
+		GUEST_EQ(i, irqs[VECTOR]);
+	}
+}
+
+/* Intel SDM vol. 3, "APIC Virtualization and Virtual Interrupts". */
+TEST(a_cpu_that_can_delivers_and_ends_interrupts_without_exits)
+{
+	struct vm *vm = vm_create(VM_IRQCHIP);
+	struct vcpu *vcpu = vcpu_add(vm, self_interrupting_guest, ROUNDS);
+	char apicv = 0;
+	int fd = open("/sys/module/mkvm/parameters/apicv", O_RDONLY);
+	struct stats stats;
+
+	if (!cpu_is_bochs() || fd < 0)
+		SKIP("only the Intel lab's CPU is known to deliver interrupts itself, with mkvm");
+	ASSERT_EQ(1, read(fd, &apicv, 1));
+	stats = stats_open(vcpu->fd);
+	vcpu_run_to_done(vcpu);
+	if (apicv == 'Y') {
+		EXPECT_EQ(0, counter(&stats, "irq_window_exits"));
+		EXPECT_LE(counter(&stats, "msr_exits"), ROUNDS + 5);	/* SELF_IPI, and x2apic_enable */
+	} else {
+		EXPECT_LE(ROUNDS, counter(&stats, "irq_window_exits"));
+		EXPECT_LE(2 * ROUNDS, counter(&stats, "msr_exits"));
+	}
 }
 
 TEST(exits_are_disabled_before_there_are_vcpus_and_only_known_ones)

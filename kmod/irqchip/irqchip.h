@@ -179,12 +179,17 @@ int mkvm_lapic_mmio_read(struct mkvm_lapic *apic, u32 offset, unsigned int len, 
 int mkvm_lapic_mmio_write(struct mkvm_lapic *apic, u32 offset, unsigned int len, const void *val);	/* own */
 int mkvm_lapic_msr_read(struct mkvm_lapic *apic, u32 msr, u64 *val);		/* own: 0x800-0x8ff; 1 is #GP */
 int mkvm_lapic_msr_write(struct mkvm_lapic *apic, u32 msr, u64 val);		/* own */
+bool mkvm_lapic_in_x2apic_mode(struct mkvm_lapic *apic);			/* own */
 u64 mkvm_lapic_get_base(struct mkvm_lapic *apic);				/* own: MSR_IA32_APICBASE */
 int mkvm_lapic_set_base(struct mkvm_lapic *apic, u64 base, bool host);		/* own; 1: refused (#GP or -EINVAL) */
 u64 mkvm_lapic_get_deadline(struct mkvm_lapic *apic);				/* own: MSR_IA32_TSC_DEADLINE */
 void mkvm_lapic_set_deadline(struct mkvm_lapic *apic, u64 tsc);			/* own */
 int mkvm_lapic_get_state(struct mkvm_lapic *apic, struct kvm_lapic_state *state);	/* own */
 int mkvm_lapic_set_state(struct mkvm_lapic *apic, const struct kvm_lapic_state *state);	/* own */
+
+/* vapic.c: a CPU that delivers and ends interrupts itself; own, interrupts off */
+u16 mkvm_lapic_lend(struct mkvm_lapic *apic, void *page, u32 *awaited_eois);
+void mkvm_lapic_take_back(struct mkvm_lapic *apic, void *page, int ended);
 
 /* lapic_timer.c: started and read by lapic.c alone */
 void mkvm_lapic_timer_init(struct mkvm_lapic *apic);

@@ -55,7 +55,7 @@
 				 REGBIT(APIC_EOI) | REGBIT(APIC_SELF_IPI))
 /* not simply what regs[] holds */
 #define LAPIC_COMPUTED		(REGBIT(APIC_ARBPRI) | REGBIT(APIC_PROCPRI) | REGBIT(APIC_TMCCT) | \
-				 REGBIT(APIC_LVT0) | REGBIT(APIC_LVT1))
+				 REGBIT(APIC_LVT0) | REGBIT(APIC_LVT1) | REGS8(APIC_IRR))
 
 #define LVT_BITS		(APIC_VECTOR_MASK | APIC_LVT_MASKED)
 #define LINT_BITS		(LVT_BITS | APIC_MODE_MASK | APIC_LVT_LEVEL_TRIGGER | APIC_INPUT_POLARITY)
@@ -108,14 +108,20 @@ static bool lapic_test(struct mkvm_lapic *apic, u32 reg, u8 vector)
 	return test_bit(vector & 31, lapic_word(apic, reg, vector));
 }
 
+/* Any context: a word of IRR, with what the CPU has of it (vapic.c). */
+static u32 lapic_irr(const struct mkvm_lapic *apic, unsigned int w)
+{
+	return lapic_get(apic, APIC_IRR + w * 0x10) | READ_ONCE(apic->lent[w]);
+}
+
 /* Any context: the highest vector in IRR, -1: none. */
 static int lapic_find_irr(struct mkvm_lapic *apic)
 {
-	unsigned long words = READ_ONCE(apic->irr_words);
+	unsigned long words = READ_ONCE(apic->irr_words) | READ_ONCE(apic->lent_words);
 
 	while (words) {
 		unsigned int w = __fls(words);
-		u32 bits = lapic_get(apic, APIC_IRR + w * 0x10);
+		u32 bits = lapic_irr(apic, w);
 
 		if (bits)
 			return w * 32 + __fls(bits);
@@ -174,7 +180,7 @@ int mkvm_lapic_pending(struct mkvm_lapic *apic)
 {
 	int vector;
 
-	if (!READ_ONCE(apic->irr_words) || !apic->hw_enabled)
+	if (!(READ_ONCE(apic->irr_words) | READ_ONCE(apic->lent_words)) || !apic->hw_enabled)
 		return -1;
 	vector = lapic_find_irr(apic);
 	return vector >= 0 && (vector & 0xf0) > (lapic_ppr(apic) & 0xf0) ? vector : -1;
@@ -194,10 +200,18 @@ int mkvm_lapic_highest_isr(struct mkvm_lapic *apic)
 /* Any context: is an EOI of @vector to come? */
 bool mkvm_lapic_unfinished(struct mkvm_lapic *apic, u8 vector)
 {
-	bool requested = lapic_test(apic, APIC_IRR, vector);
+	unsigned int moves;
+	bool found;
 
-	smp_rmb();	/* pairs with mkvm_lapic_ack: no longer requested means in service */
-	return requested || lapic_test(apic, APIC_ISR, vector);
+	do {
+		moves = READ_ONCE(apic->moves);
+		smp_rmb();	/* pairs with vapic.c */
+		found = lapic_irr(apic, vector >> 5) & BIT(vector & 31);
+		smp_rmb();	/* pairs with mkvm_lapic_ack: no longer requested means in service */
+		found |= lapic_test(apic, APIC_ISR, vector);
+		smp_rmb();
+	} while ((moves & 1) || moves != READ_ONCE(apic->moves));
+	return found;
 }
 
 /* Own. The guest takes @vector: IRR to ISR. */
@@ -404,6 +418,8 @@ static u32 lapic_read(struct mkvm_lapic *apic, u32 reg)
 		return mkvm_lapic_arb_priority(apic);
 	if (reg == APIC_PROCPRI)
 		return lapic_ppr(apic);
+	if (reg >= APIC_IRR && reg < APIC_ESR)
+		return lapic_irr(apic, (reg - APIC_IRR) >> 4);
 	return reg == APIC_TMCCT ? mkvm_lapic_timer_count(apic) : lapic_read_lint(apic, reg);
 }
 
@@ -674,6 +690,12 @@ void mkvm_lapic_reset(struct mkvm_lapic *apic, bool init)
 		lapic_set(apic, APIC_ID, vcpu->id << 24);
 	}
 	lapic_reset_registers(apic);
+}
+
+/* Own. */
+bool mkvm_lapic_in_x2apic_mode(struct mkvm_lapic *apic)
+{
+	return apic->x2apic;
 }
 
 /* Own. */

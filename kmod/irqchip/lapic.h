@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * lapic.h - the state of one local APIC and what lapic.c, lapic_timer.c and
- * ipi.c share. Everybody else uses irqchip.h alone.
+ * ipi.c share, and vapic.c. Everybody else uses irqchip.h alone.
  *
  * Tags: (o) the owner writes: the vCPU's thread or who holds vcpu->mutex;
  * others read with READ_ONCE. (a) anybody, with atomic operations. (t) the
@@ -32,6 +32,10 @@ struct mkvm_lapic {
 	unsigned long irr_words;	/* (a) bit w clear: IRR word w is empty */
 	unsigned long isr_words;	/* (o) bit w: ISR word w is not empty */
 	int highest_isr;		/* (o) vector, -1: none in service */
+	u32 lent[8];			/* (o) of IRR: what the CPU has while it runs the guest, see vapic.c */
+	unsigned long lent_words;	/* (o) bit w clear: word w of it is empty */
+	unsigned long given_words;	/* (o) of IRR and ISR: what the CPU's page has */
+	unsigned int moves;		/* (o) odd: requests are on their way between IRR and lent */
 	bool x2apic;			/* (o) from base */
 	bool hw_enabled;		/* (o) from base */
 	bool sw_enabled;		/* (o) bit 8 of SPIV */

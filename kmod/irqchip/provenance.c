@@ -382,17 +382,10 @@ static const char *why_not_deliver(struct mkvm_vcpu *vcpu)
 	return vcpu->event.type || vcpu->exception.type ? "event" : NULL;
 }
 
-static bool extint_waits(struct mkvm_vcpu *vcpu)
-{
-	if (vcpu->lapic && !mkvm_lapic_accepts_pic(vcpu->lapic))
-		return false;
-	return vcpu->user_pic ? vcpu->user_vector >= 0 : mkvm_pic_output(vcpu->vm->pic);
-}
-
 /* The interrupt that comes next, priorities aside: its id, or 0. vector: -1 none, 256 ExtINT of the kernel's PIC. */
 static u32 next_interrupt(struct mkvm_vcpu *vcpu, int *vector)
 {
-	if (extint_waits(vcpu)) {
+	if (mkvm_has_extint(vcpu)) {
 		*vector = vcpu->user_pic ? vcpu->user_vector : 256;
 		return known(vcpu->user_pic ? &vcpu->ids.user : &vcpu->vm->ids.pic_waits);
 	}
@@ -404,7 +397,7 @@ static const char *why_not_interrupt(struct mkvm_vcpu *vcpu, int vector, const c
 {
 	if (vector < 0)
 		return NULL;
-	if (vcpu->lapic && !extint_waits(vcpu) && mkvm_lapic_pending(vcpu->lapic) < 0)
+	if (vcpu->lapic && !mkvm_has_extint(vcpu) && mkvm_lapic_pending(vcpu->lapic) < 0)
 		return (mkvm_lapic_get_tpr(vcpu->lapic) & 0xf0) >= (vector & 0xf0) ? "TPR" : "PPR";
 	if (why || (vcpu->rflags & X86_EFLAGS_IF))
 		return why;

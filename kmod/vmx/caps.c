@@ -19,14 +19,18 @@ static bool vmx_wanted;
 module_param_named(vmx, vmx_wanted, bool, 0444);
 MODULE_PARM_DESC(vmx, "use VMX, which was tested in an emulator alone (default 0: do not load on Intel CPUs)");
 
+static bool apicv_wanted = true;
+module_param_named(apicv, apicv_wanted, bool, 0444);
+MODULE_PARM_DESC(apicv, "let the CPU deliver and end the interrupts of a local APIC in x2APIC mode, where it can (default 1)");
+
 enum word { PIN, CPU, CPU2, EXIT, ENTRY, EPT, MISC, NR_WORDS };
 
 /*
  * REQUIRED is always on and WANTED on where it is there. SWITCHED must be there and starts
- * off. NEVER must be possible to be off: the CPU's default for these is on. What is not in
- * this table is off where that is possible.
+ * off. NEVER must be possible to be off: the CPU's default for these is on. APICV are
+ * switched together, where all are there. What is not in this table is off where that is possible.
  */
-enum need { REQUIRED, WANTED, SWITCHED, NEVER };
+enum need { REQUIRED, WANTED, SWITCHED, NEVER, APICV };
 
 static const struct {
 	u8 word, need;
@@ -60,6 +64,9 @@ static const struct {
 	{ CPU2, REQUIRED, X86_FEATURE_INVPCID, SECONDARY_EXEC_ENABLE_INVPCID, "INVPCID in guests" },
 	{ CPU2, WANTED, 0, SECONDARY_EXEC_ENABLE_VPID, "VPIDs" },
 	{ CPU2, WANTED, 0, SECONDARY_EXEC_WBINVD_EXITING, "WBINVD exiting" },
+	{ CPU2, APICV, 0, SECONDARY_EXEC_VIRTUALIZE_X2APIC_MODE, "virtualized x2APIC mode" },
+	{ CPU2, APICV, 0, SECONDARY_EXEC_APIC_REGISTER_VIRT, "APIC-register virtualization" },
+	{ CPU2, APICV, 0, SECONDARY_EXEC_VIRTUAL_INTR_DELIVERY, "virtual-interrupt delivery" },
 	{ EXIT, REQUIRED, 0, VM_EXIT_HOST_ADDR_SPACE_SIZE, "64-bit hosts" },
 	{ EXIT, REQUIRED, 0, VM_EXIT_SAVE_DEBUG_CONTROLS, "saving debug controls" },
 	{ EXIT, REQUIRED, 0, VM_EXIT_SAVE_IA32_EFER, "saving EFER" },
@@ -111,6 +118,7 @@ static const char *negotiate(void)
 {
 	u64 may[NR_WORDS] = {}, must[NR_WORDS] = {}, on[NR_WORDS];
 	static char sentence[96];
+	bool apicv = apicv_wanted;
 	int i;
 
 	read_capabilities(may, must);
@@ -122,13 +130,18 @@ static const char *negotiate(void)
 
 		if (controls[i].feature && !boot_cpu_has(controls[i].feature))
 			continue;
-		if (!can && need != WANTED) {
+		if (need == APICV) {
+			apicv = apicv && can;
+			vmx_caps.apicv |= bit;
+		} else if (!can && need != WANTED) {
 			snprintf(sentence, sizeof(sentence), "this CPU's VMX does not have %s", controls[i].name);
 			return sentence;
 		}
 		if (can && need <= WANTED)
 			on[word] |= bit;
 	}
+	if (!apicv)
+		vmx_caps.apicv = 0;
 	vmx_caps.pin = on[PIN];
 	vmx_caps.cpu = on[CPU];
 	vmx_caps.cpu2 = on[CPU2];

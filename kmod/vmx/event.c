@@ -134,6 +134,17 @@ void vmx_inject(struct mkvm_vcpu *vcpu, const struct mkvm_event *ev)
 }
 
 /*
+ * Bochs tells of an older event when the delivery of an interrupt exits that it took itself.
+ * IF is set before the delivery, and the handler mostly has it clear.
+ */
+static bool cpu_took_interrupt(struct vmx_vcpu *vmx)
+{
+	return vmx->apicv && (vmx->vcpu.rflags & X86_EFLAGS_IF) &&
+	       mkvm_lapic_highest_isr(vmx->vcpu.lapic) > 0 &&
+	       mkvm_lapic_highest_isr(vmx->vcpu.lapic) != vmx->intr_status >> 8;
+}
+
+/*
  * After an exit: was an event being delivered? It becomes vcpu->event and goes in again.
  * INT n, INT1, INT3 and INTO are not put in again: RIP is still at the instruction, which
  * runs once more.
@@ -146,6 +157,10 @@ void vmx_event_after_exit(struct vmx_vcpu *vmx)
 	ev->type = MKVM_EV_NONE;
 	if (likely(!(info & VECTORING_INFO_VALID_MASK)))
 		return;
+	if (unlikely(vmx_stay) && cpu_took_interrupt(vmx)) {
+		*ev = (struct mkvm_event) { .type = MKVM_EV_INTR, .vector = mkvm_lapic_highest_isr(vmx->vcpu.lapic) };
+		return;
+	}
 	ev->vector = info & VECTORING_INFO_VECTOR_MASK;
 	ev->has_error = info & VECTORING_INFO_DELIVER_CODE_MASK;
 	ev->error = ev->has_error ? vmx_read(IDT_VECTORING_ERROR_CODE) : 0;
@@ -224,14 +239,21 @@ void vmx_guest_debug_changed(struct mkvm_vcpu *vcpu)
  *
  * The NMI window does not heed an STI's shadow, which ends like an interrupt's window begins.
  * CR8 writes exit while an interrupt waits, whatever holds it back: lowering TPR may let it in.
+ * With apicv the CPU sees to the LAPIC's interrupts itself; it does not while a window is open
+ * for others. Whether it is used is decided here: who changes what vmx_may_apicv asks has
+ * events looked at.
  */
 void vmx_open_window(struct mkvm_vcpu *vcpu, bool irq, bool nmi)
 {
 	struct vmx_vcpu *vmx = to_vmx(vcpu);
 	bool sti = (vmx->shadow & GUEST_INTR_STATE_STI) && (vcpu->rflags & X86_EFLAGS_IF);
 
+	vmx_set_apicv(vmx, vmx_may_apicv(vcpu));
+	if (vmx->apicv)
+		irq = irq && (mkvm_has_extint(vcpu) ||
+			      (vcpu->user_pic && READ_ONCE(vcpu->run->request_interrupt_window)));
 	vmx_set_cpu_ctl(vmx, CPU_BASED_INTR_WINDOW_EXITING, irq || (nmi && sti));
 	vmx_set_cpu_ctl(vmx, CPU_BASED_NMI_WINDOW_EXITING, nmi && !sti);
 	vmx_set_cpu_ctl(vmx, CPU_BASED_CR8_LOAD_EXITING,
-			irq || !vcpu->lapic || mkvm_lapic_highest_irr(vcpu->lapic) >= 0);
+			!vmx->apicv && (irq || !vcpu->lapic || mkvm_lapic_highest_irr(vcpu->lapic) >= 0));
 }

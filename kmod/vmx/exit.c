@@ -8,6 +8,7 @@
  * Intel SDM vol. 3, "VM Exits", "VMX Basic Exit Reasons".
  */
 #include <linux/ratelimit.h>
+#include <asm/apicdef.h>
 #include <asm/debugreg.h>
 
 #include "vmx.h"
@@ -57,6 +58,14 @@ static int vmx_exit_rdmsr(struct vmx_vcpu *vmx)
 static int vmx_exit_wrmsr(struct vmx_vcpu *vmx)
 {
 	return mkvm_exit_wrmsr(&vmx->vcpu);
+}
+
+/* SVM leaves these to the CPU; VMX leaves them to us, and no VMM's guest that is tested makes one. */
+static int vmx_exit_task_switch(struct vmx_vcpu *vmx)
+{
+	u64 qual = vmx_read(EXIT_QUALIFICATION);
+
+	return mkvm_exit_internal_error(&vmx->vcpu, KVM_INTERNAL_ERROR_EMULATION, &qual, 0);
 }
 
 /* Intel SDM vol. 3, "Exit Qualification for I/O Instructions". */
@@ -206,6 +215,13 @@ static int vmx_exit_ept_violation(struct vmx_vcpu *vmx)
 				   qual & BIT(EPT_VIOLATION_ACC_WRITE_BIT), !operand);
 }
 
+/* The CPU has ended a vector that somebody may wait for: it is in service again and ended as on any CPU. */
+static int vmx_exit_eoi(struct vmx_vcpu *vmx)
+{
+	mkvm_lapic_msr_write(vmx->vcpu.lapic, APIC_BASE_MSR + (APIC_EOI >> 4), 0);
+	return 1;
+}
+
 #define FIELD(name) { name, #name }
 
 static void dump_vmcs(struct vmx_vcpu *vmx, u32 reason)
@@ -256,6 +272,7 @@ static int (*const handlers[])(struct vmx_vcpu *vmx) = {
 	[EXIT_REASON_INIT_SIGNAL] = vmx_exit_nothing,
 	[EXIT_REASON_INTERRUPT_WINDOW] = vmx_exit_window,
 	[EXIT_REASON_NMI_WINDOW] = vmx_exit_window,
+	[EXIT_REASON_TASK_SWITCH] = vmx_exit_task_switch,
 	[EXIT_REASON_CPUID] = vmx_exit_cpuid,
 	[11] = vmx_exit_ud,				/* GETSEC */
 	[EXIT_REASON_HLT] = vmx_exit_hlt,
@@ -270,6 +287,7 @@ static int (*const handlers[])(struct vmx_vcpu *vmx) = {
 	[EXIT_REASON_MSR_WRITE] = vmx_exit_wrmsr,
 	[EXIT_REASON_MWAIT_INSTRUCTION] = vmx_exit_ud,
 	[EXIT_REASON_MONITOR_INSTRUCTION] = vmx_exit_ud,
+	[EXIT_REASON_EOI_INDUCED] = vmx_exit_eoi,
 	[EXIT_REASON_EPT_VIOLATION] = vmx_exit_ept_violation,
 	[EXIT_REASON_INVEPT] = vmx_exit_ud,
 	[EXIT_REASON_PREEMPTION_TIMER] = vmx_exit_intr,

@@ -17,6 +17,7 @@
 #include <linux/moduleparam.h>
 #include <linux/slab.h>
 #include <linux/smp.h>
+#include <asm/apicdef.h>
 #include <asm/cpu_entry_area.h>
 #include <asm/debugreg.h>
 #include <asm/desc.h>
@@ -31,12 +32,12 @@
 #define VPIDS		0x10000
 
 /* Bochs 2.7 holds interrupts back from a CPU while it runs a guest that it has entered with IF clear. */
-static uint vmx_stay;
+uint vmx_stay;
 module_param(vmx_stay, uint, 0444);
 MODULE_PARM_DESC(vmx_stay, "leave the guest after so many ticks of the VMX preemption timer, for emulators that lose interrupts (default 0: never)");
 
 DEFINE_PER_CPU(struct vmx_cpu, vmx_cpus);
-static u8 *msr_bitmaps;		/* two pages: with direct_msrs, and one that has every access exit */
+static u8 *msr_bitmaps;		/* pages: with direct_msrs; with none; the same two with apicv_msrs as well */
 static DEFINE_IDA(vpids);
 static bool has_pebs;
 
@@ -44,6 +45,14 @@ static bool has_pebs;
 static const u32 direct_msrs[] = {
 	MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE,
 	MSR_IA32_SYSENTER_CS, MSR_IA32_SYSENTER_ESP, MSR_IA32_SYSENTER_EIP,
+};
+
+#define X2APIC(reg) (APIC_BASE_MSR + ((reg) >> 4))
+
+/* First and last of those that the CPU answers from the virtual-APIC page, where nothing is to be done for it. */
+static const u16 apicv_msrs[][2] = {
+	{ X2APIC(APIC_TASKPRI), X2APIC(APIC_TASKPRI) }, { X2APIC(APIC_PROCPRI), X2APIC(APIC_PROCPRI) },
+	{ X2APIC(APIC_ISR), X2APIC(APIC_ISR) + 7 }, { X2APIC(APIC_IRR), X2APIC(APIC_IRR) + 7 },
 };
 
 /* The guest's are in the CPU while the vCPU is loaded: the host's kernel does not use them. */
@@ -118,13 +127,24 @@ static void allow_msrs(u8 *map)
 	}
 }
 
+static void allow_apicv_msrs(u8 *map)
+{
+	int i, msr;
+
+	for (i = 0; i < ARRAY_SIZE(apicv_msrs); i++)
+		for (msr = apicv_msrs[i][0]; msr <= apicv_msrs[i][1]; msr++)
+			map[msr / 8] &= ~BIT(msr % 8);
+	map[0x800 + X2APIC(APIC_TASKPRI) / 8] &= ~BIT(X2APIC(APIC_TASKPRI) % 8);
+	map[0x800 + X2APIC(APIC_EOI) / 8] &= ~BIT(X2APIC(APIC_EOI) % 8);
+}
+
 static void vmx_teardown(void)
 {
 	int cpu;
 
 	for_each_possible_cpu(cpu)
 		free_page((unsigned long)per_cpu(vmx_cpus, cpu).vmxon);
-	free_pages((unsigned long)msr_bitmaps, 1);
+	free_pages((unsigned long)msr_bitmaps, 2);
 	ida_destroy(&vpids);
 }
 
@@ -146,11 +166,14 @@ static int vmx_setup(void)
 	/* A guest could bring the CPU down by changing the size of a page that it runs (CVE-2018-12207). */
 	if (boot_cpu_has_bug(X86_BUG_ITLB_MULTIHIT) && !cpu_mitigations_off())
 		mkvm_vmx_ops.tdp.huge = 0;
-	msr_bitmaps = (u8 *)__get_free_pages(GFP_KERNEL, 1);
+	msr_bitmaps = (u8 *)__get_free_pages(GFP_KERNEL, 2);
 	if (!msr_bitmaps)
 		return -ENOMEM;
-	memset(msr_bitmaps, 0xff, 2 * PAGE_SIZE);
+	memset(msr_bitmaps, 0xff, 4 * PAGE_SIZE);
 	allow_msrs(msr_bitmaps);
+	allow_msrs(msr_bitmaps + 2 * PAGE_SIZE);
+	allow_apicv_msrs(msr_bitmaps + 2 * PAGE_SIZE);
+	allow_apicv_msrs(msr_bitmaps + 3 * PAGE_SIZE);
 	for_each_possible_cpu(cpu) {
 		struct vmx_cpu *c = &per_cpu(vmx_cpus, cpu);
 
@@ -470,16 +493,82 @@ static void vmx_tsc_offset_changed(struct mkvm_vcpu *vcpu)
 	vmx_write(TSC_OFFSET, vcpu->tsc_offset);
 }
 
-/* A filter that denies one of the direct registers has all of them exit. */
+static void write_msr_bitmap(struct vmx_vcpu *vmx)
+{
+	vmx_write(MSR_BITMAP, __pa(msr_bitmaps) + (vmx->msrs_exit + 2 * vmx->apicv) * PAGE_SIZE);
+}
+
+/* A filter that denies one of the direct registers has all of them exit. It cannot deny x2APIC's. */
 static void vmx_msr_filter_changed(struct mkvm_vcpu *vcpu)
 {
+	struct vmx_vcpu *vmx = to_vmx(vcpu);
 	bool direct = true;
 	int i;
 
 	for (i = 0; i < ARRAY_SIZE(direct_msrs); i++)
 		direct = direct && mkvm_msr_allowed(vcpu, direct_msrs[i], KVM_MSR_FILTER_READ) &&
 			 mkvm_msr_allowed(vcpu, direct_msrs[i], KVM_MSR_FILTER_WRITE);
-	vmx_write(MSR_BITMAP, __pa(msr_bitmaps) + (direct ? 0 : PAGE_SIZE));
+	vmx->msrs_exit = !direct;
+	write_msr_bitmap(vmx);
+}
+
+/* ---- the LAPIC in the CPU ---- */
+
+/*
+ * vmx_may_apicv - may the CPU deliver and end the LAPIC's interrupts, at this time?
+ *
+ * Only in x2APIC mode: for the registers in memory all vCPUs would need the same page there.
+ * Not while somebody wants to hear of each interrupt, of the guest's accesses to TPR, or debugs.
+ */
+bool vmx_may_apicv(struct mkvm_vcpu *vcpu)
+{
+	return vmx_caps.apicv && vcpu->lapic && mkvm_lapic_in_x2apic_mode(vcpu->lapic) && !mkvm_tracing() &&
+	       !vcpu->report_tpr && !vcpu->debug.control;
+}
+
+static u32 secondary_controls(struct vmx_vcpu *vmx)
+{
+	u32 ctl = vmx->vpid ? vmx_caps.cpu2 : vmx_caps.cpu2 & ~SECONDARY_EXEC_ENABLE_VPID;
+
+	return vmx->apicv ? ctl | vmx_caps.apicv : ctl;
+}
+
+static void write_awaited_eois(struct vmx_vcpu *vmx)
+{
+	int i;
+
+	for (i = 0; i < 4; i++)
+		vmx_write(EOI_EXIT_BITMAP0 + 2 * i, vmx->awaited_eois[2 * i] | (u64)vmx->awaited_eois[2 * i + 1] << 32);
+}
+
+void vmx_set_apicv(struct vmx_vcpu *vmx, bool on)
+{
+	if (likely(on == vmx->apicv))
+		return;
+	vmx->apicv = on;
+	vmx_write(SECONDARY_VM_EXEC_CONTROL, secondary_controls(vmx));
+	write_msr_bitmap(vmx);
+	if (!on)
+		return;
+	vmx->intr_status = 0;
+	vmx_write(GUEST_INTR_STATUS, 0);
+	memset(vmx->awaited_eois, 0, sizeof(vmx->awaited_eois));
+	write_awaited_eois(vmx);
+}
+
+static void lend_lapic(struct vmx_vcpu *vmx)
+{
+	u32 awaited[8];
+	u16 status = mkvm_lapic_lend(vmx->vcpu.lapic, vmx->vapic, awaited);
+
+	if (likely(!(status | vmx->intr_status)))
+		return;
+	vmx->intr_status = status;
+	vmx_write(GUEST_INTR_STATUS, status);
+	if (status && memcmp(awaited, vmx->awaited_eois, sizeof(awaited))) {
+		memcpy(vmx->awaited_eois, awaited, sizeof(awaited));
+		write_awaited_eois(vmx);
+	}
 }
 
 /* ---- a vCPU's life ---- */
@@ -543,13 +632,14 @@ static void write_controls(struct vmx_vcpu *vmx)
 	vmx_write(PIN_BASED_VM_EXEC_CONTROL, vmx_caps.pin & ~(vmx_stay ? 0 : PIN_BASED_VMX_PREEMPTION_TIMER));
 	vmx->cpu_ctl_written = vmx->cpu_ctl;
 	vmx_write(CPU_BASED_VM_EXEC_CONTROL, vmx->cpu_ctl);
-	vmx_write(SECONDARY_VM_EXEC_CONTROL, vmx->vpid ? vmx_caps.cpu2 : vmx_caps.cpu2 & ~SECONDARY_EXEC_ENABLE_VPID);
+	vmx->apicv = false;
+	vmx_write(SECONDARY_VM_EXEC_CONTROL, secondary_controls(vmx));
 	vmx_write(VM_EXIT_CONTROLS, vmx_caps.exit);
 	vmx_write(VM_ENTRY_CONTROLS, vmx_caps.entry);
 	vmx_write(VM_ENTRY_INTR_INFO_FIELD, 0);
 	if (vmx->vpid)
 		vmx_write(VIRTUAL_PROCESSOR_ID, vmx->vpid);
-	vmx_write(MSR_BITMAP, __pa(msr_bitmaps));
+	write_msr_bitmap(vmx);
 	vmx_write(VIRTUAL_APIC_PAGE_ADDR, __pa(vmx->vapic));
 	vmx_write(CR0_GUEST_HOST_MASK, VMX_CR0_MASK);
 	vmx->cr4_mask = ~0ULL;
@@ -828,6 +918,8 @@ static void before_entry(struct vmx_vcpu *vmx)
 	vmx_write(GUEST_INTERRUPTIBILITY_INFO, vmx->shadow);
 	if (unlikely(vmx_stay))
 		vmx_write(VMX_PREEMPTION_TIMER_VALUE, vcpu->exit_soon ? 0 : vmx_stay);
+	if (vmx->apicv)
+		lend_lapic(vmx);
 	if (unlikely(vmx->flush)) {
 		flush_ept(vmx_read(EPT_POINTER));
 		vmx->flush = false;
@@ -912,6 +1004,13 @@ static void after_exit(struct vmx_vcpu *vmx)
 		vmx_write(GUEST_ACTIVITY_STATE, GUEST_ACTIVITY_ACTIVE);
 }
 
+static void take_lapic_back(struct vmx_vcpu *vmx, bool entered)
+{
+	bool eoi = entered && vmx_read(VM_EXIT_REASON) == EXIT_REASON_EOI_INDUCED;
+
+	mkvm_lapic_take_back(vmx->vcpu.lapic, vmx->vapic, eoi ? (u8)vmx_read(EXIT_QUALIFICATION) : -1);
+}
+
 /* hw_ops enter. */
 static void vmx_enter(struct mkvm_vcpu *vcpu)
 {
@@ -921,13 +1020,17 @@ static void vmx_enter(struct mkvm_vcpu *vcpu)
 
 	*vtpr = cr8 << 4;
 	vmx->entry_error = 0;
-	if (likely(vmx->vmcs_cpu == vcpu->cpu)) {
+	if (unlikely(vmx->apicv && !vmx_may_apicv(vcpu))) {
+		set_bit(MKVM_PEND_EVENT, &vcpu->pending);
+	} else if (likely(vmx->vmcs_cpu == vcpu->cpu)) {
 		before_entry(vmx);
 		r = vmx_vmenter(vcpu->regs, vmx->launched);
 		restore_host(vmx);
+		if (vmx->apicv)
+			take_lapic_back(vmx, r == VMX_ENTERED);
 	}
 	if (unlikely(r != VMX_ENTERED)) {
-		/* OFF: the machine reboots, or this CPU goes and the thread leaves it. */
+		/* OFF: the machine reboots, this CPU goes and the thread leaves it, or apicv goes off. */
 		WRITE_ONCE(vmx->exit_reason, EXIT_REASON_EXTERNAL_INTERRUPT);
 		if (r == VMX_FAILED)
 			vmx->entry_error = vmx_read(VM_INSTRUCTION_ERROR) ?: ~0u;
@@ -941,7 +1044,7 @@ static void vmx_enter(struct mkvm_vcpu *vcpu)
 	}
 	after_exit(vmx);
 	new_cr8 = *vtpr >> 4;
-	if (unlikely(new_cr8 != cr8))
+	if (unlikely(new_cr8 != cr8) && !vmx->apicv)
 		mkvm_set_cr8(vcpu, new_cr8);
 	if (mkvm_tracing())
 		trace_vmx_exit(vmx);

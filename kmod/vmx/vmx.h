@@ -21,7 +21,11 @@
 
 struct vmx_vcpu {
 	struct mkvm_vcpu vcpu;
-	void *vmcs, *vapic;		/* pages; of the virtual-APIC page only TPR is used */
+	void *vmcs, *vapic;		/* pages; of the virtual-APIC page TPR is used, and with apicv: */
+	bool apicv;			/* the CPU delivers and ends the LAPIC's interrupts; as in the VMCS */
+	u16 intr_status;		/* guest interrupt status, */
+	u32 awaited_eois[8];		/* and the EOI-exit bitmap: as in the VMCS */
+	bool msrs_exit;			/* those of direct_msrs do, too */
 	int vmcs_cpu;			/* where the VMCS is active, -1: nowhere */
 	struct list_head loaded;	/* in that CPU's list; that CPU only, interrupts off */
 	bool launched;
@@ -64,6 +68,7 @@ DECLARE_PER_CPU(struct vmx_cpu, vmx_cpus);
 /* What the CPU offers of what is used: caps.c. */
 struct vmx_caps {
 	u32 pin, cpu, cpu2, exit, entry;	/* controls as a VMCS starts with them */
+	u32 apicv;				/* secondary controls, all or none */
 	u32 ept;
 	u32 revision;				/* of VMCS and VMXON region */
 	u64 cr0_fixed;				/* CR0 bits that must be 1 */
@@ -131,6 +136,11 @@ u8 vmx_get_shadow(struct mkvm_vcpu *vcpu);
 void vmx_set_shadow(struct mkvm_vcpu *vcpu, u8 shadow);
 bool vmx_nmi_masked(struct mkvm_vcpu *vcpu);
 void vmx_set_nmi_masked(struct mkvm_vcpu *vcpu, bool masked);
+
+/* vmx.c */
+extern uint vmx_stay;
+bool vmx_may_apicv(struct mkvm_vcpu *vcpu);
+void vmx_set_apicv(struct vmx_vcpu *vmx, bool on);
 
 /* exit.c */
 int vmx_handle_exit(struct mkvm_vcpu *vcpu);

@@ -2,14 +2,14 @@
 #
 # table.awk: the benchmark's table, and its JSON when json= names a file.
 #
-# Input: the lines of exits for kvm_amd and then for mkvm, and those of
-# boot-pairs; see there for their fields.  Variables: release, qemu, absent
+# Input: the lines of exits for the kernel's module and then for mkvm, and those of
+# boot-pairs; see there for their fields.  Variables: other (the kernel's module), release, emulator, aim, absent
 # (why there are no figures of mkvm, or empty), json.
 # Read next: bench, which calls this.
 
 function module_of(file)
 {
-	return file ~ /mkvm\.tsv$/ ? "mkvm" : "kvm_amd"
+	return file ~ /mkvm\.tsv$/ ? "mkvm" : other
 }
 
 FILENAME !~ /boot\.tsv$/ {
@@ -79,24 +79,24 @@ function line(name, a, b, ratio, aim, note,    s)
 
 function heading(text)
 {
-	printf "\n%s\n%-42s %12s %12s  %6s  %5s\n", text, "", "kvm_amd", "mkvm", "ratio", "aim"
+	printf "\n%s\n%-42s %12s %12s  %6s  %5s\n", text, "", other, "mkvm", "ratio", "aim"
 }
 
 function exits_table(    i, name, a, b, ratio, note)
 {
-	heading("Instructions per exit, median (icount lab: exact), Linux " release ", QEMU " qemu)
+	heading("Instructions per exit, median (exact), Linux " release ", " emulator)
 	for (i = 1; i <= rows; i++) {
 		name = order[i]
-		a = median["kvm_amd", name]
+		a = median[other, name]
 		b = median["mkvm", name]
 		ratio = a != "" && b != "" ? b / a : ""
 		note = moved[name] > 0.1 ? sprintf("passes differ by %.2f %%", moved[name]) : ""
-		line(title[name], a, b, ratio, 0.5, note)
+		line(title[name], a, b, ratio, aim, note)
 		if (json != "")
-			printf("%s\n    {\"name\": \"%s\", \"title\": \"%s\", \"unit\": \"instructions\", \"aim\": 0.5, " \
-				"\"ratio\": %s,\n     \"kvm_amd\": %s,\n     \"mkvm\": %s}", i > 1 ? "," : "", name, \
-				escaped(title[name]), ratio == "" ? "null" : sprintf("%.4f", ratio), \
-				json_of("kvm_amd", name), json_of("mkvm", name)) > json
+			printf("%s\n    {\"name\": \"%s\", \"title\": \"%s\", \"unit\": \"instructions\", \"aim\": %s, " \
+				"\"ratio\": %s,\n     \"%s\": %s,\n     \"mkvm\": %s}", i > 1 ? "," : "", name, \
+				escaped(title[name]), aim, ratio == "" ? "null" : sprintf("%.4f", ratio), other, \
+				json_of(other, name), json_of("mkvm", name)) > json
 	}
 }
 
@@ -123,20 +123,20 @@ function boot_table(    i)
 
 function boot_line(what, comma,    i, n, na, nb, a, b, ratio, list)
 {
-	na = boots["kvm_amd", what]
+	na = boots[other, what]
 	nb = boots["mkvm", what]
 	n = nb < na ? nb : na
-	a = na ? sprintf("%.2f", middle(boot, "kvm_amd" SUBSEP what, na)) : ""
+	a = na ? sprintf("%.2f", middle(boot, other SUBSEP what, na)) : ""
 	b = nb ? sprintf("%.2f", middle(boot, "mkvm" SUBSEP what, nb)) : ""
 	for (i = 1; i <= n; i++)
-		list["r", i] = boot["mkvm", what, i] / boot["kvm_amd", what, i]
+		list["r", i] = boot["mkvm", what, i] / boot[other, what, i]
 	ratio = n ? middle(list, "r", n) : ""
 	line(part_title[what] ", 2 vCPUs, " (n ? n : na) (n ? " pairs" : " boots"), a, b, ratio, 1, "")
 	if (json == "")
 		return
-	printf("%s\n    {\"name\": \"%s\", \"unit\": \"seconds\", \"aim\": 1.0, \"ratio\": %s,\n     \"kvm_amd\": [%s],\n" \
+	printf("%s\n    {\"name\": \"%s\", \"unit\": \"seconds\", \"aim\": 1.0, \"ratio\": %s,\n     \"%s\": [%s],\n" \
 		"     \"mkvm\": [%s]}", comma, what, ratio == "" ? "null" : sprintf("%.4f", ratio), \
-		list_of("kvm_amd", what), list_of("mkvm", what)) > json
+		other, list_of(other, what), list_of("mkvm", what)) > json
 }
 
 function list_of(module, what,    i, s)
@@ -161,7 +161,7 @@ END {
 	for (i = 1; i <= rows; i++)
 		if (widest[order[i]] > 0.1)
 			wide = wide sprintf("  %s: %.1f %%, means %s and %s\n", title[order[i]], widest[order[i]], \
-				mean["kvm_amd", order[i]], ("mkvm", order[i]) in mean ? mean["mkvm", order[i]] : "-")
+				mean[other, order[i]], ("mkvm", order[i]) in mean ? mean["mkvm", order[i]] : "-")
 	if (rows)
 		print "Nine in ten rounds of a row lie within 0.1 % of each other" (wide == "" ? "." : ", but for")
 	printf("%s", wide)

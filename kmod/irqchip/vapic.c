@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * vapic.c - a LAPIC whose CPU delivers and ends interrupts by itself while it runs the
+ * guest (virtual-interrupt delivery).
+ *
+ * What is requested at an entry is lent to the CPU: it goes from IRR to a page that the
+ * CPU reads and writes, with what is in service and TPR. Behind the exit all is taken
+ * back. Meanwhile senders find IRR empty and request in it what comes next, which the
+ * kick has lent a moment later: a second request of a vector that the CPU has delivered
+ * already is not lost in the first one.
+ *
+ * State: lent, lent_words, given_words and moves of struct mkvm_lapic (lapic.h).
+ *
+ * Intel SDM vol. 3, "APIC Virtualization and Virtual Interrupts". Read next: vmx/vmx.c.
+ */
+#include <linux/kernel.h>
+#include <asm/barrier.h>
+
+#include "mkvm.h"
+#include "lapic.h"
+
+static u32 *page_reg(void *page, u32 reg, unsigned int w)
+{
+	return page + reg + w * 0x10;
+}
+
+/* Vectors of word @w whose EOI somebody may wait for. See lapic_eoi, which decides. */
+static u32 awaited(struct mkvm_lapic *apic, unsigned int w, u32 bits)
+{
+	struct mkvm_ioapic *ioapic = apic->vcpu->vm->ioapic;
+	unsigned long edges = bits & ~lapic_get(apic, APIC_TMR + w * 0x10);
+	u32 found = bits & ~edges;
+	unsigned int bit;
+
+	for_each_set_bit(bit, &edges, 32)
+		if (ioapic && mkvm_ioapic_wants_eoi(ioapic, w * 32 + bit))
+			found |= BIT(bit);
+	return found;
+}
+
+/*
+ * mkvm_lapic_lend - before an entry: the CPU gets what is requested and in service
+ * @page: the CPU's, with IRR and ISR empty
+ * @awaited_eois: 256 bits, those vectors whose EOI must end the guest's run
+ *
+ * Own, interrupts off, after the announcement of the entry. Return: the highest vector
+ * requested, and in bits 15:8 the one in service; 0: there is neither, and @awaited_eois is as it was.
+ */
+u16 mkvm_lapic_lend(struct mkvm_lapic *apic, void *page, u32 *awaited_eois)
+{
+	unsigned long words = READ_ONCE(apic->irr_words) | apic->isr_words;
+	unsigned int w, requested = 0;
+
+	*page_reg(page, APIC_TASKPRI, 0) = lapic_get(apic, APIC_TASKPRI);
+	apic->given_words = words;
+	if (likely(!words))
+		return 0;
+	WRITE_ONCE(apic->moves, apic->moves + 1);
+	smp_wmb();		/* pairs with mkvm_lapic_unfinished */
+	for (w = 0; w < APIC_ISR_NR; w++) {
+		u32 irr = 0, isr = lapic_get(apic, APIC_ISR + w * 0x10);
+
+		awaited_eois[w] = 0;
+		if (!(words & BIT(w)))
+			continue;
+		if (apic->irr_words & BIT(w)) {
+			clear_bit(w, &apic->irr_words);
+			smp_mb__after_atomic();	/* a sender that comes now sets it again */
+			irr = xchg(&apic->regs[(APIC_IRR + w * 0x10) / sizeof(u32)], 0);
+			requested = irr ? w * 32 + __fls(irr) : requested;
+		}
+		*page_reg(page, APIC_IRR, w) = irr;
+		*page_reg(page, APIC_ISR, w) = isr;
+		WRITE_ONCE(apic->lent[w], irr);
+		awaited_eois[w] = awaited(apic, w, irr | isr);
+	}
+	WRITE_ONCE(apic->lent_words, words);
+	smp_wmb();
+	WRITE_ONCE(apic->moves, apic->moves + 1);
+	return max(apic->highest_isr, 0) << 8 | requested;
+}
+
+/*
+ * mkvm_lapic_take_back - behind the exit, or where there was no entry
+ * @ended: the vector whose EOI ended the guest's run, -1: none. It is in service again, for
+ *         mkvm_lapic_msr_write to end it.
+ *
+ * Own, interrupts off. The page's IRR and ISR are empty then.
+ */
+void mkvm_lapic_take_back(struct mkvm_lapic *apic, void *page, int ended)
+{
+	unsigned int w;
+
+	if (*page_reg(page, APIC_TASKPRI, 0) != lapic_get(apic, APIC_TASKPRI))
+		lapic_set(apic, APIC_TASKPRI, *page_reg(page, APIC_TASKPRI, 0));
+	if (likely(!apic->given_words))
+		return;
+	if (ended >= 0)
+		*page_reg(page, APIC_ISR, ended >> 5) |= BIT(ended & 31);
+	WRITE_ONCE(apic->moves, apic->moves + 1);
+	smp_wmb();
+	apic->isr_words = 0;
+	WRITE_ONCE(apic->highest_isr, -1);
+	for (w = 0; w < APIC_ISR_NR; w++) {
+		u32 irr = *page_reg(page, APIC_IRR, w), isr = *page_reg(page, APIC_ISR, w);
+
+		if (!(apic->given_words & BIT(w)))
+			continue;
+		*page_reg(page, APIC_IRR, w) = 0;
+		*page_reg(page, APIC_ISR, w) = 0;
+		lapic_set(apic, APIC_ISR + w * 0x10, isr);
+		if (isr) {
+			apic->isr_words |= BIT(w);
+			WRITE_ONCE(apic->highest_isr, w * 32 + __fls(isr));
+		}
+		if (irr) {
+			atomic_or(irr, (atomic_t *)&apic->regs[(APIC_IRR + w * 0x10) / sizeof(u32)]);
+			set_bit(w, &apic->irr_words);
+		}
+		WRITE_ONCE(apic->lent[w], 0);
+	}
+	WRITE_ONCE(apic->lent_words, 0);
+	apic->given_words = 0;
+	smp_wmb();
+	WRITE_ONCE(apic->moves, apic->moves + 1);
+}

@@ -16,7 +16,10 @@ if not os.path.exists(f'/boot/vmlinuz-{RELEASE}'):
 KERNEL = f'/boot/vmlinuz-{RELEASE}'
 # A loaded host is slow: these only end what has come to a stop.
 LIMIT = int(os.environ.get('MKVM_GUEST_LIMIT', 300))
-QEMUS = {'10.0': 'qemu-system-x86_64', '7.2': 'build/qemu-7.2/usr/bin/qemu-system-x86_64'}
+OLD_QEMU = 'build/qemu-7.2/usr'
+# -microvm: Debian's smaller programs, which have KVM alone and no machine but microvm.
+QEMUS = {'10.0': 'qemu-system-x86_64', '10.0-i386': 'qemu-system-i386', '10.0-microvm': 'qemu-system-x86_64-microvm',
+         '7.2': f'{OLD_QEMU}/bin/qemu-system-x86_64', '7.2-microvm': f'{OLD_QEMU}/bin/qemu-system-x86_64-microvm'}
 MODULES = ('virtio_pci virtio_blk virtio_net virtio_balloon ahci ata_piix sd_mod e1000 xhci_pci usbhid hid_generic '
            'evdev button efivarfs').split()
 
@@ -105,14 +108,15 @@ class Qemu:
         Qemu.number += 1
         path = f'/tmp/qemu-test.{os.getpid()}.{Qemu.number}'
         binary = QEMUS[version]
-        if version != '10.0' and not os.path.exists(binary):
+        old = binary.startswith(OLD_QEMU)
+        if old and not os.path.exists(binary):
             raise Skipped(f'QEMU {version} is not under build/: tools/old-qemu fetches it')
         self.errors = open(path + '.err', 'w+')
         line = [binary, '-M', f'{machine},accel=kvm', '-smp', str(cpus), '-m', str(memory), '-nodefaults',
                 '-display', 'none', '-serial', 'stdio', '-qmp', f'unix:{path},server=on,wait=off']
         line += ['-cpu', cpu] if cpu else []
         line += [] if reboot else ['-no-reboot']
-        line += [] if version == '10.0' else ['-L', f'build/qemu-{version}/usr/share/qemu', '-L', '/usr/share/seabios']
+        line += ['-L', f'{OLD_QEMU}/share/qemu', '-L', '/usr/share/seabios'] if old else []
         if boot == 'linux':
             line += ['-kernel', KERNEL, '-initrd', initramfs(), '-append', self.kernel_line(append)]
         self.process = subprocess.Popen(line + list(words), stdin=subprocess.PIPE, stdout=subprocess.PIPE,

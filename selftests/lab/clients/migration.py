@@ -73,6 +73,8 @@ def moved(rounds, *more):
         heir = Qemu(*words, '-incoming', f'unix:{path}', cpus=CPUS)
         transfer(guest, f'unix:{path}')
         guest = taken_over(guest, heir)
+        if number % 10 == 9:
+            print(f'# moved {number + 1} times', flush=True)
     return guest
 
 

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0
 #
-# others.py: clients that are not QEMU started by hand: libvirt, libguestfs, fakemachine,
-# which start QEMU in ways of their own; and stress-ng and strace, which know the KVM ABI
-# themselves.
+# others.py: libvirt and libguestfs, which start QEMU in ways of their own, and stress-ng
+# and strace, which know the KVM ABI themselves.
 #
 # State: libvirt's, under /tmp/libvirt.
 # Read next: lib.py; tools/guestfs-appliance.
 
-import contextlib, hashlib, os, shutil, socket, subprocess, types
+import contextlib, hashlib, os, re, shutil, socket, subprocess, types
 
 from .lib import KERNEL, LIMIT, Qemu, Skipped, check, initramfs, sh, test, tsc_khz, until
 
 LIBVIRT = '/tmp/libvirt'
 APPLIANCE = 'build/guestfs-appliance'
-# libvirt's session daemon is one of a user, not of root.
+# libvirt's session daemon is one of a user, not of root.  virsh would start another where there is none, which later
+# takes the first one's socket with it.
 AS_USER = ['setpriv', '--reuid', '65534', '--regid', '65534', '--clear-groups', 'env', f'HOME={LIBVIRT}',
-           f'XDG_RUNTIME_DIR={LIBVIRT}']
+           f'XDG_RUNTIME_DIR={LIBVIRT}', 'LIBVIRT_AUTOSTART=0']
 
 DOMAIN = '''
 <domain type='kvm'>
@@ -98,6 +98,7 @@ def libvirt(cpu):
         finally:
             for guest in Qemu.running:
                 guest.quit()
+            Qemu.running.clear()
             daemon.terminate()
 
 
@@ -174,3 +175,13 @@ def stress_ng_starts_and_runs_small_guests():
     said = done.stdout + done.stderr
     print('# ' + '\n# '.join(said.splitlines()))
     check(done.returncode == 0 and 'skip' not in said, said)
+
+
+@test(long=True)
+def strace_names_the_exits_of_a_vcpu():
+    need('strace', 'strace')
+    sh('strace -f -e trace=ioctl -e kvm=vcpu -o /tmp/strace build/selftests/run '
+       'out_of_ mmio_writes hlt_without triple_fault > /tmp/strace.run')
+    with open('/tmp/strace') as trace:
+        exits = re.findall(r'KVM_RUN.* (KVM_EXIT_[A-Z_]+)', trace.read())
+    check({'KVM_EXIT_IO', 'KVM_EXIT_MMIO', 'KVM_EXIT_HLT', 'KVM_EXIT_SHUTDOWN'} <= set(exits), f'{set(exits)}')

@@ -29,7 +29,7 @@ def half_hash(path, half):
 def disk_works(guest, place, path):
     """The guest reads what was put there, and writes the other half; that half's hash, as the guest knows it."""
     # By its place in sysfs: Linux looks at SCSI disks in parallel, and /dev/sda is the first to be ready.
-    said = guest.shell(f'until readlink -f /sys/block/* | grep {place}; do usleep 50000; done')
+    said = guest.shell(f'until for d in /sys/block/*; do readlink -f $d; done | grep {place}; do usleep 50000; done')
     device = '/dev/' + os.path.basename(said.split()[-1])
     guest.shell(f'until [ -b {device} ]; do usleep 50000; done')
     half = f'bs=64k count={DISK_SIZE // 2 // 65536}'

@@ -87,6 +87,7 @@ def initramfs():
             *) cp "$path" ".$path" ;;
             esac
         done
+        cp /lib/modules/{RELEASE}/modules.builtin lib/modules/{RELEASE}
         depmod -b . {RELEASE} 2> /tmp/depmod
         cp {HERE}/guest bin/guest
         find . | cpio -o -H newc -R 0:0 --quiet > /tmp/guest.cpio

@@ -81,7 +81,7 @@ def devices_work(machine, modules, disks, network):
 @test
 def virtio_and_ahci_disks_and_a_virtio_network_work():
     devices_work('q35', 'virtio_pci virtio_blk virtio_net ahci sd_mod',
-                 {'/vda': 'virtio-blk-pci', '/ata1/': 'ide-hd'}, 'virtio-net-pci')
+                 {'/vda': 'virtio-blk-pci', '/ata1/': 'ide-hd,bus=ide.0'}, 'virtio-net-pci')
 
 
 @test(long=True)

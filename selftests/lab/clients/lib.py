@@ -96,6 +96,17 @@ def initramfs():
     return '/tmp/initramfs'
 
 
+def connection(path):
+    """To a socket, or None while nobody listens: the file is there a little earlier."""
+    link = socket.socket(socket.AF_UNIX)
+    try:
+        link.connect(path)
+    except OSError:
+        link.close()
+        return None
+    return link
+
+
 class Qemu:
     """One QEMU with a guest: its serial port's output so far, and QMP.
 
@@ -125,15 +136,13 @@ class Qemu:
         Qemu.running.append(self)
         self.output = b''
         os.set_blocking(self.process.stdout.fileno(), False)
-        until(lambda: os.path.exists(path) or self.process.poll() is not None, 'QMP')
+        link = until(lambda: connection(path) or self.process.poll() is not None, 'QMP')
         check(self.process.poll() is None, self.why())
         self.events = []
-        self.connect(path)
+        self.greet(link)
 
-    def connect(self, path):
+    def greet(self, link):
         try:
-            link = socket.socket(socket.AF_UNIX)
-            link.connect(path)
             self.qmp = link.makefile('rw')
             self.qmp.readline()
             self.command('qmp_capabilities')

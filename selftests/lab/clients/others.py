@@ -6,9 +6,9 @@
 # State: libvirt's, under /tmp/libvirt.
 # Read next: lib.py; tools/guestfs-appliance.
 
-import contextlib, hashlib, os, re, shutil, socket, subprocess, types
+import contextlib, hashlib, os, re, shutil, subprocess, types
 
-from .lib import KERNEL, LIMIT, Qemu, Skipped, check, initramfs, sh, test, tsc_khz, until
+from .lib import KERNEL, LIMIT, Qemu, Skipped, check, connection, initramfs, sh, test, tsc_khz, until
 
 LIBVIRT = '/tmp/libvirt'
 APPLIANCE = 'build/guestfs-appliance'
@@ -61,9 +61,8 @@ class Domain(Qemu):
         self.output = b''
         Qemu.running.append(self)
 
-    def connect(self, path=f'{LIBVIRT}/serial'):
-        link = socket.socket(socket.AF_UNIX)
-        link.connect(path)
+    def connect(self):
+        link = until(lambda: connection(f'{LIBVIRT}/serial'), 'the serial port')
         link.setblocking(False)
         port = link.makefile('rwb', buffering=0)
         self.process = types.SimpleNamespace(stdin=port, stdout=port, poll=lambda: None)
@@ -92,7 +91,7 @@ def libvirt(cpu):
     sh(f'chown -R 65534:65534 {LIBVIRT}')
     with subprocess.Popen([*AS_USER, 'libvirtd'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as daemon:
         try:
-            until(lambda: os.path.exists(f'{LIBVIRT}/libvirt/libvirt-sock'), 'libvirtd')
+            until(lambda: connection(f'{LIBVIRT}/libvirt/libvirt-sock'), 'libvirtd')
             virsh('define', f'{LIBVIRT}/domain.xml')
             yield
         finally:

@@ -182,5 +182,5 @@ def strace_names_the_exits_of_a_vcpu():
     sh('strace -f -e trace=ioctl -e kvm=vcpu -o /tmp/strace build/selftests/run '
        'out_of_ mmio_writes hlt_without triple_fault > /tmp/strace.run')
     with open('/tmp/strace') as trace:
-        exits = re.findall(r'KVM_RUN.* (KVM_EXIT_[A-Z_]+)', trace.read())
+        exits = re.findall(r'KVM_RUN.*\b(KVM_EXIT_[A-Z_]+)', trace.read())
     check({'KVM_EXIT_IO', 'KVM_EXIT_MMIO', 'KVM_EXIT_HLT', 'KVM_EXIT_SHUTDOWN'} <= set(exits), f'{set(exits)}')

@@ -728,6 +728,7 @@ int mkvm_vcpu_create_fd(struct mkvm *vm, unsigned long id)
 {
 	struct mkvm_vcpu *vcpu;
 	struct file *file;
+	char name[20];
 	int fd, i;
 
 	if (id >= (vm->max_vcpu_ids ?: MKVM_MAX_VCPUS))
@@ -743,7 +744,8 @@ int mkvm_vcpu_create_fd(struct mkvm *vm, unsigned long id)
 		put_unused_fd(fd);
 		return PTR_ERR(vcpu);
 	}
-	file = anon_inode_getfile("mkvm-vcpu", &vcpu_fops, vcpu, O_RDWR);
+	snprintf(name, sizeof(name), "kvm-vcpu:%u", vcpu->id);	/* by which strace knows it */
+	file = anon_inode_getfile(name, &vcpu_fops, vcpu, O_RDWR);
 	if (IS_ERR(file)) {
 		put_unused_fd(fd);
 		mkvm_vcpu_destroy(vcpu);

@@ -8,6 +8,7 @@
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -126,6 +127,17 @@ TEST(vcpu_id_is_given_once)
 	/* A closed fd does not give the id back. */
 	EXPECT_OK(close(vcpu));
 	EXPECT_ERRNO(EEXIST, ioctl(vm, KVM_CREATE_VCPU, 3L));
+}
+
+TEST(the_name_of_a_vcpus_fd_is_the_one_that_strace_looks_for)
+{
+	char path[32], name[64] = "";
+	int vcpu = ioctl(vm_create_bare(), KVM_CREATE_VCPU, 37L);
+
+	ASSERT_OK(vcpu);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", vcpu);
+	ASSERT_LT(0, readlink(path, name, sizeof(name) - 1));
+	EXPECT_EQ(0, strcmp(name, "anon_inode:kvm-vcpu:37"));
 }
 
 TEST(a_limit_on_vcpu_ids_is_set_once_and_holds)

@@ -9,7 +9,7 @@
 
 import time
 
-from .lib import Failed, Qemu, Skipped, check, test
+from .lib import Failed, Qemu, Skipped, check, sh, test
 
 OPTIONS = {'microvm': ',rtc=on'}
 rows = []
@@ -96,14 +96,60 @@ for row in (
         ('7.2', 'q35', 'split', 'qemu64', 8),
         ('7.2', 'q35', 'off', 'host', 1),
         ('7.2', 'microvm', 'on', 'host', 1),
-        ('7.2', 'microvm', 'off', 'qemu64', 1)):
+        ('7.2', 'microvm', 'off', 'qemu64', 1),
+        ('10.0-microvm', 'microvm', 'on', 'host', 4),
+        ('7.2-microvm', 'microvm', 'split', 'max', 2)):
     test(cell(*row), long=True)
 
 
 @test(long=True)
 def the_table_of_boots_is_full():
     """No test of its own: it prints what the cells above have left."""
-    print('# QEMU  machine  irqchip  CPU model           vCPUs  result     s')
+    print('# QEMU          machine  irqchip  CPU model           vCPUs  result     s')
     for version, machine, irqchip, cpu, cpus, result, took in rows:
-        print(f'# {version:5} {machine:8} {irqchip:8} {cpu:19} {cpus:5}  {result:8} {took:3.0f}')
+        print(f'# {version:13} {machine:8} {irqchip:8} {cpu:19} {cpus:5}  {result:8} {took:3.0f}')
     check(rows, 'no cells')
+
+
+
+SECTOR = r'''
+        .macro say words
+        mov $\words, %esi
+        mov $0x3f8, %edx
+1:      lodsb
+        out %al, %dx
+        test %al, %al
+        jnz 1b
+        .endm
+        .code16
+        cli
+        xor %ax, %ax
+        mov %ax, %ds
+        say real
+        lgdt table
+        mov $0x11, %eax
+        mov %eax, %cr0
+        ljmp $8, $flat
+        .code32
+flat:   mov $16, %eax
+        mov %eax, %ds
+        say protected
+        hlt
+table:  .word 23                # the null descriptor tells where the table is
+        .long table
+        .word 0
+        .quad 0x00cf9a000000ffff, 0x00cf92000000ffff
+real:   .asciz "real mode"
+protected: .asciz "protected mode"
+        .org 510
+        .word 0xaa55
+'''
+
+
+@test(long=True)
+def qemu_system_i386_runs_a_boot_sector():
+    sh('cd /tmp; as --32 -o sector.o; ld -m elf_i386 -Ttext 0x7c00 --oformat binary -o sector sector.o', input=SECTOR)
+    guest = Qemu('-drive', 'format=raw,file=/tmp/sector', version='10.0-i386', machine='pc', boot=None)
+    guest.wait_for('real mode')
+    guest.wait_for('protected mode')
+    guest.quit()

@@ -26,8 +26,11 @@ def half_hash(path, half):
         return hashlib.sha256(image.read(DISK_SIZE // 2)).hexdigest()
 
 
-def disk_works(guest, device, path):
+def disk_works(guest, place, path):
     """The guest reads what was put there, and writes the other half; that half's hash, as the guest knows it."""
+    # By its place in sysfs: Linux looks at SCSI disks in parallel, and /dev/sda is the first to be ready.
+    said = guest.shell(f'until for d in /sys/block/*; do readlink -f $d; done | grep {place}; do usleep 50000; done')
+    device = '/dev/' + os.path.basename(said.split()[-1])
     guest.shell(f'until [ -b {device} ]; do usleep 50000; done')
     half = f'bs=64k count={DISK_SIZE // 2 // 65536}'
     check(half_hash(path, 0) in guest.shell(f'dd if={device} {half} iflag=direct 2> /dev/null | sha256sum'),
@@ -59,31 +62,31 @@ def network_works(guest, card):
 
 
 def devices_work(machine, modules, disks, network):
-    """disks: the guest's name and QEMU's device; network: QEMU's device."""
-    paths = {device: disk_image(os.path.basename(device)) for device in disks}
+    """disks: a part of the path in the guest's sysfs, and QEMU's device; network: QEMU's device."""
+    paths = {place: disk_image(place.strip('/')) for place in disks}
     words = ['-netdev', 'user,id=net', '-device', f'{network},netdev=net']
-    for number, (device, model) in enumerate(disks.items()):
-        words += ['-drive', f'if=none,id=disk{number},format=raw,file={paths[device]}',
+    for number, (place, model) in enumerate(disks.items()):
+        words += ['-drive', f'if=none,id=disk{number},format=raw,file={paths[place]}',
                   '-device', f'{model},drive=disk{number}']
     guest = Qemu(*words, machine=machine)
     guest.up()
     guest.shell(f'modprobe -a {modules}')
-    hashes = {device: disk_works(guest, device, paths[device]) for device in disks}
+    hashes = {place: disk_works(guest, place, paths[place]) for place in disks}
     network_works(guest, 'eth0')
     guest.power_off()
-    for device, expected in hashes.items():
-        check(half_hash(paths[device], 1) == expected, f'outside, {device} has other contents than the guest wrote')
+    for place, expected in hashes.items():
+        check(half_hash(paths[place], 1) == expected, f'outside, {place} has other contents than the guest wrote')
 
 
 @test
 def virtio_and_ahci_disks_and_a_virtio_network_work():
     devices_work('q35', 'virtio_pci virtio_blk virtio_net ahci sd_mod',
-                 {'/dev/vda': 'virtio-blk-pci', '/dev/sda': 'ide-hd'}, 'virtio-net-pci')
+                 {'/vda': 'virtio-blk-pci', '/ata1/': 'ide-hd,bus=ide.0'}, 'virtio-net-pci')
 
 
 @test(long=True)
 def ide_disks_and_an_e1000_work():
-    devices_work('pc', 'ata_piix sd_mod e1000', {'/dev/sda': 'ide-hd,bus=ide.0', '/dev/sdb': 'ide-hd,bus=ide.1'},
+    devices_work('pc', 'ata_piix sd_mod e1000', {'/ata1/': 'ide-hd,bus=ide.0', '/ata2/': 'ide-hd,bus=ide.1'},
                  'e1000')
 
 

@@ -16,7 +16,10 @@ if not os.path.exists(f'/boot/vmlinuz-{RELEASE}'):
 KERNEL = f'/boot/vmlinuz-{RELEASE}'
 # A loaded host is slow: these only end what has come to a stop.
 LIMIT = int(os.environ.get('MKVM_GUEST_LIMIT', 300))
-QEMUS = {'10.0': 'qemu-system-x86_64', '7.2': 'build/qemu-7.2/usr/bin/qemu-system-x86_64'}
+OLD_QEMU = 'build/qemu-7.2/usr'
+# -microvm: Debian's smaller programs, which have KVM alone and no machine but microvm.
+QEMUS = {'10.0': 'qemu-system-x86_64', '10.0-i386': 'qemu-system-i386', '10.0-microvm': 'qemu-system-x86_64-microvm',
+         '7.2': f'{OLD_QEMU}/bin/qemu-system-x86_64', '7.2-microvm': f'{OLD_QEMU}/bin/qemu-system-x86_64-microvm'}
 MODULES = ('virtio_pci virtio_blk virtio_net virtio_balloon ahci ata_piix sd_mod e1000 xhci_pci usbhid hid_generic '
            'evdev button efivarfs').split()
 
@@ -84,12 +87,24 @@ def initramfs():
             *) cp "$path" ".$path" ;;
             esac
         done
+        cp /lib/modules/{RELEASE}/modules.builtin lib/modules/{RELEASE}
         depmod -b . {RELEASE} 2> /tmp/depmod
         cp {HERE}/guest bin/guest
         find . | cpio -o -H newc -R 0:0 --quiet > /tmp/guest.cpio
     ''')
     sh('cat build/lab/guest-initramfs /tmp/guest.cpio > /tmp/initramfs')
     return '/tmp/initramfs'
+
+
+def connection(path):
+    """To a socket, or None while nobody listens: the file is there a little earlier."""
+    link = socket.socket(socket.AF_UNIX)
+    try:
+        link.connect(path)
+    except OSError:
+        link.close()
+        return None
+    return link
 
 
 class Qemu:
@@ -105,14 +120,15 @@ class Qemu:
         Qemu.number += 1
         path = f'/tmp/qemu-test.{os.getpid()}.{Qemu.number}'
         binary = QEMUS[version]
-        if version != '10.0' and not os.path.exists(binary):
+        old = binary.startswith(OLD_QEMU)
+        if old and not os.path.exists(binary):
             raise Skipped(f'QEMU {version} is not under build/: tools/old-qemu fetches it')
         self.errors = open(path + '.err', 'w+')
         line = [binary, '-M', f'{machine},accel=kvm', '-smp', str(cpus), '-m', str(memory), '-nodefaults',
                 '-display', 'none', '-serial', 'stdio', '-qmp', f'unix:{path},server=on,wait=off']
         line += ['-cpu', cpu] if cpu else []
         line += [] if reboot else ['-no-reboot']
-        line += [] if version == '10.0' else ['-L', f'build/qemu-{version}/usr/share/qemu', '-L', '/usr/share/seabios']
+        line += ['-L', f'{OLD_QEMU}/share/qemu', '-L', '/usr/share/seabios'] if old else []
         if boot == 'linux':
             line += ['-kernel', KERNEL, '-initrd', initramfs(), '-append', self.kernel_line(append)]
         self.process = subprocess.Popen(line + list(words), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -120,15 +136,13 @@ class Qemu:
         Qemu.running.append(self)
         self.output = b''
         os.set_blocking(self.process.stdout.fileno(), False)
-        until(lambda: os.path.exists(path) or self.process.poll() is not None, 'QMP')
+        link = until(lambda: connection(path) or self.process.poll() is not None, 'QMP')
         check(self.process.poll() is None, self.why())
         self.events = []
-        self.connect(path)
+        self.greet(link)
 
-    def connect(self, path):
+    def greet(self, link):
         try:
-            link = socket.socket(socket.AF_UNIX)
-            link.connect(path)
             self.qmp = link.makefile('rw')
             self.qmp.readline()
             self.command('qmp_capabilities')

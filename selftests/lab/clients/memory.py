@@ -6,9 +6,10 @@
 # State: a swap device in the lab's memory (zram) and a cgroup, made once.
 # Read next: lib.py; kmod/tdp.c, whose MMU notifier is asked for the pages.
 
-import functools, re
+import functools, os, re
 
 from .lib import Qemu, check, sh, test, until
+from .migration import moved
 
 CGROUP = '/tmp/cgroup'
 KSM = '/sys/kernel/mm/ksm'
@@ -23,6 +24,12 @@ def write(path, words):
 def number(path):
     with open(path) as file:
         return int(file.read())
+
+
+def kilobytes(guest, file, name):
+    """What a file of QEMU's /proc directory says."""
+    with open(f'/proc/{guest.process.pid}/{file}') as words:
+        return int(re.search(rf'{name}:\s+(\d+)', words.read())[1])
 
 
 @functools.cache
@@ -55,17 +62,20 @@ def intact(guest):
 @test(long=True)
 def a_guest_whose_memory_is_swapped_out_goes_on():
     swap_and_cgroup()
-    guest = busy_guest()
-    write(f'{CGROUP}/guest/cgroup.procs', guest.process.pid)
-    # What was touched before is charged elsewhere: all of the machine's is asked for.
-    for _ in range(10):
+    # QEMU starts in the cgroup, so that the guest's memory is charged there.
+    write(f'{CGROUP}/guest/cgroup.procs', os.getpid())
+    try:
+        guest = busy_guest()
+    finally:
+        write(f'{CGROUP}/cgroup.procs', os.getpid())
+    # Little at a time: what the guest works with is wanted back at once.
+    for _ in range(5):
         try:
-            write(f'{CGROUP}/memory.reclaim', '200M')
+            write(f'{CGROUP}/guest/memory.reclaim', '16M')
         except OSError:
             pass    # less was reclaimed than asked for
         guest.go_on(1)
-    with open(f'/proc/{guest.process.pid}/status') as status:
-        swapped = int(re.search(r'VmSwap:\s+(\d+)', status.read())[1])
+    swapped = kilobytes(guest, 'status', 'VmSwap')
     check(swapped > 10000, f'only {swapped} KB were swapped out')
     intact(guest)
 
@@ -93,8 +103,7 @@ def a_guest_in_huge_pages_goes_on_when_they_are_made_and_split():
     guest = busy_guest()
 
     def huge():
-        with open(f'/proc/{guest.process.pid}/smaps_rollup') as smaps:
-            return int(re.search(r'AnonHugePages:\s+(\d+)', smaps.read())[1])
+        return kilobytes(guest, 'smaps_rollup', 'AnonHugePages')
     check(huge() > 20000, f'{huge()} KB are in huge pages')
     for _ in range(3):
         write('/sys/kernel/debug/split_huge_pages', 1)
@@ -106,3 +115,20 @@ def a_guest_in_huge_pages_goes_on_when_they_are_made_and_split():
     write(f'{THP}/enabled', 'never')
     intact(busy_guest())
     write(f'{THP}/enabled', 'always')
+
+
+@test(long=True)
+def a_guest_in_hugetlbfs_goes_on_and_moves():
+    """While it is moved, the dirty log wants its pages one by one."""
+    sh('''
+        echo 1 > /proc/sys/vm/compact_memory
+        echo 300 > /proc/sys/vm/nr_hugepages
+        mkdir -p /tmp/huge
+        mountpoint -q /tmp/huge || mount -t hugetlbfs hugetlbfs /tmp/huge
+    ''')
+    check(number('/proc/sys/vm/nr_hugepages') >= 256, 'no memory for two guests in huge pages')
+    guest = moved(2, '-mem-path', '/tmp/huge', '-mem-prealloc')
+    check(kilobytes(guest, 'status', 'HugetlbPages') >= 256 << 10, 'not in huge pages')
+    intact(guest)
+    guest.quit()
+    write('/proc/sys/vm/nr_hugepages', 0)

@@ -65,14 +65,17 @@ def saved_and_restored(guest, words, between=lambda: None, **options):
     return taken_over(guest, heir)
 
 
-def moved(rounds):
-    words = disk('raw')
+def moved(rounds, *more):
+    words = [*disk('raw'), *more]
     guest = working_guest(*words)
     for number in range(rounds):
         path = f'/tmp/migration.{number}'
         heir = Qemu(*words, '-incoming', f'unix:{path}', cpus=CPUS)
         transfer(guest, f'unix:{path}')
         guest = taken_over(guest, heir)
+        if number % 10 == 9:
+            print(f'# moved {number + 1} times', flush=True)
+    return guest
 
 
 @test

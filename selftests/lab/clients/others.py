@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
-# others.py: libvirt and libguestfs, which start QEMU in ways of their own, and stress-ng
-# and strace, which know the KVM ABI themselves.
+# others.py: libvirt and libguestfs, which start QEMU in ways of their own, and stress-ng,
+# runsc and strace, which know the KVM ABI themselves.
 #
 # State: libvirt's, under /tmp/libvirt.
 # Read next: lib.py; tools/guestfs-appliance.
@@ -174,6 +174,15 @@ def stress_ng_starts_and_runs_small_guests():
     said = done.stdout + done.stderr
     print('# ' + '\n# '.join(said.splitlines()))
     check(done.returncode == 0 and 'skip' not in said, said)
+
+
+@test(long=True)
+def runsc_runs_programs_in_its_sandbox():
+    need('runsc', 'runsc')
+    # A lab's root is no mount of its own, in which user namespaces cannot be made.
+    run = 'runsc --rootless=false --TESTONLY-unsafe-nonroot=true --network=none --ignore-cgroups --platform=kvm do '
+    sums = sh(run + "/bin/sh -c 'for i in 1 2 3; do /bin/true || exit; done; sha256sum /bin/bash'")
+    check(sums.split()[0] == hashlib.sha256(open('/bin/bash', 'rb').read()).hexdigest(), sums)
 
 
 @test(long=True)

@@ -160,8 +160,12 @@ class Qemu:
         return f'QEMU said: {self.errors.read()[-300:]!r}; the guest: {self.output[-300:]!r}'
 
     def command(self, name, **arguments):
-        self.qmp.write(json.dumps({'execute': name, 'arguments': arguments}) + '\n')
-        self.qmp.flush()
+        try:
+            self.qmp.write(json.dumps({'execute': name, 'arguments': arguments}) + '\n')
+            self.qmp.flush()
+        except BrokenPipeError:
+            self.process.wait(LIMIT)
+            check(False, f'{name}: QEMU has ended with status {self.process.returncode}: {self.why()}')
         while True:
             answer = json.loads(self.qmp.readline() or '{"error": "QEMU has ended"}')
             check('error' not in answer, f'{name}: {answer.get("error")}')

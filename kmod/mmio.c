@@ -524,30 +524,32 @@ static unsigned int decode_at_rip(struct mkvm_vcpu *vcpu, struct mkvm_emu **emu)
 	return len;
 }
 
-/* Is the instruction at RIP that of these bytes (one that decode.c only measures, after any prefix but LOCK)? */
-static bool at_insn(struct mkvm_vcpu *vcpu, const u8 *bytes, unsigned int n)
+/*
+ * mkvm_insn_at_rip - which of the instructions that some CPU does not know is at RIP?
+ *
+ * VMCALL and VMMCALL: whichever is the other maker's. RSM: Intel's knows it in its own SMM only.
+ * After any prefix but LOCK. Own thread.
+ */
+enum mkvm_insn mkvm_insn_at_rip(struct mkvm_vcpu *vcpu)
 {
+	static const struct {
+		u8 len, bytes[3];
+		enum mkvm_insn insn;
+	} known[] = {
+		{ 3, { 0x0f, 0x01, 0xc1 }, MKVM_INSN_HYPERCALL },
+		{ 3, { 0x0f, 0x01, 0xd9 }, MKVM_INSN_HYPERCALL },
+		{ 2, { 0x0f, 0xaa }, MKVM_INSN_RSM },
+	};
 	struct mkvm_emu *emu;
-	unsigned int len = decode_at_rip(vcpu, &emu);
+	unsigned int len = decode_at_rip(vcpu, &emu), i;
 
-	return len >= n && emu->d.op == OP_LENGTH && !emu->prefix[LOCK] &&
-	       (!(emu->d.flags & MODRM) || emu->mod == 3) && !memcmp(emu->insn + len - n, bytes, n);
-}
-
-/* Is the instruction at RIP a VMCALL or VMMCALL, whichever the CPU does not know? Own thread. */
-bool mkvm_at_hypercall(struct mkvm_vcpu *vcpu)
-{
-	static const u8 vmcall[] = { 0x0f, 0x01, 0xc1 }, vmmcall[] = { 0x0f, 0x01, 0xd9 };
-
-	return at_insn(vcpu, vmcall, sizeof(vmcall)) || at_insn(vcpu, vmmcall, sizeof(vmmcall));
-}
-
-/* Is the instruction at RIP an RSM? Own thread. */
-bool mkvm_at_rsm(struct mkvm_vcpu *vcpu)
-{
-	static const u8 rsm[] = { 0x0f, 0xaa };
-
-	return at_insn(vcpu, rsm, sizeof(rsm));
+	/* Of those that are only measured none has an immediate: the last bytes are the instruction. */
+	if (emu->d.op != OP_LENGTH || emu->prefix[LOCK] || ((emu->d.flags & MODRM) && emu->mod != 3))
+		return MKVM_INSN_OTHER;
+	for (i = 0; i < ARRAY_SIZE(known); i++)
+		if (len >= known[i].len && !memcmp(emu->insn + len - known[i].len, known[i].bytes, known[i].len))
+			return known[i].insn;
+	return MKVM_INSN_OTHER;
 }
 
 /*

@@ -802,25 +802,37 @@ TEST(an_mmio_instruction_that_cannot_be_emulated_is_an_internal_error)
 	}
 }
 
-/* Back to kernel mode, out of the guest. */
-static void on_user_ud(struct guest_frame *frame)
+static volatile u64 user_rip, user_rax;
+
+/* From #UD or #GP in user mode: what it had, and out of the guest. */
+static void leave_user(struct guest_frame *frame)
 {
+	user_rip = frame->rip;
+	user_rax = frame->rax;
 	frame->rip = (u64)guest_return;
 	frame->cs = SEL_CODE64;
 	frame->ss = SEL_DATA;
 	frame->rsp = (u64)guest_stacks[2];
 }
 
+/* The guest's last act: runs code with arg in RDI, in user mode, until it faults. */
+static void enter_user(const void *code, u64 arg)
+{
+	guest_handlers[VEC_UD] = leave_user;
+	guest_handlers[VEC_GP] = leave_user;
+	*(u64 *)(guest_tss[0] + 4) = (u64)guest_stacks[3];
+	asm volatile("pushq %0; pushq %1; pushq $2; pushq %2; pushq %3\n\t"
+		     "iretq"
+		     :: "r"((u64)SEL_USER_DATA), "r"((u64)guest_stacks[5]),
+		     "r"((u64)SEL_USER_CODE), "r"(code), "D"(arg) : "memory");
+}
+
 static void user_fails_guest(u64 arg)
 {
+	static const u8 fnsave[] = { 0xdd, 0x37 };	/* (%rdi) */
+
 	(void)arg;
-	guest_handlers[VEC_UD] = on_user_ud;
-	*(u64 *)(guest_tss[0] + 4) = (u64)guest_stacks[3];
-	asm volatile("pushq %0; pushq %1; pushq $2; pushq %2; pushq $1f\n\t"
-		     "iretq\n\t"
-		     "1: fnsave (%3)"
-		     :: "r"((u64)SEL_USER_DATA), "r"((u64)guest_stacks[5]),
-		     "r"((u64)SEL_USER_CODE), "r"(MMIO_GPA) : "memory");
+	enter_user(fnsave, MMIO_GPA);
 }
 
 TEST(what_cannot_be_emulated_in_user_mode_is_ud_or_told_on_request)
@@ -841,14 +853,6 @@ TEST(what_cannot_be_emulated_in_user_mode_is_ud_or_told_on_request)
 }
 
 /* --- Hypercalls --- */
-
-static volatile u64 user_rax;
-
-static void leave_user(struct guest_frame *frame)
-{
-	user_rax = frame->rax;
-	on_user_ud(frame);
-}
 
 /* In RAM that Linux KVM can patch: it makes a VMMCALL of it. */
 static u64 vmcall_at(u8 *p, u64 nr)
@@ -873,13 +877,8 @@ static void hypercalls(u64 arg)
 	GUEST_EQ(VEC_UD, GUEST_TRY("ud2", "+m"(user_rax)));
 	/* no VMCALL: LOCK before a MOV of a number that ends like one */
 	GUEST_EQ(VEC_UD, GUEST_TRY(".byte 0xf0; movl $0xc1010f00, %0", "+m"(user_rax)));
-	guest_handlers[VEC_GP] = leave_user;
-	*(u64 *)(guest_tss[0] + 4) = (u64)guest_stacks[3];
 	code[3] = 0xf4;				/* HLT is #GP */
-	asm volatile("pushq %0; pushq %1; pushq $2; pushq %2; pushq %3\n\t"
-		     "iretq"
-		     :: "r"((u64)SEL_USER_DATA), "r"((u64)guest_stacks[5]),
-		     "r"((u64)SEL_USER_CODE), "r"(code) : "memory");
+	enter_user(code, 0);
 }
 
 TEST(vmcall_is_a_hypercall_as_vmmcall_is_and_user_mode_has_none)
@@ -892,28 +891,15 @@ TEST(vmcall_is_a_hypercall_as_vmmcall_is_and_user_mode_has_none)
 #define MSR_MISC_FEATURES 0x140
 #define CPUID_CAN_FAULT (1ull << 31)
 
-static volatile u64 gp_rip;
-
-static void note_rip(struct guest_frame *frame)
-{
-	gp_rip = frame->rip;
-	on_user_ud(frame);
-}
-
 static void user_cpuid(u64 faults)
 {
 	static const u8 cpuid_hlt[] = { 0x0f, 0xa2, 0xf4 };
 
 	for (u32 i = 0; i < sizeof(cpuid_hlt); i++)
 		((volatile u8 *)CODE_GPA)[i] = cpuid_hlt[i];
-	guest_handlers[VEC_GP] = note_rip;
 	wrmsr(MSR_MISC_FEATURES, faults);
 	asm volatile("cpuid" :: "a"(0), "c"(0) : "rbx", "rdx");
-	*(u64 *)(guest_tss[0] + 4) = (u64)guest_stacks[3];
-	asm volatile("pushq %0; pushq %1; pushq $2; pushq %2; pushq %3\n\t"
-		     "iretq"
-		     :: "r"((u64)SEL_USER_DATA), "r"((u64)guest_stacks[5]),
-		     "r"((u64)SEL_USER_CODE), "r"(CODE_GPA) : "memory");
+	enter_user((void *)CODE_GPA, 0);
 }
 
 TEST(cpuid_faults_in_user_mode_where_the_guest_wants_it)
@@ -921,10 +907,10 @@ TEST(cpuid_faults_in_user_mode_where_the_guest_wants_it)
 	struct vcpu *vcpu = vcpu_add(vm_create(0), user_cpuid, 0);
 
 	vcpu_run_to_done(vcpu);
-	EXPECT_EQ(CODE_GPA + 2, gp_rip);	/* the HLT */
+	EXPECT_EQ(CODE_GPA + 2, user_rip);	/* the HLT */
 	vcpu_set_guest(vcpu, user_cpuid, 1);
 	vcpu_run_to_done(vcpu);
-	EXPECT_EQ(CODE_GPA, gp_rip);
+	EXPECT_EQ(CODE_GPA, user_rip);
 	EXPECT_EQ(0, vcpu_set_msr(vcpu, MSR_PLATFORM_INFO, 0));		/* they fault now */
 	EXPECT_EQ(0, vcpu_set_msr(vcpu, MSR_MISC_FEATURES, 2));
 	EXPECT_EQ(1, vcpu_set_msr(vcpu, MSR_MISC_FEATURES, 0));

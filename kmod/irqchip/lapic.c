@@ -204,13 +204,11 @@ bool mkvm_lapic_unfinished(struct mkvm_lapic *apic, u8 vector)
 	bool found;
 
 	do {
-		moves = READ_ONCE(apic->moves);
-		smp_rmb();	/* pairs with vapic.c */
+		moves = read_seqcount_begin(&apic->moves);
 		found = lapic_irr(apic, vector >> 5) & BIT(vector & 31);
 		smp_rmb();	/* pairs with mkvm_lapic_ack: no longer requested means in service */
 		found |= lapic_test(apic, APIC_ISR, vector);
-		smp_rmb();
-	} while ((moves & 1) || moves != READ_ONCE(apic->moves));
+	} while (read_seqcount_retry(&apic->moves, moves));
 	return found;
 }
 
@@ -840,6 +838,7 @@ int mkvm_lapic_create(struct mkvm_vcpu *vcpu)
 	if (!apic)
 		return -ENOMEM;
 	apic->vcpu = vcpu;
+	seqcount_init(&apic->moves);
 	mkvm_lapic_timer_init(apic);
 	mkvm_lapic_reset(apic, false);
 	vcpu->lapic = apic;

@@ -15,6 +15,7 @@
 #include <linux/atomic.h>
 #include <linux/bitops.h>
 #include <linux/hrtimer.h>
+#include <linux/seqlock.h>
 #include <linux/types.h>
 #include <asm/apicdef.h>
 
@@ -35,7 +36,7 @@ struct mkvm_lapic {
 	u32 lent[8];			/* (o) of IRR: what the CPU has while it runs the guest, see vapic.c */
 	unsigned long lent_words;	/* (o) bit w clear: word w of it is empty */
 	unsigned long given_words;	/* (o) of IRR and ISR: what the CPU's page has */
-	unsigned int moves;		/* (o) odd: requests are on their way between IRR and lent */
+	seqcount_t moves;		/* (o) requests go between IRR and lent, see vapic.c */
 	bool x2apic;			/* (o) from base */
 	bool hw_enabled;		/* (o) from base */
 	bool sw_enabled;		/* (o) bit 8 of SPIV */

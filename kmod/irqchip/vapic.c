@@ -55,8 +55,7 @@ u16 mkvm_lapic_lend(struct mkvm_lapic *apic, void *page, u32 *awaited_eois)
 	apic->given_words = words;
 	if (likely(!words))
 		return 0;
-	WRITE_ONCE(apic->moves, apic->moves + 1);
-	smp_wmb();		/* pairs with mkvm_lapic_unfinished */
+	write_seqcount_begin(&apic->moves);
 	for (w = 0; w < APIC_ISR_NR; w++) {
 		u32 irr = 0, isr = lapic_get(apic, APIC_ISR + w * 0x10);
 
@@ -75,8 +74,7 @@ u16 mkvm_lapic_lend(struct mkvm_lapic *apic, void *page, u32 *awaited_eois)
 		awaited_eois[w] = awaited(apic, w, irr | isr);
 	}
 	WRITE_ONCE(apic->lent_words, words);
-	smp_wmb();
-	WRITE_ONCE(apic->moves, apic->moves + 1);
+	write_seqcount_end(&apic->moves);
 	return max(apic->highest_isr, 0) << 8 | requested;
 }
 
@@ -97,8 +95,7 @@ void mkvm_lapic_take_back(struct mkvm_lapic *apic, void *page, int ended)
 		return;
 	if (ended >= 0)
 		*page_reg(page, APIC_ISR, ended >> 5) |= BIT(ended & 31);
-	WRITE_ONCE(apic->moves, apic->moves + 1);
-	smp_wmb();
+	write_seqcount_begin(&apic->moves);
 	apic->isr_words = 0;
 	WRITE_ONCE(apic->highest_isr, -1);
 	for (w = 0; w < APIC_ISR_NR; w++) {
@@ -121,6 +118,5 @@ void mkvm_lapic_take_back(struct mkvm_lapic *apic, void *page, int ended)
 	}
 	WRITE_ONCE(apic->lent_words, 0);
 	apic->given_words = 0;
-	smp_wmb();
-	WRITE_ONCE(apic->moves, apic->moves + 1);
+	write_seqcount_end(&apic->moves);
 }

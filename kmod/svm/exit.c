@@ -146,7 +146,7 @@ static int svm_exit_exception(struct svm_vcpu *svm)
 		return 1;
 	}
 	/* Intel's instruction for what is VMMCALL here; clients' firmware and tests use either. */
-	if (vector == X86_TRAP_UD && mkvm_at_hypercall(&svm->vcpu)) {
+	if (vector == X86_TRAP_UD && mkvm_insn_at_rip(&svm->vcpu) == MKVM_INSN_HYPERCALL) {
 		svm->vcpu.next_rip = 0;
 		return mkvm_exit_hypercall(&svm->vcpu);
 	}

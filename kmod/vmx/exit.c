@@ -151,10 +151,12 @@ static int vmx_exit_xsetbv(struct vmx_vcpu *vmx)
 /* Instructions that this CPU does not have: AMD's VMMCALL, and RSM outside the CPU's own SMM. */
 static int exit_ud(struct vmx_vcpu *vmx)
 {
+	enum mkvm_insn insn = mkvm_insn_at_rip(&vmx->vcpu);
+
 	vmx->vcpu.next_rip = 0;		/* the CPU does not tell */
-	if (mkvm_at_hypercall(&vmx->vcpu))
+	if (insn == MKVM_INSN_HYPERCALL)
 		return mkvm_exit_hypercall(&vmx->vcpu);
-	return vmx->vcpu.in_smm && mkvm_at_rsm(&vmx->vcpu) ? mkvm_exit_rsm(&vmx->vcpu) : vmx_exit_ud(vmx);
+	return insn == MKVM_INSN_RSM ? mkvm_exit_rsm(&vmx->vcpu) : vmx_exit_ud(vmx);
 }
 
 /* The exit came before DR6 and DR7 changed: Intel SDM vol. 3, "Exit Qualification for Debug Exceptions". */

@@ -159,15 +159,21 @@ class Qemu:
         self.errors.seek(0)
         return f'QEMU said: {self.errors.read()[-300:]!r}; the guest: {self.output[-300:]!r}'
 
+    def has_ended(self, name):
+        self.process.wait(LIMIT)
+        raise Failed(f'{name}: QEMU has ended with status {self.process.returncode}; {self.why()}')
+
     def command(self, name, **arguments):
         try:
             self.qmp.write(json.dumps({'execute': name, 'arguments': arguments}) + '\n')
             self.qmp.flush()
         except BrokenPipeError:
-            self.process.wait(LIMIT)
-            check(False, f'{name}: QEMU has ended with status {self.process.returncode}: {self.why()}')
+            self.has_ended(name)
         while True:
-            answer = json.loads(self.qmp.readline() or '{"error": "QEMU has ended"}')
+            line = self.qmp.readline()
+            if not line:
+                self.has_ended(name)
+            answer = json.loads(line)
             check('error' not in answer, f'{name}: {answer.get("error")}')
             if 'return' in answer:
                 return answer['return']

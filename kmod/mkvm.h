@@ -387,6 +387,12 @@ int mkvm_exit_tdp_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fetch)
 int mkvm_exit_emulate(struct mkvm_vcpu *vcpu);
 int mkvm_emulation_failed(struct mkvm_vcpu *vcpu, const struct mkvm_emu *emu);
 int mkvm_exit_shutdown(struct mkvm_vcpu *vcpu);
+int mkvm_exit_triple_fault(struct mkvm_vcpu *vcpu);
+int mkvm_exit_fail_entry(struct mkvm_vcpu *vcpu, u64 reason);
+int mkvm_exit_nothing(struct mkvm_vcpu *vcpu);
+int mkvm_exit_host_interrupt(struct mkvm_vcpu *vcpu);
+int mkvm_exit_ud(struct mkvm_vcpu *vcpu);
+int mkvm_exit_gp(struct mkvm_vcpu *vcpu);
 int mkvm_exit_unknown(struct mkvm_vcpu *vcpu, u64 code);
 int mkvm_exit_internal_error(struct mkvm_vcpu *vcpu, u32 suberror, const u64 *data, u32 n);
 
@@ -468,6 +474,7 @@ struct mkvm_msr_filter;
 int mkvm_msr_filter_set(struct mkvm *vm, const struct kvm_msr_filter *user);
 void mkvm_msr_filter_free(struct mkvm_msr_filter *filter);
 bool mkvm_msr_filter_allows(struct mkvm_vcpu *vcpu, u32 index, u32 access);
+bool mkvm_msrs_allowed(struct mkvm_vcpu *vcpu, const u32 *index, u32 n);
 int mkvm_msr_refused(struct mkvm_vcpu *vcpu, u32 index, bool write, u64 val, bool filtered);
 
 /*
@@ -530,6 +537,7 @@ int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause);
 int mkvm_skip_by_decoding(struct mkvm_vcpu *vcpu);
 enum mkvm_insn { MKVM_INSN_OTHER, MKVM_INSN_HYPERCALL, MKVM_INSN_RSM };
 enum mkvm_insn mkvm_insn_at_rip(struct mkvm_vcpu *vcpu);
+unsigned int mkvm_insn_bytes(struct mkvm_vcpu *vcpu, const u8 **insn);
 bool mkvm_translate(struct mkvm_vcpu *vcpu, u64 la, u64 *gpa);
 void mkvm_forget_io(struct mkvm_vcpu *vcpu);
 

@@ -543,13 +543,23 @@ enum mkvm_insn mkvm_insn_at_rip(struct mkvm_vcpu *vcpu)
 	struct mkvm_emu *emu;
 	unsigned int len = decode_at_rip(vcpu, &emu), i;
 
-	/* Of those that are only measured none has an immediate: the last bytes are the instruction. */
+	/* Of those that are only measured INT n alone has an immediate: the last bytes are the instruction. */
 	if (emu->d.op != OP_LENGTH || emu->prefix[LOCK] || ((emu->d.flags & MODRM) && emu->mod != 3))
 		return MKVM_INSN_OTHER;
 	for (i = 0; i < ARRAY_SIZE(known); i++)
 		if (len >= known[i].len && !memcmp(emu->insn + len - known[i].len, known[i].bytes, known[i].len))
 			return known[i].insn;
 	return MKVM_INSN_OTHER;
+}
+
+/* mkvm_insn_bytes - the instruction at RIP, until another is fetched, and its length (0: unreadable). Own thread. */
+unsigned int mkvm_insn_bytes(struct mkvm_vcpu *vcpu, const u8 **insn)
+{
+	struct mkvm_emu *emu;
+	unsigned int len = decode_at_rip(vcpu, &emu);
+
+	*insn = emu->insn;
+	return len;
 }
 
 /*

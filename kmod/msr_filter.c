@@ -123,6 +123,16 @@ bool mkvm_msr_filter_allows(struct mkvm_vcpu *vcpu, u32 index, u32 access)
 	return allowed;
 }
 
+/* mkvm_msrs_allowed - may the guest read and write all of these n registers? Context: may sleep. */
+bool mkvm_msrs_allowed(struct mkvm_vcpu *vcpu, const u32 *index, u32 n)
+{
+	while (n--)
+		if (!mkvm_msr_allowed(vcpu, index[n], KVM_MSR_FILTER_READ) ||
+		    !mkvm_msr_allowed(vcpu, index[n], KVM_MSR_FILTER_WRITE))
+			return false;
+	return true;
+}
+
 /* KVM_RUN again after userspace has answered. If it moved RIP meanwhile, the access is over. */
 static int finish_msr(struct mkvm_vcpu *vcpu, bool read)
 {
@@ -130,10 +140,8 @@ static int finish_msr(struct mkvm_vcpu *vcpu, bool read)
 
 	if (vcpu->rip != vcpu->io_rip)
 		return 1;
-	if (READ_ONCE(vcpu->run->msr.error)) {
-		mkvm_queue_gp(vcpu);
-		return 1;
-	}
+	if (READ_ONCE(vcpu->run->msr.error))
+		return mkvm_exit_gp(vcpu);
 	if (read) {
 		vcpu->regs[0] = (u32)data;
 		vcpu->regs[2] = data >> 32;
@@ -175,10 +183,8 @@ int mkvm_msr_refused(struct mkvm_vcpu *vcpu, u32 index, bool write, u64 val, boo
 	u32 reason = refusal(vcpu, index, filtered);
 	struct kvm_run *run = vcpu->run;
 
-	if (!(READ_ONCE(vcpu->vm->user_msr_reasons) & reason)) {
-		mkvm_queue_gp(vcpu);
-		return 1;
-	}
+	if (!(READ_ONCE(vcpu->vm->user_msr_reasons) & reason))
+		return mkvm_exit_gp(vcpu);
 	memset(&run->msr, 0, sizeof(run->msr));
 	run->msr.reason = reason;
 	run->msr.index = index;

@@ -57,10 +57,8 @@ int mkvm_emulation_failed(struct mkvm_vcpu *vcpu, const struct mkvm_emu *emu)
 	struct kvm_run *run = vcpu->run;
 	unsigned int n = min_t(unsigned int, emu->insn_len, MKVM_MAX_INSN);
 
-	if (emu->mode.cpl == 3 && !READ_ONCE(vcpu->vm->exit_on_emulation_failure)) {
-		mkvm_queue_exception(vcpu, X86_TRAP_UD, false, 0);
-		return 1;
-	}
+	if (emu->mode.cpl == 3 && !READ_ONCE(vcpu->vm->exit_on_emulation_failure))
+		return mkvm_exit_ud(vcpu);
 	memset(&run->emulation_failure, 0, sizeof(run->emulation_failure));
 	run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
 	run->emulation_failure.suberror = KVM_INTERNAL_ERROR_EMULATION;
@@ -79,6 +77,48 @@ int mkvm_exit_unknown(struct mkvm_vcpu *vcpu, u64 code)
 	vcpu->run->exit_reason = KVM_EXIT_UNKNOWN;
 	vcpu->run->hw.hardware_exit_reason = code;
 	return 0;
+}
+
+int mkvm_exit_fail_entry(struct mkvm_vcpu *vcpu, u64 reason)
+{
+	vcpu->run->exit_reason = KVM_EXIT_FAIL_ENTRY;
+	vcpu->run->fail_entry.hardware_entry_failure_reason = reason;
+	vcpu->run->fail_entry.cpu = raw_smp_processor_id();
+	return 0;
+}
+
+int mkvm_exit_nothing(struct mkvm_vcpu *vcpu)
+{
+	return 1;
+}
+
+/* It was served when interrupts came on. The guest is a quiescent state for RCU. */
+int mkvm_exit_host_interrupt(struct mkvm_vcpu *vcpu)
+{
+	vcpu->stats[MKVM_STAT_IRQ_EXITS]++;
+	local_irq_disable();
+	mkvm_rcu_note_guest();
+	local_irq_enable();
+	return 1;
+}
+
+int mkvm_exit_ud(struct mkvm_vcpu *vcpu)
+{
+	mkvm_queue_exception(vcpu, X86_TRAP_UD, false, 0);
+	return 1;
+}
+
+int mkvm_exit_gp(struct mkvm_vcpu *vcpu)
+{
+	mkvm_queue_gp(vcpu);
+	return 1;
+}
+
+/* The hardware leaves the guest's state undefined: an INIT makes it sound again, for who looks at it. */
+int mkvm_exit_triple_fault(struct mkvm_vcpu *vcpu)
+{
+	mkvm_vcpu_reset(vcpu, true);
+	return mkvm_exit_shutdown(vcpu);
 }
 
 int mkvm_exit_shutdown(struct mkvm_vcpu *vcpu)
@@ -151,10 +191,8 @@ int mkvm_exit_cpuid(struct mkvm_vcpu *vcpu)
 	vcpu->stats[MKVM_STAT_CPUID_EXITS]++;
 	if (unlikely(vcpu->misc_features)) {
 		mkvm_hw->get_mode(vcpu, &mode);
-		if (mode.cpl) {
-			mkvm_queue_gp(vcpu);
-			return 1;
-		}
+		if (mode.cpl)
+			return mkvm_exit_gp(vcpu);
 	}
 	mkvm_cpuid(vcpu, &eax, &ebx, &ecx, &edx);
 	vcpu->regs[0] = eax;
@@ -198,14 +236,10 @@ int mkvm_exit_xsetbv(struct mkvm_vcpu *vcpu)
 	struct mkvm_mode mode;
 
 	mkvm_hw->get_mode(vcpu, &mode);
-	if (!(mode.cr4 & X86_CR4_OSXSAVE)) {
-		mkvm_queue_exception(vcpu, X86_TRAP_UD, false, 0);
-		return 1;
-	}
-	if (mode.cpl || mkvm_xcr_write(vcpu, (u32)vcpu->regs[1], val)) {
-		mkvm_queue_gp(vcpu);
-		return 1;
-	}
+	if (!(mode.cr4 & X86_CR4_OSXSAVE))
+		return mkvm_exit_ud(vcpu);
+	if (mode.cpl || mkvm_xcr_write(vcpu, (u32)vcpu->regs[1], val))
+		return mkvm_exit_gp(vcpu);
 	return mkvm_skip_instruction(vcpu);
 }
 

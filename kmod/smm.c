@@ -400,10 +400,8 @@ int mkvm_exit_rsm(struct mkvm_vcpu *vcpu)
 	union smram area;
 	struct smm_state st;
 
-	if (!vcpu->in_smm) {
-		mkvm_queue_exception(vcpu, X86_TRAP_UD, false, 0);
-		return 1;
-	}
+	if (!vcpu->in_smm)
+		return mkvm_exit_ud(vcpu);
 	mkvm_accept_init_sipi(vcpu);	/* the last moment at which a SIPI is dropped */
 	collect(vcpu, &st, 0);		/* what the area does not hold stays as it is */
 	vcpu->triple_fault = true;

@@ -71,7 +71,7 @@ void svm_event_after_exit(struct svm_vcpu *svm, bool moved)
 	struct mkvm_event *ev = &svm->vcpu.event;
 	u32 info = c->exit_int_info;
 	u8 vector = info & SVM_EXITINTINFO_VEC_MASK;
-	bool ours = !moved && ev->type == MKVM_EV_EXCEPTION && ev->vector == vector;
+	bool ours = !moved && (ev->type == MKVM_EV_EXCEPTION || ev->type == MKVM_EV_SOFT) && ev->vector == vector;
 
 	ev->type = MKVM_EV_NONE;
 	if (likely(!(info & SVM_EXITINTINFO_VALID)))
@@ -89,6 +89,10 @@ void svm_event_after_exit(struct svm_vcpu *svm, bool moved)
 	case SVM_EXITINTINFO_TYPE_EXEPT:
 		if (ours || (vector != X86_TRAP_BP && vector != X86_TRAP_OF))
 			ev->type = MKVM_EV_EXCEPTION;
+		break;
+	case SVM_EXITINTINFO_TYPE_SOFT:
+		if (ours)
+			ev->type = MKVM_EV_SOFT;
 		break;
 	}
 }
@@ -112,6 +116,12 @@ static void open_irq_window(struct svm_vcpu *svm)
 	svm_intercept(svm, INTERCEPT_VINTR, true);
 }
 
+/* QEMU's TCG does not intercept #BP of an INT3: it takes it for an INT n. */
+static bool int3_is_int_n(void)
+{
+	return boot_cpu_has(X86_FEATURE_HYPERVISOR) && cpuid_ebx(0x40000000) == 0x54474354;	/* "TCGT" */
+}
+
 /* Exceptions that leave the guest whatever happens. */
 u32 svm_exceptions(const struct svm_vcpu *svm)
 {
@@ -126,6 +136,7 @@ void svm_guest_debug_changed(struct mkvm_vcpu *vcpu)
 	u64 *dr7 = &svm->vmcb->save.dr7;
 
 	svm->vmcb->control.intercepts[INTERCEPT_EXCEPTION] = svm_exceptions(svm);
+	svm_intercept(svm, INTERCEPT_INTn, (vcpu->debug.control & KVM_GUESTDBG_USE_SW_BP) && int3_is_int_n());
 	if (debugged && !svm->debugged) {
 		svm->guest_dr7 = *dr7;
 		vcpu->dr_live = false;

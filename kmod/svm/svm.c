@@ -634,14 +634,9 @@ static void svm_tsc_offset_changed(struct mkvm_vcpu *vcpu)
 /* A filter that denies one of the direct registers has all of them exit. */
 static void svm_msr_filter_changed(struct mkvm_vcpu *vcpu)
 {
-	u64 map = __pa(page_address(msrpm));
-	bool direct = true;
-	int i;
+	bool direct = mkvm_msrs_allowed(vcpu, direct_msrs, ARRAY_SIZE(direct_msrs));
 
-	for (i = 0; i < ARRAY_SIZE(direct_msrs); i++)
-		direct = direct && mkvm_msr_allowed(vcpu, direct_msrs[i], KVM_MSR_FILTER_READ) &&
-			 mkvm_msr_allowed(vcpu, direct_msrs[i], KVM_MSR_FILTER_WRITE);
-	to_svm(vcpu)->vmcb->control.msrpm_base_pa = direct ? map : map + MSRPM_SIZE;
+	to_svm(vcpu)->vmcb->control.msrpm_base_pa = __pa(page_address(msrpm)) + (direct ? 0 : MSRPM_SIZE);
 }
 
 const struct mkvm_hw_ops mkvm_svm_ops = {

@@ -12,71 +12,35 @@
 #include <asm/debugreg.h>
 
 #include "vmx.h"
-#include "../compat.h"
 
 #define DR7_GD		BIT(13)
 #define WALK_DONE	(BIT(7) | BIT(8))	/* of an EPT violation: the access itself, not one of its walk */
 
-static int vmx_exit_nothing(struct vmx_vcpu *vmx)
+static int vmx_exit_window(struct mkvm_vcpu *vcpu)
 {
+	vcpu->stats[MKVM_STAT_IRQ_WINDOW_EXITS]++;
+	vmx_set_cpu_ctl(to_vmx(vcpu), CPU_BASED_INTR_WINDOW_EXITING | CPU_BASED_NMI_WINDOW_EXITING, false);
+	set_bit(MKVM_PEND_EVENT, &vcpu->pending);
 	return 1;
-}
-
-/* A host interrupt; it was served when interrupts came on. The guest is a quiescent state for RCU. */
-static int vmx_exit_intr(struct vmx_vcpu *vmx)
-{
-	vmx->vcpu.stats[MKVM_STAT_IRQ_EXITS]++;
-	local_irq_disable();
-	mkvm_rcu_note_guest();
-	local_irq_enable();
-	return 1;
-}
-
-static int vmx_exit_window(struct vmx_vcpu *vmx)
-{
-	vmx->vcpu.stats[MKVM_STAT_IRQ_WINDOW_EXITS]++;
-	vmx_set_cpu_ctl(vmx, CPU_BASED_INTR_WINDOW_EXITING | CPU_BASED_NMI_WINDOW_EXITING, false);
-	set_bit(MKVM_PEND_EVENT, &vmx->vcpu.pending);
-	return 1;
-}
-
-static int vmx_exit_cpuid(struct vmx_vcpu *vmx)
-{
-	return mkvm_exit_cpuid(&vmx->vcpu);
-}
-
-static int vmx_exit_hlt(struct vmx_vcpu *vmx)
-{
-	return mkvm_exit_halt(&vmx->vcpu);
-}
-
-static int vmx_exit_rdmsr(struct vmx_vcpu *vmx)
-{
-	return mkvm_exit_rdmsr(&vmx->vcpu);
-}
-
-static int vmx_exit_wrmsr(struct vmx_vcpu *vmx)
-{
-	return mkvm_exit_wrmsr(&vmx->vcpu);
 }
 
 /* SVM leaves these to the CPU; VMX leaves them to us, and no VMM's guest that is tested makes one. */
-static int vmx_exit_task_switch(struct vmx_vcpu *vmx)
+static int vmx_exit_task_switch(struct mkvm_vcpu *vcpu)
 {
 	u64 qual = vmx_read(EXIT_QUALIFICATION);
 
-	return mkvm_exit_internal_error(&vmx->vcpu, KVM_INTERNAL_ERROR_EMULATION, &qual, 0);
+	return mkvm_exit_internal_error(vcpu, KVM_INTERNAL_ERROR_EMULATION, &qual, 0);
 }
 
 /* Intel SDM vol. 3, "Exit Qualification for I/O Instructions". */
-static int vmx_exit_io(struct vmx_vcpu *vmx)
+static int vmx_exit_io(struct mkvm_vcpu *vcpu)
 {
 	u64 qual = vmx_read(EXIT_QUALIFICATION);
 
-	vmx->vcpu.stats[MKVM_STAT_IO_EXITS]++;
+	vcpu->stats[MKVM_STAT_IO_EXITS]++;
 	if (qual & BIT(4))		/* string */
-		return mkvm_exit_emulate(&vmx->vcpu);
-	return mkvm_exit_pio(&vmx->vcpu, qual >> 16, (qual & 7) + 1, qual & BIT(3));
+		return mkvm_exit_emulate(vcpu);
+	return mkvm_exit_pio(vcpu, qual >> 16, (qual & 7) + 1, qual & BIT(3));
 }
 
 /*
@@ -84,10 +48,10 @@ static int vmx_exit_io(struct vmx_vcpu *vmx)
  * change for the guest only, in the shadow; PKE is noted. Then the instruction runs again: as nothing else
  * exits, the CPU itself does the rest of it, a change of paging mode among it.
  */
-static int vmx_exit_cr(struct vmx_vcpu *vmx)
+static int vmx_exit_cr(struct mkvm_vcpu *vcpu)
 {
 	u64 qual = vmx_read(EXIT_QUALIFICATION);
-	u64 val = vmx->vcpu.regs[qual >> 8 & 15], shadow;
+	u64 val = vcpu->regs[qual >> 8 & 15], shadow;
 
 	switch (qual & 15) {
 	case 0:
@@ -97,66 +61,37 @@ static int vmx_exit_cr(struct vmx_vcpu *vmx)
 		vmx_write(CR0_READ_SHADOW, val);
 		return 1;
 	case 4:
-		if (!mkvm_cr4_valid(&vmx->vcpu, val))
+		if (!mkvm_cr4_valid(vcpu, val))
 			break;
 		shadow = vmx_read(CR4_READ_SHADOW) & ~(u64)(X86_CR4_MCE | X86_CR4_PKE);
 		vmx_write(CR4_READ_SHADOW, shadow | (val & (X86_CR4_MCE | X86_CR4_PKE)));
 		vmx_write(GUEST_CR4, (vmx_read(GUEST_CR4) & ~(u64)X86_CR4_PKE) | (val & X86_CR4_PKE));
-		mkvm_update_pkru(&vmx->vcpu);
+		mkvm_update_pkru(vcpu);
 		return 1;
 	default:
-		return mkvm_exit_emulate(&vmx->vcpu);
+		return mkvm_exit_emulate(vcpu);
 	}
-	mkvm_queue_gp(&vmx->vcpu);
-	return 1;
+	return mkvm_exit_gp(vcpu);
 }
 
 /* The first access to a debug register: from now on DR0-3 and DR6 are the guest's while it runs. */
-static int vmx_exit_dr(struct vmx_vcpu *vmx)
+static int vmx_exit_dr(struct mkvm_vcpu *vcpu)
 {
-	if (vmx->debugged)
-		return mkvm_exit_emulate(&vmx->vcpu);
-	vmx->vcpu.dr_live = true;
+	if (to_vmx(vcpu)->debugged)
+		return mkvm_exit_emulate(vcpu);
+	vcpu->dr_live = true;
 	return 1;
-}
-
-/* Caches are coherent and no device bypasses them: nothing to write back or to drop. */
-static int vmx_exit_skip(struct vmx_vcpu *vmx)
-{
-	return mkvm_skip_instruction(&vmx->vcpu);
-}
-
-static int vmx_exit_ud(struct vmx_vcpu *vmx)
-{
-	mkvm_queue_exception(&vmx->vcpu, X86_TRAP_UD, false, 0);
-	return 1;
-}
-
-static int vmx_exit_gp(struct vmx_vcpu *vmx)
-{
-	mkvm_queue_gp(&vmx->vcpu);
-	return 1;
-}
-
-static int vmx_exit_vmcall(struct vmx_vcpu *vmx)
-{
-	return mkvm_exit_hypercall(&vmx->vcpu);
-}
-
-static int vmx_exit_xsetbv(struct vmx_vcpu *vmx)
-{
-	return mkvm_exit_xsetbv(&vmx->vcpu);
 }
 
 /* Instructions that this CPU does not have: AMD's VMMCALL, and RSM outside the CPU's own SMM. */
-static int exit_ud(struct vmx_vcpu *vmx)
+static int exit_ud(struct mkvm_vcpu *vcpu)
 {
-	enum mkvm_insn insn = mkvm_insn_at_rip(&vmx->vcpu);
+	enum mkvm_insn insn = mkvm_insn_at_rip(vcpu);
 
-	vmx->vcpu.next_rip = 0;		/* the CPU does not tell */
+	vcpu->next_rip = 0;		/* the CPU does not tell */
 	if (insn == MKVM_INSN_HYPERCALL)
-		return mkvm_exit_hypercall(&vmx->vcpu);
-	return insn == MKVM_INSN_RSM ? mkvm_exit_rsm(&vmx->vcpu) : vmx_exit_ud(vmx);
+		return mkvm_exit_hypercall(vcpu);
+	return insn == MKVM_INSN_RSM ? mkvm_exit_rsm(vcpu) : mkvm_exit_ud(vcpu);
 }
 
 /* The exit came before DR6 and DR7 changed: Intel SDM vol. 3, "Exit Qualification for Debug Exceptions". */
@@ -169,9 +104,9 @@ static void note_trap(struct vmx_vcpu *vmx, u64 bits)
 }
 
 /* An intercepted exception goes on to the guest, unless it is userspace's. NMI and #MC: see vmx_enter. */
-static int vmx_exit_exception(struct vmx_vcpu *vmx)
+static int vmx_exit_exception(struct mkvm_vcpu *vcpu)
 {
-	struct mkvm_vcpu *vcpu = &vmx->vcpu;
+	struct vmx_vcpu *vmx = to_vmx(vcpu);
 	u32 info = vmx->intr_info, type = info & INTR_INFO_INTR_TYPE_MASK;
 	u64 qual = vmx_read(EXIT_QUALIFICATION), traps = qual & (DR_TRAP_BITS | BIT(13) | DR_STEP);
 	u8 vector = info & INTR_INFO_VECTOR_MASK;
@@ -181,7 +116,7 @@ static int vmx_exit_exception(struct vmx_vcpu *vmx)
 		return 1;
 	vmx_keep_nmi_mask(vmx, info);
 	if (vector == X86_TRAP_UD)
-		return exit_ud(vmx);
+		return exit_ud(vcpu);
 	if (vector == X86_TRAP_DB)	/* Bochs leaves it pending, though it has come */
 		vmx_write(GUEST_PENDING_DBG_EXCEPTIONS, 0);
 	if (mkvm_debug_takes(vcpu, vector))
@@ -199,28 +134,21 @@ static int vmx_exit_exception(struct vmx_vcpu *vmx)
 	return 1;
 }
 
-/* As where the hardware leaves nothing else: an INIT ends what was, SMM among it. */
-static int vmx_exit_triple_fault(struct vmx_vcpu *vmx)
-{
-	mkvm_vcpu_reset(&vmx->vcpu, true);
-	return mkvm_exit_shutdown(&vmx->vcpu);
-}
-
-static int vmx_exit_ept_violation(struct vmx_vcpu *vmx)
+static int vmx_exit_ept_violation(struct mkvm_vcpu *vcpu)
 {
 	u64 qual = vmx_read(EXIT_QUALIFICATION);
 	bool operand = (qual & WALK_DONE) == WALK_DONE && !(qual & BIT(EPT_VIOLATION_ACC_INSTR_BIT));
 
-	vmx_keep_nmi_mask(vmx, qual);
-	vmx->vcpu.insn_len = 0;
-	return mkvm_exit_tdp_fault(&vmx->vcpu, vmx_read(GUEST_PHYSICAL_ADDRESS),
+	vmx_keep_nmi_mask(to_vmx(vcpu), qual);
+	vcpu->insn_len = 0;
+	return mkvm_exit_tdp_fault(vcpu, vmx_read(GUEST_PHYSICAL_ADDRESS),
 				   qual & BIT(EPT_VIOLATION_ACC_WRITE_BIT), !operand);
 }
 
 /* The CPU has ended a vector that somebody may wait for: it is in service again and ended as on any CPU. */
-static int vmx_exit_eoi(struct vmx_vcpu *vmx)
+static int vmx_exit_eoi(struct mkvm_vcpu *vcpu)
 {
-	mkvm_lapic_msr_write(vmx->vcpu.lapic, APIC_BASE_MSR + (APIC_EOI >> 4), 0);
+	mkvm_lapic_msr_write(vcpu->lapic, APIC_BASE_MSR + (APIC_EOI >> 4), 0);
 	return 1;
 }
 
@@ -256,46 +184,42 @@ static void dump_vmcs(struct vmx_vcpu *vmx, u32 reason)
 }
 
 /* The guest's state, or what is put into it, is not one that a CPU can be in. */
-static int exit_fail_entry(struct vmx_vcpu *vmx, u32 reason)
+static int exit_fail_entry(struct mkvm_vcpu *vcpu, u32 reason)
 {
-	struct kvm_run *run = vmx->vcpu.run;
-
-	dump_vmcs(vmx, reason);
-	run->exit_reason = KVM_EXIT_FAIL_ENTRY;
-	run->fail_entry.hardware_entry_failure_reason = reason;
-	run->fail_entry.cpu = raw_smp_processor_id();
-	return 0;
+	dump_vmcs(to_vmx(vcpu), reason);
+	return mkvm_exit_fail_entry(vcpu, reason);
 }
 
-static int (*const handlers[])(struct vmx_vcpu *vmx) = {
+static int (*const handlers[])(struct mkvm_vcpu *vcpu) = {
 	[EXIT_REASON_EXCEPTION_NMI] = vmx_exit_exception,
-	[EXIT_REASON_EXTERNAL_INTERRUPT] = vmx_exit_intr,
-	[EXIT_REASON_TRIPLE_FAULT] = vmx_exit_triple_fault,
-	[EXIT_REASON_INIT_SIGNAL] = vmx_exit_nothing,
+	[EXIT_REASON_EXTERNAL_INTERRUPT] = mkvm_exit_host_interrupt,
+	[EXIT_REASON_TRIPLE_FAULT] = mkvm_exit_triple_fault,
+	[EXIT_REASON_INIT_SIGNAL] = mkvm_exit_nothing,
 	[EXIT_REASON_INTERRUPT_WINDOW] = vmx_exit_window,
 	[EXIT_REASON_NMI_WINDOW] = vmx_exit_window,
 	[EXIT_REASON_TASK_SWITCH] = vmx_exit_task_switch,
-	[EXIT_REASON_CPUID] = vmx_exit_cpuid,
-	[11] = vmx_exit_ud,				/* GETSEC */
-	[EXIT_REASON_HLT] = vmx_exit_hlt,
-	[EXIT_REASON_INVD] = vmx_exit_skip,
-	[EXIT_REASON_RDPMC] = vmx_exit_gp,		/* no performance counters are shown */
-	[EXIT_REASON_VMCALL] = vmx_exit_vmcall,
-	[EXIT_REASON_VMCLEAR ... EXIT_REASON_VMON] = vmx_exit_ud,
+	[EXIT_REASON_CPUID] = mkvm_exit_cpuid,
+	[11] = mkvm_exit_ud,				/* GETSEC */
+	[EXIT_REASON_HLT] = mkvm_exit_halt,
+	/* Caches are coherent and no device bypasses them: nothing to write back or to drop. */
+	[EXIT_REASON_INVD] = mkvm_skip_instruction,
+	[EXIT_REASON_RDPMC] = mkvm_exit_gp,	/* no performance counters are shown */
+	[EXIT_REASON_VMCALL] = mkvm_exit_hypercall,
+	[EXIT_REASON_VMCLEAR ... EXIT_REASON_VMON] = mkvm_exit_ud,
 	[EXIT_REASON_CR_ACCESS] = vmx_exit_cr,
 	[EXIT_REASON_DR_ACCESS] = vmx_exit_dr,
 	[EXIT_REASON_IO_INSTRUCTION] = vmx_exit_io,
-	[EXIT_REASON_MSR_READ] = vmx_exit_rdmsr,
-	[EXIT_REASON_MSR_WRITE] = vmx_exit_wrmsr,
-	[EXIT_REASON_MWAIT_INSTRUCTION] = vmx_exit_ud,
-	[EXIT_REASON_MONITOR_INSTRUCTION] = vmx_exit_ud,
+	[EXIT_REASON_MSR_READ] = mkvm_exit_rdmsr,
+	[EXIT_REASON_MSR_WRITE] = mkvm_exit_wrmsr,
+	[EXIT_REASON_MWAIT_INSTRUCTION] = mkvm_exit_ud,
+	[EXIT_REASON_MONITOR_INSTRUCTION] = mkvm_exit_ud,
 	[EXIT_REASON_EOI_INDUCED] = vmx_exit_eoi,
 	[EXIT_REASON_EPT_VIOLATION] = vmx_exit_ept_violation,
-	[EXIT_REASON_INVEPT] = vmx_exit_ud,
-	[EXIT_REASON_PREEMPTION_TIMER] = vmx_exit_intr,
-	[EXIT_REASON_INVVPID] = vmx_exit_ud,
-	[EXIT_REASON_WBINVD] = vmx_exit_skip,
-	[EXIT_REASON_XSETBV] = vmx_exit_xsetbv,
+	[EXIT_REASON_INVEPT] = mkvm_exit_ud,
+	[EXIT_REASON_PREEMPTION_TIMER] = mkvm_exit_host_interrupt,
+	[EXIT_REASON_INVVPID] = mkvm_exit_ud,
+	[EXIT_REASON_WBINVD] = mkvm_skip_instruction,
+	[EXIT_REASON_XSETBV] = mkvm_exit_xsetbv,
 };
 
 /* hw_ops last_exit. */
@@ -321,10 +245,10 @@ int vmx_handle_exit(struct mkvm_vcpu *vcpu)
 	u32 reason = vmx->exit_reason;
 
 	if (unlikely(vmx->entry_error))
-		return exit_fail_entry(vmx, vmx->entry_error);
+		return exit_fail_entry(vcpu, vmx->entry_error);
 	if (unlikely(reason & VMX_EXIT_REASONS_FAILED_VMENTRY))
-		return exit_fail_entry(vmx, reason);
+		return exit_fail_entry(vcpu, reason);
 	if (reason < ARRAY_SIZE(handlers) && handlers[reason])
-		return handlers[reason](vmx);
+		return handlers[reason](vcpu);
 	return mkvm_exit_unknown(vcpu, reason);
 }

@@ -502,13 +502,8 @@ static void write_msr_bitmap(struct vmx_vcpu *vmx)
 static void vmx_msr_filter_changed(struct mkvm_vcpu *vcpu)
 {
 	struct vmx_vcpu *vmx = to_vmx(vcpu);
-	bool direct = true;
-	int i;
 
-	for (i = 0; i < ARRAY_SIZE(direct_msrs); i++)
-		direct = direct && mkvm_msr_allowed(vcpu, direct_msrs[i], KVM_MSR_FILTER_READ) &&
-			 mkvm_msr_allowed(vcpu, direct_msrs[i], KVM_MSR_FILTER_WRITE);
-	vmx->msrs_exit = !direct;
+	vmx->msrs_exit = !mkvm_msrs_allowed(vcpu, direct_msrs, ARRAY_SIZE(direct_msrs));
 	write_msr_bitmap(vmx);
 }
 

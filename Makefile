@@ -88,6 +88,7 @@ check:
 	@$(MAKE) --no-print-directory test KERNEL=6.12 TEST_ARGS=--long
 	@$(MAKE) --no-print-directory test KERNEL=debug TEST_ARGS=--kselftests
 	@$(MAKE) --no-print-directory test KERNEL=intel TEST_ARGS=--lab-only
+	@selftests/lab/check-table
 
 bench: setup
 	@$(MAKE) --no-print-directory modules launcher KERNEL=$(KERNEL)

@@ -249,25 +249,20 @@ static void mirror_state(struct mkvm_vcpu *vcpu, struct kvm_cpuid_entry2 *e)
 }
 
 /*
- * mkvm_cpuid - what CPUID gives the guest; registers in and out as the instruction has them
+ * mkvm_cpuid - what CPUID gives the guest; in place until the next call
  *
- * A leaf that userspace did not set reads as zeroes.
+ * A leaf that userspace did not set reads as zeroes. Context: own thread, or vcpu->mutex held.
  */
-void mkvm_cpuid(struct mkvm_vcpu *vcpu, u32 *eax, u32 *ebx, u32 *ecx, u32 *edx)
+const struct kvm_cpuid_entry2 *mkvm_cpuid(struct mkvm_vcpu *vcpu, u32 leaf, u32 index)
 {
 	static const struct kvm_cpuid_entry2 none;
-	const struct kvm_cpuid_entry2 *e = find_entry(vcpu, *eax, *ecx) ?: &none;
-	struct kvm_cpuid_entry2 now;
+	const struct kvm_cpuid_entry2 *e = find_entry(vcpu, leaf, index) ?: &none;
 
-	if (e->function == 1 || e->function == 7 || e->function == 0xd) {
-		now = *e;
-		mirror_state(vcpu, &now);
-		e = &now;
-	}
-	*eax = e->eax;
-	*ebx = e->ebx;
-	*ecx = e->ecx;
-	*edx = e->edx;
+	if (e->function != 1 && e->function != 7 && e->function != 0xd)
+		return e;
+	vcpu->cpuid_now = *e;
+	mirror_state(vcpu, &vcpu->cpuid_now);
+	return &vcpu->cpuid_now;
 }
 
 static u32 leaf_reg(struct mkvm_vcpu *vcpu, u32 leaf, int reg)

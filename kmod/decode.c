@@ -293,3 +293,26 @@ enum mkvm_emu_result mkvm_decode(struct mkvm_emu *c)
 	c->one_operand = !(c->d.flags & STRING) && c->d.op != OP_PUSH;
 	return MKVM_EMU_DONE;
 }
+
+/* The length of HLT, CPUID, RDMSR or WRMSR without a prefix, which are most of what is skipped; of others 0. */
+static unsigned int bare_length(const u8 *insn)
+{
+	u16 two = insn[0] | insn[1] << 8;
+
+	return two == 0xa20f || two == 0x300f || two == 0x320f ? 2 : insn[0] == 0xf4;
+}
+
+unsigned int mkvm_insn_length(struct mkvm_emu *c)
+{
+	c->mode64 = (c->mode.efer & EFER_LMA) && c->mode.cs_l;
+	if (!c->insn_len && fetch(c))
+		return 0;
+	c->pos = c->insn_len >= 2 ? bare_length(c->insn) : 0;
+	if (likely(c->pos)) {
+		c->insn_len = c->pos;
+		c->d = (struct mkvm_opcode)LENGTH(0);
+		c->prefix[LOCK] = 0;
+		return c->pos;
+	}
+	return mkvm_decode(c) ? 0 : c->pos;
+}

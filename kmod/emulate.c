@@ -434,8 +434,3 @@ enum mkvm_emu_result mkvm_emulate(struct mkvm_emu *c)
 	}
 	return res;
 }
-
-unsigned int mkvm_insn_length(struct mkvm_emu *c)
-{
-	return mkvm_decode(c) ? 0 : c->pos;
-}

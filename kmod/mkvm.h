@@ -330,6 +330,7 @@ struct mkvm_vcpu {
 
 	struct kvm_cpuid_entry2 *cpuid;		/* (v) what the guest sees */
 	u32 nr_cpuid;				/* (v) */
+	struct kvm_cpuid_entry2 cpuid_now;	/* (v) what mkvm_cpuid has last given, if bits of it change */
 	u8 cpuid_first[2][32];			/* (v) index + 1 of leaf n and 0x80000000 + n */
 	bool cpuid_x2apic, cpuid_tsc_deadline;	/* (v) */
 	u64 cr4_reserved;			/* (v) CR4 bits that CPUID does not allow */
@@ -504,7 +505,7 @@ int mkvm_cpuid_supported(struct kvm_cpuid2 __user *arg);
 int mkvm_cpuid_emulated(struct kvm_cpuid2 __user *arg);
 int mkvm_cpuid_set(struct mkvm_vcpu *vcpu, struct kvm_cpuid2 __user *arg);
 int mkvm_cpuid_get(struct mkvm_vcpu *vcpu, struct kvm_cpuid2 __user *arg);
-void mkvm_cpuid(struct mkvm_vcpu *vcpu, u32 *eax, u32 *ebx, u32 *ecx, u32 *edx);
+const struct kvm_cpuid_entry2 *mkvm_cpuid(struct mkvm_vcpu *vcpu, u32 leaf, u32 index);
 void mkvm_cpuid_update(struct mkvm_vcpu *vcpu);
 
 /* memslot.c */

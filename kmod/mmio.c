@@ -60,8 +60,8 @@ static bool read_entry(struct mkvm_vcpu *vcpu, u64 gpa, bool wide, u64 *entry)
 	return !r;
 }
 
-/* Sets A and D bits in an entry whose lower half still reads old. AGAIN: it changed. */
-static enum mkvm_emu_result set_bits(struct mkvm_vcpu *vcpu, u64 gpa, u32 old, u32 bits)
+/* Sets A and D bits in an entry whose lower half still reads old; what went wrong. AGAIN: it changed. */
+static noinline enum mkvm_emu_result set_bits(struct mkvm_vcpu *vcpu, u64 gpa, u32 old, u32 bits)
 {
 	u32 __user *p = mkvm_gpa_to_user(vcpu, gpa, true);
 	bool done;
@@ -98,30 +98,34 @@ static bool allowed(const struct mkvm_emu *emu, u64 all, u64 any, u32 acc)
 	return !(m->cr4 & X86_CR4_SMAP) || (emu->rflags & X86_EFLAGS_AC);
 }
 
-/* Does the leaf's protection key allow it? AMD APM vol. 2, "Memory Protection Keys (MPK) Bit". */
+/* With CR4.PKE: does the leaf's protection key allow it? AMD APM vol. 2, "Memory Protection Keys (MPK) Bit". */
 static bool key_allows(const struct mkvm_emu *emu, u64 leaf, u64 all, u32 acc)
 {
 	const struct mkvm_mode *m = &emu->mode;
 	u32 pkru = emu->vcpu->pkru;
 	u16 key = leaf >> 59 & 15;
 
-	if (likely(!(m->cr4 & X86_CR4_PKE)) || !(m->efer & EFER_LMA) || (acc & ACC_FETCH) || !(all & PTE_U))
+	if (!(m->efer & EFER_LMA) || (acc & ACC_FETCH) || !(all & PTE_U))
 		return true;
 	if ((acc & ACC_WRITE) && ((acc & ACC_USER) || (m->cr0 & X86_CR0_WP)))
 		return __pkru_allows_write(pkru, key);
 	return __pkru_allows_read(pkru, key);
 }
 
-/* One walk, with the checks and the A and D bits of a CPU's. wide: 8-byte entries. AGAIN: one changed meanwhile. */
-static __always_inline enum mkvm_emu_result walk(struct mkvm_emu *emu, u64 la, u32 acc, u64 *gpa, bool wide)
+/*
+ * One walk, with the checks and the A and D bits of a CPU's. levels: a constant, which makes it quick;
+ * 4 in long mode, 3 with PAE, 2. AGAIN: an entry changed meanwhile.
+ */
+static __always_inline enum mkvm_emu_result walk(struct mkvm_emu *emu, u64 la, u32 acc, u64 *gpa, unsigned int levels)
 {
 	const struct mkvm_mode *m = &emu->mode;
-	bool lm = m->efer & EFER_LMA, leaf;
-	unsigned int bits = wide ? 9 : 10, level = lm ? 4 : wide ? 3 : 2, shift = 12 + bits * level;
+	bool lm = levels == 4, wide = levels > 2, leaf;
+	unsigned int bits = wide ? 9 : 10, level = levels, shift = 12 + bits * levels;
 	u64 reserved = wide ? emu->vcpu->gpa_reserved | (m->efer & EFER_NX ? 0 : PTE_NX) : 0;
 	u64 table = m->cr3 & (lm ? PTE_ADDR : wide ? 0xffffffe0 : 0xfffff000);
-	u64 entry, at, want, span, all = ~0ULL, any = 0;
+	u64 entry, at, span, all = ~0ULL, any = 0;
 	enum mkvm_emu_result r;
+	u32 want;
 
 	for (;; level--) {
 		shift -= bits;
@@ -133,26 +137,32 @@ static __always_inline enum mkvm_emu_result walk(struct mkvm_emu *emu, u64 la, u
 		leaf = level == 1 || ((entry & PTE_PS) && (wide || (m->cr4 & X86_CR4_PSE)));
 		if (unlikely((entry & reserved) || (leaf && level > (lm ? 3 : 2))))
 			return page_fault(emu, la, acc | ACC_PRESENT | ACC_RESERVED);
-		want = 0;
-		if (lm || level < 3) {		/* PDPTEs of PAE paging have no rights and no A */
+		want = PTE_A;
+		if (likely(lm || level < 3)) {
 			all &= entry;
 			any |= entry;
-			want = PTE_A;
+		} else {		/* PDPTEs of PAE paging have no rights and no A */
+			want = 0;
 		}
-		if (leaf && !allowed(emu, all, any, acc))
-			return page_fault(emu, la, acc | ACC_PRESENT);
-		if (leaf && !key_allows(emu, entry, all, acc))
-			return page_fault(emu, la, acc | ACC_PRESENT | ACC_KEY);
-		if (leaf && (acc & ACC_WRITE))
-			want |= PTE_D;
-		if (unlikely(want & ~entry)) {
+		if (leaf)
+			break;
+		if (unlikely(want & ~(u32)entry)) {
 			r = set_bits(emu->vcpu, at, entry, want);
 			if (r)
 				return r;
 		}
-		if (leaf)
-			break;
 		table = entry & PTE_ADDR;
+	}
+	if (!allowed(emu, all, any, acc))
+		return page_fault(emu, la, acc | ACC_PRESENT);
+	if (unlikely(m->cr4 & X86_CR4_PKE) && !key_allows(emu, entry, all, acc))
+		return page_fault(emu, la, acc | ACC_PRESENT | ACC_KEY);
+	if (acc & ACC_WRITE)
+		want |= PTE_D;
+	if (unlikely(want & ~(u32)entry)) {
+		r = set_bits(emu->vcpu, at, entry, want);
+		if (r)
+			return r;
 	}
 	span = (1ULL << shift) - 1;
 	*gpa = (entry & PTE_ADDR & ~span) | (la & span);
@@ -175,7 +185,10 @@ static enum mkvm_emu_result translate(struct mkvm_emu *emu, u64 la, u32 acc, u64
 	if (m->cpl == 3)
 		acc |= ACC_USER;
 	do {
-		r = likely(m->cr4 & X86_CR4_PAE) ? walk(emu, la, acc, gpa, true) : walk(emu, la, acc, gpa, false);
+		if (likely(m->efer & EFER_LMA))
+			r = walk(emu, la, acc, gpa, 4);
+		else
+			r = m->cr4 & X86_CR4_PAE ? walk(emu, la, acc, gpa, 3) : walk(emu, la, acc, gpa, 2);
 	} while (r == MKVM_EMU_AGAIN && !signal_pending(current));
 	return r == MKVM_EMU_AGAIN ? MKVM_EMU_UNHANDLED : r;
 }

@@ -183,22 +183,26 @@ int mkvm_exit_halt(struct mkvm_vcpu *vcpu)
 	return r > 0 ? mkvm_halt(vcpu) : r;
 }
 
-int mkvm_exit_cpuid(struct mkvm_vcpu *vcpu)
+static noinline bool in_user_mode(struct mkvm_vcpu *vcpu)
 {
-	u32 eax = vcpu->regs[0], ecx = vcpu->regs[1], ebx, edx;
 	struct mkvm_mode mode;
 
+	mkvm_hw->get_mode(vcpu, &mode);
+	return mode.cpl;
+}
+
+int mkvm_exit_cpuid(struct mkvm_vcpu *vcpu)
+{
+	const struct kvm_cpuid_entry2 *e;
+
 	vcpu->stats[MKVM_STAT_CPUID_EXITS]++;
-	if (unlikely(vcpu->misc_features)) {
-		mkvm_hw->get_mode(vcpu, &mode);
-		if (mode.cpl)
-			return mkvm_exit_gp(vcpu);
-	}
-	mkvm_cpuid(vcpu, &eax, &ebx, &ecx, &edx);
-	vcpu->regs[0] = eax;
-	vcpu->regs[1] = ecx;
-	vcpu->regs[2] = edx;
-	vcpu->regs[3] = ebx;
+	if (unlikely(vcpu->misc_features) && in_user_mode(vcpu))	/* CPUID faulting */
+		return mkvm_exit_gp(vcpu);
+	e = mkvm_cpuid(vcpu, vcpu->regs[0], vcpu->regs[1]);
+	vcpu->regs[0] = e->eax;
+	vcpu->regs[1] = e->ecx;
+	vcpu->regs[2] = e->edx;
+	vcpu->regs[3] = e->ebx;
 	return mkvm_skip_instruction(vcpu);
 }
 

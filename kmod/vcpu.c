@@ -278,7 +278,6 @@ void mkvm_vcpu_put(struct mkvm_vcpu *vcpu)
 void mkvm_vcpu_reset(struct mkvm_vcpu *vcpu, bool init)
 {
 	const unsigned long dropped = BIT(MKVM_PEND_NMI) | BIT(MKVM_PEND_NMI2) | BIT(MKVM_PEND_SMI);
-	u32 eax = 1, ebx, ecx = 0, edx;
 
 	memset(vcpu->regs, 0, sizeof(vcpu->regs));
 	memset(vcpu->dr, 0, sizeof(vcpu->dr));
@@ -292,8 +291,7 @@ void mkvm_vcpu_reset(struct mkvm_vcpu *vcpu, bool init)
 	vcpu->user_vector = -1;
 	vcpu->rip = 0xfff0;
 	vcpu->rflags = X86_EFLAGS_FIXED;
-	mkvm_cpuid(vcpu, &eax, &ebx, &ecx, &edx);
-	vcpu->regs[2] = eax ?: 0x600;
+	vcpu->regs[2] = mkvm_cpuid(vcpu, 1, 0)->eax ?: 0x600;
 	vcpu->cr8 = 0;
 	mkvm_trace(reset, vcpu);
 	atomic_long_andnot(dropped | dropped << MKVM_PEND_UNSEEN, (atomic_long_t *)&vcpu->pending);

@@ -1395,10 +1395,16 @@ TEST(a_vector_that_set_sregs_brings_is_delivered_once)
 	for (int i = 0; i < 2; i++) {
 		struct vcpu *vcpu = vcpu_add(vm_create(flags[i]), user_irqchip, 0);
 		struct kvm_sregs sregs;
+		struct kvm_regs regs;
 
 		irqs[VECTOR] = 0;
 		vcpu_run_to_stage(vcpu, 1);
 		vcpu_finish_exit(vcpu);
+		/* Nothing is on its way in where IF is clear, and Intel's CPUs refuse such a state. */
+		vcpu_get_regs(vcpu, &regs);
+		if (flags[i])
+			regs.rflags |= RFLAGS_IF;
+		vcpu_set_regs(vcpu, &regs);
 		vcpu_get_sregs(vcpu, &sregs);
 		sregs.interrupt_bitmap[VECTOR / 64] = 1ull << VECTOR % 64;
 		vcpu_set_sregs(vcpu, &sregs);

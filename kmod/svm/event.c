@@ -60,7 +60,7 @@ void svm_inject(struct mkvm_vcpu *vcpu, const struct mkvm_event *ev)
 }
 
 /*
- * After an exit: was an event being delivered? It becomes vcpu->event and goes in again.
+ * After an exit from the delivery of an event: it becomes vcpu->event and goes in again.
  * INT n, INT3 and INTO are not put in again: RIP is still at the instruction, which runs
  * once more. It is not INT3 or INTO that ran if we had put the exception in and the guest
  * has not moved.
@@ -74,8 +74,6 @@ void svm_event_after_exit(struct svm_vcpu *svm, bool moved)
 	bool ours = !moved && (ev->type == MKVM_EV_EXCEPTION || ev->type == MKVM_EV_SOFT) && ev->vector == vector;
 
 	ev->type = MKVM_EV_NONE;
-	if (likely(!(info & SVM_EXITINTINFO_VALID)))
-		return;
 	ev->vector = vector;
 	ev->has_error = info & SVM_EXITINTINFO_VALID_ERR;
 	ev->error = c->exit_int_info_err;

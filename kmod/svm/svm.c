@@ -428,7 +428,10 @@ static void svm_enter(struct mkvm_vcpu *vcpu)
 	new_cr8 = vmcb->control.int_ctl & V_TPR_MASK;
 	if (unlikely(new_cr8 != cr8))
 		mkvm_set_cr8(vcpu, new_cr8);
-	svm_event_after_exit(svm, moved);
+	if (unlikely(vmcb->control.exit_int_info & SVM_EXITINTINFO_VALID))
+		svm_event_after_exit(svm, moved);
+	else
+		vcpu->event.type = MKVM_EV_NONE;
 	if (mkvm_tracing())
 		trace_svm_exit(svm);
 	svm->step_trap = false;

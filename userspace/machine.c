@@ -509,10 +509,9 @@ static void *vcpu_main(void *argument)
 
 	self = vcpu;
 	while (!machine_stopping()) {
-		if (atomic_exchange(&vcpu->look, false)) {
+		/* Then it runs, if for a moment: on a machine with one CPU it would not come to that otherwise. */
+		if (atomic_exchange(&vcpu->look, false))
 			look(vcpu);
-			continue;
-		}
 		if (!ioctl(vcpu->fd, KVM_RUN, 0)) {
 			reason = vcpu->run->exit_reason;
 		} else if (errno == EINTR || errno == EAGAIN) {
@@ -542,8 +541,8 @@ static void *monitor_main(void *argument)
 		for (i = 0; i < opt.smp && !machine_stopping(); i++) {
 			atomic_store(&vcpus[i].look, true);
 			do {
-				pthread_kill(vcpus[i].thread, KICK_SIGNAL);
 				usleep(50);
+				pthread_kill(vcpus[i].thread, KICK_SIGNAL);
 			} while (atomic_load(&vcpus[i].look) && !machine_stopping());
 		}
 	}

@@ -536,9 +536,8 @@ void mkvm_tdp_free_pages(struct mkvm_vcpu *vcpu);
 /* mmio.c: the emulator's surroundings */
 int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause);
 int mkvm_skip_by_decoding(struct mkvm_vcpu *vcpu);
-enum mkvm_insn { MKVM_INSN_OTHER, MKVM_INSN_HYPERCALL, MKVM_INSN_RSM };
-enum mkvm_insn mkvm_insn_at_rip(struct mkvm_vcpu *vcpu);
-unsigned int mkvm_insn_bytes(struct mkvm_vcpu *vcpu, const u8 **insn);
+enum mkvm_insn { MKVM_INSN_OTHER, MKVM_INSN_HYPERCALL, MKVM_INSN_RSM, MKVM_INSN_INT3, MKVM_INSN_INTO, MKVM_INSN_INT_N };
+enum mkvm_insn mkvm_insn_at_rip(struct mkvm_vcpu *vcpu, u8 *vector);
 bool mkvm_translate(struct mkvm_vcpu *vcpu, u64 la, u64 *gpa);
 void mkvm_forget_io(struct mkvm_vcpu *vcpu);
 

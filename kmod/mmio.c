@@ -538,12 +538,13 @@ static unsigned int decode_at_rip(struct mkvm_vcpu *vcpu, struct mkvm_emu **emu)
 }
 
 /*
- * mkvm_insn_at_rip - which of the instructions that some CPU does not know is at RIP?
+ * mkvm_insn_at_rip - which of the instructions that some CPU does not know, or not apart, is at RIP?
+ * @vector: of INT n; may be NULL
  *
  * VMCALL and VMMCALL: whichever is the other maker's. RSM: Intel's knows it in its own SMM only.
  * After any prefix but LOCK. Own thread.
  */
-enum mkvm_insn mkvm_insn_at_rip(struct mkvm_vcpu *vcpu)
+enum mkvm_insn mkvm_insn_at_rip(struct mkvm_vcpu *vcpu, u8 *vector)
 {
 	static const struct {
 		u8 len, bytes[3];
@@ -552,27 +553,25 @@ enum mkvm_insn mkvm_insn_at_rip(struct mkvm_vcpu *vcpu)
 		{ 3, { 0x0f, 0x01, 0xc1 }, MKVM_INSN_HYPERCALL },
 		{ 3, { 0x0f, 0x01, 0xd9 }, MKVM_INSN_HYPERCALL },
 		{ 2, { 0x0f, 0xaa }, MKVM_INSN_RSM },
+		{ 1, { 0xcc }, MKVM_INSN_INT3 },
+		{ 1, { 0xce }, MKVM_INSN_INTO },
 	};
 	struct mkvm_emu *emu;
 	unsigned int len = decode_at_rip(vcpu, &emu), i;
+	const u8 *end = emu->insn + len;
 
-	/* Of those that are only measured INT n alone has an immediate: the last bytes are the instruction. */
-	if (emu->d.op != OP_LENGTH || emu->prefix[LOCK] || ((emu->d.flags & MODRM) && emu->mod != 3))
+	if (!len || emu->d.op != OP_LENGTH || emu->prefix[LOCK] || ((emu->d.flags & MODRM) && emu->mod != 3))
 		return MKVM_INSN_OTHER;
+	/* Of those that are only measured it alone has an immediate. */
+	if (emu->d.src == IMM8) {
+		if (vector)
+			*vector = end[-1];
+		return MKVM_INSN_INT_N;
+	}
 	for (i = 0; i < ARRAY_SIZE(known); i++)
-		if (len >= known[i].len && !memcmp(emu->insn + len - known[i].len, known[i].bytes, known[i].len))
+		if (len >= known[i].len && !memcmp(end - known[i].len, known[i].bytes, known[i].len))
 			return known[i].insn;
 	return MKVM_INSN_OTHER;
-}
-
-/* mkvm_insn_bytes - the instruction at RIP, until another is fetched, and its length (0: unreadable). Own thread. */
-unsigned int mkvm_insn_bytes(struct mkvm_vcpu *vcpu, const u8 **insn)
-{
-	struct mkvm_emu *emu;
-	unsigned int len = decode_at_rip(vcpu, &emu);
-
-	*insn = emu->insn;
-	return len;
 }
 
 /*

@@ -491,43 +491,59 @@ static void crash(struct vcpu *vcpu, int run_errno)
 	machine_stop(false, 1, "a CPU cannot go on");
 }
 
-/* For --monitor: the access that the last exit was for ends first. */
+/* KVM_RUN and what its exit asks for. EXIT_REASONS: the CPU cannot go on. */
+static unsigned int run_once(struct vcpu *vcpu)
+{
+	unsigned int reason;
+	uint64_t before;
+
+	if (!ioctl(vcpu->fd, KVM_RUN, 0)) {
+		reason = vcpu->run->exit_reason;
+	} else if (errno == EINTR || errno == EAGAIN) {
+		reason = EXIT_INTERRUPTED;
+	} else {
+		crash(vcpu, errno);
+		return EXIT_REASONS;
+	}
+	if (reason >= EXIT_REASONS || !exits[reason].handle) {
+		crash(vcpu, 0);
+		return EXIT_REASONS;
+	}
+	before = __rdtsc();
+	exits[reason].handle(vcpu);
+	vcpu->exits[reason].ticks += __rdtsc() - before;
+	vcpu->exits[reason].count++;
+	return reason;
+}
+
+/* For --monitor: the accesses that the last exit was for end first. */
 static void look(struct vcpu *vcpu)
 {
+	unsigned int reason;
+
 	vcpu->run->immediate_exit = 1;
-	ioctl(vcpu->fd, KVM_RUN, 0);
+	do {
+		reason = run_once(vcpu);
+	} while (reason < EXIT_REASONS && reason != EXIT_INTERRUPTED);
 	vcpu->run->immediate_exit = 0;
-	if (!monitor_look(vcpu->fd))
+	if (reason == EXIT_INTERRUPTED && !monitor_look(vcpu->fd))
 		machine_stop(false, 1, "the device refuses to give a CPU's state or to take it back");
 }
 
 static void *vcpu_main(void *argument)
 {
 	struct vcpu *vcpu = argument;
-	unsigned int reason;
-	uint64_t before;
 
 	self = vcpu;
 	while (!machine_stopping()) {
 		/* Then it runs, if for a moment: on a machine with one CPU it would not come to that otherwise. */
-		if (atomic_exchange(&vcpu->look, false))
+		if (atomic_exchange(&vcpu->look, false)) {
 			look(vcpu);
-		if (!ioctl(vcpu->fd, KVM_RUN, 0)) {
-			reason = vcpu->run->exit_reason;
-		} else if (errno == EINTR || errno == EAGAIN) {
-			reason = EXIT_INTERRUPTED;
-		} else {
-			crash(vcpu, errno);
-			break;
+			if (machine_stopping())		/* the signal that told so may have ended the look */
+				break;
 		}
-		if (reason >= EXIT_REASONS || !exits[reason].handle) {
-			crash(vcpu, 0);
+		if (run_once(vcpu) == EXIT_REASONS)
 			break;
-		}
-		before = __rdtsc();
-		exits[reason].handle(vcpu);
-		vcpu->exits[reason].ticks += __rdtsc() - before;
-		vcpu->exits[reason].count++;
 	}
 	return NULL;
 }

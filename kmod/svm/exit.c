@@ -85,7 +85,7 @@ static int take_exception(struct mkvm_vcpu *vcpu, u8 vector)
 		return 1;
 	}
 	/* Intel's instruction for what is VMMCALL here; clients' firmware and tests use either. */
-	if (vector == X86_TRAP_UD && mkvm_insn_at_rip(vcpu) == MKVM_INSN_HYPERCALL) {
+	if (vector == X86_TRAP_UD && mkvm_insn_at_rip(vcpu, NULL) == MKVM_INSN_HYPERCALL) {
 		vcpu->next_rip = 0;
 		return mkvm_exit_hypercall(vcpu);
 	}
@@ -107,16 +107,19 @@ static int svm_exit_exception(struct mkvm_vcpu *vcpu)
 /* Intercepted where INT3 and INTO count as INT n (svm_guest_debug_changed). */
 static int svm_exit_swint(struct mkvm_vcpu *vcpu)
 {
-	const u8 *insn;
-	unsigned int len = mkvm_insn_bytes(vcpu, &insn);
+	u8 vector;
 
-	if (!len)
-		return 1;	/* another processor has just taken it away: once more */
-	if (len < 2 || insn[len - 2] != 0xcd)
-		return take_exception(vcpu, insn[len - 1] == 0xcc ? X86_TRAP_BP : X86_TRAP_OF);
-	vcpu->event = (struct mkvm_event) { .type = MKVM_EV_SOFT, .vector = insn[len - 1] };
-	vcpu->rip += len;
-	return 1;
+	switch (mkvm_insn_at_rip(vcpu, &vector)) {
+	case MKVM_INSN_INT3:
+		return take_exception(vcpu, X86_TRAP_BP);
+	case MKVM_INSN_INTO:
+		return take_exception(vcpu, X86_TRAP_OF);
+	case MKVM_INSN_INT_N:
+		vcpu->event = (struct mkvm_event) { .type = MKVM_EV_SOFT, .vector = vector };
+		return mkvm_skip_by_decoding(vcpu);
+	default:
+		return 1;	/* another processor has just changed it: once more */
+	}
 }
 
 static int svm_exit_npf(struct mkvm_vcpu *vcpu)

@@ -86,7 +86,7 @@ static int vmx_exit_dr(struct mkvm_vcpu *vcpu)
 /* Instructions that this CPU does not have: AMD's VMMCALL, and RSM outside the CPU's own SMM. */
 static int exit_ud(struct mkvm_vcpu *vcpu)
 {
-	enum mkvm_insn insn = mkvm_insn_at_rip(vcpu);
+	enum mkvm_insn insn = mkvm_insn_at_rip(vcpu, NULL);
 
 	vcpu->next_rip = 0;		/* the CPU does not tell */
 	if (insn == MKVM_INSN_HYPERCALL)

@@ -921,7 +921,8 @@ TEST(translate_walks_the_guests_tables_and_without_paging_there_are_none)
 	EXPECT_EQ(0x12345, translate(vcpu, 0x12345));
 	EXPECT_EQ(0xa12345, translate(vcpu, 0x212345));
 	EXPECT_EQ(~0ull, translate(vcpu, 0x412345));
-	EXPECT_EQ(~0ull, translate(vcpu, 0x8000000000000000));
+	if (!is_linux_kvm())	/* it walks for addresses that are not canonical, too */
+		EXPECT_EQ(~0ull, translate(vcpu, 0x8000000000000000));
 	EXPECT_EQ(~0ull, translate(vcpu, ~0ull));
 }
 

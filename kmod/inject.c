@@ -49,7 +49,6 @@ static int merge_faults(u8 first, u8 second)
 
 #define DR6_ACTIVE_HIGH	(DR_TRAP_BITS | BIT(13) | DR_STEP | DR_SWITCH)
 #define DR6_ACTIVE_LOW	(BIT(11) | BIT(16))		/* a payload has them the other way round */
-#define DR_GENERAL_DETECT BIT(13)			/* GD in DR7 */
 
 /* What userspace gave with vcpu->exception takes effect when that is delivered. */
 static void deliver_payload(struct mkvm_vcpu *vcpu)
@@ -285,7 +284,7 @@ static void choose_event(struct mkvm_vcpu *vcpu)
 	if (vcpu->exception.type) {
 		deliver_payload(vcpu);
 		if (vcpu->exception.vector == X86_TRAP_DB)	/* its handler may use the debug registers */
-			mkvm_hw->set_dr(vcpu, 7, mkvm_hw->get_dr(vcpu, 7) & ~(u64)DR_GENERAL_DETECT);
+			mkvm_hw->set_dr(vcpu, 7, mkvm_hw->get_dr(vcpu, 7) & ~(u64)MKVM_DR7_GD);
 		vcpu->event = vcpu->exception;
 		vcpu->exception.type = MKVM_EV_NONE;
 		return;

@@ -387,7 +387,6 @@ int mkvm_exit_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size, bool in);
 int mkvm_exit_tdp_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fetch);
 int mkvm_exit_emulate(struct mkvm_vcpu *vcpu);
 int mkvm_emulation_failed(struct mkvm_vcpu *vcpu, const struct mkvm_emu *emu);
-int mkvm_exit_shutdown(struct mkvm_vcpu *vcpu);
 int mkvm_exit_triple_fault(struct mkvm_vcpu *vcpu);
 int mkvm_exit_fail_entry(struct mkvm_vcpu *vcpu, u64 reason);
 int mkvm_exit_nothing(struct mkvm_vcpu *vcpu);
@@ -398,6 +397,7 @@ int mkvm_exit_unknown(struct mkvm_vcpu *vcpu, u64 code);
 int mkvm_exit_internal_error(struct mkvm_vcpu *vcpu, u32 suberror, const u64 *data, u32 n);
 
 /* inject.c */
+#define MKVM_DR7_GD BIT(13)
 void mkvm_queue_exception(struct mkvm_vcpu *vcpu, u8 vector, bool has_error, u32 error);
 void mkvm_queue_page_fault(struct mkvm_vcpu *vcpu, u64 cr2, u32 error);
 void mkvm_accept_init_sipi(struct mkvm_vcpu *vcpu);
@@ -411,6 +411,12 @@ void mkvm_interrupt_set(struct mkvm_vcpu *vcpu, u8 vector);
 void mkvm_events_seen(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev);
 void mkvm_events_get(struct mkvm_vcpu *vcpu, struct kvm_vcpu_events *ev);
 int mkvm_events_set(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev);
+
+/* AMD APM vol. 2, "Error Codes". */
+static inline bool mkvm_has_error_code(u8 vector)
+{
+	return vector == X86_TRAP_DF || (vector >= X86_TRAP_TS && vector <= X86_TRAP_PF) || vector == X86_TRAP_AC;
+}
 
 static inline void mkvm_queue_gp(struct mkvm_vcpu *vcpu)
 {

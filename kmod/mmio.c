@@ -60,7 +60,7 @@ static bool read_entry(struct mkvm_vcpu *vcpu, u64 gpa, bool wide, u64 *entry)
 	return !r;
 }
 
-/* Sets A and D bits in an entry whose lower half still reads old; what went wrong. AGAIN: it changed. */
+/* Sets A and D bits in an entry whose lower half still reads old. AGAIN: it changed. */
 static noinline enum mkvm_emu_result set_bits(struct mkvm_vcpu *vcpu, u64 gpa, u32 old, u32 bits)
 {
 	u32 __user *p = mkvm_gpa_to_user(vcpu, gpa, true);
@@ -75,6 +75,12 @@ static noinline enum mkvm_emu_result set_bits(struct mkvm_vcpu *vcpu, u64 gpa, u
 fault:
 	user_access_end();
 	return MKVM_EMU_UNHANDLED;
+}
+
+/* The same where bits are missing, which is seldom. */
+static __always_inline enum mkvm_emu_result want_bits(struct mkvm_vcpu *vcpu, u64 gpa, u32 old, u32 bits)
+{
+	return likely(!(bits & ~old)) ? MKVM_EMU_DONE : set_bits(vcpu, gpa, old, bits);
 }
 
 /*
@@ -146,11 +152,9 @@ static __always_inline enum mkvm_emu_result walk(struct mkvm_emu *emu, u64 la, u
 		}
 		if (leaf)
 			break;
-		if (unlikely(want & ~(u32)entry)) {
-			r = set_bits(emu->vcpu, at, entry, want);
-			if (r)
-				return r;
-		}
+		r = want_bits(emu->vcpu, at, entry, want);
+		if (r)
+			return r;
 		table = entry & PTE_ADDR;
 	}
 	if (!allowed(emu, all, any, acc))
@@ -159,11 +163,9 @@ static __always_inline enum mkvm_emu_result walk(struct mkvm_emu *emu, u64 la, u
 		return page_fault(emu, la, acc | ACC_PRESENT | ACC_KEY);
 	if (acc & ACC_WRITE)
 		want |= PTE_D;
-	if (unlikely(want & ~(u32)entry)) {
-		r = set_bits(emu->vcpu, at, entry, want);
-		if (r)
-			return r;
-	}
+	r = want_bits(emu->vcpu, at, entry, want);
+	if (r)
+		return r;
 	span = (1ULL << shift) - 1;
 	*gpa = (entry & PTE_ADDR & ~span) | (la & span);
 	if (!wide && level == 2)	/* PSE-36: address bits 39:32 stand in bits 20:13 */

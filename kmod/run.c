@@ -114,18 +114,18 @@ int mkvm_exit_gp(struct mkvm_vcpu *vcpu)
 	return 1;
 }
 
-/* The hardware leaves the guest's state undefined: an INIT makes it sound again, for who looks at it. */
-int mkvm_exit_triple_fault(struct mkvm_vcpu *vcpu)
-{
-	mkvm_vcpu_reset(vcpu, true);
-	return mkvm_exit_shutdown(vcpu);
-}
-
-int mkvm_exit_shutdown(struct mkvm_vcpu *vcpu)
+static int exit_shutdown(struct mkvm_vcpu *vcpu)
 {
 	vcpu->triple_fault = false;
 	vcpu->run->exit_reason = KVM_EXIT_SHUTDOWN;
 	return 0;
+}
+
+/* The hardware leaves the guest's state undefined: an INIT makes it sound again, for who looks at it. */
+int mkvm_exit_triple_fault(struct mkvm_vcpu *vcpu)
+{
+	mkvm_vcpu_reset(vcpu, true);
+	return exit_shutdown(vcpu);
 }
 
 /*
@@ -568,7 +568,7 @@ static int vcpu_loop(struct mkvm_vcpu *vcpu)
 		if (unlikely(READ_ONCE(vcpu->pending) & BIT(MKVM_PEND_SMI)))
 			mkvm_accept_smi(vcpu, 0);
 		if (unlikely(vcpu->triple_fault))
-			return mkvm_exit_shutdown(vcpu);
+			return exit_shutdown(vcpu);
 		if (unlikely(vcpu->debug.stepped))
 			return mkvm_exit_debug(vcpu, X86_TRAP_DB, DR6_RESERVED | DR_STEP);
 		if (likely(vcpu->mp_state == KVM_MP_STATE_RUNNABLE))

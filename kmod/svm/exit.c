@@ -53,11 +53,6 @@ static int svm_exit_dr(struct mkvm_vcpu *vcpu)
 	return 1;
 }
 
-static bool has_error_code(u8 vector)
-{
-	return vector == X86_TRAP_DF || (vector >= X86_TRAP_TS && vector <= X86_TRAP_PF) || vector == X86_TRAP_AC;
-}
-
 /* DR6 is sticky: of a trap that was not the guest's these bits are again as it had them. */
 static void forget_trap(struct svm_vcpu *svm, u64 bits)
 {
@@ -95,7 +90,7 @@ static int take_exception(struct mkvm_vcpu *vcpu, u8 vector)
 	if (vector == X86_TRAP_PF)
 		mkvm_queue_page_fault(vcpu, c->exit_info_2, c->exit_info_1);
 	else
-		mkvm_queue_exception(vcpu, vector, has_error_code(vector), c->exit_info_1);
+		mkvm_queue_exception(vcpu, vector, mkvm_has_error_code(vector), c->exit_info_1);
 	return 1;
 }
 

@@ -97,11 +97,6 @@ static void load_pdptes(struct vmx_vcpu *vmx)
 	srcu_read_unlock(&vcpu->vm->srcu, idx);
 }
 
-static bool delivers_error(u8 vector)
-{
-	return vector == X86_TRAP_DF || (vector >= X86_TRAP_TS && vector <= X86_TRAP_PF) || vector == X86_TRAP_AC;
-}
-
 /*
  * Puts an event, or none, into the guest at the next entry. #BP and #OF are faults here: RIP is
  * already behind the instruction. INT n's is still at it, and two bytes long.
@@ -126,7 +121,7 @@ void vmx_inject(struct mkvm_vcpu *vcpu, const struct mkvm_event *ev)
 	if (ev->type == MKVM_EV_SOFT)
 		vmx_write(VM_ENTRY_INSTRUCTION_LEN, 2);
 	/* Whether there is an error code is the vector's to say, and real mode has none. */
-	if (ev->type == MKVM_EV_EXCEPTION && delivers_error(ev->vector) && (vmx_read(GUEST_CR0) & X86_CR0_PE)) {
+	if (ev->type == MKVM_EV_EXCEPTION && mkvm_has_error_code(ev->vector) && (vmx_read(GUEST_CR0) & X86_CR0_PE)) {
 		info |= INTR_INFO_DELIVER_CODE_MASK;
 		vmx_write(VM_ENTRY_EXCEPTION_ERROR_CODE, ev->has_error ? (u16)ev->error : 0);
 	}

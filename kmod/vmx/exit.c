@@ -13,7 +13,6 @@
 
 #include "vmx.h"
 
-#define DR7_GD		BIT(13)
 #define WALK_DONE	(BIT(7) | BIT(8))	/* of an EPT violation: the access itself, not one of its walk */
 
 static int vmx_exit_window(struct mkvm_vcpu *vcpu)
@@ -100,7 +99,7 @@ static void note_trap(struct vmx_vcpu *vmx, u64 bits)
 	struct mkvm_vcpu *vcpu = &vmx->vcpu;
 
 	vmx->dr6 = (vmx->dr6 & ~(u64)DR_TRAP_BITS) | bits;
-	mkvm_hw->set_dr(vcpu, 7, mkvm_hw->get_dr(vcpu, 7) & ~(u64)DR7_GD);
+	mkvm_hw->set_dr(vcpu, 7, mkvm_hw->get_dr(vcpu, 7) & ~(u64)MKVM_DR7_GD);
 }
 
 /* An intercepted exception goes on to the guest, unless it is userspace's. NMI and #MC: see vmx_enter. */

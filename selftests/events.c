@@ -9,6 +9,7 @@
  */
 #define _GNU_SOURCE
 #include <dirent.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -1009,6 +1010,56 @@ TEST(an_open_window_that_was_asked_for_exits_at_once)
 	EXPECT_EQ(KVM_EXIT_IRQ_WINDOW_OPEN, vcpu_run(vcpu));
 	vcpu->run->request_interrupt_window = 0;
 	vcpu_run_to_stage(vcpu, 3);
+}
+
+static volatile bool split_on;
+
+/* An atomic access that crosses a page: the emulator stops all other CPUs for it. */
+static void *split_always(void *arg)
+{
+	u32 *word = (u32 *)((u8 *)mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) + 4094);
+
+	(void)arg;
+	while (split_on)
+		asm volatile("lock incl %0" : "+m"(*word));
+	munmap((u8 *)word - 4094, 8192);
+	return NULL;
+}
+
+#define INTERRUPTS 300
+
+static void take_interrupts(u64 arg)
+{
+	(void)arg;
+	guest_handlers[VECTOR] = irq_count_only;
+	sti();
+	for (int i = 0; i < INTERRUPTS; i++) {
+		stage(1);
+		for (volatile int spin = 0; spin < 20000; spin++)
+			;
+		GUEST_EQ(i + 1, irqs[VECTOR]);
+	}
+}
+
+TEST(an_interrupt_comes_once_though_other_cpus_stop_the_machine)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_add(vm, take_interrupts, 0);
+	pthread_t thread;
+
+	if (!cpu_is_tcg())
+		SKIP("it looks for a fault of QEMU's TCG");
+	if (is_linux_kvm())
+		SKIP("QEMU's TCG delivers some twice");
+	split_on = true;
+	ASSERT_EQ(0, pthread_create(&thread, NULL, split_always, NULL));
+	for (int i = 0; i < INTERRUPTS; i++) {
+		vcpu_run_to_stage(vcpu, 1);
+		ASSERT_OK(interrupt(vcpu, VECTOR));
+	}
+	vcpu_run_to_done(vcpu);
+	split_on = false;
+	pthread_join(thread, NULL);
 }
 
 TEST(kvm_interrupt_refusals)

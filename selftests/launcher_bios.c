@@ -365,8 +365,6 @@ static void press_until(pid_t pid, int console, u32 buttons)
 		}
 		if (!ktap_wait(&wait)) {
 			show_vcpus();
-			if (cpu_is_tcg())
-				ktap_note("QEMU's TCG may deliver an interrupt twice: Documentation/lab.rst, its faults");
 			FAIL("last words \"%s\"; the guest %s; rounds %u, SMIs %u", text,
 			     seen.begun ? "hangs" : "never began", seen.rounds, seen.buttons);
 		}

@@ -42,6 +42,26 @@ void svm_set_nmi_masked(struct mkvm_vcpu *vcpu, bool masked)
 	svm_intercept(svm, IRET_BIT, masked);
 }
 
+/* QEMU's TCG has faults that we step around. */
+static bool on_tcg(void)
+{
+	static int known = -1;
+
+	if (unlikely(known < 0))
+		known = boot_cpu_has(X86_FEATURE_HYPERVISOR) && cpuid_ebx(0x40000000) == 0x54474354;	/* "TCGT" */
+	return known;
+}
+
+/*
+ * TCG leaves an interrupt that it has put in noted as the CPU's exception, and delivers it
+ * again if it leaves its loop before the next #VMEXIT. An event of type INT n it forgets, and
+ * delivers like an interrupt but that the gate's DPL counts, which can refuse CPL 3 only.
+ */
+static bool intr_goes_as_soft(const struct svm_vcpu *svm)
+{
+	return on_tcg() && svm->vmcb->save.cpl == 0;
+}
+
 /* Puts an event, or none, into the guest at the next entry. */
 void svm_inject(struct mkvm_vcpu *vcpu, const struct mkvm_event *ev)
 {
@@ -51,9 +71,13 @@ void svm_inject(struct mkvm_vcpu *vcpu, const struct mkvm_event *ev)
 		[MKVM_EV_EXCEPTION] = SVM_EVTINJ_TYPE_EXEPT | SVM_EVTINJ_VALID,
 		[MKVM_EV_SOFT] = SVM_EVTINJ_TYPE_SOFT | SVM_EVTINJ_VALID,
 	};
-	struct vmcb_control_area *c = &to_svm(vcpu)->vmcb->control;
+	struct svm_vcpu *svm = to_svm(vcpu);
+	struct vmcb_control_area *c = &svm->vmcb->control;
+	u32 how = type[ev->type];
 
-	c->event_inj = ev->vector | type[ev->type] | (ev->has_error ? SVM_EVTINJ_VALID_ERR : 0);
+	if (ev->type == MKVM_EV_INTR && unlikely(intr_goes_as_soft(svm)))
+		how = type[MKVM_EV_SOFT];
+	c->event_inj = ev->vector | how | (ev->has_error ? SVM_EVTINJ_VALID_ERR : 0);
 	c->event_inj_err = ev->error;
 	/* What #BP and #OF push: a CPU that saves the next RIP takes it from here. */
 	c->next_rip = vcpu->rip;
@@ -71,8 +95,11 @@ void svm_event_after_exit(struct svm_vcpu *svm, bool moved)
 	struct mkvm_event *ev = &svm->vcpu.event;
 	u32 info = c->exit_int_info;
 	u8 vector = info & SVM_EXITINTINFO_VEC_MASK;
-	bool ours = !moved && (ev->type == MKVM_EV_EXCEPTION || ev->type == MKVM_EV_SOFT) && ev->vector == vector;
+	bool same = !moved && ev->vector == vector;
+	bool ours = same && (ev->type == MKVM_EV_EXCEPTION || ev->type == MKVM_EV_SOFT);
 
+	if (same && ev->type == MKVM_EV_INTR && unlikely(intr_goes_as_soft(svm)))
+		info = c->exit_int_info = SVM_EXITINTINFO_VALID | SVM_EXITINTINFO_TYPE_INTR | vector;
 	ev->type = MKVM_EV_NONE;
 	ev->vector = vector;
 	ev->has_error = info & SVM_EXITINTINFO_VALID_ERR;
@@ -114,12 +141,6 @@ static void open_irq_window(struct svm_vcpu *svm)
 	svm_intercept(svm, INTERCEPT_VINTR, true);
 }
 
-/* QEMU's TCG does not intercept #BP of an INT3: it takes it for an INT n. */
-static bool int3_is_int_n(void)
-{
-	return boot_cpu_has(X86_FEATURE_HYPERVISOR) && cpuid_ebx(0x40000000) == 0x54474354;	/* "TCGT" */
-}
-
 /* Exceptions that leave the guest whatever happens. */
 u32 svm_exceptions(const struct svm_vcpu *svm)
 {
@@ -134,7 +155,8 @@ void svm_guest_debug_changed(struct mkvm_vcpu *vcpu)
 	u64 *dr7 = &svm->vmcb->save.dr7;
 
 	svm->vmcb->control.intercepts[INTERCEPT_EXCEPTION] = svm_exceptions(svm);
-	svm_intercept(svm, INTERCEPT_INTn, (vcpu->debug.control & KVM_GUESTDBG_USE_SW_BP) && int3_is_int_n());
+	/* TCG does not intercept #BP of an INT3: it takes it for an INT n. */
+	svm_intercept(svm, INTERCEPT_INTn, (vcpu->debug.control & KVM_GUESTDBG_USE_SW_BP) && on_tcg());
 	if (debugged && !svm->debugged) {
 		svm->guest_dr7 = *dr7;
 		vcpu->dr_live = false;

@@ -541,6 +541,8 @@ static long vcpu_ioctl_locked(struct mkvm_vcpu *vcpu, unsigned int ioctl, unsign
 	case KVM_GET_MSRS:
 	case KVM_SET_MSRS:
 		return mkvm_msrs_ioctl(vcpu, argp, ioctl == KVM_SET_MSRS);
+	case KVM_HAS_DEVICE_ATTR: case KVM_GET_DEVICE_ATTR: case KVM_SET_DEVICE_ATTR:
+		return mkvm_vcpu_attr_ioctl(vcpu, ioctl, argp);
 	case KVM_SET_CPUID2:
 		return mkvm_cpuid_set(vcpu, argp);
 	case KVM_GET_CPUID2:

@@ -46,6 +46,7 @@ static const u32 capabilities[] = {
 	[KVM_CAP_DEBUGREGS] = 1,
 	[KVM_CAP_XSAVE] = 1,
 	[KVM_CAP_GET_TSC_KHZ] = 1,
+	[KVM_CAP_VCPU_ATTRIBUTES] = 1,
 	[KVM_CAP_TSC_DEADLINE_TIMER] = 1,
 	[KVM_CAP_SIGNAL_MSI] = 1,
 	[KVM_CAP_READONLY_MEM] = 1,

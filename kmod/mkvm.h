@@ -473,7 +473,7 @@ int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host);
 int mkvm_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host);
 int mkvm_msr_index_list(struct kvm_msr_list __user *list, bool features);
 int mkvm_msrs_ioctl(struct mkvm_vcpu *vcpu, struct kvm_msrs __user *arg, bool set);
-int mkvm_vcpu_attr_ioctl(struct mkvm_vcpu *vcpu, unsigned int ioctl, void __user *argp);
+void mkvm_set_tsc_offset(struct mkvm_vcpu *vcpu, s64 offset);
 bool mkvm_tsc_khz_valid(unsigned long khz);
 void mkvm_msr_reset(struct mkvm_vcpu *vcpu);
 

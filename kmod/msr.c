@@ -233,36 +233,14 @@ static void set_tsc_adjust(struct mkvm_vcpu *vcpu, u64 val, bool host)
 	vcpu->tsc_adjust = val;
 }
 
-/*
- * mkvm_vcpu_attr_ioctl - KVM_{HAS,GET,SET}_DEVICE_ATTR of a vCPU: the offset of its TSC, in cycles
- *
- * With the vCPU's mutex; may sleep. -EINVAL: flags, of which there are none; -ENXIO: no such attribute.
- */
-int mkvm_vcpu_attr_ioctl(struct mkvm_vcpu *vcpu, unsigned int ioctl, void __user *argp)
+/* mkvm_set_tsc_offset - KVM_VCPU_TSC_OFFSET, in cycles, which vCPUs set later share; with the vCPU's mutex */
+void mkvm_set_tsc_offset(struct mkvm_vcpu *vcpu, s64 offset)
 {
-	struct kvm_device_attr attr;
-	u64 __user *where;
-	u64 offset;
-
-	if (copy_from_user(&attr, argp, sizeof(attr)))
-		return -EFAULT;
-	if (attr.flags)
-		return -EINVAL;
-	if (attr.group != KVM_VCPU_TSC_CTRL || attr.attr != KVM_VCPU_TSC_OFFSET)
-		return -ENXIO;
-	where = u64_to_user_ptr(attr.addr);
-	if (ioctl == KVM_GET_DEVICE_ATTR)
-		return put_user(vcpu->tsc_offset, where);
-	if (ioctl == KVM_HAS_DEVICE_ATTR)
-		return 0;
-	if (get_user(offset, where))
-		return -EFAULT;
 	spin_lock(&vcpu->vm->tsc_lock);
-	vcpu->vm->tsc_offset = offset;		/* of those that are created or set later, too */
+	vcpu->vm->tsc_offset = offset;
 	vcpu->vm->tsc_was_set = true;
 	spin_unlock(&vcpu->vm->tsc_lock);
 	set_tsc_offset(vcpu, offset);
-	return 0;
 }
 
 /*

@@ -529,6 +529,30 @@ static int vcpu_translate(struct mkvm_vcpu *vcpu, struct kvm_translation __user 
 	return copy_to_user(arg, &t, sizeof(t)) ? -EFAULT : 0;
 }
 
+/* The one attribute that there is: the offset of the TSC. */
+static int vcpu_attribute(struct mkvm_vcpu *vcpu, unsigned int ioctl, void __user *argp)
+{
+	struct kvm_device_attr attr;
+	u64 __user *where;
+	u64 offset;
+
+	if (copy_from_user(&attr, argp, sizeof(attr)))
+		return -EFAULT;
+	if (attr.flags)
+		return -EINVAL;
+	if (attr.group != KVM_VCPU_TSC_CTRL || attr.attr != KVM_VCPU_TSC_OFFSET)
+		return -ENXIO;
+	where = u64_to_user_ptr(attr.addr);
+	if (ioctl == KVM_GET_DEVICE_ATTR)
+		return put_user(vcpu->tsc_offset, where);
+	if (ioctl == KVM_HAS_DEVICE_ATTR)
+		return 0;
+	if (get_user(offset, where))
+		return -EFAULT;
+	mkvm_set_tsc_offset(vcpu, offset);
+	return 0;
+}
+
 static long vcpu_ioctl_locked(struct mkvm_vcpu *vcpu, unsigned int ioctl, unsigned long arg)
 {
 	void __user *argp = (void __user *)arg;
@@ -542,7 +566,7 @@ static long vcpu_ioctl_locked(struct mkvm_vcpu *vcpu, unsigned int ioctl, unsign
 	case KVM_SET_MSRS:
 		return mkvm_msrs_ioctl(vcpu, argp, ioctl == KVM_SET_MSRS);
 	case KVM_HAS_DEVICE_ATTR: case KVM_GET_DEVICE_ATTR: case KVM_SET_DEVICE_ATTR:
-		return mkvm_vcpu_attr_ioctl(vcpu, ioctl, argp);
+		return vcpu_attribute(vcpu, ioctl, argp);
 	case KVM_SET_CPUID2:
 		return mkvm_cpuid_set(vcpu, argp);
 	case KVM_GET_CPUID2:

@@ -28,12 +28,19 @@
 #else /* C */
 
 #include <linux/eventfd.h>
+#include <linux/kvm.h>
 #include <linux/percpu.h>
 #include <linux/rcupdate.h>
 #include <linux/smp.h>
 #include <linux/syscore_ops.h>
 #include <asm/cpufeature.h>
 #include <asm/mce.h>
+
+/* Since 6.8. What lies behind struct kvm_userspace_memory_region is for guest_memfd, which needs a flag. */
+#ifndef KVM_SET_USER_MEMORY_REGION2
+#define KVM_CAP_USER_MEMORY2 231
+#define KVM_SET_USER_MEMORY_REGION2 _IOW(KVMIO, 0x49, __u64[20])
+#endif
 
 /* The field's name says since 6.10 that it must be read once. */
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 10, 0)

@@ -32,8 +32,6 @@
 #define LEAF81_EDX ((LEAF1_EDX & 0x0183f3ff) | F(SYSCALL) | F(NX) | F(MMXEXT) | F(FXSR_OPT) | F(GBPAGES) | \
 		    F(RDTSCP) | F(LM) | F(3DNOWEXT) | F(3DNOW))
 
-#define XFEATURES	(XFEATURE_MASK_FP | XFEATURE_MASK_SSE | XFEATURE_MASK_YMM | XFEATURE_MASK_AVX512 | \
-			 XFEATURE_MASK_PKRU)
 #define CR4_ALWAYS	(X86_CR4_VME | X86_CR4_PVI | X86_CR4_TSD | X86_CR4_DE | X86_CR4_PSE | X86_CR4_PAE | \
 			 X86_CR4_MCE | X86_CR4_PGE | X86_CR4_PCE | X86_CR4_OSFXSR | X86_CR4_OSXMMEXCPT)
 
@@ -86,7 +84,7 @@ static void apply_rule(struct kvm_cpuid_entry2 *e, const struct cpuid_rule *r)
 /* XSAVE's sub-leaf: only the components that guests may enable, and nothing supervisor. */
 static bool xsave_subleaf(struct kvm_cpuid_entry2 *e)
 {
-	u64 features = mkvm_host_xcr0 & XFEATURES;
+	u64 features = MKVM_GUEST_XCR0;
 
 	if (e->index == 0) {
 		e->eax = features;
@@ -165,7 +163,7 @@ static int copy_entries(struct kvm_cpuid2 __user *arg, const struct kvm_cpuid_en
 	if (get_user(room, &arg->nent))
 		return -EFAULT;
 	if (room < n)
-		return put_user(n, &arg->nent) ? -EFAULT : -E2BIG;
+		return -E2BIG;
 	if (copy_to_user(arg->entries, e, n * sizeof(*e)) || put_user(n, &arg->nent))
 		return -EFAULT;
 	return 0;
@@ -319,7 +317,7 @@ void mkvm_cpuid_update(struct mkvm_vcpu *vcpu)
 	vcpu->cr4_reserved = ~(CR4_ALWAYS | cr4_optional(vcpu, l1c, l7b, l7c));
 	vcpu->efer_reserved = ((l81d & F(NX)) ? 0 : EFER_NX) | ((l81d & F(LM)) ? 0 : EFER_LME) |
 			      ((l81d & F(SYSCALL)) ? 0 : EFER_SCE) | ((l81d & F(FXSR_OPT)) ? 0 : EFER_FFXSR);
-	vcpu->guest_xcr0_mask = mkvm_host_xcr0 & XFEATURES;
+	vcpu->guest_xcr0_mask = MKVM_GUEST_XCR0;
 	if (!none)
 		vcpu->guest_xcr0_mask &= leaf_reg(vcpu, 0xd, 0) | XFEATURE_MASK_FP | XFEATURE_MASK_SSE;
 	width = leaf_reg(vcpu, 0x80000008, 0) & 0xff;

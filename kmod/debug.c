@@ -14,6 +14,7 @@
 #include <linux/string.h>
 
 #include "hw_ops.h"
+#include <asm/debugreg.h>
 
 /*
  * mkvm_set_guest_debug - KVM_SET_GUEST_DEBUG
@@ -69,4 +70,12 @@ int mkvm_exit_debug(struct mkvm_vcpu *vcpu, u8 vector, u64 dr6)
 		.exception = vector, .pc = cs.base + vcpu->rip, .dr6 = dr6, .dr7 = vcpu->debug.dr7,
 	};
 	return 0;
+}
+
+/* mkvm_exit_mov_dr - a debug register is accessed while they are userspace's, which can watch that by DR7.GD */
+int mkvm_exit_mov_dr(struct mkvm_vcpu *vcpu)
+{
+	if (vcpu->debug.dr7 & MKVM_DR7_GD)
+		return mkvm_exit_debug(vcpu, X86_TRAP_DB, DR6_RESERVED | BIT(13));
+	return mkvm_exit_emulate(vcpu);
 }

@@ -13,6 +13,7 @@
 #include <linux/err.h>
 #include <linux/eventfd.h>
 #include <linux/hash.h>
+#include <linux/nospec.h>
 #include <linux/rculist.h>
 #include <linux/slab.h>
 #include <linux/string.h>
@@ -185,25 +186,25 @@ static bool in_zone(struct mkvm *vm, bool pio, u64 addr, unsigned int len)
 	return found;
 }
 
-/* Return: false if the ring is full, or "first" makes no sense. */
+/* Return: false if the ring is full, or its "last", which userspace may write as well, makes no sense. */
 static bool ring_add(struct mkvm *vm, bool pio, u64 addr, unsigned int len, const void *buf)
 {
 	struct kvm_coalesced_mmio_ring *ring = vm->ring;
 	struct kvm_coalesced_mmio *e;
-	u32 next;
+	u32 last, next;
 
 	spin_lock(&vm->ring_lock);
-	e = &ring->coalesced_mmio[vm->ring_last];
-	next = (vm->ring_last + 1) % KVM_COALESCED_MMIO_MAX;
-	if (smp_load_acquire(&ring->first) == next) {
+	last = READ_ONCE(ring->last);
+	next = (last + 1) % KVM_COALESCED_MMIO_MAX;
+	if (last >= KVM_COALESCED_MMIO_MAX || smp_load_acquire(&ring->first) == next) {
 		spin_unlock(&vm->ring_lock);
 		return false;
 	}
+	e = &ring->coalesced_mmio[array_index_nospec(last, KVM_COALESCED_MMIO_MAX)];
 	e->phys_addr = addr;
 	e->len = len;
 	e->pio = pio;
 	memcpy(e->data, buf, len);
-	vm->ring_last = next;
 	smp_store_release(&ring->last, next);	/* the entry before its number */
 	spin_unlock(&vm->ring_lock);
 	return true;

@@ -30,6 +30,15 @@ MODULE_PARM_DESC(msi_offsets, "KVM_SIGNAL_MSI takes offsets into the MSI window,
 const struct mkvm_hw_ops *mkvm_hw;
 static int cpuhp_state;
 
+/* KVM_{HAS,GET}_DEVICE_ATTR: which state components a guest can have. */
+static int xcr0_attribute(void __user *argp, bool get)
+{
+	u64 __user *where;
+	int r = mkvm_find_attribute(argp, 0, KVM_X86_XCOMP_GUEST_SUPP, &where);
+
+	return r || !get ? r : put_user(MKVM_GUEST_XCR0, where);
+}
+
 static long dev_ioctl(struct file *file, unsigned int ioctl, unsigned long arg)
 {
 	void __user *argp = (void __user *)arg;
@@ -53,6 +62,8 @@ static long dev_ioctl(struct file *file, unsigned int ioctl, unsigned long arg)
 		return put_user((u64)MKVM_MCE_CAP, (u64 __user *)argp);
 	case KVM_GET_SUPPORTED_CPUID:
 		return mkvm_cpuid_supported(argp);
+	case KVM_HAS_DEVICE_ATTR: case KVM_GET_DEVICE_ATTR:
+		return xcr0_attribute(argp, ioctl == KVM_GET_DEVICE_ATTR);
 	case KVM_GET_EMULATED_CPUID:
 		return mkvm_cpuid_emulated(argp);
 	default:

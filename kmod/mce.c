@@ -15,6 +15,11 @@
 
 enum { MCE_CTL, MCE_STATUS, MCE_ADDR, MCE_MISC };
 
+/* AMD's hardware configuration register: TscFreqSel, and bits that old kernels set because of errata. */
+#define MCE_STATUS_WRITE	BIT_ULL(18)
+#define HWCR_KEPT		(MCE_STATUS_WRITE | BIT_ULL(24))
+#define HWCR_IGNORED		(BIT_ULL(3) | BIT_ULL(6) | BIT_ULL(8))
+
 void mkvm_mce_reset(struct mkvm_vcpu *vcpu)
 {
 	memset(&vcpu->mce, 0, sizeof(vcpu->mce));
@@ -47,6 +52,8 @@ static u64 *mce_reg(struct mkvm_mce *mce, u32 index, bool host)
 	switch (index) {
 	case MSR_IA32_MCG_STATUS:
 		return &mce->status;
+	case MSR_K7_HWCR:
+		return &mce->hwcr;
 	case MSR_IA32_MCG_CTL:
 		return host || (mce->cap & MCG_CTL_P) ? &mce->ctl : NULL;
 	case MSR_IA32_MCx_CTL(0) ... MSR_IA32_MCx_CTL(MKVM_MCE_BANKS) - 1:
@@ -69,7 +76,7 @@ int mkvm_mce_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host)
 }
 
 /*
- * As mkvm_msr_set. The guest may only clear a bank's status, and switch a bank on or off
+ * As mkvm_msr_set. The guest may only clear a bank's status unless HWCR lets it write, and switch a bank on or off
  * as a whole (bits 0 and 10 aside, which old kernels mask because of errata).
  */
 int mkvm_mce_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host)
@@ -80,10 +87,14 @@ int mkvm_mce_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host)
 		return 1;
 	if (index == MSR_IA32_MCG_CTL && val && val != ~0ULL)
 		return 1;
-	if (index >= MSR_IA32_MCx_CTL(0)) {
+	if (index == MSR_K7_HWCR) {
+		if (val & ~(HWCR_KEPT | HWCR_IGNORED))
+			return 1;
+		val &= HWCR_KEPT;
+	} else if (index >= MSR_IA32_MCx_CTL(0)) {
 		if (index % 4 == MCE_CTL && val && (val | BIT(0) | BIT(10)) != ~0ULL)
 			return 1;
-		if (index % 4 == MCE_STATUS && val && !host)
+		if (index % 4 == MCE_STATUS && val && !host && !(vcpu->mce.hwcr & MCE_STATUS_WRITE))
 			return 1;
 	}
 	*reg = val;

@@ -145,7 +145,6 @@ struct mkvm {
 	u32 nr_zones;					/* under irq_lock */
 	spinlock_t ring_lock;				/* who adds to the ring */
 	struct kvm_coalesced_mmio_ring *ring;		/* (c) a page, shared with userspace: untrusted */
-	u32 ring_last;					/* under ring_lock: where the next entry goes */
 
 	u64 stats[MKVM_NR_VM_STATS];			/* (m) read by anybody */
 	u32 max_vcpu_ids;				/* (l) KVM_CAP_MAX_VCPU_ID: ids are below it; 0: not set */
@@ -260,6 +259,7 @@ struct mkvm_mtrr {
 
 struct mkvm_mce {
 	u64 cap, status, ctl;
+	u64 hwcr;			/* AMD's HWCR: McStatusWrEn, TscFreqSel */
 	u64 bank[MKVM_MCE_BANKS][4];	/* CTL, STATUS, ADDR, MISC */
 };
 
@@ -437,6 +437,7 @@ int mkvm_exit_rsm(struct mkvm_vcpu *vcpu);
 int mkvm_set_guest_debug(struct mkvm_vcpu *vcpu, const struct kvm_guest_debug *dbg);
 bool mkvm_debug_takes(struct mkvm_vcpu *vcpu, u8 vector);
 int mkvm_exit_debug(struct mkvm_vcpu *vcpu, u8 vector, u64 dr6);
+int mkvm_exit_mov_dr(struct mkvm_vcpu *vcpu);
 
 /* debugfs.c */
 void mkvm_debugfs_setup(void);
@@ -446,6 +447,8 @@ void mkvm_debugfs_remove(struct mkvm *vm);
 
 /* regs.c */
 extern u64 mkvm_host_xcr0;
+#define MKVM_GUEST_XCR0		(mkvm_host_xcr0 & (XFEATURE_MASK_FP | XFEATURE_MASK_SSE | XFEATURE_MASK_YMM | \
+						   XFEATURE_MASK_AVX512 | XFEATURE_MASK_PKRU))
 void mkvm_regs_setup(void);
 void mkvm_regs_get(struct mkvm_vcpu *vcpu, struct kvm_regs *regs);
 void mkvm_regs_set(struct mkvm_vcpu *vcpu, const struct kvm_regs *regs);
@@ -474,6 +477,7 @@ int mkvm_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host);
 int mkvm_msr_index_list(struct kvm_msr_list __user *list, bool features);
 int mkvm_msrs_ioctl(struct mkvm_vcpu *vcpu, struct kvm_msrs __user *arg, bool set);
 void mkvm_set_tsc_offset(struct mkvm_vcpu *vcpu, s64 offset);
+int mkvm_find_attribute(void __user *argp, u32 group, u64 nr, u64 __user **where);
 bool mkvm_tsc_khz_valid(unsigned long khz);
 void mkvm_msr_reset(struct mkvm_vcpu *vcpu);
 

@@ -36,7 +36,7 @@ static const u32 msr_list[] = {
 	MSR_MTRRfix4K_E0000, MSR_MTRRfix4K_E8000, MSR_MTRRfix4K_F0000, MSR_MTRRfix4K_F8000,
 	0x200, 0x201, 0x202, 0x203, 0x204, 0x205, 0x206, 0x207,
 	0x208, 0x209, 0x20a, 0x20b, 0x20c, 0x20d, 0x20e, 0x20f,
-	MSR_IA32_MCG_STATUS, MSR_IA32_MCG_CTL,
+	MSR_IA32_MCG_STATUS, MSR_IA32_MCG_CTL, MSR_K7_HWCR,
 	MSR_IA32_TSC_DEADLINE, MSR_IA32_SMBASE,
 };
 
@@ -282,7 +282,6 @@ static bool reads_zero(u32 index)
 	case MSR_IA32_PLATFORM_ID:
 	case MSR_IA32_UCODE_REV:
 	case MSR_AMD64_SYSCFG:
-	case MSR_K7_HWCR:
 	case MSR_K8_INT_PENDING_MSG:
 	case MSR_FAM10H_MMIO_CONF_BASE:
 	case MSR_AMD64_NB_CFG:
@@ -456,7 +455,7 @@ int mkvm_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host)
 		return set_mtrr(vcpu, index, val);
 	/* firmware and kernels write back what they read; microcode updates are ignored */
 	if (reads_zero(index))
-		return val && !host && index != MSR_IA32_UCODE_REV && index != MSR_K7_HWCR ? 1 : 0;
+		return val && !host && index != MSR_IA32_UCODE_REV ? 1 : 0;
 	if (!mkvm_mce_msr_set(vcpu, index, val, host))
 		return 0;
 	return mkvm_hw->set_msr(vcpu, index, val);

@@ -529,24 +529,33 @@ static int vcpu_translate(struct mkvm_vcpu *vcpu, struct kvm_translation __user 
 	return copy_to_user(arg, &t, sizeof(t)) ? -EFAULT : 0;
 }
 
-/* The one attribute that there is: the offset of the TSC. */
-static int vcpu_attribute(struct mkvm_vcpu *vcpu, unsigned int ioctl, void __user *argp)
+/*
+ * mkvm_find_attribute - where the value of a struct kvm_device_attr is to be read or written
+ *
+ * Return: -EINVAL for flags, of which there are none, -ENXIO for another attribute than this, -EFAULT.
+ */
+int mkvm_find_attribute(void __user *argp, u32 group, u64 nr, u64 __user **where)
 {
 	struct kvm_device_attr attr;
-	u64 __user *where;
-	u64 offset;
 
 	if (copy_from_user(&attr, argp, sizeof(attr)))
 		return -EFAULT;
 	if (attr.flags)
 		return -EINVAL;
-	if (attr.group != KVM_VCPU_TSC_CTRL || attr.attr != KVM_VCPU_TSC_OFFSET)
-		return -ENXIO;
-	where = u64_to_user_ptr(attr.addr);
+	*where = u64_to_user_ptr(attr.addr);
+	return attr.group == group && attr.attr == nr ? 0 : -ENXIO;
+}
+
+/* KVM_{HAS,GET,SET}_DEVICE_ATTR: the offset of the TSC. */
+static int tsc_attribute(struct mkvm_vcpu *vcpu, unsigned int ioctl, void __user *argp)
+{
+	u64 offset, __user *where;
+	int r = mkvm_find_attribute(argp, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, &where);
+
+	if (r || ioctl == KVM_HAS_DEVICE_ATTR)
+		return r;
 	if (ioctl == KVM_GET_DEVICE_ATTR)
 		return put_user(vcpu->tsc_offset, where);
-	if (ioctl == KVM_HAS_DEVICE_ATTR)
-		return 0;
 	if (get_user(offset, where))
 		return -EFAULT;
 	mkvm_set_tsc_offset(vcpu, offset);
@@ -566,7 +575,7 @@ static long vcpu_ioctl_locked(struct mkvm_vcpu *vcpu, unsigned int ioctl, unsign
 	case KVM_SET_MSRS:
 		return mkvm_msrs_ioctl(vcpu, argp, ioctl == KVM_SET_MSRS);
 	case KVM_HAS_DEVICE_ATTR: case KVM_GET_DEVICE_ATTR: case KVM_SET_DEVICE_ATTR:
-		return vcpu_attribute(vcpu, ioctl, argp);
+		return tsc_attribute(vcpu, ioctl, argp);
 	case KVM_SET_CPUID2:
 		return mkvm_cpuid_set(vcpu, argp);
 	case KVM_GET_CPUID2:

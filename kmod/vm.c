@@ -17,6 +17,7 @@
 #include <asm/tsc.h>
 
 #include "hw_ops.h"
+#include "compat.h"
 
 #define MIN_MMU_PAGES	64	/* as Linux KVM has it */
 #define MSR_EXIT_REASONS (KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER)
@@ -47,6 +48,8 @@ static const u32 capabilities[] = {
 	[KVM_CAP_XSAVE] = 1,
 	[KVM_CAP_GET_TSC_KHZ] = 1,
 	[KVM_CAP_VCPU_ATTRIBUTES] = 1,
+	[KVM_CAP_USER_MEMORY2] = 1,
+	[KVM_CAP_SYS_ATTRIBUTES] = 1,
 	[KVM_CAP_TSC_DEADLINE_TIMER] = 1,
 	[KVM_CAP_SIGNAL_MSI] = 1,
 	[KVM_CAP_READONLY_MEM] = 1,
@@ -646,11 +649,15 @@ static long vm_ioctl(struct file *file, unsigned int ioctl, unsigned long arg)
 	switch (ioctl) {
 	case KVM_CHECK_EXTENSION:
 		return mkvm_check_extension(arg);
-	case KVM_SET_USER_MEMORY_REGION:
+	case KVM_SET_USER_MEMORY_REGION: case KVM_SET_USER_MEMORY_REGION2:
 		return set_memory(vm, argp);
 	case KVM_SET_TSS_ADDR:
 		/* Real mode runs natively here: three pages below 4 GiB are not needed. */
 		return arg > (u32)(-3 * PAGE_SIZE) ? -EINVAL : 0;
+	case KVM_GET_TSC_KHZ:
+		return tsc_khz;
+	case KVM_SET_TSC_KHZ:
+		return mkvm_tsc_khz_valid(arg) ? 0 : -EINVAL;
 	case KVM_IRQ_LINE:
 	case KVM_IRQ_LINE_STATUS:
 		return irq_line(vm, argp, ioctl == KVM_IRQ_LINE_STATUS);

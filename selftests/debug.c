@@ -12,6 +12,8 @@
 #include "vm.h"
 
 #define DR6_STEP (1u << 14)
+#define DR6_BD (1u << 13)
+#define DR7_GD (1u << 13)
 
 static int set_debug(struct vcpu *vcpu, u32 control, u64 dr0, u64 dr7)
 {
@@ -206,13 +208,15 @@ TEST(a_breakpoint_in_the_debug_registers_is_userspaces)
 	vcpu_run_to_stage(vcpu, 2);
 }
 
+extern const u8 mov_dr_here[];
+
 static void dr_guest(u64 arg)
 {
 	u64 value = 0x1234;
 
 	(void)arg;
 	stage(1);
-	asm volatile("movq %0, %%dr1" :: "r"(value));
+	asm volatile("mov_dr_here: movq %0, %%dr1" :: "r"(value));
 	value = 0x500;
 	asm volatile("movq %0, %%dr7" :: "r"(value));
 	stage(2);
@@ -233,6 +237,26 @@ TEST(the_guests_own_debug_registers_are_kept_while_userspace_has_breakpoints)
 	ASSERT_OK(set_debug(vcpu, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP, (u64)step_middle, 0x402));
 	vcpu_run_to_stage(vcpu, 2);
 	ASSERT_OK(set_debug(vcpu, 0, 0, 0));
+	vcpu_run_to_stage(vcpu, 3);
+}
+
+TEST(userspace_may_watch_accesses_to_the_debug_registers)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_add(vm, dr_guest, 0);
+	struct kvm_run *run = vcpu->run;
+
+	NEED_CAP(KVM_CAP_SET_GUEST_DEBUG);
+	if (cpu_is_tcg() && is_linux_kvm())
+		SKIP("QEMU's TCG has no decode assists, and Linux KVM then looks at the guest's own DR7");
+	vcpu_run_to_stage(vcpu, 1);
+	ASSERT_OK(set_debug(vcpu, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP, 0, 0x400 | DR7_GD));
+	vcpu_run_to_exit(vcpu, KVM_EXIT_DEBUG);
+	EXPECT_EQ(VEC_DB, run->debug.arch.exception);
+	EXPECT_EQ((u64)mov_dr_here, run->debug.arch.pc);
+	EXPECT_EQ(0xffff0ff0 | DR6_BD, run->debug.arch.dr6);
+	ASSERT_OK(set_debug(vcpu, 0, 0, 0));
+	vcpu_run_to_stage(vcpu, 2);
 	vcpu_run_to_stage(vcpu, 3);
 }
 

@@ -537,6 +537,25 @@ TEST(a_full_ring_lets_writes_through)
 	}
 }
 
+TEST(the_ring_goes_on_where_userspace_says)
+{
+	struct vm *vm;
+	struct vcpu *vcpu = start_guest(&vm);
+	struct kvm_coalesced_mmio_ring *ring = ring_of(vcpu);
+
+	NEED_CAP(KVM_CAP_COALESCED_MMIO);
+	ASSERT_OK(set_zone(vm, true, MMIO_GPA, 8, 0));
+	for (u32 start = 0; start < RING_SIZE; start += 7) {
+		ring->first = start;
+		ring->last = start;
+		EXPECT_TRUE(!write_exits(vcpu, false, MMIO_GPA, 4, start));
+		EXPECT_EQ((start + 1) % RING_SIZE, ring->last);
+		expect_entry(vcpu, false, MMIO_GPA, 4, start);
+	}
+	ring->last = RING_SIZE;
+	EXPECT_TRUE(write_exits(vcpu, false, MMIO_GPA, 4, 0));
+}
+
 TEST(a_scribbled_ring_harms_nobody)
 {
 	struct vm *vm;

@@ -16,6 +16,18 @@
 
 #define KVM_MEM_UNKNOWN_FLAG (1u << 30)
 
+#ifndef KVM_SET_USER_MEMORY_REGION2		/* headers before 6.8 */
+#define KVM_CAP_USER_MEMORY2 231
+#define KVM_MEM_GUEST_MEMFD (1u << 2)
+struct kvm_userspace_memory_region2 {
+	__u32 slot, flags;
+	__u64 guest_phys_addr, memory_size, userspace_addr, guest_memfd_offset;
+	__u32 guest_memfd, pad1;
+	__u64 pad2[14];
+};
+#define KVM_SET_USER_MEMORY_REGION2 _IOW(KVMIO, 0x49, struct kvm_userspace_memory_region2)
+#endif
+
 /* --- The ioctl --- */
 
 TEST(unaligned_slots_are_refused)
@@ -99,6 +111,28 @@ TEST(unknown_slot_flags_are_refused)
 	EXPECT_ERRNO(EINVAL, vm_set_slot(vm, 5, KVM_MEM_UNKNOWN_FLAG, TEST_GPA,
 					 4096, host));
 	EXPECT_ERRNO(EINVAL, vm_set_slot(vm, 5, 1 << 31, TEST_GPA, 4096, host));
+}
+
+TEST(the_larger_form_of_a_region_means_the_same)
+{
+	struct vm *vm = vm_create(0);
+	struct kvm_userspace_memory_region2 region = {
+		.slot = 5, .guest_phys_addr = TEST_GPA, .memory_size = 8192, .guest_memfd = -1,
+		.userspace_addr = (u64)host_memory(2 * MIB),
+	};
+
+	NEED_CAP(KVM_CAP_USER_MEMORY2);
+	region.flags = KVM_MEM_UNKNOWN_FLAG;
+	EXPECT_ERRNO(EINVAL, ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION2, &region));
+	region.flags = KVM_MEM_GUEST_MEMFD;
+	EXPECT_ERRNO(EINVAL, ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION2, &region));
+	EXPECT_ERRNO(EFAULT, ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION2, NULL));
+	region.flags = 0;
+	EXPECT_OK(ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION2, &region));
+	EXPECT_ERRNO(EEXIST, vm_set_slot(vm, 6, 0, TEST_GPA + 4096, 4096, (void *)region.userspace_addr));
+	region.memory_size = 0;
+	EXPECT_OK(ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION2, &region));
+	EXPECT_OK(vm_set_slot(vm, 6, 0, TEST_GPA + 4096, 4096, (void *)region.userspace_addr));
 }
 
 TEST(dirty_logging_is_taken_just_when_offered)

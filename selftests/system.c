@@ -158,6 +158,31 @@ TEST(supported_cpuid_too_small_is_e2big)
 	EXPECT_ERRNO(E2BIG, ioctl(device_fd(), KVM_GET_SUPPORTED_CPUID, &small));
 }
 
+TEST(what_state_a_guest_can_have_is_told_before_there_is_one)
+{
+	struct cpuid_list list = { .nent = 128 };
+	u64 xcr0 = 0, cpuid = 0;
+	struct kvm_device_attr attr = { .attr = KVM_X86_XCOMP_GUEST_SUPP, .addr = (u64)&xcr0 };
+
+	NEED_CAP(KVM_CAP_SYS_ATTRIBUTES);
+	EXPECT_OK(ioctl(device_fd(), KVM_HAS_DEVICE_ATTR, &attr));
+	ASSERT_OK(ioctl(device_fd(), KVM_GET_DEVICE_ATTR, &attr));
+	ASSERT_OK(ioctl(device_fd(), KVM_GET_SUPPORTED_CPUID, &list));
+	for (u32 i = 0; i < list.nent; i++)
+		if (list.entries[i].function == 0xd && list.entries[i].index == 0)
+			cpuid = list.entries[i].eax | (u64)list.entries[i].edx << 32;
+	if (cpuid)
+		EXPECT_EQ(cpuid, xcr0);
+	attr.addr = 0;
+	EXPECT_ERRNO(EFAULT, ioctl(device_fd(), KVM_GET_DEVICE_ATTR, &attr));
+	attr.attr++;
+	EXPECT_ERRNO(ENXIO, ioctl(device_fd(), KVM_GET_DEVICE_ATTR, &attr));
+	attr.attr--;
+	attr.group++;
+	EXPECT_ERRNO(ENXIO, ioctl(device_fd(), KVM_HAS_DEVICE_ATTR, &attr));
+	EXPECT_ERRNO(EFAULT, ioctl(device_fd(), KVM_HAS_DEVICE_ATTR, NULL));
+}
+
 TEST(supported_cpuid_is_sane)
 {
 	struct cpuid_list list = { .nent = 128 };

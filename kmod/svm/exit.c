@@ -48,7 +48,7 @@ static int svm_exit_dr(struct mkvm_vcpu *vcpu)
 	struct svm_vcpu *svm = to_svm(vcpu);
 
 	if (svm->debugged)
-		return mkvm_exit_emulate(vcpu);
+		return mkvm_exit_mov_dr(vcpu);
 	svm_dr_live(svm);
 	return 1;
 }

@@ -77,7 +77,7 @@ static int vmx_exit_cr(struct mkvm_vcpu *vcpu)
 static int vmx_exit_dr(struct mkvm_vcpu *vcpu)
 {
 	if (to_vmx(vcpu)->debugged)
-		return mkvm_exit_emulate(vcpu);
+		return mkvm_exit_mov_dr(vcpu);
 	vcpu->dr_live = true;
 	return 1;
 }
@@ -91,15 +91,6 @@ static int exit_ud(struct mkvm_vcpu *vcpu)
 	if (insn == MKVM_INSN_HYPERCALL)
 		return mkvm_exit_hypercall(vcpu);
 	return insn == MKVM_INSN_RSM ? mkvm_exit_rsm(vcpu) : mkvm_exit_ud(vcpu);
-}
-
-/* The exit came before DR6 and DR7 changed: Intel SDM vol. 3, "Exit Qualification for Debug Exceptions". */
-static void note_trap(struct vmx_vcpu *vmx, u64 bits)
-{
-	struct mkvm_vcpu *vcpu = &vmx->vcpu;
-
-	vmx->dr6 = (vmx->dr6 & ~(u64)DR_TRAP_BITS) | bits;
-	mkvm_hw->set_dr(vcpu, 7, mkvm_hw->get_dr(vcpu, 7) & ~(u64)MKVM_DR7_GD);
 }
 
 /* An intercepted exception goes on to the guest, unless it is userspace's. NMI and #MC: see vmx_enter. */
@@ -120,8 +111,9 @@ static int vmx_exit_exception(struct mkvm_vcpu *vcpu)
 		vmx_write(GUEST_PENDING_DBG_EXCEPTIONS, 0);
 	if (mkvm_debug_takes(vcpu, vector))
 		return mkvm_exit_debug(vcpu, vector, DR6_RESERVED | (vector == X86_TRAP_DB ? traps : 0));
+	/* The exit came before DR6 changed: Intel SDM vol. 3, "Exit Qualification for Debug Exceptions". */
 	if (vector == X86_TRAP_DB)
-		note_trap(vmx, traps);
+		vmx->dr6 = (vmx->dr6 & ~(u64)DR_TRAP_BITS) | traps;
 	/* Traps, but the exit comes before INT1, INT3 or INTO. */
 	if (type == INTR_TYPE_SOFT_EXCEPTION || type == INTR_TYPE_PRIV_SW_EXCEPTION)
 		vcpu->rip = vcpu->next_rip;

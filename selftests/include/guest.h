@@ -76,9 +76,11 @@
 #define MSR_PAT 0x277
 #define MSR_TSC_DEADLINE 0x6e0
 #define MSR_X2APIC 0x800
+#define MSR_MC0_STATUS 0x401
 #define MSR_EFER 0xc0000080
 #define MSR_STAR 0xc0000081
 #define MSR_KERNEL_GS_BASE 0xc0000102
+#define MSR_HWCR 0xc0010015
 #define APICBASE_BSP (1ull << 8)
 #define APICBASE_X2APIC (1ull << 10)
 #define APICBASE_ENABLE (1ull << 11)

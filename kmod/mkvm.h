@@ -476,7 +476,7 @@ int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host);
 int mkvm_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host);
 int mkvm_msr_index_list(struct kvm_msr_list __user *list, bool features);
 int mkvm_msrs_ioctl(struct mkvm_vcpu *vcpu, struct kvm_msrs __user *arg, bool set);
-void mkvm_set_tsc_offset(struct mkvm_vcpu *vcpu, s64 offset);
+void mkvm_set_tsc_offset(struct mkvm_vcpu *vcpu, s64 offset, bool keep_step);
 int mkvm_find_attribute(void __user *argp, u32 group, u64 nr, u64 __user **where);
 bool mkvm_tsc_khz_valid(unsigned long khz);
 void mkvm_msr_reset(struct mkvm_vcpu *vcpu);

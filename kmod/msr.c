@@ -204,26 +204,35 @@ static void set_tsc_offset(struct mkvm_vcpu *vcpu, s64 offset)
 }
 
 /*
- * The guest's TSC becomes val. Userspace sets each vCPU in turn: a value within a second
- * of what it has set before means the same instant, and the VM's vCPUs stay in step. The
- * first one counts as it is, though the VM may be younger than a second.
+ * mkvm_set_tsc_offset - userspace sets the TSC of one vCPU after the other; the VM remembers the last offset, in cycles
+ *
+ * keep_step: an offset within a second of what was set before means the same instant, and the VM's vCPUs stay in step.
+ * The first one counts as it is, though the VM may be younger than a second. With the vCPU's mutex.
  */
+void mkvm_set_tsc_offset(struct mkvm_vcpu *vcpu, s64 offset, bool keep_step)
+{
+	struct mkvm *vm = vcpu->vm;
+
+	spin_lock(&vm->tsc_lock);	/* vCPUs that are set at the same time agree */
+	if (keep_step && vm->tsc_was_set && abs(offset - vm->tsc_offset) < (s64)tsc_khz * 1000)
+		offset = vm->tsc_offset;
+	vm->tsc_offset = offset;
+	vm->tsc_was_set = true;
+	spin_unlock(&vm->tsc_lock);
+	set_tsc_offset(vcpu, offset);
+}
+
+/* The guest's TSC becomes val. */
 static void set_tsc(struct mkvm_vcpu *vcpu, u64 val, bool host)
 {
 	s64 offset = val - rdtsc();
-	struct mkvm *vm = vcpu->vm;
 
 	if (host) {
-		spin_lock(&vm->tsc_lock);	/* vCPUs that are set at the same time agree */
-		if (vm->tsc_was_set && abs(offset - vm->tsc_offset) < (s64)tsc_khz * 1000)
-			offset = vm->tsc_offset;
-		vm->tsc_offset = offset;
-		vm->tsc_was_set = true;
-		spin_unlock(&vm->tsc_lock);
+		mkvm_set_tsc_offset(vcpu, offset, true);
 	} else {
 		vcpu->tsc_adjust += offset - vcpu->tsc_offset;
+		set_tsc_offset(vcpu, offset);
 	}
-	set_tsc_offset(vcpu, offset);
 }
 
 static void set_tsc_adjust(struct mkvm_vcpu *vcpu, u64 val, bool host)
@@ -231,16 +240,6 @@ static void set_tsc_adjust(struct mkvm_vcpu *vcpu, u64 val, bool host)
 	if (!host)
 		set_tsc_offset(vcpu, vcpu->tsc_offset + (val - vcpu->tsc_adjust));
 	vcpu->tsc_adjust = val;
-}
-
-/* mkvm_set_tsc_offset - KVM_VCPU_TSC_OFFSET, in cycles, which vCPUs set later share; with the vCPU's mutex */
-void mkvm_set_tsc_offset(struct mkvm_vcpu *vcpu, s64 offset)
-{
-	spin_lock(&vcpu->vm->tsc_lock);
-	vcpu->vm->tsc_offset = offset;
-	vcpu->vm->tsc_was_set = true;
-	spin_unlock(&vcpu->vm->tsc_lock);
-	set_tsc_offset(vcpu, offset);
 }
 
 /*

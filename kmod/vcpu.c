@@ -558,7 +558,7 @@ static int tsc_attribute(struct mkvm_vcpu *vcpu, unsigned int ioctl, void __user
 		return put_user(vcpu->tsc_offset, where);
 	if (get_user(offset, where))
 		return -EFAULT;
-	mkvm_set_tsc_offset(vcpu, offset);
+	mkvm_set_tsc_offset(vcpu, offset, false);
 	return 0;
 }
 

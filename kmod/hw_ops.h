@@ -27,6 +27,7 @@ struct mkvm_tdp_format {
 struct mkvm_hw_ops {
 	const char *name;
 	struct mkvm_tdp_format tdp;
+	u64 ucode_rev;		/* of the microcode, as a guest finds it unless userspace says otherwise */
 
 	/* Module: NULL, or the sentence that says what is missing. Called on a CPU that may be any. */
 	const char *(*missing)(void);
@@ -64,6 +65,7 @@ struct mkvm_hw_ops {
 	int (*get_msr)(struct mkvm_vcpu *vcpu, u32 index, u64 *val);	/* 1: not one of the vendor's */
 	int (*set_msr)(struct mkvm_vcpu *vcpu, u32 index, u64 val);
 	void (*tsc_offset_changed)(struct mkvm_vcpu *vcpu);
+	void (*cpuid_changed)(struct mkvm_vcpu *vcpu);		/* vcpu->shown */
 	void (*msr_filter_changed)(struct mkvm_vcpu *vcpu);	/* mkvm_msr_allowed answers anew; may sleep */
 
 	/* Events. shadow: KVM_X86_SHADOW_INT_*. */

@@ -254,6 +254,24 @@ struct mkvm_mtrr {
 	u64 deftype, fixed[11], var[8][2];
 };
 
+/* Features of the guest's CPUID that decide whether it has a register or an instruction: vcpu->shown. */
+enum mkvm_shown {
+	MKVM_SHOWN_SEP		= BIT(0),
+	MKVM_SHOWN_MTRR		= BIT(1),
+	MKVM_SHOWN_MCA		= BIT(2),
+	MKVM_SHOWN_PAT		= BIT(3),
+	MKVM_SHOWN_TSC_ADJUST	= BIT(4),
+	MKVM_SHOWN_TSC_DEADLINE	= BIT(5),
+	MKVM_SHOWN_X2APIC	= BIT(6),
+	MKVM_SHOWN_SYSCALL	= BIT(7),
+	MKVM_SHOWN_LM		= BIT(8),
+	MKVM_SHOWN_RDTSCP	= BIT(9),
+	MKVM_SHOWN_TSC_AUX	= BIT(10),	/* RDTSCP or RDPID */
+	MKVM_SHOWN_INVPCID	= BIT(11),
+	MKVM_SHOWN_MWAIT	= BIT(12),
+	MKVM_SHOWN_OSVW		= BIT(13),
+};
+
 #define MKVM_MCE_BANKS	32
 #define MKVM_MCE_CAP	(MCG_CTL_P | MCG_SER_P)	/* what KVM_X86_SETUP_MCE may ask for */
 
@@ -319,7 +337,8 @@ struct mkvm_vcpu {
 	u64 tsc_adjust;				/* (v) IA32_TSC_ADJUST */
 	u64 pat;				/* (v) */
 	u64 tsc_aux;				/* (v) */
-	u64 misc_enable, debugctl, power_ctl;	/* (v) */
+	u64 misc_enable, power_ctl;		/* (v) */
+	u64 ucode_rev, smi_count;		/* (v) */
 	u64 platform_info, misc_features;	/* (v) of them only that CPUID faults in user mode */
 	u32 smbase;				/* (v) */
 	struct mkvm_mtrr mtrr;			/* (v) */
@@ -333,6 +352,8 @@ struct mkvm_vcpu {
 	struct kvm_cpuid_entry2 cpuid_now;	/* (v) what mkvm_cpuid has last given, if bits of it change */
 	u8 cpuid_first[2][32];			/* (v) index + 1 of leaf n and 0x80000000 + n */
 	bool cpuid_x2apic, cpuid_tsc_deadline;	/* (v) */
+	bool amd_rules;				/* (v) CPUID's vendor is AMD, or Hygon */
+	u32 shown;				/* (v) MKVM_SHOWN_* */
 	u64 cr4_reserved;			/* (v) CR4 bits that CPUID does not allow */
 	u64 efer_reserved;			/* (v) likewise */
 	u64 gpa_reserved;			/* (v) physical address bits beyond CPUID's width */
@@ -470,6 +491,7 @@ u64 mkvm_get_apic_base(struct mkvm_vcpu *vcpu);
 int mkvm_set_apic_base(struct mkvm_vcpu *vcpu, u64 base, bool host);
 int mkvm_cr_write(struct mkvm_vcpu *vcpu, int cr, u64 val);
 bool mkvm_cr4_valid(struct mkvm_vcpu *vcpu, u64 cr4);
+bool mkvm_efer_valid(struct mkvm_vcpu *vcpu, u64 efer);
 
 /* msr.c; get and set: 0 or 1 (no such MSR, or a value that it does not take) */
 int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host);
@@ -479,6 +501,7 @@ int mkvm_msrs_ioctl(struct mkvm_vcpu *vcpu, struct kvm_msrs __user *arg, bool se
 void mkvm_set_tsc_offset(struct mkvm_vcpu *vcpu, s64 offset, bool keep_step);
 int mkvm_find_attribute(void __user *argp, u32 group, u64 nr, u64 __user **where);
 bool mkvm_tsc_khz_valid(unsigned long khz);
+bool mkvm_msr_hidden(struct mkvm_vcpu *vcpu, u32 index);
 void mkvm_msr_reset(struct mkvm_vcpu *vcpu);
 
 /* msr_filter.c */
@@ -518,6 +541,10 @@ int mkvm_cpuid_set(struct mkvm_vcpu *vcpu, struct kvm_cpuid2 __user *arg);
 int mkvm_cpuid_get(struct mkvm_vcpu *vcpu, struct kvm_cpuid2 __user *arg);
 const struct kvm_cpuid_entry2 *mkvm_cpuid(struct mkvm_vcpu *vcpu, u32 leaf, u32 index);
 void mkvm_cpuid_update(struct mkvm_vcpu *vcpu);
+void mkvm_cpuid_setup(void);
+bool mkvm_has_mwait(struct mkvm_vcpu *vcpu);
+int mkvm_exit_monitor(struct mkvm_vcpu *vcpu);
+int mkvm_exit_mwait(struct mkvm_vcpu *vcpu);
 
 /* memslot.c */
 int mkvm_memslot_set(struct mkvm *vm, const struct kvm_userspace_memory_region *mem);

@@ -95,6 +95,14 @@ bool mkvm_cr4_valid(struct mkvm_vcpu *vcpu, u64 cr4)
 	return !(cr4 & vcpu->cr4_reserved);
 }
 
+/* EFER has only bits that CPUID allows, and IA32_MISC_ENABLE does. */
+bool mkvm_efer_valid(struct mkvm_vcpu *vcpu, u64 efer)
+{
+	if ((efer & EFER_NX) && (vcpu->misc_enable & MSR_IA32_MISC_ENABLE_XD_DISABLE))
+		return false;
+	return !(efer & vcpu->efer_reserved);
+}
+
 /* AMD APM vol. 2, "CR0 Register": what a MOV to CR0 refuses. */
 static bool cr0_valid(u64 cr0)
 {
@@ -168,10 +176,9 @@ void mkvm_sregs_get(struct mkvm_vcpu *vcpu, struct kvm_sregs *s)
 
 static bool sregs_valid(struct mkvm_vcpu *vcpu, const struct kvm_sregs *s)
 {
-	const u64 efer_known = EFER_SCE | EFER_LME | EFER_LMA | EFER_NX | EFER_FFXSR;
 	bool long_mode = (s->efer & EFER_LME) && (s->cr0 & X86_CR0_PG);
 
-	if (!cr0_valid(s->cr0) || !mkvm_cr4_valid(vcpu, s->cr4) || (s->efer & ~efer_known) || (s->cr8 & ~0xfULL))
+	if (!cr0_valid(s->cr0) || !mkvm_cr4_valid(vcpu, s->cr4) || !mkvm_efer_valid(vcpu, s->efer) || (s->cr8 & ~0xfULL))
 		return false;
 	if (bitmap_weight((const unsigned long *)s->interrupt_bitmap, KVM_NR_INTERRUPTS) > 1)
 		return false;		/* only one interrupt can be in delivery */

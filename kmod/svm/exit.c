@@ -166,10 +166,13 @@ static int (*const handlers[])(struct mkvm_vcpu *vcpu) = {
 	[SVM_EXIT_VMRUN] = mkvm_exit_ud,
 	[SVM_EXIT_VMMCALL] = mkvm_exit_hypercall,
 	[SVM_EXIT_VMLOAD ... SVM_EXIT_SKINIT] = mkvm_exit_ud,
+	[SVM_EXIT_RDTSCP] = mkvm_exit_ud,	/* intercepted where CPUID hides it, as is INVPCID */
 	[SVM_EXIT_WBINVD] = mkvm_skip_instruction,
-	[SVM_EXIT_MONITOR ... SVM_EXIT_MWAIT_COND] = mkvm_exit_ud,
+	[SVM_EXIT_MONITOR] = mkvm_exit_monitor,
+	[SVM_EXIT_MWAIT ... SVM_EXIT_MWAIT_COND] = mkvm_exit_mwait,
 	[SVM_EXIT_XSETBV] = mkvm_exit_xsetbv,
 	[SVM_EXIT_RDPRU] = mkvm_exit_ud,
+	[SVM_EXIT_INVPCID] = mkvm_exit_ud,
 };
 
 /* hw_ops handle_exit. */

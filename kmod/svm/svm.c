@@ -200,6 +200,15 @@ static void arm_breakpoints(struct svm_vcpu *svm)
 		svm_dr_live(svm);
 }
 
+/* Instructions that CPUID hides are #UD. */
+static void svm_cpuid_changed(struct mkvm_vcpu *vcpu)
+{
+	struct svm_vcpu *svm = to_svm(vcpu);
+
+	svm_intercept(svm, INTERCEPT_RDTSCP, boot_cpu_has(X86_FEATURE_RDTSCP) && !(vcpu->shown & MKVM_SHOWN_RDTSCP));
+	svm_intercept(svm, INTERCEPT_INVPCID, boot_cpu_has(X86_FEATURE_INVPCID) && !(vcpu->shown & MKVM_SHOWN_INVPCID));
+}
+
 static void set_intercepts(struct svm_vcpu *svm)
 {
 	static const u8 always[] = {
@@ -223,6 +232,7 @@ static void set_intercepts(struct svm_vcpu *svm)
 	}
 	svm->vmcb->control.intercepts[INTERCEPT_EXCEPTION] = svm_exceptions(svm);
 	svm_dr_intercepts(svm, true);
+	svm_cpuid_changed(&svm->vcpu);
 }
 
 static void reset_segment(struct vmcb_seg *seg, u16 selector, u64 base, u16 attrib)
@@ -644,6 +654,7 @@ static void svm_msr_filter_changed(struct mkvm_vcpu *vcpu)
 
 const struct mkvm_hw_ops mkvm_svm_ops = {
 	.name = "AMD SVM",
+	.ucode_rev = 0x01000065,	/* as in Linux KVM */
 	.tdp = {
 		.table = _PAGE_PRESENT | _PAGE_RW | _PAGE_USER | _PAGE_ACCESSED,
 		.leaf = _PAGE_PRESENT | _PAGE_USER | _PAGE_ACCESSED | _PAGE_DIRTY,
@@ -680,6 +691,7 @@ const struct mkvm_hw_ops mkvm_svm_ops = {
 	.get_msr = svm_get_msr,
 	.set_msr = svm_set_msr,
 	.tsc_offset_changed = svm_tsc_offset_changed,
+	.cpuid_changed = svm_cpuid_changed,
 	.msr_filter_changed = svm_msr_filter_changed,
 	.get_shadow = svm_get_shadow,
 	.set_shadow = svm_set_shadow,

@@ -525,7 +525,17 @@ static u32 secondary_controls(struct vmx_vcpu *vmx)
 {
 	u32 ctl = vmx->vpid ? vmx_caps.cpu2 : vmx_caps.cpu2 & ~SECONDARY_EXEC_ENABLE_VPID;
 
+	/* Instructions that CPUID hides are #UD; one control is for RDTSCP and RDPID together. */
+	if (!(vmx->vcpu.shown & MKVM_SHOWN_TSC_AUX))
+		ctl &= ~SECONDARY_EXEC_ENABLE_RDTSCP;
+	if (!(vmx->vcpu.shown & MKVM_SHOWN_INVPCID))
+		ctl &= ~SECONDARY_EXEC_ENABLE_INVPCID;
 	return vmx->apicv ? ctl | vmx_caps.apicv : ctl;
+}
+
+static void vmx_cpuid_changed(struct mkvm_vcpu *vcpu)
+{
+	vmx_write(SECONDARY_VM_EXEC_CONTROL, secondary_controls(to_vmx(vcpu)));
 }
 
 static void write_awaited_eois(struct vmx_vcpu *vmx)
@@ -1047,6 +1057,7 @@ static void vmx_enter(struct mkvm_vcpu *vcpu)
 
 struct mkvm_hw_ops mkvm_vmx_ops = {
 	.name = "Intel VMX",
+	.ucode_rev = 1ull << 32,	/* as in Linux KVM */
 	.tdp = {
 		.table = VMX_EPT_RWX_MASK,
 		.leaf = VMX_EPT_READABLE_MASK | VMX_EPT_EXECUTABLE_MASK | VMX_EPTP_MT_WB << VMX_EPT_MT_EPTE_SHIFT |
@@ -1084,6 +1095,7 @@ struct mkvm_hw_ops mkvm_vmx_ops = {
 	.get_msr = vmx_get_msr,
 	.set_msr = vmx_set_msr,
 	.tsc_offset_changed = vmx_tsc_offset_changed,
+	.cpuid_changed = vmx_cpuid_changed,
 	.msr_filter_changed = vmx_msr_filter_changed,
 	.get_shadow = vmx_get_shadow,
 	.set_shadow = vmx_set_shadow,

@@ -379,7 +379,7 @@ static void hide_features(struct mkvm_vcpu *vcpu, struct kvm_cpuid_entry2 *e)
 	else if (e->function == 7 && e->index == 0 && !(enable & MSR_IA32_MISC_ENABLE_FAST_STRING))
 		e->ebx &= ~F(ERMS);
 	else if (e->function == 0xd && e->index == 0)
-		e->eax &= MKVM_GUEST_XCR0;
+		e->eax &= MKVM_GUEST_XCR0;	/* all of whose bits are in EAX */
 	else if (e->function == 0x80000001 && (enable & MSR_IA32_MISC_ENABLE_XD_DISABLE))
 		e->edx &= ~F(NX);
 }
@@ -392,10 +392,10 @@ static bool amd_rules(const struct kvm_cpuid_entry2 *basic)
 }
 
 /*
- * The leaf whose data a CPU gives for one that no entry describes. Of AMD's CPUs the same, which reads as
- * zeroes: APM vol. 3, "CPUID". Others give the highest basic leaf's for all that is beyond the end of
- * its range, or in a range that does not exist: Intel SDM vol. 2, "CPUID". Hypervisors' ranges
- * are 256 leaves each.
+ * The leaf whose data a CPU gives for one that no entry describes. AMD's CPUs give zeroes, APM vol. 3,
+ * "CPUID", so it is the same leaf, which is not there. Others give the data of the highest basic leaf where a
+ * leaf is beyond the end of its range, or in a range that does not exist: Intel SDM vol. 2, "CPUID".
+ * Each hypervisor's range has 256 leaves.
  */
 static u32 instead_of(struct mkvm_vcpu *vcpu, u32 leaf)
 {
@@ -413,8 +413,8 @@ static u32 instead_of(struct mkvm_vcpu *vcpu, u32 leaf)
 }
 
 /*
- * Beyond the last level of a topology: "ECX[7:0] returns the same value that was input" and "EDX is the
- * x2APIC ID", Intel SDM vol. 2, "CPUID"; AMD APM vol. 3, "Fn0000_000B". 0: there is none.
+ * Fills in what is beyond the last level of a topology: the level that was asked for and the x2APIC id. Intel SDM
+ * vol. 2, "CPUID", leaves 0BH and 1FH; AMD APM vol. 3, "Fn0000_000B". Return: false where there is no topology.
  */
 static bool beyond_topology(struct mkvm_vcpu *vcpu, u32 leaf, u32 index, struct kvm_cpuid_entry2 *e)
 {

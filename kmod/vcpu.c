@@ -32,6 +32,7 @@
 #include <trace/events/ipi.h>
 
 #include "hw_ops.h"
+#include "compat.h"
 #include "testpoint.h"
 #include "trace.h"
 
@@ -171,12 +172,14 @@ bool mkvm_vcpu_runnable(struct mkvm_vcpu *vcpu)
 }
 
 /*
- * mkvm_vcpu_block - sleep until the vCPU is runnable
+ * mkvm_vcpu_block - sleep until the vCPU is runnable, or its thread has work to do
  *
- * Context: own thread, may sleep. Return: 0, or -EINTR when a signal is pending.
+ * Context: own thread, may sleep. Return: 0, runnable or mkvm_user_work_pending; -EINTR when a
+ * signal is pending.
  */
 int mkvm_vcpu_block(struct mkvm_vcpu *vcpu)
 {
+	const char *why = "event";
 	bool slept = false;
 	int r = 0;
 
@@ -185,19 +188,25 @@ int mkvm_vcpu_block(struct mkvm_vcpu *vcpu)
 	prepare_to_rcuwait(&vcpu->wait);
 	for (;;) {
 		set_current_state(TASK_INTERRUPTIBLE);
-		if (mkvm_vcpu_runnable(vcpu))
+		if (mkvm_vcpu_runnable(vcpu)) {
+			vcpu->stats[MKVM_STAT_HALT_WAKEUP] += slept;
 			break;
+		}
 		mkvm_test_point(MKVM_POINT_BLOCK);
 		if (signal_pending(current)) {
+			why = "signal";
 			r = -EINTR;
+			break;
+		}
+		if (mkvm_user_work_pending()) {
+			why = "work";
 			break;
 		}
 		schedule();
 		slept = true;
 	}
 	finish_rcuwait(&vcpu->wait);
-	vcpu->stats[MKVM_STAT_HALT_WAKEUP] += slept && !r;
-	trace_wake(vcpu, "", r ? "signal" : "event");
+	trace_wake(vcpu, "", why);
 	return r;
 }
 

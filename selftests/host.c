@@ -128,6 +128,11 @@ static void *run_once(void *arg)
 	return NULL;
 }
 
+static bool returned(struct runner *runner)
+{
+	return __atomic_load_n(&runner->returned, __ATOMIC_ACQUIRE);
+}
+
 static u32 preemptions(pid_t tid)
 {
 	char path[64], line[128];
@@ -177,7 +182,7 @@ static void start_with_timer(struct vcpu *vcpu, struct runner *runner, pthread_t
 /* The guest returns from its function, which is the first exit to userspace. */
 static void end_without_an_exit_before(struct runner *runner, pthread_t thread)
 {
-	EXPECT_TRUE(!__atomic_load_n(&runner->returned, __ATOMIC_ACQUIRE));
+	EXPECT_TRUE(!returned(runner));
 	go = 1;
 	pthread_join(thread, NULL);
 	EXPECT_EQ(0, runner->result);
@@ -230,7 +235,8 @@ TEST(preemption_alone_makes_no_exit_to_userspace)
 	stay_on_cpu(thread, 0);
 	stay_on_cpu(other, 0);
 	before = preemptions(runner.tid);
-	WAIT_FOR(preemptions(runner.tid) >= before + TIMES);
+	WAIT_FOR(returned(&runner) || preemptions(runner.tid) >= before + TIMES);
+	ASSERT_TRUE(!returned(&runner));
 	wait_for_signals(SIGUSR2, TIMES);
 	end_without_an_exit_before(&runner, thread);
 	pthread_join(other, NULL);

@@ -13,6 +13,7 @@
 #include <linux/slab.h>
 #include <linux/smp.h>
 #include <asm/debugreg.h>
+#include <asm/desc.h>
 #include <asm/msr.h>
 
 #include "svm.h"
@@ -303,6 +304,7 @@ static void svm_vcpu_load(struct mkvm_vcpu *vcpu, int cpu)
 	struct svm_vcpu *svm = to_svm(vcpu);
 
 	svm_vmsave(c->host_save_pa);
+	memset(&c->host_save->save.ldtr, 0, sizeof(c->host_save->save.ldtr));	/* see mkvm_restore_ldt */
 	if (vcpu->tsc_aux != c->tsc_aux && boot_cpu_has(X86_FEATURE_RDTSCP))
 		wrmsrl(MSR_TSC_AUX, vcpu->tsc_aux);
 	if (c->last != svm) {
@@ -397,6 +399,7 @@ static void svm_enter(struct mkvm_vcpu *vcpu)
 	int cpu = vcpu->cpu;
 	u8 cr8 = mkvm_get_cr8(vcpu), new_cr8;
 	bool moved;
+	u16 ldt;
 
 	if (unlikely(svm->asid_gen != c->asid_gen || svm->asid_cpu != cpu))
 		new_asid(svm, c, cpu);
@@ -408,12 +411,14 @@ static void svm_enter(struct mkvm_vcpu *vcpu)
 		svm_begin_step(svm);
 	vmcb->control.int_ctl = (vmcb->control.int_ctl & ~V_TPR_MASK) | cr8;
 
+	store_ldt(ldt);
 	if (unlikely(svm_vmrun(svm->vmcb_pa, vcpu->regs, c->host_save_pa))) {
 		/* SVM is off: the machine reboots, or this CPU goes and the thread leaves it. */
 		vmcb->control.exit_code = SVM_EXIT_INTR;
 		return;
 	}
 
+	mkvm_restore_ldt(ldt);
 	/* The host's, which the intercept held back; it is served on the CPU where it came. */
 	if (unlikely(vmcb->control.exit_code == SVM_EXIT_EXCP_BASE + X86_TRAP_MC))
 		mkvm_machine_check();

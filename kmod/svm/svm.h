@@ -37,7 +37,8 @@ struct svm_cpu {
 	u64 asid_gen;		/* bumped when the ASIDs are used up, and when the CPU comes back */
 	u32 next_asid;
 	u64 host_save_pa;	/* page for VMSAVE of the host's state */
-	void *hsave, *host_save;
+	void *hsave;
+	struct vmcb *host_save;	/* of its save area what VMSAVE and VMLOAD know */
 	u64 tsc_aux;		/* the host's */
 	struct svm_vcpu *last;	/* whose branch predictions may be there */
 };

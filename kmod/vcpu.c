@@ -567,7 +567,7 @@ static int tsc_attribute(struct mkvm_vcpu *vcpu, unsigned int ioctl, void __user
 		return put_user(vcpu->tsc_offset, where);
 	if (get_user(offset, where))
 		return -EFAULT;
-	mkvm_set_tsc_offset(vcpu, offset, false);
+	mkvm_tsc_set_offset(vcpu, offset);
 	return 0;
 }
 
@@ -590,9 +590,9 @@ static long vcpu_ioctl_locked(struct mkvm_vcpu *vcpu, unsigned int ioctl, unsign
 	case KVM_GET_CPUID2:
 		return mkvm_cpuid_get(vcpu, argp);
 	case KVM_GET_TSC_KHZ:
-		return tsc_khz;
+		return vcpu->tsc_khz;
 	case KVM_SET_TSC_KHZ:
-		return mkvm_tsc_khz_valid(arg) ? 0 : -EINVAL;
+		return mkvm_tsc_set_khz(&vcpu->tsc_khz, arg);
 	case KVM_X86_SETUP_MCE:
 		return setup_mce(vcpu, argp);
 	case KVM_GET_MP_STATE:
@@ -732,7 +732,7 @@ static struct mkvm_vcpu *vcpu_create(struct mkvm *vm, u32 id)
 	vcpu->idx = vm->nr_vcpus;
 	vcpu->cpu = -1;
 	vcpu->where = MKVM_OUTSIDE;
-	vcpu->tsc_offset = vm->tsc_offset;
+	mkvm_tsc_create(vcpu);
 	vcpu->user_pic = !vm->pic;
 	vcpu->eoi_vector = -1;
 	mutex_init(&vcpu->mutex);

@@ -277,7 +277,7 @@ void mkvm_vcpu_put(struct mkvm_vcpu *vcpu)
  */
 void mkvm_vcpu_reset(struct mkvm_vcpu *vcpu, bool init)
 {
-	const unsigned long dropped = BIT(MKVM_PEND_NMI) | BIT(MKVM_PEND_NMI2) | BIT(MKVM_PEND_SMI);
+	const unsigned long dropped = BIT(MKVM_PEND_NMI) | BIT(MKVM_PEND_NMI2);
 
 	memset(vcpu->regs, 0, sizeof(vcpu->regs));
 	memset(vcpu->dr, 0, sizeof(vcpu->dr));

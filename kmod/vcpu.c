@@ -140,14 +140,15 @@ u64 mkvm_vcpu_tsc_offset(struct mkvm_vcpu *vcpu)
 	return READ_ONCE(vcpu->tsc_offset);
 }
 
-void mkvm_pic_output_changed(struct mkvm *vm)
+/* INT of the PIC is wired to LINT0 of every CPU. Any context. */
+void mkvm_pic_output_changed(struct mkvm *vm, unsigned int changes)
 {
 	struct mkvm_vcpu *vcpu;
 	int i;
 
 	mkvm_for_each_vcpu(i, vcpu, vm)
-		if (vcpu->lapic && mkvm_lapic_accepts_pic(vcpu->lapic))
-			mkvm_vcpu_kick_event(vcpu);
+		if (vcpu->lapic)
+			mkvm_lapic_lint0(vcpu->lapic, changes);
 }
 
 /* ---- sleeping ---- */

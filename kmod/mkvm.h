@@ -285,7 +285,7 @@ struct mkvm_vcpu {
 	u64 payload;				/* (v) of exception, if has_payload: CR2 of #PF, new DR6 bits of #DB */
 	bool has_payload;			/* (v) */
 	bool triple_fault;			/* (v) the machine is to shut down */
-	bool exit_soon;				/* (v) leave the guest when event has gone in: an SMI or NMI waits */
+	bool exit_soon;				/* (v) leave the guest when event has gone in: something waits behind it */
 	bool in_smm;				/* (v) memory is address space 1 */
 	bool smm_inside_nmi;			/* (v) NMIs were masked when the SMI came */
 	bool dr_live;				/* (v) DR0-3 are in the CPU while in the guest */
@@ -405,6 +405,7 @@ int mkvm_exit_internal_error(struct mkvm_vcpu *vcpu, u32 suberror, const u64 *da
 #define MKVM_DR7_GD BIT(13)
 void mkvm_queue_exception(struct mkvm_vcpu *vcpu, u8 vector, bool has_error, u32 error);
 void mkvm_queue_page_fault(struct mkvm_vcpu *vcpu, u64 cr2, u32 error);
+void mkvm_queue_machine_check(struct mkvm_vcpu *vcpu);
 void mkvm_accept_init_sipi(struct mkvm_vcpu *vcpu);
 void mkvm_events_inject(struct mkvm_vcpu *vcpu);
 bool mkvm_has_extint(struct mkvm_vcpu *vcpu);

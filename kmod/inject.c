@@ -444,7 +444,8 @@ static bool exception_pending(const struct kvm_vcpu_events *ev)
 	return (ev->flags & KVM_VCPUEVENT_VALID_PAYLOAD) && ev->exception.pending;
 }
 
-static bool events_valid(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev)
+/* mkvm_events_valid - would mkvm_events_set take this copy? Context: vcpu->mutex held. */
+bool mkvm_events_valid(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev)
 {
 	const u32 known = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SIPI_VECTOR |
 			  KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM |
@@ -478,7 +479,7 @@ int mkvm_events_set(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev)
 		.has_error = ev->exception.has_error_code, .error = ev->exception.error_code,
 	};
 
-	if (!events_valid(vcpu, ev)) {
+	if (!mkvm_events_valid(vcpu, ev)) {
 		trace_events_set(vcpu, events_told(ev), 0, -EINVAL);
 		return -EINVAL;
 	}

@@ -255,11 +255,10 @@ bool mkvm_tsc_khz_valid(unsigned long khz)
 
 static int set_efer(struct mkvm_vcpu *vcpu, u64 val, bool host)
 {
-	const u64 known = EFER_SCE | EFER_LME | EFER_LMA | EFER_NX | EFER_FFXSR;
 	struct mkvm_mode mode;
 
 	mkvm_hw->get_mode(vcpu, &mode);
-	if ((val & ~known) || (!host && (val & vcpu->efer_reserved)))
+	if ((val & ~mkvm_efer_known()) || (!host && (val & vcpu->efer_reserved)))
 		return 1;
 	if (!host) {
 		if ((mode.cr0 & X86_CR0_PG) && ((val ^ mode.efer) & EFER_LME))

@@ -416,6 +416,7 @@ int mkvm_interrupt_get(struct mkvm_vcpu *vcpu);
 void mkvm_interrupt_set(struct mkvm_vcpu *vcpu, u8 vector);
 void mkvm_events_seen(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev);
 void mkvm_events_get(struct mkvm_vcpu *vcpu, struct kvm_vcpu_events *ev);
+bool mkvm_events_valid(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev);
 int mkvm_events_set(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev);
 
 /* AMD APM vol. 2, "Error Codes". */
@@ -476,6 +477,7 @@ u64 mkvm_get_apic_base(struct mkvm_vcpu *vcpu);
 int mkvm_set_apic_base(struct mkvm_vcpu *vcpu, u64 base, bool host);
 int mkvm_cr_write(struct mkvm_vcpu *vcpu, int cr, u64 val);
 bool mkvm_cr4_valid(struct mkvm_vcpu *vcpu, u64 cr4);
+u64 mkvm_efer_known(void);
 
 /* msr.c; get and set: 0 or 1 (no such MSR, or a value that it does not take) */
 int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host);

@@ -9,6 +9,7 @@
  *
  * Read next: msr.c, regs.c.
  */
+#include <linux/nospec.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <asm/processor.h>
@@ -326,9 +327,10 @@ static struct kvm_cpuid_entry2 *find_entry(struct mkvm_vcpu *vcpu, u32 leaf, u32
 	u32 group = leaf >= 0x80000000, low = leaf & 0x7fffffff, i = 0;
 
 	if (low < 32) {		/* the table knows the leaf's first entry, most have no other */
+		low = array_index_nospec(low, 32);
 		if (!vcpu->cpuid_first[group][low])
 			return NULL;
-		i = vcpu->cpuid_first[group][low] - 1;
+		i = array_index_nospec(vcpu->cpuid_first[group][low] - 1, vcpu->nr_cpuid);
 	}
 	for (; i < vcpu->nr_cpuid; i++) {
 		struct kvm_cpuid_entry2 *e = &vcpu->cpuid[i];

@@ -27,7 +27,8 @@
 		   F(MOVBE) | F(POPCNT) | F(AES) | F(XSAVE) | F(AVX) | F(F16C) | F(RDRAND))
 #define LEAF7_EBX (F(FSGSBASE) | F(BMI1) | F(AVX2) | F(SMEP) | F(BMI2) | F(ERMS) | F(INVPCID) | F(RDSEED) | \
 		   F(ADX) | F(SMAP) | F(CLFLUSHOPT) | F(CLWB) | F(SHA_NI) | LEAF7_EBX_AVX512)
-#define LEAF7_ECX (LEAF7_ECX_AVX512 | F(UMIP) | F(PKU) | F(GFNI) | F(VAES) | F(VPCLMULQDQ) | F(RDPID))
+#define LEAF7_ECX (F(UMIP) | F(PKU) | F(GFNI) | F(VAES) | F(VPCLMULQDQ) | F(RDPID) | \
+		   LEAF7_ECX_AVX512)
 #define LEAF81_ECX (F(LAHF_LM) | F(CMP_LEGACY) | F(CR8_LEGACY) | F(ABM) | F(SSE4A) | F(MISALIGNSSE) | \
 		    F(3DNOWPREFETCH) | F(XOP) | F(FMA4) | F(TBM) | F(TOPOEXT))
 #define LEAF81_EDX ((LEAF1_EDX & 0x0183f3ff) | F(SYSCALL) | F(NX) | F(MMXEXT) | F(FXSR_OPT) | F(GBPAGES) | \
@@ -35,28 +36,32 @@
 
 /* Features that are of use only with the registers of AVX and of AVX-512. */
 #define LEAF1_ECX_AVX (F(FMA) | F(AVX) | F(F16C))
-#define LEAF7_EBX_AVX512 (F(AVX512F) | F(AVX512DQ) | F(AVX512CD) | F(AVX512BW) | F(AVX512VL) | F(AVX512IFMA))
-#define LEAF7_ECX_AVX512 (F(AVX512VBMI) | F(AVX512_VBMI2) | F(AVX512_VNNI) | F(AVX512_BITALG) | F(AVX512_VPOPCNTDQ))
+#define LEAF7_EBX_AVX512 (F(AVX512F) | F(AVX512DQ) | F(AVX512CD) | F(AVX512BW) | F(AVX512VL) | \
+			  F(AVX512IFMA))
+#define LEAF7_ECX_AVX512 (F(AVX512VBMI) | F(AVX512_VBMI2) | F(AVX512_VNNI) | F(AVX512_BITALG) | \
+			  F(AVX512_VPOPCNTDQ))
 
 /* What the module does itself, for which a choice of the host's kernel does not count. */
 #define LEAF1_EDX_OURS (F(MCE) | F(APIC) | F(MTRR) | F(MCA) | F(PAT))
 
 /*
- * Bits that ask for what the module has not: a guest is not shown them though userspace may set them.
- * Others are for CPUs to know: instructions that need nobody's help.
+ * Bits that ask for what the module has not: a guest is not shown them though userspace may set
+ * them. Others are for CPUs to know: instructions that need nobody's help.
  */
 #define LEAF1_EDX_VAIN (F(PN) | F(DS) | F(ACPI) | F(ACC) | F(PBE))
-#define LEAF1_ECX_VAIN (F(DTES64) | F(DSCPL) | F(VMX) | F(SMX) | F(EST) | F(TM2) | F(SDBG) | F(XTPR) | F(PDCM) | F(DCA))
+#define LEAF1_ECX_VAIN (F(DTES64) | F(DSCPL) | F(VMX) | F(SMX) | F(EST) | F(TM2) | F(SDBG) | F(XTPR) | \
+			F(PDCM) | F(DCA))
 #define LEAF7_EBX_VAIN (F(SGX) | F(CQM) | F(MPX) | F(RDT_A) | F(INTEL_PT))
 #define LEAF7_ECX_VAIN (F(WAITPKG) | BIT(7) /* SHSTK */ | F(TME) | F(LA57) | BIT(23) /* KL */ | \
 			F(BUS_LOCK_DETECT) | F(ENQCMD) | F(SGX_LC) | BIT(31) /* PKS */)
-#define LEAF7_EDX_VAIN (BIT(5) /* UINTR */ | F(PCONFIG) | F(ARCH_LBR) | F(IBT) | F(AMX_BF16) | F(AMX_TILE) | \
-			F(AMX_INT8) | F(SPEC_CTRL) | F(INTEL_STIBP) | F(FLUSH_L1D) | F(ARCH_CAPABILITIES) | \
-			F(CORE_CAPABILITIES) | F(SPEC_CTRL_SSBD))
+#define LEAF7_EDX_VAIN (BIT(5) /* UINTR */ | F(PCONFIG) | F(ARCH_LBR) | F(IBT) | F(AMX_BF16) | \
+			F(AMX_TILE) | F(AMX_INT8) | F(SPEC_CTRL) | F(INTEL_STIBP) | F(FLUSH_L1D) | \
+			F(ARCH_CAPABILITIES) | F(CORE_CAPABILITIES) | F(SPEC_CTRL_SSBD))
 #define LEAFD_EAX_VAIN (F(XSAVES) | F(XFD))
-#define LEAF81_ECX_VAIN (F(SVM) | F(EXTAPIC) | F(IBS) | F(SKINIT) | F(WDT) | F(LWP) | F(TCE) | F(NODEID_MSR) | \
-			 F(PERFCTR_CORE) | F(PERFCTR_NB) | F(BPEXT) | F(PTSC) | F(PERFCTR_LLC))
-#define LEAF88_EBX_VAIN (F(IRPERF) | F(RDPRU) | F(AMD_IBPB) | F(AMD_IBRS) | F(AMD_STIBP) | F(AMD_SSBD) | F(VIRT_SSBD))
+#define LEAF81_ECX_VAIN (F(SVM) | F(EXTAPIC) | F(IBS) | F(SKINIT) | F(WDT) | F(LWP) | F(TCE) | \
+			 F(NODEID_MSR) | F(PERFCTR_CORE) | F(PERFCTR_NB) | F(BPEXT) | F(PTSC) | F(PERFCTR_LLC))
+#define LEAF88_EBX_VAIN (F(IRPERF) | F(RDPRU) | F(AMD_IBPB) | F(AMD_IBRS) | F(AMD_STIBP) | F(AMD_SSBD) | \
+			 F(VIRT_SSBD))
 
 enum { EAX, EBX, ECX, EDX };
 
@@ -77,7 +82,8 @@ static const struct cpuid_word {
 	{ 0xd, 1, EAX, CPUID_D_1_EAX, F(XSAVEOPT) | F(XSAVEC) | F(XGETBV1), 0, 0, LEAFD_EAX_VAIN },
 	{ 0x80000001, 0, ECX, CPUID_8000_0001_ECX, LEAF81_ECX, 0, 0, LEAF81_ECX_VAIN },
 	{ 0x80000001, 0, EDX, CPUID_8000_0001_EDX, LEAF81_EDX, LEAF81_EDX & LEAF1_EDX, 0, 0 },
-	{ 0x80000008, 0, EBX, CPUID_8000_0008_EBX, F(CLZERO) | F(XSAVEERPTR), 0, 0, LEAF88_EBX_VAIN },
+	{ 0x80000008, 0, EBX, CPUID_8000_0008_EBX, F(CLZERO) | F(XSAVEERPTR), 0, 0,
+	  LEAF88_EBX_VAIN },
 };
 
 #define LAST_LEAF	0xdu
@@ -112,8 +118,10 @@ static u32 xsave_size(u64 features, bool compacted)
 			continue;
 		if (!compacted)
 			size = max(size, components[i].offset + components[i].size);
+		else if (components[i].aligned)
+			size = ALIGN(size, 64) + components[i].size;
 		else
-			size = (components[i].aligned ? ALIGN(size, 64) : size) + components[i].size;
+			size += components[i].size;
 	}
 	return size;
 }
@@ -126,7 +134,8 @@ static u32 *entry_reg(struct kvm_cpuid_entry2 *e, int reg)
 /* Leaves that are passed on as the host has them. */
 static bool leaf_is_plain(u32 leaf)
 {
-	return (leaf >= 0x80000002 && leaf <= 0x80000006) || leaf == 0x80000019 || leaf == 0x8000001d || leaf == 2;
+	return (leaf >= 0x80000002 && leaf <= 0x80000006) || leaf == 0x80000019 || leaf == 0x8000001d ||
+	       leaf == 2;
 }
 
 /* What needs registers that XCR0 does not let a guest have. */
@@ -152,7 +161,10 @@ static void drop_without_state(struct kvm_cpuid_entry2 *e)
 		e->ecx &= ~F(PKU);
 }
 
-/* Registers of features as they are offered, the leaf's others 0, but where the caller knows better. */
+/*
+ * Registers of features as they are offered, the leaf's others 0, but where the caller knows
+ * better.
+ */
 static void offer_features(struct kvm_cpuid_entry2 *e)
 {
 	struct kvm_cpuid_entry2 host = *e;
@@ -161,10 +173,10 @@ static void offer_features(struct kvm_cpuid_entry2 *e)
 	e->eax = e->ebx = e->ecx = e->edx = 0;
 	for (i = 0; i < ARRAY_SIZE(words); i++) {
 		const struct cpuid_word *w = &words[i];
+		u32 used = boot_cpu_data.x86_capability[w->kernel] | w->ours;
 
 		if (w->leaf == e->function && w->index == e->index)
-			*entry_reg(e, w->reg) = w->added | (*entry_reg(&host, w->reg) & w->keep &
-							    (boot_cpu_data.x86_capability[w->kernel] | w->ours));
+			*entry_reg(e, w->reg) = (*entry_reg(&host, w->reg) & w->keep & used) | w->added;
 	}
 	drop_without_state(e);
 	if (e->function == 1) {
@@ -363,8 +375,8 @@ static void mirror_state(struct mkvm_vcpu *vcpu, struct kvm_cpuid_entry2 *e)
 }
 
 /*
- * What the guest itself is not shown, though userspace has set it: bits that ask for what is not there,
- * and what IA32_MISC_ENABLE has off. Intel SDM vol. 4, "IA32_MISC_ENABLE".
+ * What the guest itself is not shown, though userspace has set it: bits that ask for what is not
+ * there, and what IA32_MISC_ENABLE has off. Intel SDM vol. 4, "IA32_MISC_ENABLE".
  */
 static void hide_features(struct mkvm_vcpu *vcpu, struct kvm_cpuid_entry2 *e)
 {
@@ -394,10 +406,10 @@ static bool amd_rules(const struct kvm_cpuid_entry2 *basic)
 }
 
 /*
- * The leaf whose data a CPU gives for one that no entry describes. AMD's CPUs give zeroes, APM vol. 3,
- * "CPUID", so it is the same leaf, which is not there. Others give the data of the highest basic leaf where a
- * leaf is beyond the end of its range, or in a range that does not exist: Intel SDM vol. 2, "CPUID".
- * Each hypervisor's range has 256 leaves.
+ * The leaf whose data a CPU gives for one that no entry describes. AMD's CPUs give zeroes, APM
+ * vol. 3, "CPUID", so it is the same leaf, which is not there. Others give the data of the highest
+ * basic leaf where a leaf is beyond the end of its range, or in a range that does not exist: Intel
+ * SDM vol. 2, "CPUID". Each hypervisor's range has 256 leaves.
  */
 static u32 instead_of(struct mkvm_vcpu *vcpu, u32 leaf)
 {
@@ -415,8 +427,9 @@ static u32 instead_of(struct mkvm_vcpu *vcpu, u32 leaf)
 }
 
 /*
- * Fills in what is beyond the last level of a topology: the level that was asked for and the x2APIC id. Intel SDM
- * vol. 2, "CPUID", leaves 0BH and 1FH; AMD APM vol. 3, "Fn0000_000B". Return: false where there is no topology.
+ * Fills in what is beyond the last level of a topology: the level that was asked for and the
+ * x2APIC id. Intel SDM vol. 2, "CPUID", leaves 0BH and 1FH; AMD APM vol. 3, "Fn0000_000B". Return:
+ * false where there is no topology.
  */
 static bool beyond_topology(struct mkvm_vcpu *vcpu, u32 leaf, u32 index, struct kvm_cpuid_entry2 *e)
 {
@@ -433,8 +446,8 @@ static bool beyond_topology(struct mkvm_vcpu *vcpu, u32 leaf, u32 index, struct 
 /*
  * mkvm_cpuid - what CPUID gives the guest; in place until the next call
  *
- * A leaf that userspace did not set reads as on a CPU of the vendor that leaf 0 names. Context: own thread,
- * or vcpu->mutex held.
+ * A leaf that userspace did not set reads as on a CPU of the vendor that leaf 0 names. Context:
+ * own thread, or vcpu->mutex held.
  */
 const struct kvm_cpuid_entry2 *mkvm_cpuid(struct mkvm_vcpu *vcpu, u32 leaf, u32 index)
 {
@@ -445,15 +458,20 @@ const struct kvm_cpuid_entry2 *mkvm_cpuid(struct mkvm_vcpu *vcpu, u32 leaf, u32 
 		leaf = instead_of(vcpu, leaf);
 		e = find_entry(vcpu, leaf, index);
 	}
+	if (!e && beyond_topology(vcpu, leaf, index, &vcpu->cpuid_now))
+		return &vcpu->cpuid_now;
 	if (!e)
-		return beyond_topology(vcpu, leaf, index, &vcpu->cpuid_now) ? &vcpu->cpuid_now : &none;
+		return &none;
 	vcpu->cpuid_now = *e;
 	mirror_state(vcpu, &vcpu->cpuid_now);
 	hide_features(vcpu, &vcpu->cpuid_now);
 	return &vcpu->cpuid_now;
 }
 
-/* Does CPUID show this? A kernel's X86_FEATURE number of a register in words[]; before KVM_SET_CPUID2 all. */
+/*
+ * Does CPUID show this? A kernel's X86_FEATURE number of a register in words[]; before
+ * KVM_SET_CPUID2 all.
+ */
 static bool guest_has(struct mkvm_vcpu *vcpu, unsigned int feature)
 {
 	struct kvm_cpuid_entry2 *e;
@@ -506,10 +524,12 @@ static u64 cr4_allowed(struct mkvm_vcpu *vcpu)
 
 static u64 efer_allowed(struct mkvm_vcpu *vcpu)
 {
+	bool ffxsr = guest_has(vcpu, X86_FEATURE_FXSR_OPT) && boot_cpu_has(X86_FEATURE_FXSR_OPT);
+
 	return (guest_has(vcpu, X86_FEATURE_SYSCALL) ? EFER_SCE : 0) |
 	       (guest_has(vcpu, X86_FEATURE_LM) ? EFER_LME | EFER_LMA : 0) |
 	       (guest_has(vcpu, X86_FEATURE_NX) ? EFER_NX : 0) |
-	       (guest_has(vcpu, X86_FEATURE_FXSR_OPT) && boot_cpu_has(X86_FEATURE_FXSR_OPT) ? EFER_FFXSR : 0);
+	       (ffxsr ? EFER_FFXSR : 0);
 }
 
 /* What decides whether a guest has certain registers and instructions: enum mkvm_shown. */
@@ -570,7 +590,7 @@ void mkvm_cpuid_update(struct mkvm_vcpu *vcpu)
 	vcpu->guest_xcr0_mask = MKVM_GUEST_XCR0;
 	e = find_entry(vcpu, 0xd, 0);
 	if (!none)
-		vcpu->guest_xcr0_mask &= (e ? e->eax | (u64)e->edx << 32 : 0) | XFEATURE_MASK_FP | XFEATURE_MASK_SSE;
+		vcpu->guest_xcr0_mask &= (e ? e->eax : 0) | XFEATURE_MASK_FP | XFEATURE_MASK_SSE;
 	e = find_entry(vcpu, 0x80000008, 0);
 	width = clamp_t(u32, (e ? e->eax & 0xff : 0) ?: 36, 32, 48);
 	if (none)
@@ -580,7 +600,10 @@ void mkvm_cpuid_update(struct mkvm_vcpu *vcpu)
 
 /* ---- MONITOR and MWAIT ---- */
 
-/* Are there both? CPUID has to show them, the CPU below to have them, and IA32_MISC_ENABLE to leave them on. */
+/*
+ * Are there both? CPUID has to show them, the CPU below to have them, and IA32_MISC_ENABLE to
+ * leave them on.
+ */
 bool mkvm_has_mwait(struct mkvm_vcpu *vcpu)
 {
 	return (vcpu->shown & MKVM_SHOWN_MWAIT) && boot_cpu_has(X86_FEATURE_MWAIT) &&
@@ -588,8 +611,8 @@ bool mkvm_has_mwait(struct mkvm_vcpu *vcpu)
 }
 
 /*
- * Neither waits: MWAIT may end at any time, and nothing tells when memory is written. Intel SDM vol. 2,
- * "MONITOR", "MWAIT"; AMD APM vol. 3.
+ * Neither waits: MWAIT may end at any time, and nothing tells when memory is written. Intel SDM
+ * vol. 2, "MONITOR", "MWAIT"; AMD APM vol. 3.
  */
 static int exit_monitor_mwait(struct mkvm_vcpu *vcpu, u32 extensions)
 {
@@ -609,7 +632,10 @@ int mkvm_exit_monitor(struct mkvm_vcpu *vcpu)
 	return exit_monitor_mwait(vcpu, 0);
 }
 
-/* Handles the exit of MWAIT: ECX bit 0 lets interrupts end it that are masked. Own thread; return: as handle_exit. */
+/*
+ * Handles the exit of MWAIT: ECX bit 0 lets interrupts end it that are masked. Own thread; return:
+ * as handle_exit.
+ */
 int mkvm_exit_mwait(struct mkvm_vcpu *vcpu)
 {
 	return exit_monitor_mwait(vcpu, 1);
@@ -669,7 +695,7 @@ int mkvm_cpuid_set(struct mkvm_vcpu *vcpu, struct kvm_cpuid2 __user *arg)
 	vcpu->nr_cpuid = n;
 	mkvm_cpuid_update(vcpu);
 	mkvm_hw->cpuid_changed(vcpu);
-	set_bit(MKVM_PEND_MSRS, &vcpu->pending);	/* registers without exits may be none now */
+	set_bit(MKVM_PEND_MSRS, &vcpu->pending);	/* some registers may exit now */
 	return 0;
 }
 

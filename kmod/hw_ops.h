@@ -27,7 +27,7 @@ struct mkvm_tdp_format {
 struct mkvm_hw_ops {
 	const char *name;
 	struct mkvm_tdp_format tdp;
-	u64 ucode_rev;		/* of the microcode, as a guest finds it unless userspace says otherwise */
+	u64 ucode_rev;		/* the microcode's, unless userspace sets another */
 
 	/* Module: NULL, or the sentence that says what is missing. Called on a CPU that may be any. */
 	const char *(*missing)(void);

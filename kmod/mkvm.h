@@ -258,7 +258,10 @@ struct mkvm_mtrr {
 	u64 deftype, fixed[11], var[8][2];
 };
 
-/* Features of the guest's CPUID that decide whether it has a register or an instruction: vcpu->shown. */
+/*
+ * Features of the guest's CPUID that decide whether it has a register or an instruction:
+ * vcpu->shown.
+ */
 enum mkvm_shown {
 	MKVM_SHOWN_SEP		= BIT(0),
 	MKVM_SHOWN_MTRR		= BIT(1),

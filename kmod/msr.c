@@ -46,7 +46,8 @@ static const u32 msr_list[] = {
 
 /* What KVM_GET_MSRS on the device tells of the host that decides what a guest can be given. */
 static const u32 feature_list[] = {
-	MSR_IA32_ARCH_CAPABILITIES, MSR_IA32_PERF_CAPABILITIES, MSR_IA32_UCODE_REV, MSR_AMD64_DE_CFG,
+	MSR_IA32_ARCH_CAPABILITIES, MSR_IA32_PERF_CAPABILITIES, MSR_IA32_UCODE_REV,
+	MSR_AMD64_DE_CFG,
 };
 
 /*
@@ -129,7 +130,8 @@ out:
 void mkvm_msr_reset(struct mkvm_vcpu *vcpu)
 {
 	vcpu->pat = 0x0007040600070406ULL;	/* AMD APM vol. 2, "PAT Register": power-up value */
-	vcpu->misc_enable = MSR_IA32_MISC_ENABLE_FAST_STRING | MSR_IA32_MISC_ENABLE_MWAIT | MISC_ENABLE_FIXED;
+	vcpu->misc_enable = MSR_IA32_MISC_ENABLE_FAST_STRING | MSR_IA32_MISC_ENABLE_MWAIT |
+			    MISC_ENABLE_FIXED;
 	vcpu->tsc_aux = 0;
 	vcpu->ucode_rev = mkvm_hw->ucode_rev;
 	vcpu->smi_count = 0;
@@ -245,8 +247,8 @@ static int set_misc_enable(struct mkvm_vcpu *vcpu, u64 val, bool host)
 }
 
 /*
- * Neither branch traps nor last-branch records are offered, and no CPUID bit says so: these bits are dropped,
- * as are those of AMD's pins.
+ * Neither branch traps nor last-branch records are offered, and no CPUID bit says so: these bits
+ * are dropped, as are those of AMD's pins.
  */
 static int set_debugctl(u64 val)
 {
@@ -298,7 +300,10 @@ static u32 needed(u32 index)
 	}
 }
 
-/* mkvm_msr_hidden - does the guest not have this register, since its CPUID does not show the feature? */
+/*
+ * mkvm_msr_hidden - does the guest not have this register, since its CPUID does not show the
+ * feature?
+ */
 bool mkvm_msr_hidden(struct mkvm_vcpu *vcpu, u32 index)
 {
 	return needed(index) & ~vcpu->shown;
@@ -317,7 +322,7 @@ static const struct quiet_msr {
 #define ROW(first, last, reads, access) { first, last, reads, access },
 #include "quiet_msrs.h"
 #undef ROW
-		{ MSR_AMD64_OSVW_ID_LENGTH, MSR_AMD64_OSVW_STATUS, 0, FIXED },	/* no erratum is told of */
+		{ MSR_AMD64_OSVW_ID_LENGTH, MSR_AMD64_OSVW_STATUS, 0, FIXED },
 	};
 	int i;
 
@@ -327,7 +332,9 @@ static const struct quiet_msr {
 	return NULL;
 }
 
-/* As mkvm_msr_get and mkvm_msr_set, for registers of quiet_msrs.h. 1: not one of them, or refused. */
+/*
+ * As mkvm_msr_get and mkvm_msr_set, for registers of quiet_msrs.h. 1: not one of them, or refused.
+ */
 static int quiet_get(u32 index, u64 *val)
 {
 	const struct quiet_msr *row = find_quiet(index);

@@ -128,8 +128,8 @@ bool mkvm_msr_filter_allows(struct mkvm_vcpu *vcpu, u32 index, u32 access)
 }
 
 /*
- * mkvm_msrs_allowed - may the guest read and write all of these n registers, by the filter and by its CPUID?
- * Context: may sleep.
+ * mkvm_msrs_allowed - may the guest read and write all of these n registers, by the filter and by
+ * its CPUID? Context: may sleep.
  */
 bool mkvm_msrs_allowed(struct mkvm_vcpu *vcpu, const u32 *index, u32 n)
 {

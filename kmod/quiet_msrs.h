@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * quiet_msrs.h - registers without a function that guests touch unasked, one row each: Documentation/abi.rst
- * says who does. Includers define ROW(first, last, reads, access), with access one of
+ * quiet_msrs.h - registers without a function that guests touch unasked, one row each;
+ * Documentation/abi.rst says who does. Includers define ROW(first, last, reads, access), with
+ * access one of
  *
  *   IGNORED	reads as said, and a write changes nothing
  *   FIXED	reads as said; a guest's write of the same value changes nothing, another is #GP
@@ -9,7 +10,8 @@
  *   ABSENT	neither: guests that look at it expect #GP, or CPUID does not announce it
  *
  * Userspace reads what a guest reads, and its writes to these change nothing.
- * msr.c answers by the first three; selftests/msrs.c tries all. No include guard: it is included twice.
+ * msr.c answers by the first three; selftests/msrs.c tries all. It has no include guard:
+ * whoever includes it decides what a row becomes.
  */
 
 /* --- any vendor's, or Intel's --- */
@@ -18,10 +20,10 @@ ROW(0x00000017, 0x00000017, 0, FIXED)			/* IA32_PLATFORM_ID */
 ROW(0x0000002a, 0x0000002a, 0, IGNORED)			/* EBL_CR_POWERON */
 ROW(0x0000002c, 0x0000002c, 1 << 24, FIXED)		/* EBC_FREQUENCY_ID: a ratio of 1 */
 ROW(0x00000033, 0x00000033, 0, ABSENT)			/* TEST_CTL */
-ROW(0x00000035, 0x00000035, 0, ABSENT)			/* CORE_THREAD_COUNT: userspace may answer it */
-ROW(0x0000003a, 0x0000003a, 1, FIXED)			/* IA32_FEATURE_CONTROL: locked, with nothing on */
+ROW(0x00000035, 0x00000035, 0, ABSENT)			/* CORE_THREAD_COUNT: userspace's */
+ROW(0x0000003a, 0x0000003a, 1, FIXED)			/* IA32_FEATURE_CONTROL: locked */
 ROW(0x0000004e, 0x0000004f, 0, ABSENT)			/* PPIN_CTL, PPIN */
-ROW(0x00000079, 0x00000079, 0, WRITES)			/* IA32_BIOS_UPDT_TRIG: updates of microcode */
+ROW(0x00000079, 0x00000079, 0, WRITES)			/* IA32_BIOS_UPDT_TRIG: microcode */
 ROW(0x000000c1, 0x000000c2, 0, IGNORED)			/* IA32_PMC0, IA32_PMC1 */
 ROW(0x000000cd, 0x000000cd, 3, FIXED)			/* FSB_FREQ: 167 MHz */
 ROW(0x000000e2, 0x000000e2, 0, IGNORED)			/* PKG_CST_CONFIG_CONTROL */
@@ -35,7 +37,7 @@ ROW(0x00000199, 0x00000199, 0, IGNORED)			/* IA32_PERF_CTL */
 ROW(0x0000019a, 0x0000019d, 0, ABSENT)			/* IA32_CLOCK_MODULATION to THERM2_CTL */
 ROW(0x000001a2, 0x000001a2, 0, ABSENT)			/* TEMPERATURE_TARGET */
 ROW(0x000001ad, 0x000001ad, 0, ABSENT)			/* TURBO_RATIO_LIMIT */
-ROW(0x000001b0, 0x000001b2, 0, ABSENT)			/* IA32_ENERGY_PERF_BIAS, IA32_PACKAGE_THERM_* */
+ROW(0x000001b0, 0x000001b2, 0, ABSENT)			/* energy bias, IA32_PACKAGE_THERM_* */
 ROW(0x000001c8, 0x000001c9, 0, ABSENT)			/* LBR_SELECT, LASTBRANCH_TOS */
 ROW(0x000001db, 0x000001de, 0, FIXED)			/* LASTBRANCHFROMIP to LASTINTTOIP */
 ROW(0x00000606, 0x00000606, 0, FIXED)			/* RAPL_POWER_UNIT */
@@ -52,7 +54,7 @@ ROW(0xc0010000, 0xc0010007, 0, IGNORED)			/* PERF_CTL0-3, PERF_CTR0-3 */
 ROW(0xc0010010, 0xc0010010, 0, FIXED)			/* SYSCFG */
 ROW(0xc001001b, 0xc001001b, 0x20000000, IGNORED)	/* K7's CLK_CTL */
 ROW(0xc001001f, 0xc001001f, 0, IGNORED)			/* NB_CFG */
-ROW(0xc0010020, 0xc0010020, 0, WRITES)			/* PATCH_LOADER: updates of microcode */
+ROW(0xc0010020, 0xc0010020, 0, WRITES)			/* PATCH_LOADER: microcode */
 ROW(0xc0010044, 0xc001004b, 0, IGNORED)			/* MC0_CTL_MASK to MC7_CTL_MASK */
 ROW(0xc0010055, 0xc0010055, 0, FIXED)			/* INT_PENDING_MSG */
 ROW(0xc0010058, 0xc0010058, 0, FIXED)			/* MMIO_CONF_BASE */
@@ -64,7 +66,7 @@ ROW(0xc0010117, 0xc0010117, 0, IGNORED)			/* VM_HSAVE_PA */
 ROW(0xc0010131, 0xc0010131, 0, ABSENT)			/* SEV_STATUS */
 ROW(0xc0010200, 0xc001020b, 0, ABSENT)			/* PERF_CTL0 to PERF_CTR5 of PERFCTR_CORE */
 ROW(0xc0010290, 0xc001029b, 0, ABSENT)			/* power and energy */
-ROW(0xc0011020, 0xc0011020, 0, ABSENT)			/* LS_CFG: Linux would take it for a switch of SSBD */
+ROW(0xc0011020, 0xc0011020, 0, ABSENT)			/* LS_CFG: or Linux switches SSBD by it */
 ROW(0xc0011021, 0xc0011021, 0, FIXED)			/* IC_CFG */
 ROW(0xc0011022, 0xc0011022, 0, IGNORED)			/* DC_CFG */
 ROW(0xc0011023, 0xc0011023, 0, IGNORED)			/* TW_CFG */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Each capability that is offered has behaviour: one row for each, with the shortest thing that shows it.
- * What it means in full is tested where its subject is.
+ * Each capability that is offered has behaviour: one row for each, with the shortest thing that
+ * shows it. What it means in full is tested where its subject is.
  *
  * Read next: system.c.
  */
@@ -71,7 +71,8 @@ static void user_memory(void)
 	vcpu_run_to_done(vcpu);
 	EXPECT_OK(vm_set_slot(vcpu->vm, SLOT_TEST, 0, TEST_GPA, 0, host));
 	EXPECT_OK(vm_set_slot(vcpu->vm, SLOT_TEST, 0, TEST_GPA, PAGE_SIZE, host));
-	EXPECT_OK(vm_set_slot(vcpu->vm, SLOT_TEST + 1, 0, TEST_GPA + PAGE_SIZE, PAGE_SIZE, host + PAGE_SIZE));
+	EXPECT_OK(vm_set_slot(vcpu->vm, SLOT_TEST + 1, 0, TEST_GPA + PAGE_SIZE, PAGE_SIZE,
+			      host + PAGE_SIZE));
 	vcpu_set_guest(vcpu, read_guest, TEST_GPA + PAGE_SIZE);
 	vcpu_run_to_done(vcpu);
 	EXPECT_OK(vm_set_slot(vcpu->vm, SLOT_TEST + 1, 0, TEST_GPA + PAGE_SIZE, 0, host));
@@ -133,9 +134,12 @@ static void dirty_log_protect(void)
 {
 	struct vm *vm = vm_create(0);
 	u64 bitmap = 1;
-	struct kvm_clear_dirty_log clear = { .slot = SLOT_TEST, .num_pages = 64, .dirty_bitmap = &bitmap };
+	struct kvm_clear_dirty_log clear = {
+		.slot = SLOT_TEST, .num_pages = 64, .dirty_bitmap = &bitmap,
+	};
 
-	EXPECT_OK(vm_enable_cap(vm->fd, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE));
+	EXPECT_OK(vm_enable_cap(vm->fd, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+				KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE));
 	vm_add_memory(vm, SLOT_TEST, KVM_MEM_LOG_DIRTY_PAGES, TEST_GPA, 64 * PAGE_SIZE);
 	EXPECT_OK(ioctl(vm->fd, KVM_CLEAR_DIRTY_LOG, &clear));
 }
@@ -173,7 +177,9 @@ static void ioeventfd(void)
 
 	for (int i = 0; i < 2; i++) {
 		struct vcpu *vcpu = run_guest(0, mmio_write_guest, MMIO_GPA);
-		struct kvm_ioeventfd io = { .addr = MMIO_GPA, .len = lengths[i], .fd = new_eventfd() };
+		struct kvm_ioeventfd io = {
+			.addr = MMIO_GPA, .len = lengths[i], .fd = new_eventfd(),
+		};
 
 		EXPECT_OK(ioctl(vcpu->vm->fd, KVM_IOEVENTFD, &io));
 		vcpu_run_to_done(vcpu);
@@ -185,7 +191,8 @@ static void irqfd(void)
 {
 	struct vm *vm = vm_create(VM_IRQCHIP);
 	struct kvm_irqfd irq = {
-		.fd = new_eventfd(), .gsi = 5, .flags = KVM_IRQFD_FLAG_RESAMPLE, .resamplefd = new_eventfd(),
+		.fd = new_eventfd(), .gsi = 5,
+		.flags = KVM_IRQFD_FLAG_RESAMPLE, .resamplefd = new_eventfd(),
 	};
 
 	EXPECT_OK(ioctl(vm->fd, KVM_IRQFD, &irq));
@@ -237,7 +244,8 @@ static void pit(void)
 
 static void x2apic_api(void)
 {
-	EXPECT_OK(vm_enable_cap(vm_create(VM_IRQCHIP)->fd, KVM_CAP_X2APIC_API, KVM_X2APIC_API_USE_32BIT_IDS));
+	EXPECT_OK(vm_enable_cap(vm_create(VM_IRQCHIP)->fd, KVM_CAP_X2APIC_API,
+				KVM_X2APIC_API_USE_32BIT_IDS));
 }
 
 /* The polarity of a pin says nothing about the level that KVM_IRQ_LINE gives it. */
@@ -439,7 +447,8 @@ static void user_space_msr(void)
 {
 	struct vcpu *vcpu = run_guest(0, unknown_msr_guest, 0);
 
-	EXPECT_OK(vm_enable_cap(vcpu->vm->fd, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_UNKNOWN));
+	EXPECT_OK(vm_enable_cap(vcpu->vm->fd, KVM_CAP_X86_USER_SPACE_MSR,
+				KVM_MSR_EXIT_REASON_UNKNOWN));
 	vcpu_run_to_exit(vcpu, KVM_EXIT_X86_RDMSR)->msr.data = 0x77;
 	vcpu_run_to_done(vcpu);
 }
@@ -539,10 +548,11 @@ static void disabled_exits(void)
 {
 	struct vm *vm = vm_create(0);
 
-	EXPECT_OK(vm_enable_cap(vm->fd, KVM_CAP_X86_DISABLE_EXITS, capability(KVM_CAP_X86_DISABLE_EXITS)));
+	EXPECT_OK(vm_enable_cap(vm->fd, KVM_CAP_X86_DISABLE_EXITS,
+				capability(KVM_CAP_X86_DISABLE_EXITS)));
 }
 
-/* KVM_CHECK_EXTENSION on a VM; KVM_ENABLE_CAP on VM and vCPU, which refuses what it does not know. */
+/* KVM_ENABLE_CAP on VM and vCPU refuses what it does not know. */
 static void vm_caps(void)
 {
 	struct vcpu *vcpu = vcpu_create(vm_create(0), 0);
@@ -559,37 +569,76 @@ static const struct {
 	const char *name;
 	void (*shows)(void);
 } rows[] = {
-	ROW(KVM_CAP_IRQCHIP, irqchip), ROW(KVM_CAP_HLT, hlt), ROW(KVM_CAP_USER_MEMORY, user_memory),
-	ROW(KVM_CAP_DESTROY_MEMORY_REGION_WORKS, user_memory), ROW(KVM_CAP_JOIN_MEMORY_REGIONS_WORKS, user_memory),
-	ROW(KVM_CAP_USER_MEMORY2, user_memory2), ROW(KVM_CAP_SYNC_MMU, sync_mmu),
-	ROW(KVM_CAP_READONLY_MEM, readonly_mem), ROW(KVM_CAP_NR_MEMSLOTS, nr_memslots),
-	ROW(KVM_CAP_MULTI_ADDRESS_SPACE, address_spaces), ROW(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, dirty_log_protect),
-	ROW(KVM_CAP_MMU_SHADOW_CACHE_CONTROL, mmu_pages), ROW(KVM_CAP_COALESCED_MMIO, coalesced),
-	ROW(KVM_CAP_COALESCED_PIO, coalesced_pio), ROW(KVM_CAP_IOEVENTFD, ioeventfd),
-	ROW(KVM_CAP_IOEVENTFD_NO_LENGTH, ioeventfd), ROW(KVM_CAP_IOEVENTFD_ANY_LENGTH, ioeventfd),
-	ROW(KVM_CAP_IRQFD, irqfd), ROW(KVM_CAP_IRQFD_RESAMPLE, irqfd), ROW(KVM_CAP_IRQ_INJECT_STATUS, irq_status),
-	ROW(KVM_CAP_IRQ_ROUTING, irq_routing), ROW(KVM_CAP_SIGNAL_MSI, signal_msi),
-	ROW(KVM_CAP_SPLIT_IRQCHIP, split_irqchip), ROW(KVM_CAP_PIT2, pit), ROW(KVM_CAP_PIT_STATE2, pit),
-	ROW(KVM_CAP_REINJECT_CONTROL, pit), ROW(KVM_CAP_X2APIC_API, x2apic_api),
-	ROW(KVM_CAP_IOAPIC_POLARITY_IGNORED, polarity), ROW(KVM_CAP_MP_STATE, mp_state), ROW(KVM_CAP_USER_NMI, nmi),
-	ROW(KVM_CAP_X86_SMM, smi), ROW(KVM_CAP_VCPU_EVENTS, vcpu_events), ROW(KVM_CAP_EXCEPTION_PAYLOAD, payloads),
-	ROW(KVM_CAP_X86_TRIPLE_FAULT_EVENT, payloads), ROW(KVM_CAP_DEBUGREGS, debugregs), ROW(KVM_CAP_XSAVE, xsave),
-	ROW(KVM_CAP_XSAVE2, xsave2), ROW(KVM_CAP_XCRS, xcrs), ROW(KVM_CAP_SYNC_REGS, sync_regs),
-	ROW(KVM_CAP_SET_GUEST_DEBUG, guest_debug), ROW(KVM_CAP_SET_GUEST_DEBUG2, guest_debug),
-	ROW(KVM_CAP_X86_ROBUST_SINGLESTEP, guest_debug), ROW(KVM_CAP_IMMEDIATE_EXIT, immediate_exit),
-	ROW(KVM_CAP_GET_TSC_KHZ, tsc_khz), ROW(KVM_CAP_TSC_DEADLINE_TIMER, tsc_deadline),
-	ROW(KVM_CAP_VCPU_ATTRIBUTES, vcpu_attributes), ROW(KVM_CAP_SYS_ATTRIBUTES, sys_attributes),
-	ROW(KVM_CAP_EXT_CPUID, cpuid_lists), ROW(KVM_CAP_EXT_EMUL_CPUID, cpuid_lists),
-	ROW(KVM_CAP_NOP_IO_DELAY, no_io_delay), ROW(KVM_CAP_GET_MSR_FEATURES, feature_msrs),
-	ROW(KVM_CAP_X86_MSR_FILTER, msr_filter), ROW(KVM_CAP_X86_USER_SPACE_MSR, user_space_msr),
-	ROW(KVM_CAP_MSR_PLATFORM_INFO, platform_info), ROW(KVM_CAP_MCE, mce), ROW(KVM_CAP_ADJUST_CLOCK, clock_ioctls),
-	ROW(KVM_CAP_SET_IDENTITY_MAP_ADDR, addresses), ROW(KVM_CAP_SET_TSS_ADDR, addresses),
-	ROW(KVM_CAP_SET_BOOT_CPU_ID, boot_cpu_id), ROW(KVM_CAP_VAPIC, vapic), ROW(KVM_CAP_BINARY_STATS_FD, stats_fd),
-	ROW(KVM_CAP_NR_VCPUS, vcpu_ids), ROW(KVM_CAP_MAX_VCPUS, vcpu_ids), ROW(KVM_CAP_MAX_VCPU_ID, vcpu_ids),
+	ROW(KVM_CAP_IRQCHIP, irqchip),
+	ROW(KVM_CAP_HLT, hlt),
+	ROW(KVM_CAP_USER_MEMORY, user_memory),
+	ROW(KVM_CAP_DESTROY_MEMORY_REGION_WORKS, user_memory),
+	ROW(KVM_CAP_JOIN_MEMORY_REGIONS_WORKS, user_memory),
+	ROW(KVM_CAP_USER_MEMORY2, user_memory2),
+	ROW(KVM_CAP_SYNC_MMU, sync_mmu),
+	ROW(KVM_CAP_READONLY_MEM, readonly_mem),
+	ROW(KVM_CAP_NR_MEMSLOTS, nr_memslots),
+	ROW(KVM_CAP_MULTI_ADDRESS_SPACE, address_spaces),
+	ROW(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, dirty_log_protect),
+	ROW(KVM_CAP_MMU_SHADOW_CACHE_CONTROL, mmu_pages),
+	ROW(KVM_CAP_COALESCED_MMIO, coalesced),
+	ROW(KVM_CAP_COALESCED_PIO, coalesced_pio),
+	ROW(KVM_CAP_IOEVENTFD, ioeventfd),
+	ROW(KVM_CAP_IOEVENTFD_NO_LENGTH, ioeventfd),
+	ROW(KVM_CAP_IOEVENTFD_ANY_LENGTH, ioeventfd),
+	ROW(KVM_CAP_IRQFD, irqfd),
+	ROW(KVM_CAP_IRQFD_RESAMPLE, irqfd),
+	ROW(KVM_CAP_IRQ_INJECT_STATUS, irq_status),
+	ROW(KVM_CAP_IRQ_ROUTING, irq_routing),
+	ROW(KVM_CAP_SIGNAL_MSI, signal_msi),
+	ROW(KVM_CAP_SPLIT_IRQCHIP, split_irqchip),
+	ROW(KVM_CAP_PIT2, pit),
+	ROW(KVM_CAP_PIT_STATE2, pit),
+	ROW(KVM_CAP_REINJECT_CONTROL, pit),
+	ROW(KVM_CAP_X2APIC_API, x2apic_api),
+	ROW(KVM_CAP_IOAPIC_POLARITY_IGNORED, polarity),
+	ROW(KVM_CAP_MP_STATE, mp_state),
+	ROW(KVM_CAP_USER_NMI, nmi),
+	ROW(KVM_CAP_X86_SMM, smi),
+	ROW(KVM_CAP_VCPU_EVENTS, vcpu_events),
+	ROW(KVM_CAP_EXCEPTION_PAYLOAD, payloads),
+	ROW(KVM_CAP_X86_TRIPLE_FAULT_EVENT, payloads),
+	ROW(KVM_CAP_DEBUGREGS, debugregs),
+	ROW(KVM_CAP_XSAVE, xsave),
+	ROW(KVM_CAP_XSAVE2, xsave2),
+	ROW(KVM_CAP_XCRS, xcrs),
+	ROW(KVM_CAP_SYNC_REGS, sync_regs),
+	ROW(KVM_CAP_SET_GUEST_DEBUG, guest_debug),
+	ROW(KVM_CAP_SET_GUEST_DEBUG2, guest_debug),
+	ROW(KVM_CAP_X86_ROBUST_SINGLESTEP, guest_debug),
+	ROW(KVM_CAP_IMMEDIATE_EXIT, immediate_exit),
+	ROW(KVM_CAP_GET_TSC_KHZ, tsc_khz),
+	ROW(KVM_CAP_TSC_DEADLINE_TIMER, tsc_deadline),
+	ROW(KVM_CAP_VCPU_ATTRIBUTES, vcpu_attributes),
+	ROW(KVM_CAP_SYS_ATTRIBUTES, sys_attributes),
+	ROW(KVM_CAP_EXT_CPUID, cpuid_lists),
+	ROW(KVM_CAP_EXT_EMUL_CPUID, cpuid_lists),
+	ROW(KVM_CAP_NOP_IO_DELAY, no_io_delay),
+	ROW(KVM_CAP_GET_MSR_FEATURES, feature_msrs),
+	ROW(KVM_CAP_X86_MSR_FILTER, msr_filter),
+	ROW(KVM_CAP_X86_USER_SPACE_MSR, user_space_msr),
+	ROW(KVM_CAP_MSR_PLATFORM_INFO, platform_info),
+	ROW(KVM_CAP_MCE, mce),
+	ROW(KVM_CAP_ADJUST_CLOCK, clock_ioctls),
+	ROW(KVM_CAP_SET_IDENTITY_MAP_ADDR, addresses),
+	ROW(KVM_CAP_SET_TSS_ADDR, addresses),
+	ROW(KVM_CAP_SET_BOOT_CPU_ID, boot_cpu_id),
+	ROW(KVM_CAP_VAPIC, vapic),
+	ROW(KVM_CAP_BINARY_STATS_FD, stats_fd),
+	ROW(KVM_CAP_NR_VCPUS, vcpu_ids),
+	ROW(KVM_CAP_MAX_VCPUS, vcpu_ids),
+	ROW(KVM_CAP_MAX_VCPU_ID, vcpu_ids),
 	ROW(KVM_CAP_INTERNAL_ERROR_DATA, emulation_failure),
 	ROW(KVM_CAP_EXIT_ON_EMULATION_FAILURE, emulation_failure),
-	ROW(KVM_CAP_X86_DISABLE_EXITS, disabled_exits), ROW(KVM_CAP_CHECK_EXTENSION_VM, vm_caps),
-	ROW(KVM_CAP_ENABLE_CAP, vm_caps), ROW(KVM_CAP_ENABLE_CAP_VM, vm_caps),
+	ROW(KVM_CAP_X86_DISABLE_EXITS, disabled_exits),
+	ROW(KVM_CAP_CHECK_EXTENSION_VM, vm_caps),
+	ROW(KVM_CAP_ENABLE_CAP, vm_caps),
+	ROW(KVM_CAP_ENABLE_CAP_VM, vm_caps),
 };
 #define NR_ROWS (sizeof(rows) / sizeof(rows[0]))
 

@@ -30,6 +30,7 @@ enum { EAX, EBX, ECX, EDX };
 #define MISC_ENABLE_EMON (1ull << 7)
 #define MISC_ENABLE_BTS_UNAVAIL (1ull << 11)
 #define MISC_ENABLE_PEBS_UNAVAIL (1ull << 12)
+#define MISC_ENABLE_READ_ONLY (MISC_ENABLE_EMON | MISC_ENABLE_BTS_UNAVAIL | MISC_ENABLE_PEBS_UNAVAIL)
 #define MISC_ENABLE_MWAIT (1ull << 18)
 #define MISC_ENABLE_LIMIT_CPUID (1ull << 22)
 #define MISC_ENABLE_XD_DISABLE (1ull << 34)
@@ -123,7 +124,7 @@ static void expect_answer(u32 nr, u32 eax, u32 ebx, u32 ecx, u32 edx)
 	EXPECT_EQ(edx, questions[nr].answer[EDX]);
 }
 
-/* Basic leaves end with 0x16, whose answer depends on the sub-leaf; with a hypervisor's and without. */
+/* Basic leaves end with 0x16, whose answer depends on the sub-leaf; one hypervisor has leaves. */
 static void ranges(struct cpuid_list *list, const char *vendor)
 {
 	struct kvm_cpuid_entry2 *e;
@@ -149,8 +150,8 @@ static void ranges(struct cpuid_list *list, const char *vendor)
 }
 
 static const u32 beyond[] = {
-	0x17, 0x3fffffff, 0x40000000, 0x40000103, 0x400001ff, 0x40000200, 0x50000000, 0x7fffffff, 0x80000009,
-	0x80000fff, 0xc0000000, 0xffffffff,
+	0x17, 0x3fffffff, 0x40000000, 0x40000103, 0x400001ff, 0x40000200, 0x50000000, 0x7fffffff,
+	0x80000009, 0x80000fff, 0xc0000000, 0xffffffff,
 };
 #define NR_BEYOND (sizeof(beyond) / sizeof(beyond[0]))
 
@@ -168,10 +169,12 @@ static void ask_beyond(const char *vendor, bool zeroes)
 	ranges(&list, vendor);
 	ask_with(&list);
 	for (u32 i = 0; i < NR_BEYOND; i++) {
+		u32 sub = i & 1;
+
 		if (zeroes)
 			expect_answer(i, 0, 0, 0, 0);
 		else
-			expect_answer(i, 0x1110 + (i & 1), 0x2220 + (i & 1), 0x3330 + (i & 1), 0x4440 + (i & 1));
+			expect_answer(i, 0x1110 + sub, 0x2220 + sub, 0x3330 + sub, 0x4440 + sub);
 	}
 	expect_answer(inside[0], 0x1111, 0x2221, 0x3331, 0x4441);
 	expect_answer(inside[1], 0, 0, 0, 0);
@@ -626,7 +629,8 @@ static const struct {
 	int reg;
 } words[] = {
 	{ 1, 0, EDX }, { 1, 0, ECX }, { 7, 0, EBX }, { 7, 0, ECX }, { 7, 0, EDX }, { 0xd, 1, EAX },
-	{ 0x80000001, 0, EDX }, { 0x80000001, 0, ECX }, { 0x80000007, 0, EDX }, { 0x80000008, 0, EBX },
+	{ 0x80000001, 0, EDX }, { 0x80000001, 0, ECX }, { 0x80000007, 0, EDX },
+	{ 0x80000008, 0, EBX },
 };
 
 TEST(each_feature_that_is_offered_is_one_that_is_tried_here)
@@ -641,10 +645,11 @@ TEST(each_feature_that_is_offered_is_one_that_is_tried_here)
 		u32 left = e ? *entry_reg(e, words[w].reg) : 0;
 
 		for (size_t i = 0; i < NR_FEATURES; i++)
-			if (features[i].leaf == words[w].leaf && features[i].index == words[w].index &&
-			    features[i].reg == words[w].reg)
+			if (features[i].leaf == words[w].leaf &&
+			    features[i].index == words[w].index && features[i].reg == words[w].reg)
 				left &= ~(1u << features[i].bit);
-		ktap_about("CPUID %#x, %u, register %d", words[w].leaf, words[w].index, words[w].reg);
+		ktap_about("CPUID %#x, %u, register %d", words[w].leaf, words[w].index,
+			   words[w].reg);
 		EXPECT_EQ(0, left);
 	}
 	/* Leaves that some bit must announce, and none does. */
@@ -692,7 +697,7 @@ static u64 try_one(const struct feature *f)
 
 static void features_guest(u64 xcr0)
 {
-	/* The library's pages are for user mode as well, from which SMEP and SMAP would keep this code. */
+	/* The library's pages are for user mode as well: SMEP and SMAP would stop this code. */
 	guest_pml4[0] &= ~4ull;
 	asm volatile("movq %0, %%cr3" :: "r"(guest_pml4) : "memory");
 	if (xcr0) {
@@ -831,18 +836,20 @@ TEST(features_that_are_set_though_the_cpu_lacks_them_end_no_guest)
 	}
 }
 
-/* Bits that need a hypervisor's help which is not there; what userspace set stays readable for it. */
+/* Bits that need a hypervisor's help which is not there. Userspace reads what it set. */
 TEST(what_cannot_be_done_is_not_shown_to_the_guest_though_it_was_set)
 {
 	static const struct {
 		u32 leaf, index;
 		int reg, bit;
 	} vain[] = {
-		{ 1, 0, ECX, 5 /* VMX */ }, { 1, 0, ECX, 15 /* PDCM */ }, { 1, 0, EDX, 21 /* DS */ },
-		{ 7, 0, EBX, 2 /* SGX */ }, { 7, 0, ECX, 16 /* LA57 */ }, { 7, 0, ECX, 7 /* SHSTK */ },
+		{ 1, 0, ECX, 5 /* VMX */ }, { 1, 0, ECX, 15 /* PDCM */ },
+		{ 1, 0, EDX, 21 /* DS */ }, { 7, 0, EBX, 2 /* SGX */ },
+		{ 7, 0, ECX, 16 /* LA57 */ }, { 7, 0, ECX, 7 /* SHSTK */ },
 		{ 7, 0, EDX, 26 /* SPEC_CTRL */ }, { 7, 0, EDX, 29 /* ARCH_CAPABILITIES */ },
 		{ 0xd, 1, EAX, 3 /* XSAVES */ }, { 0x80000001, 0, ECX, 2 /* SVM */ },
-		{ 0x80000001, 0, ECX, 23 /* PERFCTR_CORE */ }, { 0x80000008, 0, EBX, 12 /* IBPB */ },
+		{ 0x80000001, 0, ECX, 23 /* PERFCTR_CORE */ },
+		{ 0x80000008, 0, EBX, 12 /* IBPB */ },
 	};
 	static struct cpuid_list list, got;
 	struct vcpu *vcpu = vcpu_create(vm_create(0), 0);
@@ -852,7 +859,9 @@ TEST(what_cannot_be_done_is_not_shown_to_the_guest_though_it_was_set)
 		SKIP("Linux KVM shows the guest what was set");
 	default_cpuid(&list, 0);
 	for (size_t i = 0; i < sizeof(vain) / sizeof(vain[0]); i++) {
-		e = find(&list, vain[i].leaf, vain[i].index) ?: add(&list, vain[i].leaf, vain[i].index, 0);
+		e = find(&list, vain[i].leaf, vain[i].index);
+		if (!e)
+			e = add(&list, vain[i].leaf, vain[i].index, 0);
 		EXPECT_EQ(0, *entry_reg(e, vain[i].reg) >> vain[i].bit & 1);
 		*entry_reg(e, vain[i].reg) |= 1u << vain[i].bit;
 		question(vain[i].leaf, vain[i].index);
@@ -872,7 +881,8 @@ TEST(what_cannot_be_done_is_not_shown_to_the_guest_though_it_was_set)
 
 /* --- MONITOR and MWAIT, which userspace may add --- */
 
-static volatile u64 monitor_vector, mwait_vector, masked_vector, bad_monitor_vector, bad_mwait_vector;
+static volatile u64 monitor_vector, mwait_vector, masked_vector;
+static volatile u64 bad_monitor_vector, bad_mwait_vector;
 
 static void monitor_guest(u64 arg)
 {
@@ -948,7 +958,7 @@ static void misc_enable_guest(u64 val)
 	GUEST_EQ(VEC_NONE, wrmsr_try(MSR_MISC_ENABLE, reset ^ MISC_ENABLE_EMON));
 	GUEST_EQ(reset, rdmsr(MSR_MISC_ENABLE));
 	for (int bit = 0; bit < 64; bit++) {
-		if ((1ull << bit) & (MISC_ENABLE_EMON | MISC_ENABLE_BTS_UNAVAIL | MISC_ENABLE_PEBS_UNAVAIL))
+		if ((1ull << bit) & MISC_ENABLE_READ_ONLY)
 			continue;
 		if (wrmsr_try(MSR_MISC_ENABLE, reset ^ 1ull << bit) == VEC_NONE) {
 			rdmsr_try(MSR_MISC_ENABLE, &back);

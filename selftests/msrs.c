@@ -132,7 +132,8 @@ TEST(no_register_is_in_the_table_twice_or_in_the_list_of_those_to_save)
 	for (u32 i = 0; i < NR_ROWS; i++) {
 		for (u32 j = 0; j < list.nmsrs; j++) {
 			ktap_about("MSR %#x", list.indices[j]);
-			EXPECT_TRUE(list.indices[j] < rows[i].first || list.indices[j] > rows[i].last);
+			EXPECT_TRUE(list.indices[j] < rows[i].first ||
+				    list.indices[j] > rows[i].last);
 		}
 	}
 }

@@ -206,8 +206,10 @@ static void svm_cpuid_changed(struct mkvm_vcpu *vcpu)
 {
 	struct svm_vcpu *svm = to_svm(vcpu);
 
-	svm_intercept(svm, INTERCEPT_RDTSCP, boot_cpu_has(X86_FEATURE_RDTSCP) && !(vcpu->shown & MKVM_SHOWN_RDTSCP));
-	svm_intercept(svm, INTERCEPT_INVPCID, boot_cpu_has(X86_FEATURE_INVPCID) && !(vcpu->shown & MKVM_SHOWN_INVPCID));
+	svm_intercept(svm, INTERCEPT_RDTSCP,
+		      boot_cpu_has(X86_FEATURE_RDTSCP) && !(vcpu->shown & MKVM_SHOWN_RDTSCP));
+	svm_intercept(svm, INTERCEPT_INVPCID,
+		      boot_cpu_has(X86_FEATURE_INVPCID) && !(vcpu->shown & MKVM_SHOWN_INVPCID));
 }
 
 static void set_intercepts(struct svm_vcpu *svm)

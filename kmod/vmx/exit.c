@@ -229,6 +229,13 @@ const char *vmx_last_exit(struct mkvm_vcpu *vcpu)
 	return "unknown";
 }
 
+/* hw_ops exit_info. */
+void vmx_exit_info(struct mkvm_vcpu *vcpu, u64 *reason, u64 *info)
+{
+	*reason = to_vmx(vcpu)->exit_reason;
+	*info = vmx_read(EXIT_QUALIFICATION);
+}
+
 /* hw_ops handle_exit. */
 int vmx_handle_exit(struct mkvm_vcpu *vcpu)
 {

@@ -1070,6 +1070,7 @@ struct mkvm_hw_ops mkvm_vmx_ops = {
 	.enter = vmx_enter,
 	.handle_exit = vmx_handle_exit,
 	.last_exit = vmx_last_exit,
+	.exit_info = vmx_exit_info,
 	.get_mode = vmx_get_mode,
 	.get_segment = vmx_get_segment,
 	.set_segment = vmx_set_segment,

@@ -145,5 +145,6 @@ void vmx_set_apicv(struct vmx_vcpu *vmx, bool on);
 /* exit.c */
 int vmx_handle_exit(struct mkvm_vcpu *vcpu);
 const char *vmx_last_exit(struct mkvm_vcpu *vcpu);
+void vmx_exit_info(struct mkvm_vcpu *vcpu, u64 *reason, u64 *info);
 
 #endif

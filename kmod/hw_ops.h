@@ -81,9 +81,11 @@ struct mkvm_hw_ops {
 	void (*set_tdp_root)(struct mkvm_vcpu *vcpu, u64 root_pa);	/* and flush_tlb */
 	/*
 	 * soft_tlb.c does the walks: the root of its space, kept in vcpu->soft_root; 0: the CPU does them again.
-	 * And flush_tlb, but for what soft_tlb.c knows. NULL: is not needed, or not done.
+	 * And flush_tlb, but for what soft_tlb.c knows. NULL: is not done.
 	 */
 	void (*set_soft_tlb)(struct mkvm_vcpu *vcpu, u64 root_pa);
+	/* Have walks that set no bit count as reads from now on. False: they do, or cannot. NULL: they cannot. */
+	bool (*walks_read)(struct mkvm_vcpu *vcpu);
 };
 
 enum { MKVM_TR = 6, MKVM_LDTR = 7 };

@@ -402,16 +402,14 @@ int mkvm_exit_tdp_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fetch)
 /*
  * mkvm_exit_walk_fault - the CPU's walk of the guest's page tables met an address without (such) a mapping
  *
- * Tables that are not RAM are walked in software: by soft_tlb.c, or for each instruction by the emulator.
+ * Tables that the CPU cannot walk where they are, since they are not RAM, are walked in software: by
+ * soft_tlb.c or, where the vendor's part does not use that, by the emulator for each instruction.
  * Context: interrupts on, may sleep. Return: as handle_exit.
  */
 int mkvm_exit_walk_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
 {
 	int idx, r;
 
-	if (!mkvm_hw->set_soft_tlb)
-		return mkvm_exit_tdp_fault(vcpu, gpa, write, true);
-	vcpu->stats[MKVM_STAT_PF_TAKEN]++;
 	trace_page_fault(vcpu, gpa, 0, write, 0, "walk");
 	if (unlikely(vcpu->soft_root)) {	/* a task switch has changed CR3 */
 		mkvm_hw->set_soft_tlb(vcpu, 0);
@@ -420,9 +418,13 @@ int mkvm_exit_walk_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
 	idx = srcu_read_lock(&vcpu->vm->srcu);
 	r = map_gpa(vcpu, gpa, write);
 	srcu_read_unlock(&vcpu->vm->srcu, idx);
-	if (r == MKVM_FAULT_MMIO)
-		return mkvm_soft_begin(vcpu);
-	return r ?: 1;
+	if (r != MKVM_FAULT_MMIO) {
+		vcpu->stats[MKVM_STAT_PF_TAKEN]++;
+		return r ?: 1;
+	}
+	if (write && mkvm_hw->walks_read && mkvm_hw->walks_read(vcpu))
+		return 1;
+	return mkvm_hw->set_soft_tlb ? mkvm_soft_begin(vcpu) : mkvm_exit_tdp_fault(vcpu, gpa, write, true);
 }
 
 /* Other intercepts that need the emulator: string I/O, control and debug registers. */

@@ -500,6 +500,202 @@ TEST(interrupts_and_nmis_are_delivered_by_way_of_tables_in_rom)
 	vcpu_run_to_done(vcpu);
 }
 
+/* --- Deliveries by way of tables in ROM, and over its end, behind which AREA is --- */
+
+static void take_interrupts(u64 arg)
+{
+	(void)arg;
+	guest_handlers[VECTOR] = irq_count;
+	apic_enable();
+	for (u32 i = 1; i <= 3; i++) {
+		stage(i);
+		sti_nop_cli();
+		GUEST_EQ(i, irqs[VECTOR]);
+		asm volatile("int %0" :: "i"(VECTOR + 1));
+		GUEST_EQ(i, irqs[VECTOR + 1]);
+		GUEST_EQ(VEC_UD, GUEST_TRY("ud2", "=m"(answer)));
+		/* Loads of segments read the GDT. */
+		asm volatile("mov %0, %%ds; mov %0, %%es; mov %0, %%ss" :: "r"(SEL_DATA));
+		asm volatile("pushq %0; pushq $1f; lretq; 1:" :: "i"(SEL_CODE64) : "memory");
+	}
+}
+
+/* Puts a table so that it ends, or has its byte number over, at the ROM's end. Returns its address. */
+static u64 put_table(const void *table, u64 size, u64 over)
+{
+	u64 gpa = over ? AREA - over : ROM_DATA;
+
+	for (u64 i = 0; i < size; i++) {
+		u64 to = gpa + i;
+
+		if (to < AREA)
+			rom[to - ROM_GPA] = ((const u8 *)table)[i];
+		else
+			area[to - AREA] = ((const u8 *)table)[i];
+	}
+	return gpa;
+}
+
+static void deliver_all(struct vm *vm, struct vcpu *vcpu, const struct kvm_sregs *sregs)
+{
+	vcpu_set_sregs(vcpu, sregs);
+	guest_handlers[VECTOR + 1] = irq_count_only;
+	for (u32 i = 1; i <= 3; i++) {
+		vcpu_run_to_stage(vcpu, i);
+		vm_msi(vm, MSI_ADDR(0), VECTOR);
+	}
+	vcpu_run_to_done(vcpu);
+}
+
+static void deliver_by_idt(u64 over)
+{
+	struct kvm_sregs sregs;
+	struct vm *vm;
+	struct vcpu *vcpu = rom_guest(&vm, take_interrupts, 0, PTE_ALL);
+
+	vcpu_get_sregs(vcpu, &sregs);
+	sregs.idt.base = put_table(guest_idt, sizeof(guest_idt), over);
+	deliver_all(vm, vcpu, &sregs);
+}
+
+TEST(an_idt_in_rom_is_read)
+{
+	deliver_by_idt(0);
+}
+
+TEST(a_gate_of_the_idt_may_lie_over_the_end_of_rom)
+{
+	deliver_by_idt(VECTOR * 16 + 8);
+}
+
+static void deliver_by_gdt(u64 over)
+{
+	struct kvm_sregs sregs;
+	struct vm *vm;
+	struct vcpu *vcpu = rom_guest(&vm, take_interrupts, 0, PTE_ALL);
+
+	vcpu_get_sregs(vcpu, &sregs);
+	sregs.gdt.base = put_table(guest_gdt, sizeof(guest_gdt), over);
+	deliver_all(vm, vcpu, &sregs);
+}
+
+TEST(a_gdt_in_rom_is_read)
+{
+	deliver_by_gdt(0);
+}
+
+TEST(a_descriptor_of_the_gdt_may_lie_over_the_end_of_rom)
+{
+	deliver_by_gdt(SEL_CODE64 + 4);
+}
+
+#define TSS_IST1 36
+
+static void deliver_by_tss(u64 over)
+{
+	u64 stack = (u64)guest_stacks[3];
+	struct kvm_sregs sregs;
+	struct vm *vm;
+	struct vcpu *vcpu = rom_guest(&vm, take_interrupts, 0, PTE_ALL);
+
+	memcpy(guest_tss[0] + TSS_IST1, &stack, sizeof(stack));
+	for (u32 vector = 0; vector < 256; vector++)
+		guest_idt[vector * 2] |= 1ull << 32;
+	vcpu_get_sregs(vcpu, &sregs);
+	sregs.tr.base = put_table(guest_tss[0], sizeof(guest_tss[0]), over);
+	deliver_all(vm, vcpu, &sregs);
+}
+
+TEST(a_tss_in_rom_is_read)
+{
+	deliver_by_tss(0);
+}
+
+TEST(a_stack_of_the_tss_may_lie_over_the_end_of_rom)
+{
+	deliver_by_tss(TSS_IST1 + 4);
+}
+
+static void soft_interrupt(u64 arg)
+{
+	(void)arg;
+	asm volatile("int %0" :: "i"(VECTOR));
+}
+
+/* KVM_RUN ends with what the CPU said; so it does when it is called again, and a signal is not needed. */
+static void expect_delivery_error(struct vcpu *vcpu, u32 type, u64 gpa)
+{
+	struct kvm_run *run = vcpu->run;
+
+	for (u32 i = 0; i < 2; i++) {
+		ASSERT_EQ(KVM_EXIT_INTERNAL_ERROR, vcpu_run(vcpu));
+		ASSERT_EQ(KVM_INTERNAL_ERROR_DELIVERY_EV, run->internal.suberror);
+		ASSERT_EQ(5, run->internal.ndata);
+		EXPECT_EQ(1u << 31 | type << 8 | VECTOR, run->internal.data[0]);
+		EXPECT_EQ(cpu_is_intel() ? 48 : 0x400, run->internal.data[1]);
+		EXPECT_TRUE(run->internal.data[2]);
+		EXPECT_EQ(gpa, run->internal.data[3]);
+		EXPECT_LT(run->internal.data[4], 1024);
+	}
+}
+
+#define EVENT_INTR 0
+#define EVENT_SOFT 4
+
+TEST(a_delivery_by_an_idt_that_is_nowhere_is_reported_with_its_address)
+{
+	struct kvm_sregs sregs;
+	struct vm *vm;
+	struct vcpu *vcpu;
+
+	if (is_linux_kvm())
+		SKIP("Linux KVM's data depend on the vendor, and have the address since 6.14");
+	vcpu = rom_guest(&vm, take_interrupts, 0, PTE_ALL);
+	vcpu_get_sregs(vcpu, &sregs);
+	sregs.idt.base = MMIO_GPA;
+	vcpu_set_sregs(vcpu, &sregs);
+	vcpu_run_to_stage(vcpu, 1);
+	vm_msi(vm, MSI_ADDR(0), VECTOR);
+	expect_delivery_error(vcpu, EVENT_INTR, MMIO_GPA + VECTOR * 16);
+	/* With a table it goes on from there. */
+	guest_handlers[VECTOR + 1] = irq_count_only;
+	vcpu_get_sregs(vcpu, &sregs);
+	sregs.idt.base = (u64)guest_idt;
+	vcpu_set_sregs(vcpu, &sregs);
+	vcpu_run_to_stage(vcpu, 2);
+	EXPECT_EQ(1, irqs[VECTOR]);
+}
+
+TEST(a_software_interrupt_by_an_idt_that_is_nowhere_is_reported_alike)
+{
+	struct kvm_sregs sregs;
+	struct vm *vm;
+	struct vcpu *vcpu;
+
+	if (is_linux_kvm())
+		SKIP("Linux KVM's data depend on the vendor, and have the address since 6.14");
+	vcpu = rom_guest(&vm, soft_interrupt, 0, PTE_ALL);
+	vcpu_get_sregs(vcpu, &sregs);
+	sregs.idt.base = MMIO_GPA;
+	vcpu_set_sregs(vcpu, &sregs);
+	expect_delivery_error(vcpu, EVENT_SOFT, MMIO_GPA + VECTOR * 16);
+}
+
+TEST(a_delivery_whose_stack_is_in_rom_is_reported_with_its_address)
+{
+	struct kvm_regs regs;
+	struct vm *vm;
+	struct vcpu *vcpu;
+
+	if (is_linux_kvm())
+		SKIP("Linux KVM's data depend on the vendor, and have the address since 6.14");
+	vcpu = rom_guest(&vm, soft_interrupt, 0, PTE_ALL);
+	vcpu_get_regs(vcpu, &regs);
+	regs.rsp = ROM_DATA + 0x100;
+	vcpu_set_regs(vcpu, &regs);
+	expect_delivery_error(vcpu, EVENT_SOFT, ROM_DATA + 0x100 - 8);
+}
+
 /* --- Where no memory is --- */
 
 static void walk_into_nothing(u64 arg)

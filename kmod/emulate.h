@@ -62,6 +62,9 @@ struct mkvm_emu {
 	bool one_operand;		/* out: every access to memory is to the one operand that is there */
 	bool host_fault;		/* the surroundings' own */
 	struct {
+		u64 all, any, leaf;
+	} walked;			/* likewise: what the last walk found */
+	struct {
 		u8 vector;
 		bool has_error;
 		u32 error;

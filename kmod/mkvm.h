@@ -280,6 +280,7 @@ struct mkvm_vcpu {
 	int where;				/* (a) enum mkvm_where */
 	int cpu;				/* (a) written by the vCPU's thread; where it runs, -1: not loaded */
 	long tlb_seen;				/* (v) vm->tlb_gen that the guest's TLB obeys */
+	u32 vectoring;				/* (v) what the last exit cut off, in the CPU's format; 0: nothing */
 	struct mkvm_event event;		/* (v) being delivered: goes into the guest at the next entry */
 	struct mkvm_event exception;		/* (v) raised, not yet being delivered */
 	u64 payload;				/* (v) of exception, if has_payload: CR2 of #PF, new DR6 bits of #DB */
@@ -358,6 +359,8 @@ struct mkvm_vcpu {
 	u64 io_rip;				/* (v) of the instruction that complete is to finish */
 	struct mkvm_io_log log;			/* (v) */
 	struct mkvm_emu emu;			/* (v) the instruction being emulated */
+	struct mkvm_soft_tlb *soft;		/* (v) soft_tlb.c; NULL: was never needed */
+	u64 soft_root;				/* (v) while it is used: of its private address space, else 0 */
 	void *tdp_pages[3];			/* (v) zeroed pages kept for mmu_lock sections */
 	u8 nr_tdp_pages;			/* (v) */
 	const struct mkvm_memslot *last_slot;	/* (v) valid while last_generation is current, under srcu */
@@ -390,6 +393,7 @@ int mkvm_exit_wrmsr(struct mkvm_vcpu *vcpu);
 int mkvm_exit_xsetbv(struct mkvm_vcpu *vcpu);
 int mkvm_exit_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size, bool in);
 int mkvm_exit_tdp_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fetch);
+int mkvm_exit_walk_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write);
 int mkvm_exit_emulate(struct mkvm_vcpu *vcpu);
 int mkvm_emulation_failed(struct mkvm_vcpu *vcpu, const struct mkvm_emu *emu);
 int mkvm_exit_triple_fault(struct mkvm_vcpu *vcpu);
@@ -555,6 +559,7 @@ void mkvm_tdp_zap_gfns(struct mkvm *vm, unsigned int as, u64 first, u64 end);
 bool mkvm_tdp_write_protect(struct mkvm *vm, unsigned int as, u64 gfn, u64 mask);
 void mkvm_tdp_flush(struct mkvm *vm);
 void mkvm_tdp_free_pages(struct mkvm_vcpu *vcpu);
+u64 mkvm_tdp_leaf(struct mkvm_vcpu *vcpu, u64 gfn);
 
 #define MKVM_FAULT_MAPPED	0	/* run the guest again */
 #define MKVM_FAULT_MMIO		1	/* no memory there, or a write to read-only memory */
@@ -566,6 +571,24 @@ enum mkvm_insn { MKVM_INSN_OTHER, MKVM_INSN_HYPERCALL, MKVM_INSN_RSM, MKVM_INSN_
 enum mkvm_insn mkvm_insn_at_rip(struct mkvm_vcpu *vcpu, u8 *vector);
 bool mkvm_translate(struct mkvm_vcpu *vcpu, u64 la, u64 *gpa);
 void mkvm_forget_io(struct mkvm_vcpu *vcpu);
+
+/* What a walk of the guest's page tables found. */
+struct mkvm_translation {
+	u64 gpa;
+	u64 all, any, leaf;	/* the entries of all levels, ANDed and ORed, and the last one */
+	u32 error;		/* of the #PF */
+};
+
+#define MKVM_WALK_UNCHECKED BIT(31)	/* whatever the tables allow */
+enum mkvm_emu_result mkvm_walk(struct mkvm_vcpu *vcpu, u64 la, u32 access, struct mkvm_translation *t);
+
+/* soft_tlb.c */
+int mkvm_soft_begin(struct mkvm_vcpu *vcpu);
+void mkvm_soft_flush(struct mkvm_vcpu *vcpu);
+void mkvm_soft_free(struct mkvm_vcpu *vcpu);
+int mkvm_exit_soft_fault(struct mkvm_vcpu *vcpu, u64 la, u32 error);
+int mkvm_soft_fault_gpa(struct mkvm_vcpu *vcpu, u64 *gpa, bool write);
+void mkvm_soft_mapped(struct mkvm_vcpu *vcpu);
 
 /* iodev.c; true: an in-kernel device answered */
 bool mkvm_kernel_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size, bool in, void *data);

@@ -45,15 +45,17 @@ static enum mkvm_emu_result page_fault(struct mkvm_emu *emu, u64 la, u32 error)
 	return MKVM_EMU_FAULT;
 }
 
-/* Reads one entry, 4 or 8 bytes; false: no memory there, or the host has none. */
+/* Reads one entry, 4 or 8 bytes; ones where no memory is, like a bus without a device. False: the host has none. */
 static bool read_entry(struct mkvm_vcpu *vcpu, u64 gpa, bool wide, u64 *entry)
 {
 	void __user *p = mkvm_gpa_to_user(vcpu, gpa, false);
 	u32 narrow;
 	int r;
 
-	if (!p)
-		return false;
+	if (unlikely(!p)) {
+		*entry = wide ? ~0ULL : ~0U;
+		return true;
+	}
 	if (likely(wide))
 		return !get_user(*entry, (u64 __user *)p);
 	r = get_user(narrow, (u32 __user *)p);
@@ -61,27 +63,33 @@ static bool read_entry(struct mkvm_vcpu *vcpu, u64 gpa, bool wide, u64 *entry)
 	return !r;
 }
 
-/* Sets A and D bits in an entry whose lower half still reads old. AGAIN: it changed. */
-static noinline enum mkvm_emu_result set_bits(struct mkvm_vcpu *vcpu, u64 gpa, u32 old, u32 bits)
+/*
+ * Sets A and D bits in an entry whose lower half still reads old. AGAIN: it changed. Read-only
+ * memory stays as it is: the write is lost on the bus, which the CPU does not notice.
+ */
+static noinline enum mkvm_emu_result set_bits(struct mkvm_emu *emu, u64 gpa, u32 old, u32 bits)
 {
-	u32 __user *p = mkvm_gpa_to_user(vcpu, gpa, true);
+	u32 __user *p = mkvm_gpa_to_user(emu->vcpu, gpa, true);
 	bool done;
 
-	if (!p || !user_access_begin(p, sizeof(*p)))
+	if (!p)
+		return MKVM_EMU_DONE;
+	if (!user_access_begin(p, sizeof(*p)))
 		return MKVM_EMU_UNHANDLED;
 	done = unsafe_try_cmpxchg_user(p, &old, old | bits, fault);
 	user_access_end();
-	mkvm_mark_dirty(vcpu, gpa);
+	mkvm_mark_dirty(emu->vcpu, gpa);
 	return done ? MKVM_EMU_DONE : MKVM_EMU_AGAIN;
 fault:
 	user_access_end();
+	emu->host_fault = true;
 	return MKVM_EMU_UNHANDLED;
 }
 
 /* The same where bits are missing, which is seldom. */
-static __always_inline enum mkvm_emu_result want_bits(struct mkvm_vcpu *vcpu, u64 gpa, u32 old, u32 bits)
+static __always_inline enum mkvm_emu_result want_bits(struct mkvm_emu *emu, u64 gpa, u32 old, u32 bits)
 {
-	return likely(!(bits & ~old)) ? MKVM_EMU_DONE : set_bits(vcpu, gpa, old, bits);
+	return likely(!(bits & ~old)) ? MKVM_EMU_DONE : set_bits(emu, gpa, old, bits);
 }
 
 /*
@@ -137,8 +145,10 @@ static __always_inline enum mkvm_emu_result walk(struct mkvm_emu *emu, u64 la, u
 	for (;; level--) {
 		shift -= bits;
 		at = table + (la >> shift & ((1 << bits) - 1)) * (wide ? 8 : 4);
-		if (!read_entry(emu->vcpu, at, wide, &entry))
+		if (!read_entry(emu->vcpu, at, wide, &entry)) {
+			emu->host_fault = true;
 			return MKVM_EMU_UNHANDLED;
+		}
 		if (!(entry & PTE_P))
 			return page_fault(emu, la, acc);
 		leaf = level == 1 || ((entry & PTE_PS) && (wide || (m->cr4 & X86_CR4_PSE)));
@@ -153,7 +163,7 @@ static __always_inline enum mkvm_emu_result walk(struct mkvm_emu *emu, u64 la, u
 		}
 		if (leaf)
 			break;
-		r = want_bits(emu->vcpu, at, entry, want);
+		r = want_bits(emu, at, entry, want);
 		if (r)
 			return r;
 		table = entry & PTE_ADDR;
@@ -164,9 +174,12 @@ static __always_inline enum mkvm_emu_result walk(struct mkvm_emu *emu, u64 la, u
 		return page_fault(emu, la, acc | ACC_PRESENT | ACC_KEY);
 	if (acc & ACC_WRITE)
 		want |= PTE_D;
-	r = want_bits(emu->vcpu, at, entry, want);
+	r = want_bits(emu, at, entry, want);
 	if (r)
 		return r;
+	emu->walked.all = all;
+	emu->walked.any = any;
+	emu->walked.leaf = entry;
 	span = (1ULL << shift) - 1;
 	*gpa = (entry & PTE_ADDR & ~span) | (la & span);
 	if (!wide && level == 2)	/* PSE-36: address bits 39:32 stand in bits 20:13 */
@@ -194,6 +207,37 @@ static enum mkvm_emu_result translate(struct mkvm_emu *emu, u64 la, u32 acc, u64
 			r = m->cr4 & X86_CR4_PAE ? walk(emu, la, acc, gpa, 3) : walk(emu, la, acc, gpa, 2);
 	} while (r == MKVM_EMU_AGAIN && !signal_pending(current));
 	return r == MKVM_EMU_AGAIN ? MKVM_EMU_UNHANDLED : r;
+}
+
+/*
+ * mkvm_walk - the walk that a CPU would do for one access, checks and A and D bits included
+ * @access: bits of a #PF error code: write, user, fetch; or MKVM_WALK_UNCHECKED
+ *
+ * Return: DONE; FAULT with t->error; AGAIN: a signal waits, or an entry changes all the time;
+ * UNHANDLED: the host has no memory where an entry should be.
+ * Context: own thread, vm->srcu held, may sleep; the guest has paging on.
+ */
+enum mkvm_emu_result mkvm_walk(struct mkvm_vcpu *vcpu, u64 la, u32 access, struct mkvm_translation *t)
+{
+	struct mkvm_emu emu = { .vcpu = vcpu };
+	enum mkvm_emu_result r;
+
+	mkvm_hw->get_mode(vcpu, &emu.mode);
+	/* A user's program has no say in what the CPU does by itself as a supervisor. */
+	emu.rflags = emu.mode.cpl == 3 ? 0 : vcpu->rflags;
+	emu.mode.cpl = 0;
+	emu.mode.cs_l = emu.mode.efer & EFER_LMA;
+	if (access & MKVM_WALK_UNCHECKED) {
+		emu.rflags = X86_EFLAGS_AC;
+		emu.mode.cr0 &= ~(u64)X86_CR0_WP;
+		emu.mode.cr4 &= ~(u64)X86_CR4_PKE;
+	}
+	r = translate(&emu, la, access & (ACC_WRITE | ACC_USER | ACC_FETCH), &t->gpa);
+	t->all = emu.walked.all;
+	t->any = emu.walked.any;
+	t->leaf = emu.walked.leaf;
+	t->error = emu.fault.error;
+	return r == MKVM_EMU_UNHANDLED && !emu.host_fault ? MKVM_EMU_AGAIN : r;
 }
 
 /*

@@ -335,24 +335,42 @@ int mkvm_exit_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size, bool in)
 
 /* ---- second-level faults and emulation ---- */
 
+/* As mkvm_tdp_fault; the local APIC is over any memory. */
+static int map_gpa(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
+{
+	int r;
+
+	if (vcpu->lapic && mkvm_lapic_mmio_match(vcpu->lapic, gpa))
+		return MKVM_FAULT_MMIO;
+	r = mkvm_tdp_fault(vcpu, gpa, write);
+	if (unlikely(vcpu->soft_root) && r == MKVM_FAULT_MAPPED)
+		mkvm_soft_mapped(vcpu);
+	return r;
+}
+
+/*
+ * An event's delivery goes through memory that is not RAM: nothing can emulate that. The data are
+ * in Linux KVM's order: what was being delivered, the exit and its qualification in the CPU's own
+ * formats, the guest-physical address, the host's CPU.
+ */
+static int exit_delivery_failed(struct mkvm_vcpu *vcpu, u64 gpa)
+{
+	u64 data[5] = { [0] = vcpu->vectoring, [3] = gpa, [4] = vcpu->cpu };
+
+	mkvm_hw->exit_info(vcpu, &data[1], &data[2]);
+	return mkvm_exit_internal_error(vcpu, KVM_INTERNAL_ERROR_DELIVERY_EV, data, ARRAY_SIZE(data));
+}
+
 static int tdp_fault_locked(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fetch)
 {
 	int r;
 
 	trace_page_fault(vcpu, gpa, 0, write, 0, fetch ? "fetch" : "data");
-	if (!vcpu->lapic || !mkvm_lapic_mmio_match(vcpu->lapic, gpa)) {
-		r = mkvm_tdp_fault(vcpu, gpa, write);
-		if (r == MKVM_FAULT_MAPPED)
-			return 1;
-		if (r < 0)
-			return r;
-	}
-	if (vcpu->event.type != MKVM_EV_NONE) {
-		/* An event's delivery goes through memory that is not RAM: nothing can emulate that. */
-		u64 data[] = { vcpu->event.type, vcpu->event.vector, gpa };
-
-		return mkvm_exit_internal_error(vcpu, KVM_INTERNAL_ERROR_DELIVERY_EV, data, ARRAY_SIZE(data));
-	}
+	r = map_gpa(vcpu, gpa, write);
+	if (r != MKVM_FAULT_MMIO)
+		return r ?: 1;
+	if (unlikely(vcpu->vectoring))
+		return exit_delivery_failed(vcpu, gpa);
 	/* Where the CPU says how long the instruction is, a doorbell needs no look at it. */
 	if (write && vcpu->next_rip && mkvm_fast_mmio(vcpu, gpa)) {
 		mkvm_trace_event(mmio, vcpu, gpa, 0, true, 0, "kernel");
@@ -371,11 +389,43 @@ static int tdp_fault_locked(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fe
 int mkvm_exit_tdp_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fetch)
 {
 	int idx = srcu_read_lock(&vcpu->vm->srcu);
-	int r = tdp_fault_locked(vcpu, gpa, write, fetch);
+	int r = 0;
 
 	vcpu->stats[MKVM_STAT_PF_TAKEN]++;
+	if (unlikely(vcpu->soft_root))
+		r = mkvm_soft_fault_gpa(vcpu, &gpa, write);
+	if (likely(!r))
+		r = tdp_fault_locked(vcpu, gpa, write, fetch);
 	srcu_read_unlock(&vcpu->vm->srcu, idx);
 	return r;
+}
+
+/*
+ * mkvm_exit_walk_fault - the CPU's walk of the guest's page tables met an address without (such) a mapping
+ *
+ * Tables that the CPU cannot walk where they are, since they are not RAM, are walked in software: by
+ * soft_tlb.c or, where the vendor's part does not use that, by the emulator for each instruction.
+ * Context: interrupts on, may sleep. Return: as handle_exit.
+ */
+int mkvm_exit_walk_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
+{
+	int idx, r;
+
+	trace_page_fault(vcpu, gpa, 0, write, 0, "walk");
+	if (unlikely(vcpu->soft_root)) {	/* a task switch has changed CR3 */
+		mkvm_hw->set_soft_tlb(vcpu, 0);
+		return 1;
+	}
+	idx = srcu_read_lock(&vcpu->vm->srcu);
+	r = map_gpa(vcpu, gpa, write);
+	srcu_read_unlock(&vcpu->vm->srcu, idx);
+	if (r != MKVM_FAULT_MMIO) {
+		vcpu->stats[MKVM_STAT_PF_TAKEN]++;
+		return r ?: 1;
+	}
+	if (write && mkvm_hw->walks_read && mkvm_hw->walks_read(vcpu))
+		return 1;
+	return mkvm_hw->set_soft_tlb ? mkvm_soft_begin(vcpu) : mkvm_exit_tdp_fault(vcpu, gpa, write, true);
 }
 
 /* Other intercepts that need the emulator: string I/O, control and debug registers. */

@@ -71,6 +71,8 @@ static int take_exception(struct mkvm_vcpu *vcpu, u8 vector)
 
 	if (vector == X86_TRAP_MC)	/* see svm_enter */
 		return 1;
+	if (vector == X86_TRAP_PF && vcpu->soft_root)
+		return mkvm_exit_soft_fault(vcpu, c->exit_info_2, c->exit_info_1);
 	if (mkvm_debug_takes(vcpu, vector)) {
 		u64 dr6 = svm->vmcb->save.dr6;
 
@@ -119,6 +121,21 @@ static int svm_exit_swint(struct mkvm_vcpu *vcpu)
 	}
 }
 
+#define NPF_WALK	BIT_ULL(33)	/* of the guest's page tables; counts as a write */
+
+/* Translations are dropped; exits while soft_tlb.c has them. */
+static int svm_exit_invlpg(struct mkvm_vcpu *vcpu)
+{
+	mkvm_hw->flush_tlb(vcpu);
+	return mkvm_skip_instruction(vcpu);
+}
+
+/* Exits while soft_tlb.c stands for the page tables that it may change. */
+static int svm_exit_task_switch(struct mkvm_vcpu *vcpu)
+{
+	return mkvm_exit_internal_error(vcpu, KVM_INTERNAL_ERROR_EMULATION, NULL, 0);
+}
+
 static int svm_exit_npf(struct mkvm_vcpu *vcpu)
 {
 	struct vmcb_control_area *c = &to_svm(vcpu)->vmcb->control;
@@ -126,6 +143,8 @@ static int svm_exit_npf(struct mkvm_vcpu *vcpu)
 	bool operand = (error & BIT_ULL(32)) && !(error & BIT(4));
 
 	vcpu->insn_len = 0;
+	if (error & NPF_WALK)
+		return mkvm_exit_walk_fault(vcpu, c->exit_info_2, error & BIT(1));
 	if (boot_cpu_has(X86_FEATURE_DECODEASSISTS) && operand) {
 		vcpu->insn_len = min_t(u8, c->insn_len, MKVM_MAX_INSN);
 		memcpy(vcpu->insn, c->insn_bytes, MKVM_MAX_INSN);
@@ -153,6 +172,7 @@ static int (*const handlers[])(struct mkvm_vcpu *vcpu) = {
 	[SVM_EXIT_SMI] = mkvm_exit_nothing,
 	[SVM_EXIT_INIT] = mkvm_exit_nothing,
 	[SVM_EXIT_VINTR] = svm_exit_vintr,
+	[SVM_EXIT_CR0_SEL_WRITE] = mkvm_exit_emulate,
 	[SVM_EXIT_RDPMC] = mkvm_exit_gp,	/* no performance counters are shown */
 	[SVM_EXIT_CPUID] = mkvm_exit_cpuid,
 	[SVM_EXIT_SWINT] = svm_exit_swint,
@@ -161,9 +181,11 @@ static int (*const handlers[])(struct mkvm_vcpu *vcpu) = {
 	/* Caches are coherent and no device bypasses them: nothing to write back or to drop. */
 	[SVM_EXIT_INVD] = mkvm_skip_instruction,
 	[SVM_EXIT_HLT] = mkvm_exit_halt,
+	[SVM_EXIT_INVLPG] = svm_exit_invlpg,
 	[SVM_EXIT_INVLPGA] = mkvm_exit_ud,
 	[SVM_EXIT_IOIO] = svm_exit_ioio,
 	[SVM_EXIT_MSR] = svm_exit_msr,
+	[SVM_EXIT_TASK_SWITCH] = svm_exit_task_switch,
 	[SVM_EXIT_SHUTDOWN] = mkvm_exit_triple_fault,
 	[SVM_EXIT_VMRUN] = mkvm_exit_ud,
 	[SVM_EXIT_VMMCALL] = mkvm_exit_hypercall,
@@ -172,6 +194,7 @@ static int (*const handlers[])(struct mkvm_vcpu *vcpu) = {
 	[SVM_EXIT_MONITOR ... SVM_EXIT_MWAIT_COND] = mkvm_exit_ud,
 	[SVM_EXIT_XSETBV] = mkvm_exit_xsetbv,
 	[SVM_EXIT_RDPRU] = mkvm_exit_ud,
+	[SVM_EXIT_INVPCID] = svm_exit_invlpg,
 };
 
 /* hw_ops handle_exit. */

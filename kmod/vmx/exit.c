@@ -14,7 +14,9 @@
 
 #include "vmx.h"
 
-#define WALK_DONE	(BIT(7) | BIT(8))	/* of an EPT violation: the access itself, not one of its walk */
+/* Of an EPT violation: there is a linear address; it is the access itself, not one of its walk. */
+#define HAS_ADDRESS	BIT(7)
+#define WALK_DONE	(HAS_ADDRESS | BIT(8))
 
 static int vmx_exit_window(struct mkvm_vcpu *vcpu)
 {
@@ -133,6 +135,9 @@ static int vmx_exit_ept_violation(struct mkvm_vcpu *vcpu)
 
 	vmx_keep_nmi_mask(to_vmx(vcpu), qual);
 	vcpu->insn_len = 0;
+	if ((qual & WALK_DONE) == HAS_ADDRESS)
+		return mkvm_exit_walk_fault(vcpu, vmx_read(GUEST_PHYSICAL_ADDRESS),
+					    qual & BIT(EPT_VIOLATION_ACC_WRITE_BIT));
 	return mkvm_exit_tdp_fault(vcpu, vmx_read(GUEST_PHYSICAL_ADDRESS),
 				   qual & BIT(EPT_VIOLATION_ACC_WRITE_BIT), !operand);
 }
@@ -228,6 +233,13 @@ const char *vmx_last_exit(struct mkvm_vcpu *vcpu)
 		if (names[i].code == code)
 			return names[i].name;
 	return "unknown";
+}
+
+/* hw_ops exit_info. */
+void vmx_exit_info(struct mkvm_vcpu *vcpu, u64 *reason, u64 *info)
+{
+	*reason = to_vmx(vcpu)->exit_reason;
+	*info = vmx_read(EXIT_QUALIFICATION);
 }
 
 /* hw_ops handle_exit. */

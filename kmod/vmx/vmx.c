@@ -672,9 +672,25 @@ static void vmx_set_tdp_root(struct mkvm_vcpu *vcpu, u64 root_pa)
 	struct vmx_vcpu *vmx = to_vmx(vcpu);
 
 	vmx_write(EPT_POINTER, root_pa | VMX_EPTP_MT_WB | VMX_EPTP_PWL_4 |
-			       (vmx_caps.ept & VMX_EPT_AD_BIT ? VMX_EPTP_AD_ENABLE_BIT : 0));
+			       (vmx_caps.ept & VMX_EPT_AD_BIT && !vmx->walks_read ? VMX_EPTP_AD_ENABLE_BIT : 0));
 	vmx->flush = true;
 	vmx_update_exceptions(vmx);
+}
+
+/*
+ * hw_ops walks_read: with accessed and dirty bits in EPT the walk of a guest's page tables counts
+ * as a write of them; without, only one that sets a bit there does. Intel SDM vol. 3, "Accessed
+ * and Dirty Flags for EPT".
+ */
+static bool vmx_walks_read(struct mkvm_vcpu *vcpu)
+{
+	struct vmx_vcpu *vmx = to_vmx(vcpu);
+
+	if (!(vmx_caps.ept & VMX_EPT_AD_BIT) || vmx->walks_read)
+		return false;
+	vmx->walks_read = true;
+	vmx_set_tdp_root(vcpu, vcpu->vm->tdp[vcpu->in_smm].root_pa);
+	return true;
 }
 
 static void reset_segments(struct mkvm_vcpu *vcpu)
@@ -1069,6 +1085,7 @@ struct mkvm_hw_ops mkvm_vmx_ops = {
 	.enter = vmx_enter,
 	.handle_exit = vmx_handle_exit,
 	.last_exit = vmx_last_exit,
+	.exit_info = vmx_exit_info,
 	.get_mode = vmx_get_mode,
 	.get_segment = vmx_get_segment,
 	.set_segment = vmx_set_segment,
@@ -1092,4 +1109,5 @@ struct mkvm_hw_ops mkvm_vmx_ops = {
 	.open_window = vmx_open_window,
 	.flush_tlb = vmx_flush_tlb,
 	.set_tdp_root = vmx_set_tdp_root,
+	.walks_read = vmx_walks_read,
 };

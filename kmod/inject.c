@@ -276,6 +276,13 @@ static void merge_nmis(struct mkvm_vcpu *vcpu)
 	atomic_long_andnot(MKVM_PEND_BOTH(MKVM_PEND_NMI2), (atomic_long_t *)&vcpu->pending);
 }
 
+/* Traps and aborts leave RFLAGS.RF in the handler's frame as it is. AMD APM vol. 2, "Exception Types". */
+static bool is_fault(u8 vector)
+{
+	return vector != X86_TRAP_DB && vector != X86_TRAP_BP && vector != X86_TRAP_OF && vector != X86_TRAP_DF &&
+	       vector != X86_TRAP_MC;
+}
+
 /* Moves the next event that may be delivered to vcpu->event, which is empty. */
 static void choose_event(struct mkvm_vcpu *vcpu)
 {
@@ -285,6 +292,8 @@ static void choose_event(struct mkvm_vcpu *vcpu)
 		deliver_payload(vcpu);
 		if (vcpu->exception.vector == X86_TRAP_DB)	/* its handler may use the debug registers */
 			mkvm_hw->set_dr(vcpu, 7, mkvm_hw->get_dr(vcpu, 7) & ~(u64)MKVM_DR7_GD);
+		if (is_fault(vcpu->exception.vector))
+			vcpu->rflags |= X86_EFLAGS_RF;
 		vcpu->event = vcpu->exception;
 		vcpu->exception.type = MKVM_EV_NONE;
 		return;

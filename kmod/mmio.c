@@ -13,10 +13,12 @@
 #include <linux/sched/signal.h>
 #include <linux/srcu.h>
 #include <linux/uaccess.h>
+#include <asm/debugreg.h>
 #include <asm/pkru.h>
 
 #include "decode.h"
 #include "hw_ops.h"
+#include "testpoint.h"
 #include "trace.h"
 
 #define PTE_P	BIT_ULL(0)
@@ -66,6 +68,7 @@ static noinline enum mkvm_emu_result set_bits(struct mkvm_vcpu *vcpu, u64 gpa, u
 	u32 __user *p = mkvm_gpa_to_user(vcpu, gpa, true);
 	bool done;
 
+	mkvm_test_point(MKVM_POINT_WALK);
 	if (!p || !user_access_begin(p, sizeof(*p)))
 		return MKVM_EMU_UNHANDLED;
 	done = unsafe_try_cmpxchg_user(p, &old, old | bits, fault);
@@ -173,11 +176,22 @@ static __always_inline enum mkvm_emu_result walk(struct mkvm_emu *emu, u64 la, u
 	return MKVM_EMU_DONE;
 }
 
-/* Linear to guest-physical. */
+/*
+ * An entry of the guest's tables has changed under a walk: walk again? A signal ends it, for nobody else
+ * bounds what other processors do, but not soon where the walk cannot be put off: something was done already.
+ */
+static bool may_walk_again(const struct mkvm_emu *emu, unsigned int walks)
+{
+	cond_resched();
+	return !signal_pending(current) || (emu->patient && walks < 10000);
+}
+
+/* Linear to guest-physical. RETRY: a signal has ended the walk. */
 static enum mkvm_emu_result translate(struct mkvm_emu *emu, u64 la, u32 acc, u64 *gpa)
 {
 	const struct mkvm_mode *m = &emu->mode;
 	enum mkvm_emu_result r;
+	unsigned int walks = 0;
 
 	if (!m->cs_l || !(m->efer & EFER_LMA))
 		la = (u32)la;
@@ -191,8 +205,8 @@ static enum mkvm_emu_result translate(struct mkvm_emu *emu, u64 la, u32 acc, u64
 			r = walk(emu, la, acc, gpa, 4);
 		else
 			r = m->cr4 & X86_CR4_PAE ? walk(emu, la, acc, gpa, 3) : walk(emu, la, acc, gpa, 2);
-	} while (r == MKVM_EMU_AGAIN && !signal_pending(current));
-	return r == MKVM_EMU_AGAIN ? MKVM_EMU_UNHANDLED : r;
+	} while (unlikely(r == MKVM_EMU_AGAIN) && may_walk_again(emu, ++walks));
+	return unlikely(r == MKVM_EMU_AGAIN) ? MKVM_EMU_RETRY : r;
 }
 
 /*
@@ -204,7 +218,7 @@ static enum mkvm_emu_result translate(struct mkvm_emu *emu, u64 la, u32 acc, u64
  */
 bool mkvm_translate(struct mkvm_vcpu *vcpu, u64 la, u64 *gpa)
 {
-	struct mkvm_emu emu = { .vcpu = vcpu, .rflags = X86_EFLAGS_AC };
+	struct mkvm_emu emu = { .vcpu = vcpu, .rflags = X86_EFLAGS_AC, .patient = true };
 	int idx = srcu_read_lock(&vcpu->vm->srcu);
 	bool mapped;
 
@@ -254,6 +268,14 @@ static enum mkvm_emu_result device_access(struct mkvm_vcpu *vcpu, u64 gpa, u64 *
 	return MKVM_EMU_EXIT;
 }
 
+/* The memory at gpa, NULL: a device is there, or nothing. */
+static void __user *ram_at(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
+{
+	if (vcpu->lapic && mkvm_lapic_mmio_match(vcpu->lapic, gpa))
+		return NULL;
+	return mkvm_gpa_to_user(vcpu, gpa, write);
+}
+
 /* Within one guest page: RAM, or devices in pieces of at most 8 bytes. */
 static enum mkvm_emu_result page_access(struct mkvm_emu *emu, u64 gpa, void *data, unsigned int len,
 					enum mkvm_emu_how how)
@@ -261,18 +283,22 @@ static enum mkvm_emu_result page_access(struct mkvm_emu *emu, u64 gpa, void *dat
 	struct mkvm_vcpu *vcpu = emu->vcpu;
 	bool write = how >= MKVM_EMU_WRITE;
 	enum mkvm_emu_result r = MKVM_EMU_DONE;
-	void __user *p = NULL;
+	struct mkvm_io_log *log = &vcpu->log;
+	void __user *p;
 	unsigned int n;
 	u64 val;
 
-	if (!vcpu->lapic || !mkvm_lapic_mmio_match(vcpu->lapic, gpa))
-		p = mkvm_gpa_to_user(vcpu, gpa, write);
+	p = ram_at(vcpu, gpa, write);
 	if (how == MKVM_EMU_PROBE)
 		return p || len <= 8 ? MKVM_EMU_DONE : MKVM_EMU_UNHANDLED;
+	if (p && write && log->ram_pos++ < log->ram_nr)
+		return MKVM_EMU_DONE;
 	if (p) {
 		emu->host_fault = write ? copy_to_user(p, data, len) : copy_from_user(data, p, len);
-		if (write)
+		if (write) {
+			log->ram_nr++;
 			mkvm_mark_dirty(vcpu, gpa);
+		}
 		return emu->host_fault ? MKVM_EMU_UNHANDLED : MKVM_EMU_DONE;
 	}
 	for (; len && r == MKVM_EMU_DONE; len -= n, gpa += n, data += n) {
@@ -304,6 +330,7 @@ static noinline enum mkvm_emu_result access_by_walk(struct mkvm_emu *emu, u64 la
 						    enum mkvm_emu_how how)
 {
 	unsigned int first = min_t(unsigned int, len, PAGE_SIZE - (la & ~PAGE_MASK));
+	struct mkvm_vcpu *vcpu = emu->vcpu;
 	u32 acc = how == MKVM_EMU_READ ? 0 : ACC_WRITE;
 	enum mkvm_emu_result r;
 	u64 gpa, gpa2;
@@ -312,6 +339,12 @@ static noinline enum mkvm_emu_result access_by_walk(struct mkvm_emu *emu, u64 la
 	r = translate(emu, la, acc, &gpa);
 	if (r == MKVM_EMU_DONE && first < len)
 		r = translate(emu, la + first, acc, &gpa2);
+	if (r == MKVM_EMU_DONE && how == MKVM_EMU_WRITE && first < len && ram_at(vcpu, gpa, true) &&
+	    !ram_at(vcpu, gpa2, true)) {
+		/* The device first: a replay that reads the operand again must find the RAM as it was. */
+		r = page_access(emu, gpa2, data + first, len - first, how);
+		len = first;
+	}
 	if (r == MKVM_EMU_DONE)
 		r = page_access(emu, gpa, data, first, how);
 	if (r == MKVM_EMU_DONE && first < len)
@@ -323,6 +356,9 @@ enum mkvm_emu_result mkvm_emu_access(struct mkvm_emu *emu, u64 la, void *data, u
 {
 	struct mkvm_vcpu *vcpu = emu->vcpu;
 
+	if (unlikely(emu->watched) && how != MKVM_EMU_PROBE)
+		emu->traps |= mkvm_breakpoints_met(vcpu, how == MKVM_EMU_WRITE ? MKVM_WATCH_WRITE : MKVM_WATCH_READ,
+						   la, len);
 	if (unlikely(!know_gpa(emu, la, len, how)))
 		return access_by_walk(emu, la, data, len, how);
 	/* A fault means no RAM, but one by a write may mean memory that can be read. */
@@ -359,6 +395,8 @@ enum mkvm_emu_result mkvm_emu_pio(struct mkvm_emu *emu, u16 port, unsigned int s
 	unsigned int i;
 	u32 val = 0;
 
+	if (unlikely(emu->watched))
+		emu->traps |= mkvm_breakpoints_met(vcpu, MKVM_WATCH_PORT, port, size);
 	if (vcpu->pio.done)
 		return MKVM_EMU_DONE;
 	if (out)
@@ -438,6 +476,8 @@ static struct mkvm_emu *emu_init(struct mkvm_vcpu *vcpu)
 	emu->insn = vcpu->insn;
 	emu->insn_len = vcpu->insn_len;
 	emu->host_fault = false;
+	emu->patient = vcpu->log.nr || vcpu->pio.done;
+	emu->watched = mkvm_watching(vcpu);
 	return emu;
 }
 
@@ -446,6 +486,8 @@ void mkvm_forget_io(struct mkvm_vcpu *vcpu)
 {
 	vcpu->log.nr = 0;
 	vcpu->log.pos = 0;
+	vcpu->log.ram_nr = 0;
+	vcpu->log.ram_pos = 0;
 	vcpu->log.open = false;
 	vcpu->pio.done = false;
 	vcpu->insn_len = 0;
@@ -465,55 +507,79 @@ static int complete_emulation(struct mkvm_vcpu *vcpu)
 		memcpy(&log->data[log->nr - 1], vcpu->run->mmio.data, sizeof(log->data[0]));
 	log->open = false;
 	log->pos = 0;
+	log->ram_pos = 0;
 	idx = srcu_read_lock(&vcpu->vm->srcu);
 	r = mkvm_emulate_exit(vcpu, vcpu->cause);
 	srcu_read_unlock(&vcpu->vm->srcu, idx);
 	return r;
 }
 
+/* Is the instruction at RIP still the one that the CPU has intercepted, and checked? */
+static bool is_intercepted(const struct mkvm_emu *emu)
+{
+	unsigned int what = emu->vcpu->intercept.what, number = emu->vcpu->intercept.number;
+
+	switch (what) {
+	case MKVM_INTERCEPT_INS: case MKVM_INTERCEPT_OUTS:
+		return (emu->d.flags & STRING) && emu->size == number &&
+		       (what == MKVM_INTERCEPT_INS ? emu->d.src : emu->d.dst) == PORT;
+	case MKVM_INTERCEPT_SET_CR:	/* AMD: LOCK makes CR0 CR8 */
+		return emu->d.op == OP_SET_CR && (emu->prefix[LOCK] ? 8 : emu->reg) == number;
+	default:
+		return emu->d.op == (what == MKVM_INTERCEPT_SET_DR ? OP_SET_DR : OP_GET_DR) && emu->reg == number;
+	}
+}
+
+/* RETRY: another processor has changed the code since, and the guest shall see what becomes of that. */
+static enum mkvm_emu_result check_intercepted(struct mkvm_emu *emu)
+{
+	enum mkvm_emu_result r = mkvm_decode(emu);
+
+	if (r == MKVM_EMU_DONE && is_intercepted(emu))
+		return MKVM_EMU_DONE;
+	return r == MKVM_EMU_DONE || r == MKVM_EMU_UNHANDLED ? MKVM_EMU_RETRY : r;
+}
+
 /* A round of REP is over: go on here, or let the guest try the next one itself? */
 static bool may_repeat(struct mkvm_vcpu *vcpu, unsigned int round)
 {
 	return round < 128 && !signal_pending(current) && !need_resched() &&
-	       !(READ_ONCE(vcpu->pending) & ~vcpu->waiting) && !(vcpu->rflags & X86_EFLAGS_TF);
+	       !(READ_ONCE(vcpu->pending) & ~vcpu->waiting);
 }
 
-/*
- * mkvm_emulate_exit - run the instruction at RIP in the emulator
- * @cause: of the exit; with MKVM_BY_READ and MKVM_BY_WRITE vcpu->fault_gpa is the operand's address
- *
- * Context: own thread, vm->srcu held, may sleep. Return: as handle_exit.
- */
-int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause)
+/* The traps that an instruction, or a round of REP, would end with: for mkvm_debug_trap. */
+static u32 due_traps(const struct mkvm_vcpu *vcpu, bool tf)
 {
-	enum mkvm_emu_result r;
-	unsigned int round = 0;
-	struct mkvm_emu *emu;
+	return vcpu->emu.traps | (tf ? DR_STEP : 0);
+}
 
-	vcpu->cause = cause;
-	emu = emu_init(vcpu);
-	do {
-		r = mkvm_emulate(emu);
-		if (r == MKVM_EMU_EXIT) {
-			vcpu->io_rip = vcpu->rip;
-			vcpu->complete = complete_emulation;
-			vcpu->insn_len = emu->insn_len;	/* the replay runs these, whoever patches the code */
-			return 0;
-		}
-		mkvm_forget_io(vcpu);
-		vcpu->rip = emu->rip;
-		vcpu->rflags = emu->rflags;
-	} while (r == MKVM_EMU_AGAIN && may_repeat(vcpu, round++));
+/* The instruction has to be run again, later: by userspace's next KVM_RUN, with its bytes and its log as they are. */
+static void suspend_emulation(struct mkvm_vcpu *vcpu)
+{
+	vcpu->io_rip = vcpu->rip;
+	vcpu->complete = complete_emulation;
+	vcpu->insn_len = vcpu->emu.insn_len;	/* the replay runs these, whoever patches the code */
+}
+
+/* The emulator's last result becomes the vCPU's state. Return: as handle_exit. */
+static int end_emulation(struct mkvm_vcpu *vcpu, enum mkvm_emu_result r, u32 traps)
+{
+	const struct mkvm_emu *emu = &vcpu->emu;
 
 	switch (r) {
 	case MKVM_EMU_DONE:
-		mkvm_end_instruction(vcpu);
+		mkvm_end_instruction(vcpu, traps);
 		if (likely(!vcpu->tell_tpr))
 			return 1;
 		vcpu->tell_tpr = false;
 		vcpu->run->exit_reason = KVM_EXIT_SET_TPR;
 		return 0;
 	case MKVM_EMU_AGAIN:
+		if (traps)
+			mkvm_hw->set_shadow(vcpu, 0);
+		mkvm_debug_trap(vcpu, traps);
+		return 1;
+	case MKVM_EMU_RETRY:
 		return 1;
 	case MKVM_EMU_FAULT:
 		if (emu->fault.vector == X86_TRAP_PF)
@@ -526,6 +592,51 @@ int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause)
 	}
 }
 
+/*
+ * mkvm_emulate_exit - run the instruction at RIP in the emulator
+ * @cause: of the exit; with MKVM_BY_READ and MKVM_BY_WRITE vcpu->fault_gpa is the operand's address
+ *
+ * Context: own thread, vm->srcu held, may sleep. Return: as handle_exit.
+ */
+int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause)
+{
+	enum mkvm_emu_result r = MKVM_EMU_DONE;
+	unsigned int round = 0;
+	struct mkvm_emu *emu;
+	bool tf, stepped;
+
+	vcpu->cause = cause;
+	emu = emu_init(vcpu);
+	mkvm_test_point(MKVM_POINT_EMULATE);
+	stepped = (vcpu->rflags & X86_EFLAGS_TF) || (vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP);
+	if (!emu->patient)	/* a replay takes as many elements as the first run did */
+		emu->one_by_one = stepped || emu->watched;
+	if (cause == MKVM_BY_INTERCEPT)
+		r = check_intercepted(emu);
+	do {
+		tf = vcpu->rflags & X86_EFLAGS_TF;
+		emu->traps = 0;
+		if (r == MKVM_EMU_DONE || r == MKVM_EMU_AGAIN)
+			r = mkvm_emulate(emu);
+		if (r == MKVM_EMU_EXIT) {
+			suspend_emulation(vcpu);
+			return 0;
+		}
+		if (unlikely(r == MKVM_EMU_RETRY && (vcpu->log.nr || vcpu->pio.done))) {
+			suspend_emulation(vcpu);
+			vcpu->stats[MKVM_STAT_SIGNAL_EXITS]++;
+			vcpu->run->exit_reason = KVM_EXIT_INTR;
+			return -EINTR;
+		}
+		mkvm_forget_io(vcpu);
+		vcpu->rip = emu->rip;
+		if (r == MKVM_EMU_AGAIN)	/* met its breakpoint in the code: AMD APM vol. 2, "Resume Flag (RF) Bit" */
+			emu->rflags |= X86_EFLAGS_RF;
+		vcpu->rflags = emu->rflags;
+	} while (r == MKVM_EMU_AGAIN && !stepped && !emu->traps && may_repeat(vcpu, round++));
+	return end_emulation(vcpu, r, due_traps(vcpu, tf));
+}
+
 /* The length of the instruction at RIP, 0 where that fails; *emu has it decoded. Own thread. */
 static unsigned int decode_at_rip(struct mkvm_vcpu *vcpu, struct mkvm_emu **emu)
 {
@@ -534,6 +645,7 @@ static unsigned int decode_at_rip(struct mkvm_vcpu *vcpu, struct mkvm_emu **emu)
 
 	*emu = emu_init(vcpu);
 	(*emu)->insn_len = 0;
+	(*emu)->patient = true;		/* the instruction was done already */
 	len = mkvm_insn_length(*emu);
 	srcu_read_unlock(&vcpu->vm->srcu, idx);
 	return len;

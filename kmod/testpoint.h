@@ -14,6 +14,8 @@
 enum mkvm_test_point {
 	MKVM_POINT_HLT,		/* HLT is decoded, mp_state not yet HALTED */
 	MKVM_POINT_BLOCK,	/* found nothing to run for, not yet asleep */
+	MKVM_POINT_EMULATE,	/* an instruction is to be emulated, its bytes not yet fetched */
+	MKVM_POINT_WALK,	/* an entry of the guest's page tables was read, its A or D bit not yet set */
 	MKVM_NR_POINTS,
 };
 

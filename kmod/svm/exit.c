@@ -32,23 +32,30 @@ static int svm_exit_msr(struct mkvm_vcpu *vcpu)
 static int svm_exit_ioio(struct mkvm_vcpu *vcpu)
 {
 	struct vmcb_control_area *c = &to_svm(vcpu)->vmcb->control;
-	u32 info = c->exit_info_1;
+	u32 info = c->exit_info_1, size = (info & SVM_IOIO_SIZE_MASK) >> SVM_IOIO_SIZE_SHIFT;
 
 	vcpu->stats[MKVM_STAT_IO_EXITS]++;
 	if (info & SVM_IOIO_STR_MASK)
-		return mkvm_exit_emulate(vcpu);
+		return mkvm_exit_emulate(vcpu, info & SVM_IOIO_TYPE_MASK ? MKVM_INTERCEPT_INS : MKVM_INTERCEPT_OUTS, size);
 	vcpu->next_rip = c->exit_info_2;
-	return mkvm_exit_pio(vcpu, info >> 16, (info & SVM_IOIO_SIZE_MASK) >> SVM_IOIO_SIZE_SHIFT,
-			     info & SVM_IOIO_TYPE_MASK);
+	return mkvm_exit_pio(vcpu, info >> 16, size, info & SVM_IOIO_TYPE_MASK);
+}
+
+static int svm_exit_cr_write(struct mkvm_vcpu *vcpu)
+{
+	unsigned int cr = to_svm(vcpu)->vmcb->control.exit_code - SVM_EXIT_WRITE_CR0;
+
+	return mkvm_exit_emulate(vcpu, MKVM_INTERCEPT_SET_CR, cr);
 }
 
 /* The first access to a debug register: from now on DR0-3 are the guest's while it runs. */
 static int svm_exit_dr(struct mkvm_vcpu *vcpu)
 {
 	struct svm_vcpu *svm = to_svm(vcpu);
+	unsigned int n = svm->vmcb->control.exit_code - SVM_EXIT_READ_DR0;
 
 	if (svm->debugged)
-		return mkvm_exit_mov_dr(vcpu);
+		return mkvm_exit_mov_dr(vcpu, n & 15, n >= 16);
 	svm_dr_live(svm);
 	return 1;
 }
@@ -143,7 +150,7 @@ static int svm_exit_invalid(struct mkvm_vcpu *vcpu)
 }
 
 static int (*const handlers[])(struct mkvm_vcpu *vcpu) = {
-	[SVM_EXIT_READ_CR0 ... SVM_EXIT_WRITE_CR8] = mkvm_exit_emulate,
+	[SVM_EXIT_WRITE_CR0 ... SVM_EXIT_WRITE_CR8] = svm_exit_cr_write,
 	[SVM_EXIT_READ_DR0 ... SVM_EXIT_WRITE_DR7] = svm_exit_dr,
 	[SVM_EXIT_EXCP_BASE ... SVM_EXIT_LAST_EXCP] = svm_exit_exception,
 	[SVM_EXIT_INTR] = mkvm_exit_host_interrupt,

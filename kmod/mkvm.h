@@ -280,7 +280,10 @@ struct mkvm_vcpu {
 	u64 next_rip;				/* (v) of the exit's instruction, 0: unknown */
 	u8 insn_len, insn[MKVM_INSN_ROOM];	/* (v) bytes of the exit's instruction that are known */
 	u8 cause;				/* (v) enum mkvm_cause of what the emulator runs or is to finish */
-	u64 fault_gpa;				/* (v) of the second-level fault being handled */
+	u64 fault_gpa;				/* (v) of the second-level fault being handled, */
+	u64 fault_la;				/* and its linear address, ~0: the CPU does not tell */
+	u8 insn_by_cpu;				/* (v) so many bytes of insn the CPU itself has fetched */
+	u32 intercepted;			/* (v) last bytes of the instruction that was, to skip it; 0: not known */
 	unsigned long waiting;			/* (v) pending bits that a window will bring back */
 	unsigned long pending;			/* (a) 1 << enum mkvm_pending */
 	int where;				/* (a) enum mkvm_where */

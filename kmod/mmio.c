@@ -314,16 +314,18 @@ static enum mkvm_emu_result page_access(struct mkvm_emu *emu, u64 gpa, void *dat
 }
 
 /*
- * The fault's own address saves the walk for the one operand. What a fault by a
- * write proves is not proved by one of a read: the code may have changed since.
+ * The fault's own address saves the walk for the one operand, if that is still the one that faulted: the
+ * code may have changed since, but for bytes that the CPU gives. So what a fault by a write proves is not
+ * proved by one of a read, either.
  */
 static bool know_gpa(const struct mkvm_emu *emu, u64 la, unsigned int len, enum mkvm_emu_how how)
 {
-	enum mkvm_cause cause = emu->vcpu->cause;
+	const struct mkvm_vcpu *vcpu = emu->vcpu;
 
-	return emu->one_operand && !((la ^ emu->vcpu->fault_gpa) & ~PAGE_MASK) &&
+	return emu->one_operand && !((la ^ vcpu->fault_gpa) & ~PAGE_MASK) &&
+	       (la == vcpu->fault_la || vcpu->insn_by_cpu >= emu->insn_len) &&
 	       (la & ~PAGE_MASK) + len <= PAGE_SIZE &&
-	       (cause == MKVM_BY_WRITE || (cause == MKVM_BY_READ && how == MKVM_EMU_READ));
+	       (vcpu->cause == MKVM_BY_WRITE || (vcpu->cause == MKVM_BY_READ && how == MKVM_EMU_READ));
 }
 
 static noinline enum mkvm_emu_result access_by_walk(struct mkvm_emu *emu, u64 la, void *data, unsigned int len,
@@ -688,6 +690,19 @@ enum mkvm_insn mkvm_insn_at_rip(struct mkvm_vcpu *vcpu, u8 *vector)
 	return MKVM_INSN_OTHER;
 }
 
+static unsigned int bytes_in(u32 opcode)
+{
+	return DIV_ROUND_UP(fls(opcode), 8);
+}
+
+/* Are these, the first in the lowest bits, the last bytes of an instruction? */
+static bool ends_with(const u8 *insn, unsigned int len, u32 opcode)
+{
+	unsigned int n = bytes_in(opcode);
+
+	return len >= n && !memcmp(insn + len - n, &opcode, n);
+}
+
 /*
  * RIP past an intercepted instruction when the CPU does not say how long it is.
  * Return: 1, or as handle_exit when that failed.
@@ -695,8 +710,12 @@ enum mkvm_insn mkvm_insn_at_rip(struct mkvm_vcpu *vcpu, u8 *vector)
 int mkvm_skip_by_decoding(struct mkvm_vcpu *vcpu)
 {
 	struct mkvm_emu *emu;
-	unsigned int len = decode_at_rip(vcpu, &emu);
+	unsigned int len;
 
+	mkvm_test_point(MKVM_POINT_SKIP);
+	len = decode_at_rip(vcpu, &emu);
+	if (vcpu->intercepted && !ends_with(emu->insn, len, vcpu->intercepted))
+		len = bytes_in(vcpu->intercepted);	/* other code is there by now; a prefix it had is run as one */
 	if (!len)
 		return mkvm_emulation_failed(vcpu, emu);
 	vcpu->rip += len;

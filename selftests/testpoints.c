@@ -16,7 +16,7 @@
 
 #include "vm.h"
 
-enum { POINT_HLT, POINT_BLOCK, POINT_EMULATE, POINT_WALK, NR_POINTS };	/* as in kmod/testpoint.h */
+enum { POINT_HLT, POINT_BLOCK, POINT_EMULATE, POINT_WALK, POINT_SKIP, NR_POINTS };	/* as in kmod/testpoint.h */
 
 #define VECTOR 0x60
 
@@ -291,6 +291,71 @@ TEST(a_mov_to_cr4_that_becomes_another_instruction_is_that)
 		SKIP("the CPU runs a MOV to CR4 itself, or tells all that there is to know of it");
 	start_and_hold(vcpu, POINT_EMULATE);
 	patch(mov_cr4, (const u8 []) { 0x0f, 0x1f, 0xc0 }, 3);	/* nop */
+	hold(NR_POINTS);
+	vcpu_wait_done(vcpu);
+}
+
+/* CPUID, and behind it what also makes sense as the end of a longer instruction. */
+static void cpuid_guest(u64 arg)
+{
+	u64 a = 0, b, c = 0, d;
+
+	(void)arg;
+	asm volatile("cpuid_here: cpuid\n\t"
+		     "movl $5, %%ebx"			/* bb 05 00 00 00 */
+		     : "+a"(a), "=b"(b), "+c"(c), "=d"(d) :: "memory");
+	GUEST_EQ(5, b);
+}
+
+static void cpuid_becomes(u8 first, u8 second)
+{
+	struct vcpu *vcpu = vcpu_add(vm_create(0), cpuid_guest, 0);
+	extern u8 cpuid_here[];
+
+	if (cpu_is_intel())
+		SKIP("the CPU tells the length of what it has intercepted");
+	start_and_hold(vcpu, POINT_SKIP);
+	patch(cpuid_here, (const u8 []) { first, second }, 2);
+	hold(NR_POINTS);
+	vcpu_wait_done(vcpu);
+}
+
+TEST(what_was_intercepted_is_skipped_though_it_becomes_longer)
+{
+	cpuid_becomes(0x80, 0x00);		/* addb $0xbb, (%rax) */
+}
+
+TEST(what_was_intercepted_is_skipped_though_it_becomes_what_nobody_emulates)
+{
+	cpuid_becomes(0x0f, 0x0b);		/* ud2 */
+}
+
+/* A device's page and one of memory: what is read must be from where the instruction says. */
+static void load_either(u64 arg)
+{
+	u64 a = 0;
+
+	(void)arg;
+	*(volatile u8 *)(TEST_GPA + 8) = 0x33;
+	asm volatile("load_here: movb (%%rdx), %%al" : "+a"(a) : "d"(MMIO_GPA + 8), "b"(TEST_GPA + 8) : "memory");
+	GUEST_EQ(0x33, a);
+}
+
+static void no_exit(struct vcpu *vcpu)
+{
+	FAIL("exit %u", vcpu->run->exit_reason);
+}
+
+TEST(a_load_that_becomes_one_from_elsewhere_reads_there)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_add(vm, load_either, 0);
+	extern u8 load_here[];
+
+	vm_add_memory(vm, SLOT_TEST, 0, TEST_GPA, PAGE_SIZE);
+	vcpu->on_exit = no_exit;
+	start_and_hold(vcpu, POINT_EMULATE);
+	patch(load_here, (const u8 []) { 0x8a, 0x03 }, 2);	/* movb (%rbx), %al */
 	hold(NR_POINTS);
 	vcpu_wait_done(vcpu);
 }

@@ -131,8 +131,10 @@ static int svm_exit_npf(struct mkvm_vcpu *vcpu)
 	bool operand = (error & BIT_ULL(32)) && !(error & BIT(4));
 
 	vcpu->insn_len = 0;
+	vcpu->insn_by_cpu = 0;
+	vcpu->fault_la = ~0ULL;
 	if (boot_cpu_has(X86_FEATURE_DECODEASSISTS) && operand) {
-		vcpu->insn_len = min_t(u8, c->insn_len, MKVM_MAX_INSN);
+		vcpu->insn_len = vcpu->insn_by_cpu = min_t(u8, c->insn_len, MKVM_MAX_INSN);
 		memcpy(vcpu->insn, c->insn_bytes, MKVM_MAX_INSN);
 	}
 	return mkvm_exit_tdp_fault(vcpu, c->exit_info_2, error & BIT(1), !operand);
@@ -179,11 +181,25 @@ static int (*const handlers[])(struct mkvm_vcpu *vcpu) = {
 	[SVM_EXIT_RDPRU] = mkvm_exit_ud,
 };
 
+/* Those that are skipped; a CPU that does not save the next RIP has them decoded for it. */
+static const u32 skipped[] = {
+	[SVM_EXIT_CPUID] = 0xa20f,
+	[SVM_EXIT_INVD] = 0x080f,
+	[SVM_EXIT_HLT] = 0xf4,
+	[SVM_EXIT_VMMCALL] = 0xd9010f,
+	[SVM_EXIT_WBINVD] = 0x090f,
+	[SVM_EXIT_XSETBV] = 0xd1010f,
+};
+
 /* hw_ops handle_exit. */
 int svm_handle_exit(struct mkvm_vcpu *vcpu)
 {
-	u32 code = to_svm(vcpu)->vmcb->control.exit_code;
+	struct vmcb_control_area *c = &to_svm(vcpu)->vmcb->control;
+	u32 code = c->exit_code;
 
+	vcpu->intercepted = code < ARRAY_SIZE(skipped) ? skipped[code] : 0;
+	if (code == SVM_EXIT_MSR)
+		vcpu->intercepted = c->exit_info_1 ? 0x300f : 0x320f;
 	if (code == SVM_EXIT_NPF)
 		return svm_exit_npf(vcpu);
 	if (code < ARRAY_SIZE(handlers) && handlers[code])

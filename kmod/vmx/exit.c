@@ -134,6 +134,8 @@ static int vmx_exit_ept_violation(struct mkvm_vcpu *vcpu)
 
 	vmx_keep_nmi_mask(to_vmx(vcpu), qual);
 	vcpu->insn_len = 0;
+	vcpu->insn_by_cpu = 0;
+	vcpu->fault_la = operand ? vmx_read(GUEST_LINEAR_ADDRESS) : ~0ULL;
 	return mkvm_exit_tdp_fault(vcpu, vmx_read(GUEST_PHYSICAL_ADDRESS),
 				   qual & BIT(EPT_VIOLATION_ACC_WRITE_BIT), !operand);
 }

@@ -3,7 +3,7 @@
  * testpoint.h - places where a test can hold a vCPU's thread, to make a race certain.
  *
  * Compiled in by MKVM_TEST_POINTS=y alone (kmod/Kbuild). The module's parameter
- * test_hold holds whoever comes to point n while its n-th number is not 0, for two
+ * test_hold holds whoever comes to point n while its n-th number is not 0, for ten
  * seconds at most; test_held counts those who came.
  *
  * Read next: testpoint.c, selftests/testpoints.c.

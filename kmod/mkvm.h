@@ -242,7 +242,6 @@ enum mkvm_where {
 struct mkvm_io_log {
 	u8 nr;			/* recorded */
 	u8 pos;			/* answered in this replay */
-	u8 ram_nr, ram_pos;	/* likewise writes to RAM: a replay makes none twice */
 	bool open;		/* userspace is to answer the last one */
 	u64 data[MKVM_LOG_ENTRIES];
 };

@@ -284,7 +284,6 @@ static enum mkvm_emu_result page_access(struct mkvm_emu *emu, u64 gpa, void *dat
 	struct mkvm_vcpu *vcpu = emu->vcpu;
 	bool write = how >= MKVM_EMU_WRITE;
 	enum mkvm_emu_result r = MKVM_EMU_DONE;
-	struct mkvm_io_log *log = &vcpu->log;
 	void __user *p;
 	unsigned int n;
 	u64 val;
@@ -292,14 +291,10 @@ static enum mkvm_emu_result page_access(struct mkvm_emu *emu, u64 gpa, void *dat
 	p = ram_at(vcpu, gpa, write);
 	if (how == MKVM_EMU_PROBE)
 		return p || len <= 8 ? MKVM_EMU_DONE : MKVM_EMU_UNHANDLED;
-	if (p && write && log->ram_pos++ < log->ram_nr)
-		return MKVM_EMU_DONE;
 	if (p) {
 		emu->host_fault = write ? copy_to_user(p, data, len) : copy_from_user(data, p, len);
-		if (write) {
-			log->ram_nr++;
+		if (write)
 			mkvm_mark_dirty(vcpu, gpa);
-		}
 		return emu->host_fault ? MKVM_EMU_UNHANDLED : MKVM_EMU_DONE;
 	}
 	for (; len && r == MKVM_EMU_DONE; len -= n, gpa += n, data += n) {
@@ -490,8 +485,6 @@ void mkvm_forget_io(struct mkvm_vcpu *vcpu)
 {
 	vcpu->log.nr = 0;
 	vcpu->log.pos = 0;
-	vcpu->log.ram_nr = 0;
-	vcpu->log.ram_pos = 0;
 	vcpu->log.open = false;
 	vcpu->pio.done = false;
 	vcpu->insn_len = 0;
@@ -511,7 +504,6 @@ static int complete_emulation(struct mkvm_vcpu *vcpu)
 		memcpy(&log->data[log->nr - 1], vcpu->run->mmio.data, sizeof(log->data[0]));
 	log->open = false;
 	log->pos = 0;
-	log->ram_pos = 0;
 	idx = srcu_read_lock(&vcpu->vm->srcu);
 	r = mkvm_emulate_exit(vcpu, vcpu->cause);
 	srcu_read_unlock(&vcpu->vm->srcu, idx);

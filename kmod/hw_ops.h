@@ -63,6 +63,7 @@ struct mkvm_hw_ops {
 	void (*guest_debug_changed)(struct mkvm_vcpu *vcpu);		/* vcpu->debug */
 	u64 (*get_dr)(struct mkvm_vcpu *vcpu, int dr);
 	void (*set_dr)(struct mkvm_vcpu *vcpu, int dr, u64 val);
+	u32 (*take_held_traps)(struct mkvm_vcpu *vcpu);	/* breakpoints, as in DR6, that MOV SS holds back */
 	int (*get_msr)(struct mkvm_vcpu *vcpu, u32 index, u64 *val);	/* 1: not one of the vendor's */
 	int (*set_msr)(struct mkvm_vcpu *vcpu, u32 index, u64 val);
 	void (*tsc_offset_changed)(struct mkvm_vcpu *vcpu);

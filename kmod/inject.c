@@ -97,12 +97,21 @@ void mkvm_queue_exception(struct mkvm_vcpu *vcpu, u8 vector, bool has_error, u32
 	};
 }
 
+/* Traps and aborts leave RFLAGS.RF in the handler's frame as it is. AMD APM vol. 2, "Exception Types". */
+static bool is_fault(u8 vector)
+{
+	return vector != X86_TRAP_DB && vector != X86_TRAP_BP && vector != X86_TRAP_OF && vector != X86_TRAP_DF &&
+	       vector != X86_TRAP_MC;
+}
+
 /* vcpu->exception is on its way in now: vcpu->event, which is empty. */
 static void deliver_exception(struct mkvm_vcpu *vcpu)
 {
 	deliver_payload(vcpu);
 	if (vcpu->exception.vector == X86_TRAP_DB)	/* its handler may use the debug registers */
 		mkvm_hw->set_dr(vcpu, 7, mkvm_hw->get_dr(vcpu, 7) & ~(u64)MKVM_DR7_GD);
+	if (is_fault(vcpu->exception.vector))
+		vcpu->rflags |= X86_EFLAGS_RF;
 	vcpu->event = vcpu->exception;
 	vcpu->exception.type = MKVM_EV_NONE;
 }

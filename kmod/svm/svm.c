@@ -606,6 +606,12 @@ static void svm_set_dr(struct mkvm_vcpu *vcpu, int dr, u64 val)
 	arm_breakpoints(to_svm(vcpu));
 }
 
+/* The VMCB has no place for them: the CPU forgets them at an exit. */
+static u32 svm_take_held_traps(struct mkvm_vcpu *vcpu)
+{
+	return 0;
+}
+
 /* The register in the save area that an MSR's number names, or NULL. */
 static u64 *msr_field(struct vmcb_save_area *s, u32 index, bool *address)
 {
@@ -710,6 +716,7 @@ const struct mkvm_hw_ops mkvm_svm_ops = {
 	.guest_debug_changed = svm_guest_debug_changed,
 	.get_dr = svm_get_dr,
 	.set_dr = svm_set_dr,
+	.take_held_traps = svm_take_held_traps,
 	.get_msr = svm_get_msr,
 	.set_msr = svm_set_msr,
 	.tsc_offset_changed = svm_tsc_offset_changed,

@@ -407,6 +407,15 @@ static void vmx_set_dr(struct mkvm_vcpu *vcpu, int dr, u64 val)
 	}
 }
 
+/* Intel SDM vol. 3, "Guest Non-Register State": pending debug exceptions, whose bit 12 says that one is on. */
+static u32 vmx_take_held_traps(struct mkvm_vcpu *vcpu)
+{
+	u64 pending = vmx_read(GUEST_PENDING_DBG_EXCEPTIONS);
+
+	vmx_write(GUEST_PENDING_DBG_EXCEPTIONS, 0);
+	return pending & BIT(12) ? pending & DR_TRAP_BITS : 0;
+}
+
 /* The VMCS's field for an MSR, or 0. */
 static unsigned long msr_field(u32 index)
 {
@@ -1097,6 +1106,7 @@ struct mkvm_hw_ops mkvm_vmx_ops = {
 	.guest_debug_changed = vmx_guest_debug_changed,
 	.get_dr = vmx_get_dr,
 	.set_dr = vmx_set_dr,
+	.take_held_traps = vmx_take_held_traps,
 	.get_msr = vmx_get_msr,
 	.set_msr = vmx_set_msr,
 	.tsc_offset_changed = vmx_tsc_offset_changed,

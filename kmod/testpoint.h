@@ -14,6 +14,7 @@
 enum mkvm_test_point {
 	MKVM_POINT_HLT,		/* HLT is decoded, mp_state not yet HALTED */
 	MKVM_POINT_BLOCK,	/* found nothing to run for, not yet asleep */
+	MKVM_POINT_LOADED_MSR,	/* a register's value is noted as the guest's, not yet in the CPU */
 	MKVM_NR_POINTS,
 };
 

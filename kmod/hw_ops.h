@@ -12,7 +12,10 @@
 #ifndef MKVM_HW_OPS_H
 #define MKVM_HW_OPS_H
 
+#include <asm/msr.h>
+
 #include "mkvm.h"
+#include "testpoint.h"
 
 /* How second-level page-table entries look. The four levels of 512 entries are common. */
 struct mkvm_tdp_format {
@@ -90,6 +93,22 @@ struct mkvm_hw_ops {
 };
 
 enum { MKVM_TR = 6, MKVM_LDTR = 7 };
+
+/*
+ * mkvm_write_loaded - the guest's value of a register that the CPU has while the vCPU is loaded
+ * @copy: the vCPU's, by which vcpu_load and vcpu_put tell whether guest and host differ
+ *
+ * Both change at once: a thread that is preempted between the two would leave the guest's value
+ * to the host, or the host's to the guest. Context: vCPU loaded, preemption on or off.
+ */
+static inline void mkvm_write_loaded(u64 *copy, u32 index, u64 val)
+{
+	preempt_disable();
+	*copy = val;
+	mkvm_test_point(MKVM_POINT_LOADED_MSR);
+	wrmsrl(index, val);
+	preempt_enable();
+}
 
 /*
  * mkvm_restore_ldt - the host's LDTR, which an exit has made null, is again what it was

@@ -6,17 +6,22 @@
  *
  * Read next: initsipi.c, events.c.
  */
+#define _GNU_SOURCE
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #include "vm.h"
 
-enum { POINT_HLT, POINT_BLOCK, POINT_EMULATE, POINT_WALK, POINT_SKIP, NR_POINTS };	/* as in kmod/testpoint.h */
+enum {	/* as in kmod/testpoint.h */
+	POINT_HLT, POINT_BLOCK, POINT_EMULATE, POINT_WALK, POINT_SKIP, POINT_LOADED_MSR, NR_POINTS
+};
 
 #define VECTOR 0x60
 
@@ -466,4 +471,85 @@ TEST(a_signal_between_the_last_look_and_sleep_ends_kvm_run)
 	pthread_kill(vcpu->thread, SIGUSR1);
 	hold(NR_POINTS);
 	pthread_join(vcpu->thread, NULL);
+}
+
+/* --- Registers of the guest that the CPU has while the vCPU is loaded --- */
+
+#define MSR_TSC_AUX 0xc0000103
+#define GUESTS_AUX 0x1234
+#define PREEMPT_MODE "/sys/kernel/debug/sched/preempt"
+
+/* The kernel preempts threads in the kernel, too; or this cannot be told, and the test skips. */
+static void preempt_kernel(void)
+{
+	FILE *file = fopen(PREEMPT_MODE, "w");
+	struct utsname name;
+
+	ASSERT_OK(uname(&name));
+	if (file)
+		ASSERT_LT(0, fputs("full", file));
+	else if (!strstr(name.version, " PREEMPT ") && !strstr(name.version, " PREEMPT_RT "))
+		SKIP("this kernel does not preempt threads in the kernel, and " PREEMPT_MODE " is not there");
+	if (file)
+		ASSERT_EQ(0, fclose(file));
+}
+
+static u32 read_tsc_aux(void)
+{
+	u32 aux;
+
+	asm volatile("rdtscp" : "=c"(aux) : : "eax", "edx");
+	return aux;
+}
+
+static void stay_on_cpu(u32 cpu)
+{
+	cpu_set_t one;
+
+	CPU_ZERO(&one);
+	CPU_SET(cpu, &one);
+	ASSERT_OK(sched_setaffinity(0, sizeof(one), &one));
+}
+
+struct aux {
+	struct vcpu *vcpu;
+	u32 cpu, host, seen;
+};
+
+static void *set_aux(void *arg)
+{
+	struct aux *aux = arg;
+
+	stay_on_cpu(aux->cpu);
+	aux->host = read_tsc_aux();
+	ASSERT_EQ(1, vcpu_set_msr(aux->vcpu, MSR_TSC_AUX, aux->host));
+	return NULL;
+}
+
+static void *look_at_aux(void *arg)
+{
+	struct aux *aux = arg;
+
+	stay_on_cpu(aux->cpu);
+	aux->seen = read_tsc_aux();
+	return NULL;
+}
+
+/* Found equal to the host's, the guest's value would stay in the CPU if it were noted too early. */
+TEST(another_thread_on_the_cpu_never_sees_the_guests_tsc_aux)
+{
+	struct aux aux = { .vcpu = vcpu_create(vm_create(0), 0), .cpu = sched_getcpu() };
+	int before = held(POINT_LOADED_MSR);
+	pthread_t setter, looker;
+
+	preempt_kernel();
+	ASSERT_EQ(1, vcpu_set_msr(aux.vcpu, MSR_TSC_AUX, GUESTS_AUX));
+	hold(POINT_LOADED_MSR);
+	ASSERT_EQ(0, pthread_create(&setter, NULL, set_aux, &aux));
+	wait_held(POINT_LOADED_MSR, before);
+	ASSERT_EQ(0, pthread_create(&looker, NULL, look_at_aux, &aux));
+	pthread_join(looker, NULL);	/* at the latest when the point lets the other thread go */
+	hold(NR_POINTS);
+	pthread_join(setter, NULL);
+	EXPECT_EQ(aux.host, aux.seen);
 }

@@ -456,15 +456,6 @@ static int vmx_get_msr(struct mkvm_vcpu *vcpu, u32 index, u64 *val)
 	return 0;
 }
 
-/* A register that the CPU has while the vCPU is loaded; load_msrs must find both in step. */
-static void write_loaded(u64 *copy, u32 index, u64 val)
-{
-	preempt_disable();
-	*copy = val;
-	wrmsrl(index, val);
-	preempt_enable();
-}
-
 static int vmx_set_msr(struct mkvm_vcpu *vcpu, u32 index, u64 val)
 {
 	struct vmx_vcpu *vmx = to_vmx(vcpu);
@@ -478,7 +469,7 @@ static int vmx_set_msr(struct mkvm_vcpu *vcpu, u32 index, u64 val)
 	if (index == MSR_TSC_AUX) {
 		if (!boot_cpu_has(X86_FEATURE_RDTSCP))
 			return 1;
-		write_loaded(&vcpu->tsc_aux, index, val);
+		mkvm_write_loaded(&vcpu->tsc_aux, index, val);
 		return 0;
 	}
 	if (!syscall && !field && index != MSR_KERNEL_GS_BASE)
@@ -489,7 +480,7 @@ static int vmx_set_msr(struct mkvm_vcpu *vcpu, u32 index, u64 val)
 	if (index == MSR_SYSCALL_MASK && val >> 32)
 		return 1;
 	if (syscall)
-		write_loaded(syscall, index, val);
+		mkvm_write_loaded(syscall, index, val);
 	else if (field)
 		vmx_write(field, index == MSR_IA32_SYSENTER_CS ? (u32)val : val);
 	else

@@ -144,7 +144,7 @@ int mkvm_mce_inject(struct mkvm_vcpu *vcpu, const struct kvm_x86_mce *m)
 	bank[MCE_MISC] = m->misc;
 	if (uncorrected) {
 		mce->status = m->mcg_status;
-		mkvm_queue_exception(vcpu, X86_TRAP_MC, false, 0);
+		mkvm_queue_machine_check(vcpu);
 	}
 	return 0;
 }

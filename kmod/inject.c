@@ -496,7 +496,8 @@ static void set_interrupt(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *
 	vcpu->event = (struct mkvm_event) { .type = MKVM_EV_SOFT, .vector = ev->interrupt.nr };
 }
 
-static bool events_valid(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev)
+/* mkvm_events_valid - would mkvm_events_set take this copy? Context: vcpu->mutex held. */
+bool mkvm_events_valid(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev)
 {
 	const u32 known = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SIPI_VECTOR |
 			  KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM |
@@ -531,7 +532,7 @@ int mkvm_events_set(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev)
 		.has_error = ev->exception.has_error_code, .error = ev->exception.error_code,
 	};
 
-	if (!events_valid(vcpu, ev)) {
+	if (!mkvm_events_valid(vcpu, ev)) {
 		trace_events_set(vcpu, events_told(ev), 0, -EINVAL);
 		return -EINVAL;
 	}

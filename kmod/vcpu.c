@@ -25,6 +25,7 @@
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/mm.h>
+#include <linux/nospec.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/smp.h>
@@ -32,6 +33,7 @@
 #include <trace/events/ipi.h>
 
 #include "hw_ops.h"
+#include "compat.h"
 #include "testpoint.h"
 #include "trace.h"
 
@@ -172,12 +174,14 @@ bool mkvm_vcpu_runnable(struct mkvm_vcpu *vcpu)
 }
 
 /*
- * mkvm_vcpu_block - sleep until the vCPU is runnable
+ * mkvm_vcpu_block - sleep until the vCPU is runnable, or its thread has work to do
  *
- * Context: own thread, may sleep. Return: 0, or -EINTR when a signal is pending.
+ * Context: own thread, may sleep. Return: 0, runnable or mkvm_user_work_pending; -EINTR when a
+ * signal is pending.
  */
 int mkvm_vcpu_block(struct mkvm_vcpu *vcpu)
 {
+	const char *why = "event";
 	bool slept = false;
 	int r = 0;
 
@@ -186,19 +190,25 @@ int mkvm_vcpu_block(struct mkvm_vcpu *vcpu)
 	prepare_to_rcuwait(&vcpu->wait);
 	for (;;) {
 		set_current_state(TASK_INTERRUPTIBLE);
-		if (mkvm_vcpu_runnable(vcpu))
+		if (mkvm_vcpu_runnable(vcpu)) {
+			vcpu->stats[MKVM_STAT_HALT_WAKEUP] += slept;
 			break;
+		}
 		mkvm_test_point(MKVM_POINT_BLOCK);
 		if (signal_pending(current)) {
+			why = "signal";
 			r = -EINTR;
+			break;
+		}
+		if (mkvm_user_work_pending()) {
+			why = "work";
 			break;
 		}
 		schedule();
 		slept = true;
 	}
 	finish_rcuwait(&vcpu->wait);
-	vcpu->stats[MKVM_STAT_HALT_WAKEUP] += slept && !r;
-	trace_wake(vcpu, "", r ? "signal" : "event");
+	trace_wake(vcpu, "", why);
 	return r;
 }
 
@@ -604,7 +614,7 @@ static int tsc_attribute(struct mkvm_vcpu *vcpu, unsigned int ioctl, void __user
 		return put_user(vcpu->tsc_offset, where);
 	if (get_user(offset, where))
 		return -EFAULT;
-	mkvm_set_tsc_offset(vcpu, offset, false);
+	mkvm_tsc_set_offset(vcpu, offset);
 	return 0;
 }
 
@@ -627,9 +637,9 @@ static long vcpu_ioctl_locked(struct mkvm_vcpu *vcpu, unsigned int ioctl, unsign
 	case KVM_GET_CPUID2:
 		return mkvm_cpuid_get(vcpu, argp);
 	case KVM_GET_TSC_KHZ:
-		return tsc_khz;
+		return vcpu->tsc_khz;
 	case KVM_SET_TSC_KHZ:
-		return mkvm_tsc_khz_valid(arg) ? 0 : -EINVAL;
+		return mkvm_tsc_set_khz(&vcpu->tsc_khz, arg);
 	case KVM_X86_SETUP_MCE:
 		return setup_mce(vcpu, argp);
 	case KVM_GET_MP_STATE:
@@ -696,7 +706,7 @@ static vm_fault_t vcpu_fault(struct vm_fault *vmf)
 	if (vmf->pgoff == KVM_COALESCED_MMIO_PAGE_OFFSET)
 		vmf->page = virt_to_page(vcpu->vm->ring);
 	else if (vmf->pgoff < MKVM_RUN_PAGES)
-		vmf->page = virt_to_page((void *)vcpu->run + vmf->pgoff * PAGE_SIZE);
+		vmf->page = virt_to_page((void *)vcpu->run + array_index_nospec(vmf->pgoff, MKVM_RUN_PAGES) * PAGE_SIZE);
 	else
 		return VM_FAULT_SIGBUS;
 	get_page(vmf->page);
@@ -769,7 +779,7 @@ static struct mkvm_vcpu *vcpu_create(struct mkvm *vm, u32 id)
 	vcpu->idx = vm->nr_vcpus;
 	vcpu->cpu = -1;
 	vcpu->where = MKVM_OUTSIDE;
-	vcpu->tsc_offset = vm->tsc_offset;
+	mkvm_tsc_create(vcpu);
 	vcpu->user_pic = !vm->pic;
 	vcpu->eoi_vector = -1;
 	mutex_init(&vcpu->mutex);

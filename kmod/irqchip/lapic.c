@@ -18,6 +18,7 @@
  * Read next: ipi.c (who is addressed), lapic_timer.c.
  */
 #include <linux/kernel.h>
+#include <linux/nospec.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 #include <asm/msr-index.h>
@@ -607,9 +608,12 @@ int mkvm_lapic_mmio_write(struct mkvm_lapic *apic, u32 offset, unsigned int len,
 	if (len != sizeof(data) || (offset & 0xf) || apic->mmio_page == ~0ull)
 		return 0;
 	memcpy(&data, val, sizeof(data));
-	if (unlikely(offset > APIC_SELF_IPI || !(LAPIC_XAPIC >> REG(offset) & 1)))
+	if (unlikely(offset > APIC_SELF_IPI || !(LAPIC_XAPIC >> REG(offset) & 1))) {
 		mkvm_lapic_error(apic, APIC_ESR_ILLREGA);
-	else if (!(LAPIC_RO >> REG(offset) & 1))
+		return 0;
+	}
+	offset = array_index_nospec(offset, APIC_SELF_IPI + 1);
+	if (!(LAPIC_RO >> REG(offset) & 1))
 		lapic_write(apic, offset, data & lapic_writable(apic, offset));
 	return 0;
 }
@@ -621,6 +625,7 @@ int mkvm_lapic_msr_read(struct mkvm_lapic *apic, u32 msr, u64 *val)
 
 	if (!apic->x2apic || index > REG(APIC_SELF_IPI) || !(LAPIC_X2APIC_READ >> index & 1))
 		return 1;
+	index = array_index_nospec(index, REG(APIC_SELF_IPI) + 1);
 	if (index == REG(APIC_TASKPRI))
 		mkvm_vcpu_tell_tpr(apic->vcpu, false);
 	*val = lapic_read(apic, index << 4);
@@ -635,10 +640,12 @@ int mkvm_lapic_msr_read(struct mkvm_lapic *apic, u32 msr, u64 *val)
  */
 int mkvm_lapic_msr_write(struct mkvm_lapic *apic, u32 msr, u64 val)
 {
-	u32 index = msr - APIC_BASE_MSR, reg = index << 4, writable;
+	u32 index = msr - APIC_BASE_MSR, reg, writable;
 
 	if (!apic->x2apic || index > REG(APIC_SELF_IPI) || !(LAPIC_X2APIC_WRITE >> index & 1))
 		return 1;
+	index = array_index_nospec(index, REG(APIC_SELF_IPI) + 1);
+	reg = index << 4;
 	if (reg == APIC_ICR) {
 		if ((u32)val & ~(LAPIC_ICR_MASK | APIC_ICR_BUSY))
 			return 1;

@@ -21,6 +21,7 @@
  */
 #include <linux/bitops.h>
 #include <linux/errno.h>
+#include <linux/nospec.h>
 #include <linux/slab.h>
 
 #include "mkvm.h"
@@ -396,7 +397,7 @@ void mkvm_pic_get(struct mkvm_pic *pic, unsigned int chip, struct kvm_pic_state 
 	unsigned long flags;
 
 	raw_spin_lock_irqsave(&pic->lock, flags);
-	*state = pic->chip[chip];
+	*state = pic->chip[array_index_nospec(chip, ARRAY_SIZE(pic->chip))];
 	raw_spin_unlock_irqrestore(&pic->lock, flags);
 }
 
@@ -412,6 +413,7 @@ int mkvm_pic_set(struct mkvm_pic *pic, unsigned int chip, const struct kvm_pic_s
 
 	if (chip > 1 || state->priority_add > 7 || state->init_state > 3)
 		return -EINVAL;
+	chip = array_index_nospec(chip, ARRAY_SIZE(pic->chip));
 	if ((state->read_reg_select | state->poll | state->special_mask | state->auto_eoi | state->init4 |
 	     state->rotate_on_auto_eoi | state->special_fully_nested_mode) > 1)
 		return -EINVAL;

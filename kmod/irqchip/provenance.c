@@ -17,6 +17,7 @@
 #include <linux/atomic.h>
 #include <linux/kernel.h>
 #include <linux/kvm.h>
+#include <linux/nospec.h>
 #include <asm/apicdef.h>
 
 #include "hw_ops.h"
@@ -292,7 +293,7 @@ const char *mkvm_mp_state_name(u32 state)
 {
 	static const char * const names[] = { "RUNNABLE", "UNINITIALIZED", "INIT_RECEIVED", "HALTED", "SIPI_RECEIVED" };
 
-	return state < ARRAY_SIZE(names) ? names[state] : "?";
+	return state < ARRAY_SIZE(names) ? names[array_index_nospec(state, ARRAY_SIZE(names))] : "?";
 }
 
 /* ---- into the guest, and EOI ---- */

@@ -252,6 +252,21 @@ TEST(x2apic_msrs_fault_as_the_table_of_the_manual_says)
 	}
 }
 
+TEST(registers_are_not_read_beyond_the_last_by_speculation_either)
+{
+	struct mkvm_lapic *apic = fixture_start(1, 0, 1)->vcpus[0]->lapic;
+	u64 val;
+
+	shim_nr_clamps = 0;
+	reg_write(apic, APIC_LDR, 0);
+	EXPECT_TRUE(shim_clamped(APIC_LDR, APIC_SELF_IPI + 1));
+	enter_x2apic(apic);
+	mkvm_lapic_msr_read(apic, 0x808, &val);
+	EXPECT_TRUE(shim_clamped(8, 0x40));
+	mkvm_lapic_msr_write(apic, 0x80b, 0);
+	EXPECT_TRUE(shim_clamped(0xb, 0x40));
+}
+
 TEST(x2apic_msrs_fault_in_xapic_mode_and_disabled)
 {
 	u64 val;

@@ -579,6 +579,19 @@ TEST(set_refuses_what_a_chip_cannot_hold)
 	stop();
 }
 
+TEST(there_is_no_third_chip_for_speculation_either)
+{
+	struct kvm_pic_state state;
+
+	start(1);
+	shim_nr_clamps = 0;
+	mkvm_pic_get(pic, 1, &state);
+	EXPECT_TRUE(shim_clamped(1, 2));
+	EXPECT_EQ(mkvm_pic_set(pic, 1, &state), 0);
+	EXPECT_TRUE(shim_clamped(1, 2));
+	stop();
+}
+
 TEST(set_keeps_an_odd_base_and_a_smaller_elcr_mask)
 {
 	struct kvm_pic_state set = { .irq_base = 10 }, got;

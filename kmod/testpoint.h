@@ -14,6 +14,8 @@
 enum mkvm_test_point {
 	MKVM_POINT_HLT,		/* HLT is decoded, mp_state not yet HALTED */
 	MKVM_POINT_BLOCK,	/* found nothing to run for, not yet asleep */
+	MKVM_POINT_ZAP,		/* a slot's part of a range that the host takes away is zapped, not yet flushed */
+	MKVM_POINT_FREE,	/* tables were cut off and flushed, and are not yet freed */
 	MKVM_NR_POINTS,
 };
 

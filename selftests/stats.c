@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "vm.h"
@@ -256,6 +257,37 @@ TEST(mapped_pages_are_counted_and_unmapped_ones_no_more)
 	if (is_linux_kvm())
 		SKIP("Linux KVM forgets all pages, and counts when it has freed them");
 	EXPECT_EQ(64, before - counter(&stats, "pages_4k"));
+}
+
+#define NR_ALIASES 200
+#define ALIAS_GPA(n) (TEST_GPA + (n) * 2 * MIB)
+
+static void aliasing_guest(u64 arg)
+{
+	for (u64 n = 0; n < NR_ALIASES; n++)
+		*(volatile u8 *)(ALIAS_GPA(n) + arg) = 1;
+	stage(1);
+	for (u64 n = 0; n < NR_ALIASES; n++)
+		GUEST_EQ(0, *(volatile u8 *)(ALIAS_GPA(n) + arg));
+}
+
+TEST(memory_of_many_slots_is_taken_away_with_one_flush)
+{
+	struct vm *vm = vm_create(VM_IRQCHIP);
+	struct vcpu *vcpu = vcpu_add(vm, aliasing_guest, PAGE_SIZE);
+	u8 *host = host_memory(2 * MIB);
+	struct stats stats;
+	u64 before;
+
+	NEED_CAP(KVM_CAP_BINARY_STATS_FD);
+	stats = stats_open(vm->fd);
+	for (u32 n = 0; n < NR_ALIASES; n++)
+		ASSERT_OK(vm_set_slot(vm, SLOT_TEST + n, 0, ALIAS_GPA(n), 2 * PAGE_SIZE, host));
+	vcpu_run_to_stage(vcpu, 1);
+	before = counter(&stats, "remote_tlb_flush");
+	ASSERT_OK(madvise(host, 2 * PAGE_SIZE, MADV_DONTNEED));
+	EXPECT_EQ(before + 1, counter(&stats, "remote_tlb_flush"));
+	vcpu_run_to_done(vcpu);
 }
 
 TEST(counters_outlive_the_descriptors_of_vm_and_vcpu)

@@ -1,20 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Races inside KVM_RUN, made certain: the module holds the vCPU's thread at a
- * point (kmod/testpoint.h) while the test does what must not be lost there.
+ * Races made certain: the module holds a thread at a point (kmod/testpoint.h), a vCPU's inside
+ * KVM_RUN or one that takes memory away, while the test does what must not be lost or wait there.
  * Needs a module built with MKVM_TEST_POINTS=y.
  *
- * Read next: initsipi.c, events.c.
+ * Read next: initsipi.c, events.c, memslots.c.
  */
+#define _GNU_SOURCE
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "vm.h"
 
-enum { POINT_HLT, POINT_BLOCK, NR_POINTS };	/* as in kmod/testpoint.h */
+enum { POINT_HLT, POINT_BLOCK, POINT_ZAP, POINT_FREE, NR_POINTS };	/* as in kmod/testpoint.h */
 
 #define VECTOR 0x60
 
@@ -34,8 +36,9 @@ static int open_parameter(const char *name, int flags)
 static void hold(int point)
 {
 	int fd = open_parameter("test_hold", O_WRONLY);
-	char text[8];
-	int len = snprintf(text, sizeof(text), "%d,%d", point == POINT_HLT, point == POINT_BLOCK);
+	char text[16];
+	int len = snprintf(text, sizeof(text), "%d,%d,%d,%d", point == POINT_HLT, point == POINT_BLOCK,
+			   point == POINT_ZAP, point == POINT_FREE);
 
 	ASSERT_EQ(len, write(fd, text, len));
 	close(fd);
@@ -48,7 +51,7 @@ static int held(int point)
 
 	ASSERT_LT(0, read(fd, text, sizeof(text) - 1));
 	close(fd);
-	ASSERT_EQ(NR_POINTS, sscanf(text, "%d,%d", &count[0], &count[1]));
+	ASSERT_EQ(NR_POINTS, sscanf(text, "%d,%d,%d,%d", &count[0], &count[1], &count[2], &count[3]));
 	return count[point];
 }
 
@@ -64,6 +67,140 @@ static void start_and_hold(struct vcpu *vcpu, int point)
 		if (!ktap_wait(&wait))
 			FAIL("the vCPU never came to point %d", point);
 }
+
+/* --- Memory that is taken away --- */
+
+#define TWIN_GPA (TEST_GPA + 4 * MIB)
+#define OTHER_GPA (TEST_GPA + 8 * MIB)
+#define NR_PAGES 16
+
+static volatile u64 sum;
+
+static void touch_both_and_the_other(u64 arg)
+{
+	(void)arg;
+	for (u64 i = 0; i < NR_PAGES; i++) {
+		*(volatile u8 *)(TEST_GPA + i * PAGE_SIZE) = 1;
+		sum += *(volatile u8 *)(TWIN_GPA + i * PAGE_SIZE);
+	}
+	stage(1);
+	*(volatile u8 *)OTHER_GPA = 1;
+	stage(2);
+	for (u64 i = 0; i < NR_PAGES; i++)
+		sum += *(volatile u8 *)(TWIN_GPA + i * PAGE_SIZE);
+}
+
+/* A thread that takes memory away, and that it came back. */
+struct taker {
+	struct vm *vm;
+	u8 *host;
+	void (*take)(struct taker *t);
+	pthread_t thread;
+	volatile bool back;
+};
+
+static void *take_away(void *arg)
+{
+	struct taker *t = arg;
+
+	t->take(t);
+	t->back = true;
+	return NULL;
+}
+
+static void discard(struct taker *t)
+{
+	ASSERT_OK(madvise(t->host, NR_PAGES * PAGE_SIZE, MADV_DONTNEED));
+}
+
+static void delete_slot(struct taker *t)
+{
+	ASSERT_OK(vm_set_slot(t->vm, SLOT_TEST, 0, TEST_GPA, 0, NULL));
+}
+
+static u64 flushes(struct vm *vm)
+{
+	struct kvm_stats_header head;
+	int fd = ioctl(vm->fd, KVM_GET_STATS_FD, NULL);
+	struct {
+		struct kvm_stats_desc desc;
+		char name[128];
+	} d;
+	u64 value;
+
+	ASSERT_OK(fd);
+	ASSERT_EQ(sizeof(head), pread(fd, &head, sizeof(head), 0));
+	for (u32 i = 0; i < head.num_desc; i++) {
+		size_t size = sizeof(d.desc) + head.name_size;
+
+		ASSERT_LE(size, sizeof(d));
+		ASSERT_EQ(size, pread(fd, &d, size, head.desc_offset + i * size));
+		if (strcmp(d.name, "remote_tlb_flush"))
+			continue;
+		ASSERT_EQ(sizeof(value), pread(fd, &value, sizeof(value), head.data_offset + d.desc.offset));
+		close(fd);
+		return value;
+	}
+	FAIL("there is no counter remote_tlb_flush");
+}
+
+/* Two slots of the same memory are there and mapped, a third is not mapped; the taker is held. */
+static struct vcpu *take_and_hold(struct taker *t, int point)
+{
+	struct vcpu *vcpu;
+	struct ktap_wait wait = { 0 };
+	int before;
+
+	t->vm = vm_create(0);
+	vcpu = vcpu_add(t->vm, touch_both_and_the_other, 0);
+	/* Small pages, for they are no neighbours of 2 MiB. */
+	t->host = vm_add_memory(t->vm, SLOT_TEST, 0, TEST_GPA, NR_PAGES * PAGE_SIZE);
+	ASSERT_OK(vm_set_slot(t->vm, SLOT_TEST + 1, 0, TWIN_GPA, NR_PAGES * PAGE_SIZE, t->host));
+	memset(vm_add_memory(t->vm, SLOT_TEST + 2, 0, OTHER_GPA, PAGE_SIZE), 1, PAGE_SIZE);
+	vcpu_run_to_stage(vcpu, 1);
+	EXPECT_EQ(NR_PAGES, sum);
+	before = held(point);
+	hold(point);
+	ASSERT_EQ(0, pthread_create(&t->thread, NULL, take_away, t));
+	while (held(point) == before)
+		if (!ktap_wait(&wait))
+			FAIL("the thread never came to point %d", point);
+	return vcpu;
+}
+
+TEST(a_fault_does_not_wait_for_a_range_of_several_slots_and_flushes_for_it)
+{
+	struct taker t = { .take = discard };
+	struct vcpu *vcpu = take_and_hold(&t, POINT_ZAP);
+	u64 before = flushes(t.vm);
+
+	vcpu_run_to_stage(vcpu, 2);
+	EXPECT_TRUE(!t.back);
+	EXPECT_EQ(before + 1, flushes(t.vm));
+	hold(NR_POINTS);
+	pthread_join(t.thread, NULL);
+	EXPECT_EQ(before + 2, flushes(t.vm));
+	vcpu_run_to_done(vcpu);
+	EXPECT_EQ(NR_PAGES, sum);
+}
+
+TEST(a_fault_does_not_wait_while_the_tables_of_a_slot_are_freed)
+{
+	struct taker t = { .take = delete_slot };
+	struct vcpu *vcpu = take_and_hold(&t, POINT_FREE);
+	u64 before = flushes(t.vm);
+
+	vcpu_run_to_stage(vcpu, 2);
+	EXPECT_TRUE(!t.back);
+	EXPECT_EQ(before, flushes(t.vm));
+	hold(NR_POINTS);
+	pthread_join(t.thread, NULL);
+	EXPECT_EQ(before, flushes(t.vm));
+	vcpu_run_to_done(vcpu);
+	EXPECT_EQ(2 * NR_PAGES, sum);
+}
+
+/* --- Inside KVM_RUN --- */
 
 static void enable(u64 arg)
 {

@@ -286,7 +286,7 @@ struct mkvm_vcpu {
 	u64 payload;				/* (v) of exception, if has_payload: CR2 of #PF, new DR6 bits of #DB */
 	bool has_payload;			/* (v) */
 	bool triple_fault;			/* (v) the machine is to shut down */
-	bool exit_soon;				/* (v) leave the guest when event has gone in: an SMI or NMI waits */
+	bool exit_soon;				/* (v) leave the guest when event has gone in: something waits behind it */
 	bool in_smm;				/* (v) memory is address space 1 */
 	bool smm_inside_nmi;			/* (v) NMIs were masked when the SMI came */
 	bool dr_live;				/* (v) DR0-3 are in the CPU while in the guest */
@@ -406,6 +406,7 @@ int mkvm_exit_internal_error(struct mkvm_vcpu *vcpu, u32 suberror, const u64 *da
 #define MKVM_DR7_GD BIT(13)
 void mkvm_queue_exception(struct mkvm_vcpu *vcpu, u8 vector, bool has_error, u32 error);
 void mkvm_queue_page_fault(struct mkvm_vcpu *vcpu, u64 cr2, u32 error);
+void mkvm_queue_machine_check(struct mkvm_vcpu *vcpu);
 void mkvm_accept_init_sipi(struct mkvm_vcpu *vcpu);
 void mkvm_events_inject(struct mkvm_vcpu *vcpu);
 bool mkvm_has_extint(struct mkvm_vcpu *vcpu);
@@ -416,6 +417,7 @@ int mkvm_interrupt_get(struct mkvm_vcpu *vcpu);
 void mkvm_interrupt_set(struct mkvm_vcpu *vcpu, u8 vector);
 void mkvm_events_seen(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev);
 void mkvm_events_get(struct mkvm_vcpu *vcpu, struct kvm_vcpu_events *ev);
+bool mkvm_events_valid(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev);
 int mkvm_events_set(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev);
 
 /* AMD APM vol. 2, "Error Codes". */
@@ -476,6 +478,7 @@ u64 mkvm_get_apic_base(struct mkvm_vcpu *vcpu);
 int mkvm_set_apic_base(struct mkvm_vcpu *vcpu, u64 base, bool host);
 int mkvm_cr_write(struct mkvm_vcpu *vcpu, int cr, u64 val);
 bool mkvm_cr4_valid(struct mkvm_vcpu *vcpu, u64 cr4);
+u64 mkvm_efer_known(void);
 
 /* msr.c; get and set: 0 or 1 (no such MSR, or a value that it does not take) */
 int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host);

@@ -9,6 +9,7 @@
  *
  * Read next: tsc.c, svm/svm.c.
  */
+#include <linux/nospec.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <asm/apicdef.h>
@@ -137,6 +138,11 @@ static bool memory_type_ok(u8 type)
 	return type < 8 && (0x73 >> type & 1);	/* UC, WC, WT, WP, WB */
 }
 
+static u64 *fixed_mtrr(struct mkvm_mtrr *mtrr, u32 nr)
+{
+	return &mtrr->fixed[array_index_nospec(nr, ARRAY_SIZE(mtrr->fixed))];
+}
+
 /* The register that an MTRR's number names, or NULL. */
 static u64 *mtrr_reg(struct mkvm_mtrr *mtrr, u32 index)
 {
@@ -144,13 +150,13 @@ static u64 *mtrr_reg(struct mkvm_mtrr *mtrr, u32 index)
 	case MSR_MTRRdefType:
 		return &mtrr->deftype;
 	case MSR_MTRRfix64K_00000:
-		return &mtrr->fixed[0];
+		return fixed_mtrr(mtrr, 0);
 	case MSR_MTRRfix16K_80000 ... MSR_MTRRfix16K_A0000:
-		return &mtrr->fixed[1 + index - MSR_MTRRfix16K_80000];
+		return fixed_mtrr(mtrr, 1 + index - MSR_MTRRfix16K_80000);
 	case MSR_MTRRfix4K_C0000 ... MSR_MTRRfix4K_F8000:
-		return &mtrr->fixed[3 + index - MSR_MTRRfix4K_C0000];
+		return fixed_mtrr(mtrr, 3 + index - MSR_MTRRfix4K_C0000);
 	case 0x200 ... MTRR_PHYS_LAST:
-		return &mtrr->var[(index - 0x200) / 2][index & 1];
+		return &mtrr->var[array_index_nospec((index - 0x200) / 2, NR_MTRR_VAR)][index & 1];
 	default:
 		return NULL;
 	}
@@ -196,11 +202,10 @@ static bool pat_valid(u64 val)
 
 static int set_efer(struct mkvm_vcpu *vcpu, u64 val, bool host)
 {
-	const u64 known = EFER_SCE | EFER_LME | EFER_LMA | EFER_NX | EFER_FFXSR;
 	struct mkvm_mode mode;
 
 	mkvm_hw->get_mode(vcpu, &mode);
-	if ((val & ~known) || (!host && (val & vcpu->efer_reserved)))
+	if ((val & ~mkvm_efer_known()) || (!host && (val & vcpu->efer_reserved)))
 		return 1;
 	if (!host) {
 		if ((mode.cr0 & X86_CR0_PG) && ((val ^ mode.efer) & EFER_LME))

@@ -154,9 +154,10 @@ static struct vcpu *take_and_hold(struct taker *t, int point)
 
 	t->vm = vm_create(0);
 	vcpu = vcpu_add(t->vm, touch_both_and_the_other, 0);
-	/* Small pages, for they are no neighbours of 2 MiB. */
-	t->host = vm_add_memory(t->vm, SLOT_TEST, 0, TEST_GPA, NR_PAGES * PAGE_SIZE);
-	ASSERT_OK(vm_set_slot(t->vm, SLOT_TEST + 1, 0, TWIN_GPA, NR_PAGES * PAGE_SIZE, t->host));
+	/* A table of small pages for each slot. */
+	t->host = vm_add_memory(t->vm, SLOT_TEST, 0, TEST_GPA, 2 * MIB);
+	ASSERT_OK(madvise(t->host, 2 * MIB, MADV_NOHUGEPAGE));
+	ASSERT_OK(vm_set_slot(t->vm, SLOT_TEST + 1, 0, TWIN_GPA, 2 * MIB, t->host));
 	memset(vm_add_memory(t->vm, SLOT_TEST + 2, 0, OTHER_GPA, PAGE_SIZE), 1, PAGE_SIZE);
 	vcpu_run_to_stage(vcpu, 1);
 	EXPECT_EQ(NR_PAGES, sum);

@@ -119,6 +119,7 @@ struct mkvm {
 	long invalidate_running;			/* (m) invalidations between start and end, */
 	unsigned long invalidate_start, invalidate_end;	/* (m) and the host addresses that they cover */
 	struct cpumask flush_cpus;			/* (m) scratch of mkvm_flush_tlbs */
+	bool tlbs_stale;				/* (m) entries were removed without a flush so far */
 	atomic_long_t tlb_gen;				/* (a) bumped when entries went away */
 
 	int nr_vcpus;					/* (l) published with release after vcpus[] */

@@ -18,6 +18,8 @@ enum mkvm_test_point {
 	MKVM_POINT_WALK,	/* an entry of the guest's page tables was read, its A or D bit not yet set */
 	MKVM_POINT_SKIP,	/* an intercepted instruction was done, its length not yet looked up */
 	MKVM_POINT_LOADED_MSR,	/* a register's value is noted as the guest's, not yet in the CPU */
+	MKVM_POINT_ZAP,		/* a slot's part of a range that the host takes away is zapped, not yet flushed */
+	MKVM_POINT_FREE,	/* tables were cut off and flushed, and are not yet freed */
 	MKVM_NR_POINTS,
 };
 

@@ -32,9 +32,10 @@ enum mkvm_emu_result {
 };
 
 enum { MKVM_ES, MKVM_CS, MKVM_SS, MKVM_DS, MKVM_FS, MKVM_GS };	/* encoding order */
+enum { MKVM_EMU_TR = 6, MKVM_EMU_LDTR = 7 };			/* for the functions below */
 
 #define MKVM_MAX_INSN	15	/* bytes of an instruction */
-#define MKVM_INSN_ROOM	32	/* what the decoder may read before it knows that they are too many */
+#define MKVM_INSN_ROOM	40	/* what the decoder may read before it knows that they are too many */
 
 /* What the guest's code at an instruction runs as. */
 struct mkvm_mode {
@@ -46,8 +47,20 @@ struct mkvm_mode {
 /* How an instruction is run; what the values mean decode.h says. */
 struct mkvm_opcode {
 	u8 op;
-	u8 dst:4, src:4;
-	u8 flags;
+	u8 dst, src;
+	u8 width;		/* bytes in memory where that is not by prefixes, 0: it is */
+	u32 flags;
+	u16 feature;		/* X86_FEATURE_* that CPUID must show, 0: none */
+};
+
+/* What a VEX or EVEX prefix says; the register bits that REX has, too, are in prefix[REX]. */
+struct mkvm_vex {
+	u8 kind;		/* 0: neither; else its length in bytes, EVEX's is 4 */
+	u8 vvvv;		/* the second source */
+	u8 length;		/* of vectors: 16 << length bytes */
+	u8 mask;		/* opmask register, 0: none */
+	bool w, zero, broadcast;
+	bool upper;		/* ModRM.reg is of a vector register from 16 on */
 };
 
 struct mkvm_emu {
@@ -60,6 +73,7 @@ struct mkvm_emu {
 	u8 *insn;			/* in: MKVM_INSN_ROOM bytes; out: the instruction */
 	u8 insn_len;			/* in: how many are known; out: its length if decoded, else all known */
 	bool one_operand;		/* out: every access to memory is to the one operand that is there */
+	bool ss_loaded;			/* out: MOV to or POP of SS: the next instruction is not interrupted */
 	bool host_fault;		/* the surroundings' own */
 	struct {
 		u8 vector;
@@ -71,14 +85,17 @@ struct mkvm_emu {
 	/* The emulator's own: the instruction, decoded. */
 	struct mkvm_opcode d;
 	u8 pos;				/* bytes decoded */
+	u8 opcode;			/* the last byte of it */
+	struct mkvm_vex vex;
 	u8 size, ad;			/* of operand and address, bytes */
 	u8 mod, reg, rm;		/* ModRM, with REX's bits */
 	u8 seg;
 	bool mode64, rip_relative;
-	u8 vec_size;			/* of OP_VEC, bytes */
-	bool aligned;			/* of OP_VEC: else #GP */
+	bool sp_based;			/* the address has rSP in it */
 	u8 prefix[8];			/* the last of its kind, 0: absent */
-	u64 ea, imm, flags;		/* flags: RFLAGS when it has run */
+	u64 ea, imm;
+	u16 imm16;			/* besides imm */
+	u64 next_rip, flags;		/* RIP and RFLAGS when it has run */
 };
 
 /*
@@ -101,7 +118,14 @@ enum mkvm_emu_result mkvm_emu_fetch(struct mkvm_emu *emu, u64 la, void *buf, uns
 /* OUTS of one element from out; INS (out is NULL) of count elements, at most a page, to emu->ins_buf. */
 enum mkvm_emu_result mkvm_emu_pio(struct mkvm_emu *emu, u16 port, unsigned int size, unsigned int count,
 				  const void *out);
+/* As mkvm_emu_access, for descriptors: a supervisor's, whatever CPL is; a WRITE where there is no RAM is dropped. */
+enum mkvm_emu_result mkvm_emu_system(struct mkvm_emu *emu, u64 la, void *buf, unsigned int len,
+				     enum mkvm_emu_how how);
 void mkvm_emu_get_segment(struct mkvm_emu *emu, int seg, struct kvm_segment *var);
+void mkvm_emu_set_segment(struct mkvm_emu *emu, int seg, const struct kvm_segment *var);
+void mkvm_emu_dt(struct mkvm_emu *emu, bool idt, struct kvm_dtable *dt, bool write);
+/* Does the guest's CPUID show X86_FEATURE_*? Of the words that CPUID's leaves 1, 7 and 0x80000001 fill. */
+bool mkvm_emu_has(struct mkvm_emu *emu, unsigned int feature);
 /* MOV to CR0, 2, 3, 4 or 8 at CPL 0. Returns 1 for #GP. */
 int mkvm_emu_set_cr(struct mkvm_emu *emu, int cr, u64 val);
 /* Reads or writes the 16 bytes of XMM register n. */

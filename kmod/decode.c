@@ -68,6 +68,7 @@ static const struct mkvm_opcode one_byte[256] = {
 	[0xc8] = INSN(OP_ENTER, NO, IMM8, STACK64 | IMM_16), [0xc9] = INSN(OP_LEAVE, NO, NO, STACK64),
 	[0xcc] = LENGTH(0), [0xcd] = INSN(OP_LENGTH, NO, IMM8, 0), [0xce] = LENGTH(0),
 	PAIR(0xd0, OP_GROUP, GROUP_SHIFT, ONE, MODRM), PAIR(0xd2, OP_GROUP, GROUP_SHIFT, CL, MODRM),
+	[0xd8 ... 0xdf] = INSN(OP_X87, NO, RM, MODRM),
 	[0xd7] = INSN(OP_XLAT, ACC, NO, BYTE), [0xe8] = INSN(OP_CALL_REL, NO, IMMZ, NEAR64),
 	[0xf0] = PREFIX(LOCK), [0xf2 ... 0xf3] = PREFIX(REP), [0xf4] = LENGTH(0),
 	PAIR(0xf6, OP_GROUP, GROUP_TEST, NO, MODRM),
@@ -83,7 +84,7 @@ static const struct mkvm_opcode two_byte[256] = {	/* after 0F */
 	[0x08 ... 0x09] = LENGTH(0), [0x30 ... 0x33] = LENGTH(0),
 	[0x0d] = INSN(OP_NOP, NO, NO, MODRM), [0x18 ... 0x19] = INSN(OP_NOP, NO, NO, MODRM),
 	[0x1c ... 0x1f] = INSN(OP_NOP, NO, NO, MODRM),
-	[0x10 ... 0x11] = ROW, [0x28 ... 0x29] = ROW, [0x2b] = ROW, [0x6e ... 0x6f] = ROW, [0x7e ... 0x7f] = ROW,
+	[0x10 ... 0x13] = ROW, [0x16 ... 0x17] = ROW, [0xf0] = ROW, [0x28 ... 0x29] = ROW, [0x2b] = ROW, [0x6e ... 0x6f] = ROW, [0x7e ... 0x7f] = ROW,
 	[0xd6] = ROW, [0xe7] = ROW, [0xae] = ROW, [0xb8] = ROW, [0xbc ... 0xbd] = ROW,
 	[0x40 ... 0x4f] = NEEDS(CMOV, OP_CMOV, REG, RM, MODRM | RMW),
 	[0x90 ... 0x9f] = INSN(OP_SETCC, RM, NO, MODRM | WR | BYTE),
@@ -138,31 +139,51 @@ static const struct mkvm_opcode groups[][8] = {
 enum { PP_NO = 1, PP_66 = 2, PP_F3 = 4, PP_F2 = 8, PP_INT = PP_NO | PP_66 };
 enum { LEGACY = 1, VEX = 2, EVEX = 4 };
 
+/* bytes: 0 for as many as a register of the vector's length has */
 #define LOAD_VEC(bytes, flags)	{ OP_VEC, VEC, RM, bytes, MODRM | WR | (flags), 0 }
 #define STORE_VEC(bytes, flags)	{ OP_VEC, RM, VEC, bytes, MODRM | WR | (flags), 0 }
+#define LOAD_HALF		{ OP_VEC_HALF, VEC, RM, 8, MODRM | WR | VEX_128 | USES_VVVV, 0 }
+#define STORE_HALF		{ OP_VEC_HALF, RM, VEC, 8, MODRM | WR | VEX_128, 0 }
+#define MMX(dst, src, bytes, flags)	{ OP_MMX, dst, src, bytes, MODRM | WR | (flags), X86_FEATURE_MMX }
+#define ALL	(LEGACY | VEX | EVEX)
 
 static const struct row {
 	u8 map, opcode, pp, kinds, reg;
 	struct mkvm_opcode d;
 } rows[] = {
-	{ 1, 0x10, PP_INT, LEGACY, 0, LOAD_VEC(16, 0) },	/* MOVUPS, MOVUPD */
-	{ 1, 0x11, PP_INT, LEGACY, 0, STORE_VEC(16, 0) },
-	{ 1, 0x10, PP_F3, LEGACY, 0, LOAD_VEC(4, 0) },		/* MOVSS */
-	{ 1, 0x11, PP_F3, LEGACY, 0, STORE_VEC(4, 0) },
-	{ 1, 0x10, PP_F2, LEGACY, 0, LOAD_VEC(8, 0) },		/* MOVSD */
-	{ 1, 0x11, PP_F2, LEGACY, 0, STORE_VEC(8, 0) },
-	{ 1, 0x28, PP_INT, LEGACY, 0, LOAD_VEC(16, ALIGNED) },	/* MOVAPS, MOVAPD */
-	{ 1, 0x29, PP_INT, LEGACY, 0, STORE_VEC(16, ALIGNED) },
-	{ 1, 0x2b, PP_INT, LEGACY, 0, STORE_VEC(16, ALIGNED) },	/* MOVNTPS, MOVNTPD */
-	{ 1, 0x6e, PP_66, LEGACY, 0, LOAD_VEC(0, NOT16) },	/* MOVD, MOVQ */
-	{ 1, 0x7e, PP_66, LEGACY, 0, STORE_VEC(0, NOT16) },
-	{ 1, 0x7e, PP_F3, LEGACY, 0, LOAD_VEC(8, 0) },		/* MOVQ */
-	{ 1, 0xd6, PP_66, LEGACY, 0, STORE_VEC(8, 0) },
-	{ 1, 0x6f, PP_66, LEGACY, 0, LOAD_VEC(16, ALIGNED) },	/* MOVDQA */
-	{ 1, 0x7f, PP_66, LEGACY, 0, STORE_VEC(16, ALIGNED) },
-	{ 1, 0x6f, PP_F3, LEGACY, 0, LOAD_VEC(16, 0) },		/* MOVDQU */
-	{ 1, 0x7f, PP_F3, LEGACY, 0, STORE_VEC(16, 0) },
-	{ 1, 0xe7, PP_66, LEGACY, 0, STORE_VEC(16, ALIGNED) },	/* MOVNTDQ */
+	{ 1, 0x10, PP_INT, ALL, 0, LOAD_VEC(0, 0) },		/* MOVUPS, MOVUPD */
+	{ 1, 0x11, PP_INT, ALL, 0, STORE_VEC(0, 0) },
+	{ 1, 0x10, PP_F3, ALL, 0, LOAD_VEC(4, 0) },		/* MOVSS */
+	{ 1, 0x11, PP_F3, ALL, 0, STORE_VEC(4, 0) },
+	{ 1, 0x10, PP_F2, ALL, 0, LOAD_VEC(8, 0) },		/* MOVSD */
+	{ 1, 0x11, PP_F2, ALL, 0, STORE_VEC(8, 0) },
+	{ 1, 0x12, PP_INT, ALL, 0, LOAD_HALF },			/* MOVLPS, MOVLPD */
+	{ 1, 0x13, PP_INT, ALL, 0, STORE_HALF },
+	{ 1, 0x16, PP_INT, ALL, 0, LOAD_HALF },			/* MOVHPS, MOVHPD */
+	{ 1, 0x17, PP_INT, ALL, 0, STORE_HALF },
+	{ 1, 0x28, PP_INT, ALL, 0, LOAD_VEC(0, ALIGNED) },	/* MOVAPS, MOVAPD */
+	{ 1, 0x29, PP_INT, ALL, 0, STORE_VEC(0, ALIGNED) },
+	{ 1, 0x2b, PP_INT, ALL, 0, STORE_VEC(0, ALIGNED) },	/* MOVNTPS, MOVNTPD */
+	{ 1, 0x6e, PP_66, ALL, 0, LOAD_VEC(0, BY_W | VEX_128) },	/* MOVD, MOVQ */
+	{ 1, 0x7e, PP_66, ALL, 0, STORE_VEC(0, BY_W | VEX_128) },
+	{ 1, 0x7e, PP_F3, ALL, 0, LOAD_VEC(8, VEX_128) },	/* MOVQ */
+	{ 1, 0xd6, PP_66, ALL, 0, STORE_VEC(8, VEX_128) },
+	{ 1, 0x6f, PP_66, ALL, 0, LOAD_VEC(0, ALIGNED) },	/* MOVDQA */
+	{ 1, 0x7f, PP_66, ALL, 0, STORE_VEC(0, ALIGNED) },
+	{ 1, 0x6f, PP_F3, ALL, 0, LOAD_VEC(0, 0) },		/* MOVDQU */
+	{ 1, 0x7f, PP_F3, ALL, 0, STORE_VEC(0, 0) },
+	{ 1, 0x6f, PP_F2, EVEX, 0, { OP_VEC, VEC, RM, 0, MODRM | WR, X86_FEATURE_AVX512BW } },	/* VMOVDQU8, 16 */
+	{ 1, 0x7f, PP_F2, EVEX, 0, { OP_VEC, RM, VEC, 0, MODRM | WR, X86_FEATURE_AVX512BW } },
+	{ 1, 0xe7, PP_66, ALL, 0, STORE_VEC(0, ALIGNED) },	/* MOVNTDQ */
+	{ 1, 0xf0, PP_F2, LEGACY | VEX, 0, { OP_VEC, VEC, RM, 0, MODRM | WR, X86_FEATURE_XMM3 } },	/* LDDQU */
+	{ 2, 0x2a, PP_66, ALL, 0, { OP_VEC, VEC, RM, 0, MODRM | WR | ALIGNED, X86_FEATURE_XMM4_1 } },	/* MOVNTDQA */
+	{ 1, 0x6e, PP_NO, LEGACY, 0, MMX(VEC, RM, 0, BY_W) },	/* MOVD, MOVQ of MMX */
+	{ 1, 0x7e, PP_NO, LEGACY, 0, MMX(RM, VEC, 0, BY_W) },
+	{ 1, 0x6f, PP_NO, LEGACY, 0, MMX(VEC, RM, 8, 0) },
+	{ 1, 0x7f, PP_NO, LEGACY, 0, MMX(RM, VEC, 8, 0) },
+	{ 1, 0xe7, PP_NO, LEGACY, 0, MMX(RM, VEC, 8, 0) },	/* MOVNTQ */
+	{ 1, 0xae, PP_NO, LEGACY | VEX, BIT(2), { OP_MXCSR, NO, RM, 4, MODRM | VEX_128, 0 } },
+	{ 1, 0xae, PP_NO, LEGACY | VEX, BIT(3), { OP_MXCSR, RM, NO, 4, MODRM | WR | VEX_128, 0 } },
 	{ 1, 0xae, PP_NO, LEGACY, BIT(7), NEEDS(CLFLUSH, OP_CLFLUSH, NO, RM, MODRM) },
 	{ 1, 0xae, PP_66, LEGACY, BIT(7), NEEDS(CLFLUSHOPT, OP_CLFLUSH, NO, RM, MODRM) },
 	{ 1, 0xae, PP_66, LEGACY, BIT(6), NEEDS(CLWB, OP_CLFLUSH, NO, RM, MODRM) },
@@ -227,6 +248,8 @@ static u8 parse_prefixes(struct mkvm_emu *c, const u8 **p)
 /* What the one-byte displacement of an instruction with an EVEX prefix counts. */
 static unsigned int memory_bytes(const struct mkvm_emu *c)
 {
+	if (c->d.flags & BY_W)
+		return c->vex.w ? 8 : 4;
 	return c->d.width ?: 16 << c->vex.length;
 }
 
@@ -252,7 +275,7 @@ static void parse_address(struct mkvm_emu *c, const u8 **p)
 		c->rip_relative = c->mode64 && !c->mod && (base & 7) == 5;
 	}
 	if (c->mod == 1)
-		c->ea += take(p, 1) * (c->vex.kind == 4 ? memory_bytes(c) : 1);
+		c->ea += take(p, 1) * (c->vex.kind == EVEX_BYTES ? memory_bytes(c) : 1);
 	else if (c->mod == 2 || (base & 7) == absolute)
 		c->ea += take(p, c->ad == 2 ? 2 : 4);
 	if (!c->mod && (base & 7) == absolute)
@@ -290,7 +313,7 @@ static void parse_modrm(struct mkvm_emu *c, const u8 **p)
 /* The row of what the opcode, its prefixes and ModRM.reg name, if there is one. */
 static struct mkvm_opcode find_row(const struct mkvm_emu *c, unsigned int map, u8 pp, u8 modrm)
 {
-	u8 kind = c->vex.kind == 4 ? EVEX : c->vex.kind ? VEX : LEGACY;
+	u8 kind = c->vex.kind == EVEX_BYTES ? EVEX : c->vex.kind ? VEX : LEGACY;
 	const struct row *r;
 
 	for (r = rows; r < rows + ARRAY_SIZE(rows); r++)
@@ -325,7 +348,7 @@ static void parse_vex(struct mkvm_emu *c, u8 first, const u8 **p)
 	bool evex = first == 0x62, refused = c->prefix[REX] || c->prefix[OPSIZE] || c->prefix[REP] || c->prefix[LOCK];
 	u8 rxb = *(*p)++, last = rxb, map = 1;
 
-	c->vex.kind = evex ? 4 : first == 0xc4 ? 3 : 2;
+	c->vex.kind = evex ? EVEX_BYTES : first == 0xc4 ? 3 : 2;
 	if (first != 0xc5) {
 		map = rxb & (evex ? 7 : 31);
 		last = *(*p)++;
@@ -340,16 +363,16 @@ static void parse_vex(struct mkvm_emu *c, u8 first, const u8 **p)
 	if (evex) {
 		u8 e = *(*p)++;
 
-		c->vex.zero = e & 0x80;
 		c->vex.length = e >> 5 & 3;
-		c->vex.broadcast = e & 0x10;
-		c->vex.mask = e & 7;
 		c->vex.upper = c->mode64 && !(rxb & 0x10);
-		refused |= (rxb & 8) || !(last & 4);
+		c->vex.vvvv |= c->mode64 && !(e & 8) ? 16 : 0;
+		/* masks and broadcasts are not for plain moves */
+		refused |= (rxb & 8) || !(last & 4) || (e & 0x97) || c->vex.length == 3;
 	}
 	c->opcode = *(*p)++;
 	c->d = find_row(c, map, 1 << (last & 3), **p);
-	refused |= !(c->d.flags & USES_VVVV) && (~last >> 3 & 15);
+	refused |= !(c->d.flags & USES_VVVV) && ((~last >> 3 & 15) || c->vex.vvvv);
+	refused |= (c->d.op < OP_VEC || (c->d.flags & VEX_128)) && c->vex.length;
 	if (refused || !protected_mode(c))
 		c->d.op = OP_NONE;
 }

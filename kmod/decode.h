@@ -27,8 +27,10 @@ enum op {
 	/* with one operand in memory (emulate_bits.c) */
 	OP_MULX, OP_MUL, OP_IMUL_ACC, OP_DIV, OP_IDIV, OP_CMPXCHG_PAIR, OP_BOUND, OP_ARPL, OP_XLAT,
 	OP_NOP, OP_CLFLUSH,
-	OP_VEC,			/* a move between memory and an XMM register */
-	OP_LAST_ONE_OPERAND = OP_VEC,
+	/* emulate_vec.c */
+	OP_VEC, OP_VEC_HALF,	/* moves between memory and a vector register */
+	OP_MXCSR, OP_MMX, OP_X87,
+	OP_LAST_ONE_OPERAND = OP_X87,
 	/* with the stack (emulate_stack.c) */
 	OP_PUSH, OP_POP, OP_PUSHA, OP_POPA, OP_PUSHF, OP_POPF, OP_ENTER, OP_LEAVE,
 	OP_CALL, OP_CALL_REL, OP_JMP, OP_RET,
@@ -68,7 +70,11 @@ enum { REX, SEGMENT, OPSIZE, ADSIZE, LOCK, REP };	/* prefixes, as in emu->prefix
 #define IMM_16	0x4000
 #define ALIGNED	0x8000	/* of OP_VEC: else #GP */
 #define USES_VVVV 0x10000	/* VEX names a register; else it may not */
+#define BY_W	0x20000	/* of vectors: 8 bytes with REX.W or VEX.W, else 4 */
+#define VEX_128	0x40000	/* VEX may not say 256 bits */
 #define RMW	(RD | WR)
+
+#define EVEX_BYTES	4	/* emu->vex.kind of EVEX */
 
 /*
  * mkvm_decode - decode the instruction at emu->rip, fetching what is not known of it.
@@ -171,6 +177,7 @@ u64 mkvm_emu_compute_bits(struct mkvm_emu *c, u64 dst, u64 src);
 enum mkvm_emu_result mkvm_emu_run_bits(struct mkvm_emu *c);
 enum mkvm_emu_result mkvm_emu_run_stack(struct mkvm_emu *c);
 enum mkvm_emu_result mkvm_emu_run_segment(struct mkvm_emu *c);
+enum mkvm_emu_result mkvm_emu_run_vec(struct mkvm_emu *c);
 
 /* emulate_stack.c: c->size bytes each; rSP changes at the end alone. */
 struct mkvm_stack mkvm_emu_stack_begin(struct mkvm_emu *c);

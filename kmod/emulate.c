@@ -330,31 +330,6 @@ static enum mkvm_emu_result run_string(struct mkvm_emu *c)
 	return MKVM_EMU_AGAIN;
 }
 
-/* Loads clear the rest of the register. AMD APM vol. 4, the instructions' tables of exceptions. */
-static enum mkvm_emu_result run_vec(struct mkvm_emu *c)
-{
-	bool load = c->d.dst == VEC;
-	unsigned int size = c->d.width ?: c->size;
-	u64 val[2] = { 0, 0 }, la;
-	enum mkvm_emu_result res;
-
-	if ((c->mode.cr0 & X86_CR0_EM) || !(c->mode.cr4 & X86_CR4_OSFXSR))
-		return fault(c, UD_VECTOR);
-	if (c->mode.cr0 & X86_CR0_TS)
-		return fault(c, NM_VECTOR);
-	res = mkvm_emu_linearize(c, c->seg, c->ea, size, !load, &la);
-	if (res)
-		return res;
-	if ((c->d.flags & ALIGNED) && (la & 15))
-		return fault(c, GP_VECTOR);
-	if (!load)
-		mkvm_emu_xmm(c, c->reg, val, false);
-	res = mkvm_emu_access(c, la, val, size, load ? MKVM_EMU_READ : MKVM_EMU_WRITE);
-	if (!res && load)
-		mkvm_emu_xmm(c, c->reg, val, true);
-	return res;
-}
-
 /* MOV to a control register. */
 static enum mkvm_emu_result run_set_cr(struct mkvm_emu *c)
 {
@@ -426,8 +401,8 @@ static enum mkvm_emu_result run(struct mkvm_emu *c)
 	if (likely(c->d.op <= OP_LAST_PLAIN))
 		return run_plain(c);
 	switch (c->d.op) {
-	case OP_VEC:
-		return run_vec(c);
+	case OP_VEC ... OP_X87:
+		return mkvm_emu_run_vec(c);
 	case OP_MULX ... OP_CLFLUSH:
 		return mkvm_emu_run_bits(c);
 	case OP_PUSH ... OP_RET:

@@ -58,8 +58,7 @@ struct mkvm_vex {
 	u8 kind;		/* 0: neither; else its length in bytes, EVEX's is 4 */
 	u8 vvvv;		/* the second source */
 	u8 length;		/* of vectors: 16 << length bytes */
-	u8 mask;		/* opmask register, 0: none */
-	bool w, zero, broadcast;
+	bool w;
 	bool upper;		/* ModRM.reg is of a vector register from 16 on */
 };
 
@@ -110,7 +109,7 @@ enum mkvm_emu_how {
 	MKVM_EMU_PROBE,		/* no access: would a WRITE fault? Of more than 8 bytes: UNHANDLED unless RAM */
 };
 
-/* buf: at least a u64 (a DONE read fills len bytes); len: 1, 2, 4, 8, 16, for PROBE and WRITE of INS up to a page */
+/* buf: at least a u64 (a DONE read fills len bytes); len: 1, 2, 4, 8, 10, 16, 32, 64, for PROBE and WRITE of INS up to a page */
 enum mkvm_emu_result mkvm_emu_access(struct mkvm_emu *emu, u64 la, void *buf, unsigned int len,
 				     enum mkvm_emu_how how);
 /* Bytes of the instruction into buf, which has room for 16; len up to 15, within a page. */
@@ -128,8 +127,27 @@ void mkvm_emu_dt(struct mkvm_emu *emu, bool idt, struct kvm_dtable *dt, bool wri
 bool mkvm_emu_has(struct mkvm_emu *emu, unsigned int feature);
 /* MOV to CR0, 2, 3, 4 or 8 at CPL 0. Returns 1 for #GP. */
 int mkvm_emu_set_cr(struct mkvm_emu *emu, int cr, u64 val);
-/* Reads or writes the 16 bytes of XMM register n. */
-void mkvm_emu_xmm(struct mkvm_emu *emu, unsigned int n, u64 *val, bool write);
+
+/* As much as a vector register may have. */
+struct mkvm_vec {
+	u64 q[8];
+};
+
+/* FXSAVE's image, in its 64-bit form. */
+struct mkvm_fx {
+	u16 fcw, fsw, ftw, fop;
+	u64 rip, rdp;
+	u32 mxcsr, mxcsr_mask;
+	u8 registers[480];
+} __attribute__((aligned(16)));
+
+/* Reads or writes len bytes, 16, 32 or 64, of vector register n. A write of more than 16 clears all above. */
+void mkvm_emu_vec(struct mkvm_emu *emu, unsigned int n, struct mkvm_vec *buf, unsigned int len, bool write);
+/* Reads or writes x87, MMX and XMM registers. */
+void mkvm_emu_fx(struct mkvm_emu *emu, struct mkvm_fx *fx, bool write);
+/* Runs the x87 or MMX instruction that is decoded on those in fx, with mem, 16 bytes, as the operand. */
+void mkvm_emu_x87(struct mkvm_emu *emu, struct mkvm_fx *fx, void *mem);
+u64 mkvm_emu_xcr0(struct mkvm_emu *emu);
 /* MOV to or from DR0 to 3, 6 or 7, all checked. */
 void mkvm_emu_dr(struct mkvm_emu *emu, int dr, u64 *val, bool write);
 

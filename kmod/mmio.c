@@ -444,22 +444,6 @@ int mkvm_emu_set_cr(struct mkvm_emu *emu, int cr, u64 val)
 	return mkvm_cr_write(emu->vcpu, cr, val);
 }
 
-/* While KVM_RUN runs, the thread's FPU registers are the guest's. */
-void mkvm_emu_xmm(struct mkvm_emu *emu, unsigned int n, u64 *val, bool write)
-{
-	struct fxregs_state fx __aligned(16) = { 0 };
-	void *reg = &fx.xmm_space[4 * n];
-
-	fpregs_lock();
-	if (test_thread_flag(TIF_NEED_FPU_LOAD))
-		switch_fpu_return();
-	asm volatile("fxsave64 %0" : "+m" (fx));
-	memcpy(write ? reg : val, write ? val : reg, 16);
-	if (write)
-		asm volatile("fxrstor64 %0" : : "m" (fx));
-	fpregs_unlock();
-}
-
 /* Comes here only while the breakpoints in the CPU are userspace's (debug.c). */
 void mkvm_emu_dr(struct mkvm_emu *emu, int dr, u64 *val, bool write)
 {

@@ -1633,7 +1633,7 @@ TEST(sixteen_bytes_are_too_many)
 #define EXPECT_FAULT(vec, ...) do {						\
 	EXPECT_EQ(RUN(__VA_ARGS__), MKVM_EMU_FAULT);				\
 	EXPECT_EQ(m.emu.fault.vector, vec);					\
-	EXPECT_EQ(m.emu.fault.has_error, (vec) > DF_VECTOR && m.emu.mode.cr0);	\
+	EXPECT_EQ(m.emu.fault.has_error, vector_has_error(vec) && m.emu.mode.cr0);	\
 	EXPECT_EQ(m.emu.fault.error, 0); } while (0)
 
 TEST(vector_moves_obey_cr0_cr4_and_alignment)
@@ -1657,6 +1657,122 @@ TEST(vector_moves_obey_cr0_cr4_and_alignment)
 	m.emu.mode.cr0 &= ~(u64)(X86_CR0_EM | X86_CR0_TS);
 	m.emu.mode.cr4 = 0;
 	EXPECT_FAULT(UD_VECTOR, 0x0f, 0x29, 0x0b);
+}
+
+TEST(wide_vector_moves_clear_what_is_above_and_legacy_ones_keep_it)
+{
+	unsigned int i;
+
+	machine_init(LONG64);
+	m.regs[RBX] = m.ram_base + 0x2008;
+	for (i = 0; i < 16; i++)
+		ram_put(m.regs[RBX] + 8 * i, 0x100 + i, 8);
+	memset(m.upper[1], 0xee, sizeof(m.upper[1]));
+	EXPECT_EQ(RUN(0xf3, 0x0f, 0x6f, 0x0b), MKVM_EMU_DONE);		/* movdqu xmm1, [rbx] */
+	EXPECT_EQ(m.xmm[1][1], 0x101);
+	EXPECT_EQ(m.upper[1][0], 0xeeeeeeeeeeeeeeee);
+	EXPECT_EQ(RUN(0xc5, 0xfe, 0x6f, 0x0b), MKVM_EMU_DONE);		/* vmovdqu ymm1, [rbx] */
+	EXPECT_EQ(m.log[0].len, 32);
+	EXPECT_EQ(m.upper[1][1], 0x103);
+	EXPECT_EQ(m.upper[1][2], 0);
+	memset(m.upper[1], 0xee, sizeof(m.upper[1]));
+	EXPECT_EQ(RUN(0xc5, 0xfa, 0x10, 0x0b), MKVM_EMU_DONE);		/* vmovss xmm1, [rbx] */
+	EXPECT_EQ(m.log[0].len, 4);
+	EXPECT_EQ(m.xmm[1][1] | m.upper[1][0] | m.upper[1][5], 0);
+	EXPECT_EQ(RUN(0x62, 0xe1, 0xfe, 0x48, 0x6f, 0x4b, 0x01), MKVM_EMU_DONE);	/* vmovdqu64 zmm17, [rbx + 64] */
+	EXPECT_EQ(m.log[0].len, 64);
+	EXPECT_EQ(m.xmm[17][0], 0x108);
+	EXPECT_EQ(m.upper[17][5], 0x10f);
+	EXPECT_EQ(RUN(0x62, 0xe1, 0xfe, 0x48, 0x7f, 0x0b), MKVM_EMU_DONE);		/* vmovdqu64 [rbx], zmm17 */
+	EXPECT_EQ(ram_get(m.regs[RBX] + 56, 8), 0x10f);
+	m.xmm[2][0] = 0x55;
+	EXPECT_EQ(RUN(0xc5, 0xe8, 0x16, 0x0b), MKVM_EMU_DONE);		/* vmovhps xmm1, xmm2, [rbx] */
+	EXPECT_EQ(m.xmm[1][0], 0x55);
+	EXPECT_EQ(m.xmm[1][1], 0x108);
+	EXPECT_EQ(RUN(0x0f, 0x13, 0x0b), MKVM_EMU_DONE);		/* movlps [rbx], xmm1 */
+	EXPECT_EQ(ram_get(m.regs[RBX], 8), 0x55);
+	EXPECT_FAULT(GP_VECTOR, 0xc5, 0xfc, 0x29, 0x0b);		/* vmovaps [rbx], ymm1 */
+	m.regs[RBX] += 24;
+	EXPECT_EQ(RUN(0xc5, 0xfc, 0x29, 0x0b), MKVM_EMU_DONE);
+	EXPECT_FAULT(GP_VECTOR, 0x62, 0xf1, 0x7c, 0x48, 0x29, 0x0b);	/* with zmm1 */
+	EXPECT_EQ(RUN(0x62, 0xf1, 0xfe, 0x49, 0x6f, 0x0b), MKVM_EMU_UNHANDLED);	/* under a mask */
+}
+
+TEST(wide_vector_moves_need_their_state_enabled)
+{
+	machine_init(LONG64);
+	m.regs[RBX] = m.ram_base + 0x2000;
+	m.xcr0 = 7;
+	EXPECT_EQ(RUN(0xc5, 0xfe, 0x6f, 0x0b), MKVM_EMU_DONE);
+	EXPECT_FAULT(UD_VECTOR, 0x62, 0xf1, 0xfe, 0x48, 0x6f, 0x0b);
+	m.xcr0 = 3;
+	EXPECT_FAULT(UD_VECTOR, 0xc5, 0xfe, 0x6f, 0x0b);
+	m.xcr0 = 0xe7;
+	m.lacks = X86_FEATURE_AVX512VL;
+	EXPECT_EQ(RUN(0x62, 0xf1, 0xfe, 0x48, 0x6f, 0x0b), MKVM_EMU_DONE);
+	EXPECT_FAULT(UD_VECTOR, 0x62, 0xf1, 0xfe, 0x28, 0x6f, 0x0b);	/* ymm1 */
+	m.lacks = X86_FEATURE_AVX512BW;
+	EXPECT_FAULT(UD_VECTOR, 0x62, 0xf1, 0x7f, 0x48, 0x6f, 0x0b);	/* vmovdqu8 */
+	m.lacks = X86_FEATURE_AVX;
+	EXPECT_FAULT(UD_VECTOR, 0xc5, 0xfe, 0x6f, 0x0b);
+	m.lacks = 0;
+	m.emu.mode.cr0 |= X86_CR0_TS;
+	EXPECT_FAULT(NM_VECTOR, 0xc5, 0xfe, 0x6f, 0x0b);
+	EXPECT_FAULT(NM_VECTOR, 0xdd, 0x03);				/* fld qword [rbx] */
+	m.emu.mode.cr0 &= ~(u64)X86_CR0_TS;
+	m.emu.mode.cr4 = X86_CR4_OSFXSR;
+	EXPECT_FAULT(UD_VECTOR, 0xc5, 0xfe, 0x6f, 0x0b);
+}
+
+TEST(mxcsr_takes_no_reserved_bits)
+{
+	machine_init(LONG64);
+	m.regs[RBX] = m.ram_base + 0x2000;
+	EXPECT_EQ(RUN(0x0f, 0xae, 0x1b), MKVM_EMU_DONE);		/* stmxcsr [rbx] */
+	EXPECT_EQ(ram_get(m.regs[RBX], 4), 0x1f80);
+	ram_put(m.regs[RBX], 0x1f81, 4);
+	EXPECT_EQ(RUN(0xc5, 0xf8, 0xae, 0x13), MKVM_EMU_DONE);		/* vldmxcsr [rbx] */
+	EXPECT_EQ(m.fx.mxcsr, 0x1f81);
+	ram_put(m.regs[RBX], 0x11f80, 4);
+	EXPECT_FAULT(GP_VECTOR, 0x0f, 0xae, 0x13);
+}
+
+TEST(x87_and_mmx_run_on_the_guests_registers)
+{
+	struct mkvm_fx before;
+
+	machine_init(LONG64);
+	m.regs[RBX] = m.ram_base + 0x2000;
+	ram_put(m.regs[RBX], 0x4008000000000000, 8);			/* 3.0 */
+	EXPECT_EQ(RUN(0xdd, 0x03), MKVM_EMU_DONE);			/* fld qword [rbx] */
+	EXPECT_EQ(m.fx.fsw >> 11 & 7, 7);
+	EXPECT_TRUE(!m.fx.rip || m.fx.rip == m.ram_base + 0x1000);	/* not all CPUs save them */
+	EXPECT_TRUE(!m.fx.rdp || m.fx.rdp == m.regs[RBX]);
+	EXPECT_EQ(RUN(0xdc, 0x0b), MKVM_EMU_DONE);			/* fmul qword [rbx] */
+	before = m.fx;
+	m.emu.insn_len = 0;
+	m.nr = 0;
+	m.exit_at = 1;
+	put_code(code_la(), (const u8 []){ 0xdb, 0x1b }, 2);		/* fistp dword [rbx] */
+	EXPECT_EQ(mkvm_emulate(&m.emu), MKVM_EMU_EXIT);
+	EXPECT_FALSE(memcmp(&before, &m.fx, sizeof(before)));
+	m.exit_at = ~0u;
+	EXPECT_EQ(run_once(), MKVM_EMU_DONE);
+	EXPECT_EQ(ram_get(m.regs[RBX], 4), 9);
+	EXPECT_EQ(m.fx.fsw >> 11 & 7, 0);
+	ram_put(m.regs[RBX], 0x1122334455667788, 8);
+	EXPECT_EQ(RUN(0x0f, 0x6f, 0x0b), MKVM_EMU_DONE);		/* movq mm1, [rbx] */
+	EXPECT_EQ(RUN(0x0f, 0x7e, 0x4b, 0x10), MKVM_EMU_DONE);		/* movd [rbx + 16], mm1 */
+	EXPECT_EQ(ram_get(m.regs[RBX] + 16, 4), 0x55667788);
+	EXPECT_EQ(m.log[0].len, 4);
+	m.fx.fsw |= 0x81;						/* an exception waits */
+	EXPECT_FAULT(MF_VECTOR, 0xdd, 0x03);
+	EXPECT_FAULT(MF_VECTOR, 0x0f, 0x6f, 0x0b);
+	EXPECT_EQ(RUN(0xdd, 0x3b), MKVM_EMU_DONE);			/* fnstsw [rbx] */
+	EXPECT_EQ(RUN(0xdd, 0x33), MKVM_EMU_UNHANDLED);			/* fnsave [rbx] */
+	m.emu.mode.cr0 |= X86_CR0_EM;
+	EXPECT_FAULT(NM_VECTOR, 0xdd, 0x03);
+	EXPECT_FAULT(UD_VECTOR, 0x0f, 0x6f, 0x0b);
 }
 
 TEST(segment_limits_are_the_last_byte)

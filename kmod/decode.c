@@ -12,7 +12,6 @@
  * Read next: emulate.c.
  */
 #include <linux/string.h>
-#include <asm/msr-index.h>
 
 #include "decode.h"
 

@@ -8,6 +8,7 @@
 
 #include <linux/kernel.h>
 #include <asm/cpufeatures.h>
+#include <asm/msr-index.h>
 #include <asm/processor-flags.h>
 
 #include "emulate.h"
@@ -136,7 +137,7 @@ static inline bool high_byte(const struct mkvm_emu *c, unsigned int n, unsigned 
 
 static inline u64 reg_read(const struct mkvm_emu *c, unsigned int n, unsigned int size)
 {
-	return high_byte(c, n, size) ? c->regs[n - 4] >> 8 & 0xff : c->regs[n] & size_mask(size);
+	return high_byte(c, n, size) ? c->regs[n & 3] >> 8 & 0xff : c->regs[n] & size_mask(size);
 }
 
 /* A write of 32 bits clears the upper half, smaller ones leave the rest. */
@@ -145,7 +146,7 @@ static inline void reg_write(struct mkvm_emu *c, unsigned int n, unsigned int si
 	u64 mask = size_mask(size);
 
 	if (high_byte(c, n, size))
-		c->regs[n - 4] = (c->regs[n - 4] & ~0xff00ULL) | (val & 0xff) << 8;
+		c->regs[n & 3] = (c->regs[n & 3] & ~0xff00ULL) | (val & 0xff) << 8;
 	else if (size >= 4)
 		c->regs[n] = val & mask;
 	else

@@ -48,6 +48,8 @@ struct mkvm_hw_ops {
 	/* Interrupts and preemption on; 1: enter again, 0: to userspace, or -errno. */
 	int (*handle_exit)(struct mkvm_vcpu *vcpu);
 	const char *(*last_exit)(struct mkvm_vcpu *vcpu);	/* its name; any context */
+	/* The CPU's own words for the last exit: its reason, and the first that it says beside that. */
+	void (*exit_info)(struct mkvm_vcpu *vcpu, u64 *reason, u64 *info);
 
 	/* State that only the vendor's control block holds. cr: 0, 2, 3, 4; dr: 6, 7. */
 	void (*get_mode)(struct mkvm_vcpu *vcpu, struct mkvm_mode *mode);
@@ -61,6 +63,7 @@ struct mkvm_hw_ops {
 	void (*guest_debug_changed)(struct mkvm_vcpu *vcpu);		/* vcpu->debug */
 	u64 (*get_dr)(struct mkvm_vcpu *vcpu, int dr);
 	void (*set_dr)(struct mkvm_vcpu *vcpu, int dr, u64 val);
+	u32 (*take_held_traps)(struct mkvm_vcpu *vcpu);	/* breakpoints, as in DR6, that MOV SS holds back */
 	int (*get_msr)(struct mkvm_vcpu *vcpu, u32 index, u64 *val);	/* 1: not one of the vendor's */
 	int (*set_msr)(struct mkvm_vcpu *vcpu, u32 index, u64 val);
 	void (*tsc_offset_changed)(struct mkvm_vcpu *vcpu);
@@ -77,9 +80,30 @@ struct mkvm_hw_ops {
 
 	void (*flush_tlb)(struct mkvm_vcpu *vcpu);	/* before the next entry; interrupts may be off */
 	void (*set_tdp_root)(struct mkvm_vcpu *vcpu, u64 root_pa);	/* and flush_tlb */
+	/*
+	 * soft_tlb.c does the walks: the root of its space, kept in vcpu->soft_root; 0: the CPU does them again.
+	 * And flush_tlb, but for what soft_tlb.c knows. NULL: is not done.
+	 */
+	void (*set_soft_tlb)(struct mkvm_vcpu *vcpu, u64 root_pa);
+	/* Have walks that set no bit count as reads from now on. False: they do, or cannot. NULL: they cannot. */
+	bool (*walks_read)(struct mkvm_vcpu *vcpu);
 };
 
 enum { MKVM_TR = 6, MKVM_LDTR = 7 };
+
+/*
+ * mkvm_restore_ldt - the host's LDTR, which an exit has made null, is again what it was
+ * @sel: as SLDT gave it right before the entry, interrupts being off since then
+ *
+ * Not as it was when the vCPU was loaded: another thread of the program may call modify_ldt at
+ * any time, and the IPI that loads the new table here, before the old one is freed, comes
+ * between two entries.
+ */
+static inline void mkvm_restore_ldt(u16 sel)
+{
+	if (unlikely(sel))
+		asm volatile("lldt %0" : : "rm"(sel));
+}
 
 extern const struct mkvm_hw_ops *mkvm_hw;	/* set once at load */
 extern const struct mkvm_hw_ops mkvm_svm_ops;

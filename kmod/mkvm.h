@@ -155,9 +155,13 @@ struct mkvm {
 	u32 nr_mmu_pages;				/* (l) KVM_SET_NR_MMU_PAGES: stored, not needed */
 	DECLARE_BITMAP(told, 512);			/* (a) mkvm_not_offered has told of these */
 
-	spinlock_t tsc_lock;				/* the next two; inside all others */
-	s64 tsc_offset;					/* that vCPUs start with: guest TSC 0 at creation */
-	bool tsc_was_set;				/* by userspace */
+	struct {
+		spinlock_t lock;			/* all but khz; inside all others */
+		s64 offset;				/* that vCPUs start with: guest TSC 0 at creation */
+		s64 last;				/* that the last value written by userspace meant, once */
+		bool written;				/* there was one */
+		u32 khz;				/* KVM_SET_TSC_KHZ for vCPUs to come; READ_ONCE */
+	} tsc;						/* tsc.c */
 	s64 clock_offset;				/* of KVM_GET_CLOCK to the host's boot time; READ_ONCE */
 	u64 identity_map_addr;				/* (l) accepted, not needed */
 
@@ -242,6 +246,15 @@ struct mkvm_io_log {
 	u64 data[MKVM_LOG_ENTRIES];
 };
 
+/* Which instruction the CPU has intercepted, for the emulator: the code may have changed since. */
+enum mkvm_intercept {
+	MKVM_INTERCEPT_INS,	/* number: bytes of an element */
+	MKVM_INTERCEPT_OUTS,
+	MKVM_INTERCEPT_SET_CR,	/* number: the register's */
+	MKVM_INTERCEPT_GET_DR,
+	MKVM_INTERCEPT_SET_DR,
+};
+
 /* Why an instruction is emulated. */
 enum mkvm_cause {
 	MKVM_BY_INTERCEPT,	/* of this instruction */
@@ -270,18 +283,22 @@ struct mkvm_vcpu {
 	u64 next_rip;				/* (v) of the exit's instruction, 0: unknown */
 	u8 insn_len, insn[MKVM_INSN_ROOM];	/* (v) bytes of the exit's instruction that are known */
 	u8 cause;				/* (v) enum mkvm_cause of what the emulator runs or is to finish */
-	u64 fault_gpa;				/* (v) of the second-level fault being handled */
+	u64 fault_gpa;				/* (v) of the second-level fault being handled, */
+	u64 fault_la;				/* and its linear address, ~0: the CPU does not tell */
+	u8 insn_by_cpu;				/* (v) so many bytes of insn the CPU itself has fetched */
+	u32 intercepted;			/* (v) last bytes of the instruction that was, to skip it; 0: not known */
 	unsigned long waiting;			/* (v) pending bits that a window will bring back */
 	unsigned long pending;			/* (a) 1 << enum mkvm_pending */
 	int where;				/* (a) enum mkvm_where */
 	int cpu;				/* (a) written by the vCPU's thread; where it runs, -1: not loaded */
 	long tlb_seen;				/* (v) vm->tlb_gen that the guest's TLB obeys */
+	u32 vectoring;				/* (v) what the last exit cut off, in the CPU's format; 0: nothing */
 	struct mkvm_event event;		/* (v) being delivered: goes into the guest at the next entry */
 	struct mkvm_event exception;		/* (v) raised, not yet being delivered */
 	u64 payload;				/* (v) of exception, if has_payload: CR2 of #PF, new DR6 bits of #DB */
 	bool has_payload;			/* (v) */
 	bool triple_fault;			/* (v) the machine is to shut down */
-	bool exit_soon;				/* (v) leave the guest when event has gone in: an SMI or NMI waits */
+	bool exit_soon;				/* (v) leave the guest when event has gone in: something waits behind it */
 	bool in_smm;				/* (v) memory is address space 1 */
 	bool smm_inside_nmi;			/* (v) NMIs were masked when the SMI came */
 	bool dr_live;				/* (v) DR0-3 are in the CPU while in the guest */
@@ -317,6 +334,7 @@ struct mkvm_vcpu {
 	u64 dr[4];				/* (v) DR0-3 while not live */
 	s64 tsc_offset;				/* (v) guest TSC = host TSC + offset */
 	u64 tsc_adjust;				/* (v) IA32_TSC_ADJUST */
+	u32 tsc_khz;				/* (v) KVM_SET_TSC_KHZ: read back, nothing is scaled */
 	u64 pat;				/* (v) */
 	u64 tsc_aux;				/* (v) */
 	u64 misc_enable, debugctl, power_ctl;	/* (v) */
@@ -339,7 +357,7 @@ struct mkvm_vcpu {
 
 	struct {
 		u32 control;			/* KVM_GUESTDBG_* while enabled, else 0 */
-		bool stepped;			/* an instruction was done outside of the guest */
+		u32 traps;			/* to be told, as in DR6: of what was done outside of the guest */
 		u64 dr[4], dr7;			/* userspace's breakpoints */
 	} debug;				/* (v) debug.c */
 
@@ -350,9 +368,15 @@ struct mkvm_vcpu {
 		u8 size;
 		bool in, done;
 	} pio;					/* (v) port I/O that is or was answered through the shared page */
+	struct {
+		u8 what;			/* enum mkvm_intercept */
+		u8 number;
+	} intercept;				/* (v) of the last mkvm_exit_emulate */
 	u64 io_rip;				/* (v) of the instruction that complete is to finish */
 	struct mkvm_io_log log;			/* (v) */
 	struct mkvm_emu emu;			/* (v) the instruction being emulated */
+	struct mkvm_soft_tlb *soft;		/* (v) soft_tlb.c; NULL: was never needed */
+	u64 soft_root;				/* (v) while it is used: of its private address space, else 0 */
 	void *tdp_pages[3];			/* (v) zeroed pages kept for mmu_lock sections */
 	u8 nr_tdp_pages;			/* (v) */
 	const struct mkvm_memslot *last_slot;	/* (v) valid while last_generation is current, under srcu */
@@ -375,7 +399,7 @@ void mkvm_vcpu_reset(struct mkvm_vcpu *vcpu, bool init);
 /* run.c */
 int mkvm_vcpu_run(struct mkvm_vcpu *vcpu);
 int mkvm_skip_instruction(struct mkvm_vcpu *vcpu);
-void mkvm_end_instruction(struct mkvm_vcpu *vcpu);
+void mkvm_end_instruction(struct mkvm_vcpu *vcpu, u32 traps);
 int mkvm_exit_halt(struct mkvm_vcpu *vcpu);
 int mkvm_halt(struct mkvm_vcpu *vcpu);
 int mkvm_exit_cpuid(struct mkvm_vcpu *vcpu);
@@ -385,7 +409,8 @@ int mkvm_exit_wrmsr(struct mkvm_vcpu *vcpu);
 int mkvm_exit_xsetbv(struct mkvm_vcpu *vcpu);
 int mkvm_exit_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size, bool in);
 int mkvm_exit_tdp_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fetch);
-int mkvm_exit_emulate(struct mkvm_vcpu *vcpu);
+int mkvm_exit_walk_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write);
+int mkvm_exit_emulate(struct mkvm_vcpu *vcpu, enum mkvm_intercept what, unsigned int number);
 int mkvm_emulation_failed(struct mkvm_vcpu *vcpu, const struct mkvm_emu *emu);
 int mkvm_exit_triple_fault(struct mkvm_vcpu *vcpu);
 int mkvm_exit_fail_entry(struct mkvm_vcpu *vcpu, u64 reason);
@@ -400,6 +425,7 @@ int mkvm_exit_internal_error(struct mkvm_vcpu *vcpu, u32 suberror, const u64 *da
 #define MKVM_DR7_GD BIT(13)
 void mkvm_queue_exception(struct mkvm_vcpu *vcpu, u8 vector, bool has_error, u32 error);
 void mkvm_queue_page_fault(struct mkvm_vcpu *vcpu, u64 cr2, u32 error);
+void mkvm_queue_machine_check(struct mkvm_vcpu *vcpu);
 void mkvm_accept_init_sipi(struct mkvm_vcpu *vcpu);
 void mkvm_events_inject(struct mkvm_vcpu *vcpu);
 bool mkvm_has_extint(struct mkvm_vcpu *vcpu);
@@ -410,6 +436,7 @@ int mkvm_interrupt_get(struct mkvm_vcpu *vcpu);
 void mkvm_interrupt_set(struct mkvm_vcpu *vcpu, u8 vector);
 void mkvm_events_seen(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev);
 void mkvm_events_get(struct mkvm_vcpu *vcpu, struct kvm_vcpu_events *ev);
+bool mkvm_events_valid(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev);
 int mkvm_events_set(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev);
 
 /* AMD APM vol. 2, "Error Codes". */
@@ -437,7 +464,11 @@ int mkvm_exit_rsm(struct mkvm_vcpu *vcpu);
 int mkvm_set_guest_debug(struct mkvm_vcpu *vcpu, const struct kvm_guest_debug *dbg);
 bool mkvm_debug_takes(struct mkvm_vcpu *vcpu, u8 vector);
 int mkvm_exit_debug(struct mkvm_vcpu *vcpu, u8 vector, u64 dr6);
-int mkvm_exit_mov_dr(struct mkvm_vcpu *vcpu);
+int mkvm_exit_mov_dr(struct mkvm_vcpu *vcpu, unsigned int dr, bool write);
+enum mkvm_watch { MKVM_WATCH_READ, MKVM_WATCH_WRITE, MKVM_WATCH_PORT };
+bool mkvm_watching(struct mkvm_vcpu *vcpu);
+u32 mkvm_breakpoints_met(struct mkvm_vcpu *vcpu, enum mkvm_watch how, u64 addr, unsigned int len);
+void mkvm_debug_trap(struct mkvm_vcpu *vcpu, u32 traps);
 
 /* debugfs.c */
 void mkvm_debugfs_setup(void);
@@ -470,16 +501,24 @@ u64 mkvm_get_apic_base(struct mkvm_vcpu *vcpu);
 int mkvm_set_apic_base(struct mkvm_vcpu *vcpu, u64 base, bool host);
 int mkvm_cr_write(struct mkvm_vcpu *vcpu, int cr, u64 val);
 bool mkvm_cr4_valid(struct mkvm_vcpu *vcpu, u64 cr4);
+u64 mkvm_efer_known(void);
 
 /* msr.c; get and set: 0 or 1 (no such MSR, or a value that it does not take) */
 int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host);
 int mkvm_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host);
 int mkvm_msr_index_list(struct kvm_msr_list __user *list, bool features);
 int mkvm_msrs_ioctl(struct mkvm_vcpu *vcpu, struct kvm_msrs __user *arg, bool set);
-void mkvm_set_tsc_offset(struct mkvm_vcpu *vcpu, s64 offset, bool keep_step);
 int mkvm_find_attribute(void __user *argp, u32 group, u64 nr, u64 __user **where);
-bool mkvm_tsc_khz_valid(unsigned long khz);
 void mkvm_msr_reset(struct mkvm_vcpu *vcpu);
+
+/* tsc.c */
+void mkvm_tsc_init(struct mkvm *vm);
+void mkvm_tsc_create(struct mkvm_vcpu *vcpu);
+u64 mkvm_tsc_get(struct mkvm_vcpu *vcpu);
+void mkvm_tsc_set(struct mkvm_vcpu *vcpu, u64 val, bool host);
+void mkvm_tsc_set_adjust(struct mkvm_vcpu *vcpu, u64 val, bool host);
+void mkvm_tsc_set_offset(struct mkvm_vcpu *vcpu, s64 offset);
+int mkvm_tsc_set_khz(u32 *where, unsigned long khz);
 
 /* msr_filter.c */
 struct mkvm_msr_filter;
@@ -540,6 +579,7 @@ void mkvm_tdp_zap_gfns(struct mkvm *vm, unsigned int as, u64 first, u64 end);
 bool mkvm_tdp_write_protect(struct mkvm *vm, unsigned int as, u64 gfn, u64 mask);
 void mkvm_tdp_flush(struct mkvm *vm);
 void mkvm_tdp_free_pages(struct mkvm_vcpu *vcpu);
+u64 mkvm_tdp_leaf(struct mkvm_vcpu *vcpu, u64 gfn);
 
 #define MKVM_FAULT_MAPPED	0	/* run the guest again */
 #define MKVM_FAULT_MMIO		1	/* no memory there, or a write to read-only memory */
@@ -551,6 +591,24 @@ enum mkvm_insn { MKVM_INSN_OTHER, MKVM_INSN_HYPERCALL, MKVM_INSN_RSM, MKVM_INSN_
 enum mkvm_insn mkvm_insn_at_rip(struct mkvm_vcpu *vcpu, u8 *vector);
 bool mkvm_translate(struct mkvm_vcpu *vcpu, u64 la, u64 *gpa);
 void mkvm_forget_io(struct mkvm_vcpu *vcpu);
+
+/* What a walk of the guest's page tables found. */
+struct mkvm_translation {
+	u64 gpa;
+	u64 all, any, leaf;	/* the entries of all levels, ANDed and ORed, and the last one */
+	u32 error;		/* of the #PF */
+};
+
+#define MKVM_WALK_UNCHECKED BIT(31)	/* whatever the tables allow */
+enum mkvm_emu_result mkvm_walk(struct mkvm_vcpu *vcpu, u64 la, u32 access, struct mkvm_translation *t);
+
+/* soft_tlb.c */
+int mkvm_soft_begin(struct mkvm_vcpu *vcpu);
+void mkvm_soft_flush(struct mkvm_vcpu *vcpu);
+void mkvm_soft_free(struct mkvm_vcpu *vcpu);
+int mkvm_exit_soft_fault(struct mkvm_vcpu *vcpu, u64 la, u32 error);
+int mkvm_soft_fault_gpa(struct mkvm_vcpu *vcpu, u64 *gpa, bool write);
+void mkvm_soft_mapped(struct mkvm_vcpu *vcpu);
 
 /* iodev.c; true: an in-kernel device answered */
 bool mkvm_kernel_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size, bool in, void *data);

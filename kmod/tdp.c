@@ -154,6 +154,27 @@ static u64 *tdp_find(u64 *root, u64 gfn, int *level)
 }
 
 /*
+ * mkvm_tdp_leaf - the last-level entry by which a page is mapped, or would be without huge leaves; 0: it is not
+ *
+ * It is valid until the next flush of TLBs, like what a TLB holds. Context: the vCPU's thread.
+ */
+u64 mkvm_tdp_leaf(struct mkvm_vcpu *vcpu, u64 gfn)
+{
+	struct mkvm *vm = vcpu->vm;
+	u64 entry;
+	int level;
+
+	spin_lock(&vm->mmu_lock);
+	entry = READ_ONCE(*tdp_find(vm->tdp[vcpu->in_smm].root, gfn, &level));
+	spin_unlock(&vm->mmu_lock);
+	if (!tdp_present(entry))
+		return 0;
+	if (level > 1)
+		entry = (entry & ~mkvm_hw->tdp.huge) | (gfn & (PAGES_PER(level) - 1)) << PAGE_SHIFT;
+	return entry;
+}
+
+/*
  * mkvm_tdp_write_protect - 4 KiB leaves of the frames gfn + n, n a bit of mask, become read-only
  *
  * Context: mmu_lock held. Returns whether mkvm_tdp_flush must follow.

@@ -407,6 +407,15 @@ static void vmx_set_dr(struct mkvm_vcpu *vcpu, int dr, u64 val)
 	}
 }
 
+/* Intel SDM vol. 3, "Guest Non-Register State": pending debug exceptions, whose bit 12 says that one is on. */
+static u32 vmx_take_held_traps(struct mkvm_vcpu *vcpu)
+{
+	u64 pending = vmx_read(GUEST_PENDING_DBG_EXCEPTIONS);
+
+	vmx_write(GUEST_PENDING_DBG_EXCEPTIONS, 0);
+	return pending & BIT(12) ? pending & DR_TRAP_BITS : 0;
+}
+
 /* The VMCS's field for an MSR, or 0. */
 static unsigned long msr_field(u32 index)
 {
@@ -672,9 +681,25 @@ static void vmx_set_tdp_root(struct mkvm_vcpu *vcpu, u64 root_pa)
 	struct vmx_vcpu *vmx = to_vmx(vcpu);
 
 	vmx_write(EPT_POINTER, root_pa | VMX_EPTP_MT_WB | VMX_EPTP_PWL_4 |
-			       (vmx_caps.ept & VMX_EPT_AD_BIT ? VMX_EPTP_AD_ENABLE_BIT : 0));
+			       (vmx_caps.ept & VMX_EPT_AD_BIT && !vmx->walks_read ? VMX_EPTP_AD_ENABLE_BIT : 0));
 	vmx->flush = true;
 	vmx_update_exceptions(vmx);
+}
+
+/*
+ * hw_ops walks_read: with accessed and dirty bits in EPT the walk of a guest's page tables counts
+ * as a write of them; without, only one that sets a bit there does. Intel SDM vol. 3, "Accessed
+ * and Dirty Flags for EPT".
+ */
+static bool vmx_walks_read(struct mkvm_vcpu *vcpu)
+{
+	struct vmx_vcpu *vmx = to_vmx(vcpu);
+
+	if (!(vmx_caps.ept & VMX_EPT_AD_BIT) || vmx->walks_read)
+		return false;
+	vmx->walks_read = true;
+	vmx_set_tdp_root(vcpu, vcpu->vm->tdp[vcpu->in_smm].root_pa);
+	return true;
 }
 
 static void reset_segments(struct mkvm_vcpu *vcpu)
@@ -799,7 +824,6 @@ static void vmx_vcpu_load(struct mkvm_vcpu *vcpu, int cpu)
 		indirect_branch_prediction_barrier();
 	}
 	/* An exit makes the selectors null. */
-	store_ldt(vmx->host_ldt);
 	savesegment(ds, vmx->host_ds);
 	savesegment(es, vmx->host_es);
 	savesegment(fs, vmx->host_fs);
@@ -823,8 +847,6 @@ static void vmx_vcpu_put(struct mkvm_vcpu *vcpu)
 
 	load_msrs(vcpu, c, false);
 	rdmsrl(MSR_KERNEL_GS_BASE, vmx->kernel_gs_base);
-	if (unlikely(vmx->host_ldt))	/* the others may be in it */
-		asm volatile("lldt %0" : : "rm"(vmx->host_ldt));
 	if (unlikely(vmx->host_ds | vmx->host_es)) {
 		loadsegment(ds, vmx->host_ds);
 		loadsegment(es, vmx->host_es);
@@ -921,6 +943,7 @@ static void before_entry(struct vmx_vcpu *vmx)
 	}
 	if (native_read_cr2() != vmx->cr2)
 		native_write_cr2(vmx->cr2);
+	store_ldt(vmx->host_ldt);
 	vmx->host_debugctl = get_debugctlmsr();
 	/* The host's perf would have records written to addresses that are the guest's. */
 	if (has_pebs) {
@@ -938,6 +961,7 @@ static void before_entry(struct vmx_vcpu *vmx)
 /* What an exit, or the way to the entry, has changed of the host; an entry may have failed. */
 static void restore_host(struct vmx_vcpu *vmx)
 {
+	mkvm_restore_ldt(vmx->host_ldt);
 	if (unlikely(vmx->vcpu.dr_live)) {
 		get_debugreg(vmx->dr6, 6);
 		set_debugreg(DR6_RESERVED, 6);
@@ -1070,6 +1094,7 @@ struct mkvm_hw_ops mkvm_vmx_ops = {
 	.enter = vmx_enter,
 	.handle_exit = vmx_handle_exit,
 	.last_exit = vmx_last_exit,
+	.exit_info = vmx_exit_info,
 	.get_mode = vmx_get_mode,
 	.get_segment = vmx_get_segment,
 	.set_segment = vmx_set_segment,
@@ -1081,6 +1106,7 @@ struct mkvm_hw_ops mkvm_vmx_ops = {
 	.guest_debug_changed = vmx_guest_debug_changed,
 	.get_dr = vmx_get_dr,
 	.set_dr = vmx_set_dr,
+	.take_held_traps = vmx_take_held_traps,
 	.get_msr = vmx_get_msr,
 	.set_msr = vmx_set_msr,
 	.tsc_offset_changed = vmx_tsc_offset_changed,
@@ -1093,4 +1119,5 @@ struct mkvm_hw_ops mkvm_vmx_ops = {
 	.open_window = vmx_open_window,
 	.flush_tlb = vmx_flush_tlb,
 	.set_tdp_root = vmx_set_tdp_root,
+	.walks_read = vmx_walks_read,
 };

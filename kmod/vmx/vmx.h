@@ -29,6 +29,7 @@ struct vmx_vcpu {
 	int vmcs_cpu;			/* where the VMCS is active, -1: nowhere */
 	struct list_head loaded;	/* in that CPU's list; that CPU only, interrupts off */
 	bool launched;
+	bool walks_read;		/* no accessed bits in EPT, so that walks count as reads */
 	bool flush;			/* what the TLB holds of this guest is stale */
 	bool pdptes_stale;		/* the VMCS's copy of the guest's, for PAE paging */
 	int vpid;			/* 0: none */
@@ -50,7 +51,8 @@ struct vmx_vcpu {
 	u64 kernel_gs_base;		/* while not loaded */
 
 	/* the host's, which an exit or the guest's registers would destroy; while loaded */
-	u16 host_ldt, host_ds, host_es, host_fs, host_gs;
+	u16 host_ldt;				/* over one run of the guest */
+	u16 host_ds, host_es, host_fs, host_gs;
 	u64 host_fs_base, host_kernel_gs_base, host_debugctl, host_pebs;
 	u64 host_cr3, host_cr4;		/* as they are in the VMCS */
 };
@@ -145,5 +147,6 @@ void vmx_set_apicv(struct vmx_vcpu *vmx, bool on);
 /* exit.c */
 int vmx_handle_exit(struct mkvm_vcpu *vcpu);
 const char *vmx_last_exit(struct mkvm_vcpu *vcpu);
+void vmx_exit_info(struct mkvm_vcpu *vcpu, u64 *reason, u64 *info);
 
 #endif

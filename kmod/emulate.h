@@ -123,7 +123,10 @@ enum mkvm_emu_result mkvm_emu_fetch(struct mkvm_emu *emu, u64 la, void *buf, uns
 /* OUTS of one element from out; INS (out is NULL) of count elements, at most a page, to emu->ins_buf. */
 enum mkvm_emu_result mkvm_emu_pio(struct mkvm_emu *emu, u16 port, unsigned int size, unsigned int count,
 				  const void *out);
-/* As mkvm_emu_access, for descriptors: a supervisor's, whatever CPL is; a WRITE where there is no RAM is dropped. */
+/*
+ * As mkvm_emu_access, for descriptors: a supervisor's, whatever CPL is; a WRITE where
+ * there is no RAM is dropped.
+ */
 enum mkvm_emu_result mkvm_emu_system(struct mkvm_emu *emu, u64 la, void *buf, unsigned int len,
 				     enum mkvm_emu_how how);
 void mkvm_emu_get_segment(struct mkvm_emu *emu, int seg, struct kvm_segment *var);
@@ -147,7 +150,10 @@ struct mkvm_fx {
 	u8 registers[480];
 } __attribute__((aligned(16)));
 
-/* Reads or writes len bytes, 16, 32 or 64, of vector register n. A write of more than 16 clears all above. */
+/*
+ * Reads or writes len bytes, 16, 32 or 64, of vector register n. A write of more than 16
+ * clears all above.
+ */
 void mkvm_emu_vec(struct mkvm_emu *emu, unsigned int n, struct mkvm_vec *buf, unsigned int len, bool write);
 /* Reads or writes x87, MMX and XMM registers. */
 void mkvm_emu_fx(struct mkvm_emu *emu, struct mkvm_fx *fx, bool write);

@@ -61,7 +61,9 @@ static void put_flags(struct mkvm_emu *c, u64 bits, u64 val)
 /* The 64 bits of a product above the lowest 64. */
 static u64 multiply_high(u64 a, u64 b, bool is_signed)
 {
-	return is_signed ? (u64)(((__int128)(s64)a * (s64)b) >> 64) : (u64)(((unsigned __int128)a * b) >> 64);
+	if (is_signed)
+		return ((__int128)(s64)a * (s64)b) >> 64;
+	return ((unsigned __int128)a * b) >> 64;
 }
 
 /*
@@ -81,7 +83,8 @@ static u64 multiply(struct mkvm_emu *c, u64 a, u64 b, bool is_signed, u64 *high)
 	*high = c->size == 8 ? multiply_high(a, b, is_signed) : low >> bits & size_mask(c->size);
 	low &= size_mask(c->size);
 	sign = is_signed && (low >> (bits - 1)) ? size_mask(c->size) : 0;
-	put_flags(c, X86_EFLAGS_CF | X86_EFLAGS_OF, *high != sign ? X86_EFLAGS_CF | X86_EFLAGS_OF : 0);
+	put_flags(c, X86_EFLAGS_CF | X86_EFLAGS_OF,
+		  *high != sign ? X86_EFLAGS_CF | X86_EFLAGS_OF : 0);
 	return low;
 }
 
@@ -89,13 +92,14 @@ static u64 multiply(struct mkvm_emu *c, u64 a, u64 b, bool is_signed, u64 *high)
 static u64 count_bits(struct mkvm_emu *c, u64 v)
 {
 	unsigned int bits = 8 * c->size, n = 0, i;
-	bool forward = c->d.op == OP_BSF || c->d.op == OP_TZCNT, scan = c->d.op == OP_BSF || c->d.op == OP_BSR;
+	bool forward = c->d.op == OP_BSF || c->d.op == OP_TZCNT,
+	     scan = c->d.op == OP_BSF || c->d.op == OP_BSR;
 
 	if (c->d.op == OP_POPCNT) {
 		for (i = 0; i < bits; i++)
 			n += v >> i & 1;
-		put_flags(c, X86_EFLAGS_CF | X86_EFLAGS_PF | X86_EFLAGS_AF | X86_EFLAGS_ZF | X86_EFLAGS_SF |
-			  X86_EFLAGS_OF, v ? 0 : X86_EFLAGS_ZF);
+		put_flags(c, X86_EFLAGS_CF | X86_EFLAGS_PF | X86_EFLAGS_AF | X86_EFLAGS_ZF |
+			  X86_EFLAGS_SF | X86_EFLAGS_OF, v ? 0 : X86_EFLAGS_ZF);
 		return n;
 	}
 	while (n < bits && !(v >> (forward ? n : bits - 1 - n) & 1))
@@ -104,7 +108,8 @@ static u64 count_bits(struct mkvm_emu *c, u64 v)
 		put_flags(c, X86_EFLAGS_ZF, v ? 0 : X86_EFLAGS_ZF);
 		return forward ? n : bits - 1 - n;
 	}
-	put_flags(c, X86_EFLAGS_CF | X86_EFLAGS_ZF, (v ? 0 : X86_EFLAGS_CF) | (n ? 0 : X86_EFLAGS_ZF));
+	put_flags(c, X86_EFLAGS_CF | X86_EFLAGS_ZF,
+		  (v ? 0 : X86_EFLAGS_CF) | (n ? 0 : X86_EFLAGS_ZF));
 	return n;
 }
 
@@ -258,15 +263,18 @@ static u64 divide_128(u64 high, u64 low, u64 divisor, u64 *remainder)
 {
 	u64 quotient;
 
-	asm("divq %4" : "=a" (quotient), "=d" (*remainder) : "0" (low), "1" (high), "rm" (divisor) : "cc");
+	asm("divq %4" : "=a" (quotient), "=d" (*remainder)
+	    : "0" (low), "1" (high), "rm" (divisor) : "cc");
 	return quotient;
 }
 
 static enum mkvm_emu_result run_divide(struct mkvm_emu *c, u64 divisor)
 {
 	unsigned int bits = 8 * c->size;
-	u64 high = high_of_pair(c), low = reg_read(c, RAX, c->size), mask = size_mask(c->size), quotient, remainder;
-	bool is_signed = c->d.op == OP_IDIV, negative = is_signed && high >> (bits - 1), differ = negative;
+	u64 high = high_of_pair(c), low = reg_read(c, RAX, c->size), mask = size_mask(c->size),
+	    quotient, remainder;
+	bool is_signed = c->d.op == OP_IDIV, negative = is_signed && high >> (bits - 1),
+	     differ = negative;
 
 	if (is_signed && divisor >> (bits - 1)) {
 		divisor = -divisor & mask;
@@ -287,7 +295,8 @@ static enum mkvm_emu_result run_divide(struct mkvm_emu *c, u64 divisor)
 	/* of signed ones the magnitude has one bit less, but that of the lowest number */
 	if (is_signed && quotient > (mask >> 1) + differ)
 		return fault(c, DE_VECTOR);
-	write_pair(c, (differ ? -quotient : quotient) & mask, (negative ? -remainder : remainder) & mask);
+	write_pair(c, (differ ? -quotient : quotient) & mask,
+		   (negative ? -remainder : remainder) & mask);
 	return MKVM_EMU_DONE;
 }
 
@@ -352,7 +361,8 @@ static enum mkvm_emu_result run_bound(struct mkvm_emu *c)
 	res = mkvm_emu_mem(c, MKVM_EMU_READ, c->seg, c->ea, 2 * c->size, &bounds);
 	if (res)
 		return res;
-	if (index < sign_extend(bounds, c->size) || index > sign_extend(bounds >> (8 * c->size), c->size))
+	if (index < sign_extend(bounds, c->size) ||
+	    index > sign_extend(bounds >> (8 * c->size), c->size))
 		return fault(c, BR_VECTOR);
 	return MKVM_EMU_DONE;
 }

@@ -20,8 +20,9 @@
 #define DESC_DB		BIT_ULL(54)
 #define DESC_G		BIT_ULL(55)
 
-enum { TYPE_ACCESSED = 1, TYPE_WRITABLE = 2, TYPE_CONFORMING = 4, TYPE_CODE = 8 };	/* of code and data */
-enum { TSS_16 = 1, LDT = 2, TSS_BUSY = 2, TSS = 9 };					/* of the others */
+/* Of code and data, and of the others. */
+enum { TYPE_ACCESSED = 1, TYPE_WRITABLE = 2, TYPE_CONFORMING = 4, TYPE_CODE = 8 };
+enum { TSS_16 = 1, LDT = 2, TSS_BUSY = 2, TSS = 9 };
 
 /* A descriptor, and where it was found. */
 struct descriptor {
@@ -57,7 +58,8 @@ static enum mkvm_emu_result selector_fault(struct mkvm_emu *c, u8 vector, u16 se
 }
 
 /* Reads the descriptor that a selector names; none: #GP. wide: 16 bytes where long mode has such. */
-static enum mkvm_emu_result read_descriptor(struct mkvm_emu *c, u16 selector, bool wide, struct descriptor *d)
+static enum mkvm_emu_result read_descriptor(struct mkvm_emu *c, u16 selector, bool wide,
+					    struct descriptor *d)
 {
 	unsigned int len = wide && long_mode(c) ? 16 : 8;
 	enum mkvm_emu_result res;
@@ -89,7 +91,8 @@ static enum mkvm_emu_result read_descriptor(struct mkvm_emu *c, u16 selector, bo
 }
 
 /* Sets bits of the type, in memory too. */
-static enum mkvm_emu_result set_type_bits(struct mkvm_emu *c, struct descriptor *d, unsigned int bits)
+static enum mkvm_emu_result set_type_bits(struct mkvm_emu *c, struct descriptor *d,
+					  unsigned int bits)
 {
 	u64 byte;
 
@@ -130,9 +133,12 @@ static void real_segment(struct mkvm_emu *c, int seg, u16 selector, struct kvm_s
 }
 
 /* No segment; 64-bit mode has an SS of that kind below CPL 3. */
-static enum mkvm_emu_result null_segment(struct mkvm_emu *c, int seg, u16 selector, struct kvm_segment *s)
+static enum mkvm_emu_result null_segment(struct mkvm_emu *c, int seg, u16 selector,
+					 struct kvm_segment *s)
 {
-	*s = (struct kvm_segment){ .selector = selector, .unusable = 1, .dpl = seg == MKVM_SS ? cpl(c) : 0 };
+	*s = (struct kvm_segment){
+		.selector = selector, .unusable = 1, .dpl = seg == MKVM_SS ? cpl(c) : 0,
+	};
 	if (seg == MKVM_SS && (!c->mode64 || cpl(c) == 3 || (selector & 3) != cpl(c)))
 		return fault(c, GP_VECTOR);
 	return MKVM_EMU_DONE;
@@ -146,7 +152,8 @@ static bool data_segment_fits(const struct mkvm_emu *c, int seg, const struct de
 	if (!(d->low & DESC_S))
 		return false;
 	if (seg == MKVM_SS)
-		return rpl == cpl(c) && dpl == cpl(c) && (type & (TYPE_CODE | TYPE_WRITABLE)) == TYPE_WRITABLE;
+		return rpl == cpl(c) && dpl == cpl(c) &&
+		       (type & (TYPE_CODE | TYPE_WRITABLE)) == TYPE_WRITABLE;
 	if ((type & (TYPE_CODE | TYPE_WRITABLE)) == TYPE_CODE)	/* of code: readable */
 		return false;
 	if ((type & (TYPE_CODE | TYPE_CONFORMING)) == (TYPE_CODE | TYPE_CONFORMING))
@@ -155,7 +162,8 @@ static bool data_segment_fits(const struct mkvm_emu *c, int seg, const struct de
 }
 
 /* What a load of any register but CS makes of a selector; the caller writes it when nothing can fail. */
-static enum mkvm_emu_result load_segment(struct mkvm_emu *c, int seg, u16 selector, struct kvm_segment *s)
+static enum mkvm_emu_result load_segment(struct mkvm_emu *c, int seg, u16 selector,
+					 struct kvm_segment *s)
 {
 	enum mkvm_emu_result res;
 	struct descriptor d;
@@ -255,17 +263,20 @@ static enum mkvm_emu_result read_pointer(struct mkvm_emu *c, u64 *off, u64 *sele
 	*off = *selector = 0;
 	res = mkvm_emu_mem(c, MKVM_EMU_READ, c->seg, c->ea, c->size, off);
 	if (!res)
-		res = mkvm_emu_mem(c, MKVM_EMU_READ, c->seg, (c->ea + c->size) & size_mask(c->ad), 2, selector);
+		res = mkvm_emu_mem(c, MKVM_EMU_READ, c->seg, (c->ea + c->size) & size_mask(c->ad),
+				   2, selector);
 	return res;
 }
 
 static enum mkvm_emu_result run_load_pointer(struct mkvm_emu *c)
 {
-	int seg = c->opcode == 0xc4 ? MKVM_ES : c->opcode == 0xc5 ? MKVM_DS : c->opcode - 0xb2 + MKVM_SS;
+	int seg = c->opcode - 0xb2 + MKVM_SS;	/* LSS, LFS, LGS */
 	enum mkvm_emu_result res;
 	struct kvm_segment s;
 	u64 off, selector;
 
+	if (c->opcode == 0xc4 || c->opcode == 0xc5)
+		seg = c->opcode == 0xc4 ? MKVM_ES : MKVM_DS;
 	res = read_pointer(c, &off, &selector);
 	if (!res)
 		res = load_segment(c, seg, selector, &s);
@@ -280,7 +291,8 @@ static enum mkvm_emu_result run_load_pointer(struct mkvm_emu *c)
 /* ---- far branches within a level ---- */
 
 /* The code segment that a direct far branch leads to. ret: RETF, which may not go to an inner level. */
-static enum mkvm_emu_result load_code(struct mkvm_emu *c, u16 selector, u64 off, bool ret, struct kvm_segment *cs)
+static enum mkvm_emu_result load_code(struct mkvm_emu *c, u16 selector, u64 off, bool ret,
+				      struct kvm_segment *cs)
 {
 	enum mkvm_emu_result res;
 	struct descriptor d;
@@ -300,10 +312,11 @@ static enum mkvm_emu_result load_code(struct mkvm_emu *c, u16 selector, u64 off,
 		return MKVM_EMU_UNHANDLED;
 	if (!(d.low & DESC_S) && !ret)
 		return MKVM_EMU_UNHANDLED;
-	if (!(d.low & DESC_S) || !(type & TYPE_CODE) || (long_mode(c) && (d.low & DESC_L) && (d.low & DESC_DB)) ||
+	if (!(d.low & DESC_S) || !(type & TYPE_CODE) ||
+	    (long_mode(c) && (d.low & DESC_L) && (d.low & DESC_DB)) ||
 	    (ret && (selector & 3) < cpl(c)) ||
-	    (type & TYPE_CONFORMING ? desc_dpl(&d) > cpl(c) :
-	     desc_dpl(&d) != cpl(c) || (selector & 3) > cpl(c)))
+	    (type & TYPE_CONFORMING ? desc_dpl(&d) > cpl(c)
+				    : desc_dpl(&d) != cpl(c) || (selector & 3) > cpl(c)))
 		return selector_fault(c, GP_VECTOR, selector);
 	if (!(d.low & DESC_P))
 		return selector_fault(c, NP_VECTOR, selector);
@@ -410,7 +423,8 @@ static enum mkvm_emu_result run_store_table(struct mkvm_emu *c)
 	res = mkvm_emu_mem(c, MKVM_EMU_WRITE, c->seg, c->ea, 2, &limit);
 	if (res)
 		return res;
-	return mkvm_emu_mem(c, MKVM_EMU_WRITE, c->seg, (c->ea + 2) & size_mask(c->ad), c->mode64 ? 8 : 4, &dt.base);
+	return mkvm_emu_mem(c, MKVM_EMU_WRITE, c->seg, (c->ea + 2) & size_mask(c->ad),
+			    c->mode64 ? 8 : 4, &dt.base);
 }
 
 /* LGDT and LIDT: with operands of 16 bits the base has 24. */
@@ -424,8 +438,8 @@ static enum mkvm_emu_result run_load_table(struct mkvm_emu *c)
 		return fault(c, GP_VECTOR);
 	res = mkvm_emu_mem(c, MKVM_EMU_READ, c->seg, c->ea, 2, &limit);
 	if (!res)
-		res = mkvm_emu_mem(c, MKVM_EMU_READ, c->seg, (c->ea + 2) & size_mask(c->ad), c->mode64 ? 8 : 4,
-				   &base);
+		res = mkvm_emu_mem(c, MKVM_EMU_READ, c->seg, (c->ea + 2) & size_mask(c->ad),
+				   c->mode64 ? 8 : 4, &base);
 	if (res)
 		return res;
 	if (c->mode64 && !canonical(base))

@@ -142,8 +142,9 @@ static enum mkvm_emu_result run_pushf(struct mkvm_emu *c)
 /* Which flags may code with this CPL, and of this operand size, change? */
 u64 mkvm_emu_own_flags(const struct mkvm_emu *c)
 {
-	u64 own = X86_EFLAGS_CF | X86_EFLAGS_PF | X86_EFLAGS_AF | X86_EFLAGS_ZF | X86_EFLAGS_SF | X86_EFLAGS_TF |
-		  X86_EFLAGS_DF | X86_EFLAGS_OF | X86_EFLAGS_NT | X86_EFLAGS_AC | X86_EFLAGS_ID;
+	u64 own = X86_EFLAGS_CF | X86_EFLAGS_PF | X86_EFLAGS_AF | X86_EFLAGS_ZF | X86_EFLAGS_SF |
+		  X86_EFLAGS_TF | X86_EFLAGS_DF | X86_EFLAGS_OF | X86_EFLAGS_NT | X86_EFLAGS_AC |
+		  X86_EFLAGS_ID;
 	unsigned int cpl = c->mode.cr0 & X86_CR0_PE ? c->mode.cpl : 0;
 
 	if (cpl <= iopl(c))

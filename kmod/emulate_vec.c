@@ -36,9 +36,11 @@ static bool vec_enabled(struct mkvm_emu *c)
 		return false;
 	if (c->vex.kind != EVEX_BYTES)
 		return (mkvm_emu_xcr0(c) & XCR0_AVX) == XCR0_AVX;
-	if ((mkvm_emu_xcr0(c) & XCR0_AVX512) != XCR0_AVX512 || !mkvm_emu_has(c, X86_FEATURE_AVX512F))
+	if ((mkvm_emu_xcr0(c) & XCR0_AVX512) != XCR0_AVX512 ||
+	    !mkvm_emu_has(c, X86_FEATURE_AVX512F))
 		return false;
-	return c->vex.length == 2 || c->d.width || (c->d.flags & BY_W) || mkvm_emu_has(c, X86_FEATURE_AVX512VL);
+	return c->vex.length == 2 || c->d.width || (c->d.flags & BY_W) ||
+	       mkvm_emu_has(c, X86_FEATURE_AVX512VL);
 }
 
 /* #UD, #NM, or none. */
@@ -131,14 +133,14 @@ static enum mkvm_emu_result run_mxcsr(struct mkvm_emu *c)
 
 /* Bytes of the operand by opcode and ModRM.reg, negative where it is written; 0: none, or a whole state. */
 static const s8 x87_bytes[8][8] = {
-	{ 4, 4, 4, 4, 4, 4, 4, 4 },			/* D8: arithmetic with a short real */
-	{ 4, 0, -4, -4, 0, 2, 0, -2 },			/* FLD, FST, FSTP, FLDENV, FLDCW, FNSTENV, FNSTCW */
-	{ 4, 4, 4, 4, 4, 4, 4, 4 },			/* with a short integer */
-	{ 4, -4, -4, -4, 0, 10, 0, -10 },		/* FILD, FISTTP, FIST, FISTP, FLD, FSTP */
-	{ 8, 8, 8, 8, 8, 8, 8, 8 },			/* with a long real */
-	{ 8, -8, -8, -8, 0, 0, 0, -2 },			/* FLD, FISTTP, FST, FSTP, FRSTOR, FNSAVE, FNSTSW */
-	{ 2, 2, 2, 2, 2, 2, 2, 2 },			/* with a word integer */
-	{ 2, -2, -2, -2, 10, 8, -10, -8 },		/* FILD, FISTTP, FIST, FISTP, FBLD, FILD, FBSTP, FISTP */
+	{4, 4, 4, 4, 4, 4, 4, 4},	 /* D8: arithmetic with a short real */
+	{4, 0, -4, -4, 0, 2, 0, -2},	 /* FLD, FST, FSTP, FLDENV, FLDCW, FNSTENV, FNSTCW */
+	{4, 4, 4, 4, 4, 4, 4, 4},	 /* with a short integer */
+	{4, -4, -4, -4, 0, 10, 0, -10},	 /* FILD, FISTTP, FIST, FISTP, FLD, FSTP */
+	{8, 8, 8, 8, 8, 8, 8, 8},	 /* with a long real */
+	{8, -8, -8, -8, 0, 0, 0, -2},	 /* FLD, FISTTP, FST, FSTP, FRSTOR, FNSAVE, FNSTSW */
+	{2, 2, 2, 2, 2, 2, 2, 2},	 /* with a word integer */
+	{2, -2, -2, -2, 10, 8, -10, -8}, /* FILD, FISTTP, FIST, FISTP, FBLD, FILD, FBSTP, FISTP */
 };
 
 /* FNSTCW and FNSTSW do not wait for a pending exception. */

@@ -59,7 +59,8 @@ static void move_zmm(unsigned int n, struct mkvm_vec *buf, bool write)
 }
 
 /* The emulator has checked that the guest may use them, so that the host has them. */
-void mkvm_emu_vec(struct mkvm_emu *emu, unsigned int n, struct mkvm_vec *buf, unsigned int len, bool write)
+void mkvm_emu_vec(struct mkvm_emu *emu, unsigned int n, struct mkvm_vec *buf, unsigned int len,
+		  bool write)
 {
 	registers_lock();
 	if (len == 16)

@@ -237,7 +237,7 @@ enum mkvm_where {
 	MKVM_EXITING,		/* somebody has sent that IPI */
 };
 
-#define MKVM_LOG_ENTRIES 8
+#define MKVM_LOG_ENTRIES 64	/* ENTER makes 62, of 8 bytes at most */
 
 /* Accesses that one emulated instruction has made so far outside of RAM: its replay answers from here. */
 struct mkvm_io_log {

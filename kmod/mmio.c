@@ -14,6 +14,7 @@
 #include <linux/sched/signal.h>
 #include <linux/srcu.h>
 #include <linux/uaccess.h>
+#include <asm/cpufeature.h>
 #include <asm/debugreg.h>
 #include <asm/pkru.h>
 
@@ -409,6 +410,28 @@ enum mkvm_emu_result mkvm_emu_access(struct mkvm_emu *emu, u64 la, void *data, u
 	return page_access(emu, vcpu->fault_gpa, data, len, how);
 }
 
+/* What a CPU accesses on its own. A bit that it sets where there is no RAM is lost, and no device hears of it. */
+enum mkvm_emu_result mkvm_emu_system(struct mkvm_emu *emu, u64 la, void *data, unsigned int len,
+				     enum mkvm_emu_how how)
+{
+	bool write = how == MKVM_EMU_WRITE;
+	u8 cpl = emu->mode.cpl;
+	u64 rflags = emu->rflags, gpa;
+	enum mkvm_emu_result r;
+
+	/* implicit accesses are a supervisor's, and AC does not lift SMAP from them */
+	emu->mode.cpl = 0;
+	emu->rflags &= ~(u64)X86_EFLAGS_AC;
+	r = translate(emu, la, write ? ACC_WRITE : 0, &gpa);
+	if (r == MKVM_EMU_DONE && !write)
+		r = access_by_walk(emu, la, data, len, how);
+	else if (r == MKVM_EMU_DONE && mkvm_gpa_to_user(emu->vcpu, gpa, true))
+		r = page_access(emu, gpa, data, len, how);
+	emu->mode.cpl = cpl;
+	emu->rflags = rflags;
+	return r;
+}
+
 enum mkvm_emu_result mkvm_emu_fetch(struct mkvm_emu *emu, u64 la, void *buf, unsigned int len)
 {
 	u64 gpa, *to = buf, __user *p;
@@ -465,25 +488,40 @@ void mkvm_emu_get_segment(struct mkvm_emu *emu, int seg, struct kvm_segment *var
 	mkvm_hw->get_segment(emu->vcpu, seg, var);
 }
 
+void mkvm_emu_set_segment(struct mkvm_emu *emu, int seg, const struct kvm_segment *var)
+{
+	mkvm_hw->set_segment(emu->vcpu, seg, var);
+}
+
+void mkvm_emu_dt(struct mkvm_emu *emu, bool idt, struct kvm_dtable *dt, bool write)
+{
+	if (write)
+		mkvm_hw->set_dt(emu->vcpu, idt, dt);
+	else
+		mkvm_hw->get_dt(emu->vcpu, idt, dt);
+}
+
+bool mkvm_emu_has(struct mkvm_emu *emu, unsigned int feature)
+{
+	static const struct {
+		u32 leaf;
+		u8 reg;			/* 1 EBX, 2 ECX, 3 EDX */
+	} words[] = {
+		[CPUID_1_EDX] = { 1, 3 }, [CPUID_1_ECX] = { 1, 2 }, [CPUID_7_0_EBX] = { 7, 1 },
+		[CPUID_7_ECX] = { 7, 2 }, [CPUID_8000_0001_EDX] = { 0x80000001, 3 },
+		[CPUID_8000_0001_ECX] = { 0x80000001, 2 },
+	};
+	const struct kvm_cpuid_entry2 *e = mkvm_cpuid(emu->vcpu, words[feature / 32].leaf, 0);
+	u32 regs[4] = { 0 };
+
+	if (e)
+		memcpy(regs, &e->eax, sizeof(regs));
+	return regs[words[feature / 32].reg] >> (feature & 31) & 1;
+}
+
 int mkvm_emu_set_cr(struct mkvm_emu *emu, int cr, u64 val)
 {
 	return mkvm_cr_write(emu->vcpu, cr, val);
-}
-
-/* While KVM_RUN runs, the thread's FPU registers are the guest's. */
-void mkvm_emu_xmm(struct mkvm_emu *emu, unsigned int n, u64 *val, bool write)
-{
-	struct fxregs_state fx __aligned(16) = { 0 };
-	void *reg = &fx.xmm_space[4 * n];
-
-	fpregs_lock();
-	if (test_thread_flag(TIF_NEED_FPU_LOAD))
-		switch_fpu_return();
-	asm volatile("fxsave64 %0" : "+m" (fx));
-	memcpy(write ? reg : val, write ? val : reg, 16);
-	if (write)
-		asm volatile("fxrstor64 %0" : : "m" (fx));
-	fpregs_unlock();
 }
 
 /* Comes here only while the breakpoints in the CPU are userspace's (debug.c). */
@@ -609,6 +647,8 @@ static int end_emulation(struct mkvm_vcpu *vcpu, enum mkvm_emu_result r, u32 tra
 	switch (r) {
 	case MKVM_EMU_DONE:
 		mkvm_end_instruction(vcpu, traps);
+		if (unlikely(emu->ss_loaded))
+			mkvm_hw->set_shadow(vcpu, KVM_X86_SHADOW_INT_MOV_SS);
 		if (likely(!vcpu->tell_tpr))
 			return 1;
 		vcpu->tell_tpr = false;

@@ -95,19 +95,21 @@ int mkvm_dirty_log_get(struct mkvm *vm, const struct kvm_dirty_log *log)
 	copy = kvzalloc(dirty_bytes(slot), GFP_KERNEL_ACCOUNT);
 	if (!copy)
 		goto out;
-	if (vm->dirty_manual)
-		memcpy(copy, slot->dirty, dirty_bytes(slot));
-	else
-		for (first = 0; first < slot->npages; first += 64) {
+	for (first = 0; first < slot->npages; first += 64) {
+		if (vm->dirty_manual)
+			copy[first / 64] = READ_ONCE(slot->dirty[first / 64]);
+		else
 			copy[first / 64] = clear_word(vm, slot, first, ~0ULL, &flush);
-			cond_resched();
-		}
+		cond_resched();
+	}
 	if (flush)
 		mkvm_tdp_flush(vm);
 	r = copy_to_user(log->dirty_bitmap, copy, dirty_bytes(slot)) ? -EFAULT : 0;
 	/* Nobody has it: they are dirty still. */
-	for (first = 0; r && first < slot->npages; first += 64)
+	for (first = 0; r && first < slot->npages; first += 64) {
 		atomic_long_or(copy[first / 64], (atomic_long_t *)(slot->dirty + first / 64));
+		cond_resched();
+	}
 	kvfree(copy);
 out:
 	mutex_unlock(&vm->slots_lock);

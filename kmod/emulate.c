@@ -2,54 +2,29 @@
 /*
  * emulate.c - the instruction emulator: runs what decode.c has decoded.
  *
- * It runs what guests use on memory-mapped devices, moves of XMM registers among
- * it, INS and OUTS, and MOV to control registers. Anything else is UNHANDLED. The bytes may have changed since
+ * It runs what can access memory, INS and OUTS, and MOV to control registers. What
+ * stays UNHANDLED is listed in Documentation/abi.rst. The bytes may have changed since
  * the exit, so nothing is taken for granted because an exit happened.
  *
  * State: none outside of struct mkvm_emu; the guest's registers are written only
  * when nothing can fail any more.
  *
  * Manuals: AMD APM vol. 3, Intel SDM vol. 2.
- * Read next: emulate.h, the contract; decode.c; mmio.c, the surroundings.
+ * Read next: emulate.h, the contract; decode.c; emulate_bits.c and the others of that
+ * name, one for each subject; mmio.c, the surroundings.
  */
+#include <linux/log2.h>
+
 #include "decode.h"
 
-static bool protected_mode(const struct mkvm_emu *c)
-{
-	return (c->mode.cr0 & X86_CR0_PE) && !(c->rflags & X86_EFLAGS_VM);
-}
-
 /* ---- operands ---- */
-
-/* Without REX the byte registers 4 to 7 are AH, CH, DH and BH. */
-static bool high_byte(const struct mkvm_emu *c, unsigned int n, unsigned int size)
-{
-	return size == 1 && !c->prefix[REX] && n >= 4;
-}
-
-static u64 reg_read(const struct mkvm_emu *c, unsigned int n, unsigned int size)
-{
-	return high_byte(c, n, size) ? c->regs[n & 3] >> 8 & 0xff : c->regs[n] & size_mask(size);
-}
-
-/* A write of 32 bits clears the upper half, smaller ones leave the rest. */
-static void reg_write(struct mkvm_emu *c, unsigned int n, unsigned int size, u64 val)
-{
-	u64 mask = size_mask(size);
-
-	if (high_byte(c, n, size))
-		c->regs[n & 3] = (c->regs[n & 3] & ~0xff00ULL) | (val & 0xff) << 8;
-	else if (size >= 4)
-		c->regs[n] = val & mask;
-	else
-		c->regs[n] = (c->regs[n] & ~mask) | (val & mask);
-}
 
 /*
  * The segment's checks for len bytes at off, and the linear address. Outside
  * 64-bit mode an access that wraps past 4 GiB faults, as the manuals allow.
  */
-static enum mkvm_emu_result linearize(struct mkvm_emu *c, int seg, u64 off, unsigned int len, bool write, u64 *la)
+enum mkvm_emu_result mkvm_emu_linearize(struct mkvm_emu *c, int seg, u64 off, unsigned int len, bool write,
+					u64 *la)
 {
 	u8 vector = seg == MKVM_SS ? SS_VECTOR : GP_VECTOR;
 	struct kvm_segment s;
@@ -76,29 +51,57 @@ static enum mkvm_emu_result linearize(struct mkvm_emu *c, int seg, u64 off, unsi
 	return MKVM_EMU_DONE;
 }
 
+/* Does the program want to hear of addresses that are not aligned? AMD APM vol. 2, "#AC". */
+static bool checks_alignment(const struct mkvm_emu *c)
+{
+	return (c->rflags & X86_EFLAGS_AC) && (c->mode.cr0 & X86_CR0_AM) && c->mode.cpl == 3;
+}
+
 static noinline enum mkvm_emu_result mem_in_segment(struct mkvm_emu *c, enum mkvm_emu_how how, int seg, u64 off,
 						    unsigned int len, void *buf)
 {
-	enum mkvm_emu_result res = linearize(c, seg, off, len, how != MKVM_EMU_READ, &off);
+	enum mkvm_emu_result res = mkvm_emu_linearize(c, seg, off, len, how != MKVM_EMU_READ, &off);
 
-	return res ? res : mkvm_emu_access(c, off, buf, len, how);
+	if (res)
+		return res;
+	if (checks_alignment(c) && len <= 8 && is_power_of_2(len) && (off & (len - 1)))
+		return fault(c, AC_VECTOR);
+	return mkvm_emu_access(c, off, buf, len, how);
 }
 
 static enum mkvm_emu_result mem(struct mkvm_emu *c, enum mkvm_emu_how how, int seg, u64 off, unsigned int len,
 				void *buf)
 {
-	if (likely(c->mode64 && seg < MKVM_FS && canonical(off) && canonical(off + len - 1)))
+	if (likely(c->mode64 && seg < MKVM_FS && canonical(off) && canonical(off + len - 1) &&
+		   !(c->rflags & X86_EFLAGS_AC)))
 		return mkvm_emu_access(c, off, buf, len, how);
 	return mem_in_segment(c, how, seg, off, len, buf);
+}
+
+enum mkvm_emu_result mkvm_emu_mem(struct mkvm_emu *c, enum mkvm_emu_how how, int seg, u64 off,
+				  unsigned int len, void *buf)
+{
+	return mem(c, how, seg, off, len, buf);
+}
+
+enum mkvm_emu_result mkvm_emu_rm(struct mkvm_emu *c, enum mkvm_emu_how how, unsigned int size, u64 *val)
+{
+	if (c->mod != 3)
+		return mem(c, how, c->seg, c->ea, size, val);
+	if (how == MKVM_EMU_WRITE)
+		reg_write(c, c->rm, size, *val);
+	else
+		*val = reg_read(c, c->rm, size);
+	return MKVM_EMU_DONE;
 }
 
 static enum mkvm_emu_result operand(struct mkvm_emu *c, unsigned int where, enum mkvm_emu_how how, unsigned int size,
 				    u64 *val)
 {
-	unsigned int reg = where == REG ? c->reg : RAX;
+	unsigned int reg = where == REG ? c->reg : where == SECOND ? c->vex.vvvv : RAX;
 
 	switch (where) {
-	case REG: case ACC:
+	case REG: case ACC: case SECOND:
 		if (how == MKVM_EMU_WRITE)
 			reg_write(c, reg, size, *val);
 		else
@@ -119,8 +122,7 @@ static enum mkvm_emu_result operand(struct mkvm_emu *c, unsigned int where, enum
 
 /* ---- running ---- */
 
-/* ZF, SF and PF of r, and what the caller gives for CF, OF and AF. */
-static u64 set_flags(struct mkvm_emu *c, u64 r, u64 others)
+u64 mkvm_emu_set_flags(struct mkvm_emu *c, u64 r, u64 others)
 {
 	c->flags &= ~(u64)(X86_EFLAGS_CF | X86_EFLAGS_PF | X86_EFLAGS_AF | X86_EFLAGS_ZF | X86_EFLAGS_SF |
 			   X86_EFLAGS_OF);
@@ -144,7 +146,7 @@ static u64 arith(struct mkvm_emu *c, u64 a, u64 b, bool sub, bool carry)
 	u64 cf = ((x & b) | ((x | b) & (sub ? r : ~r))) >> sign & 1;
 	u64 of = (sub ? (a ^ b) & (a ^ r) : (a ^ r) & (b ^ r)) >> sign & 1;
 
-	return set_flags(c, r, cf * X86_EFLAGS_CF | of * X86_EFLAGS_OF | ((a ^ b ^ r) & X86_EFLAGS_AF));
+	return mkvm_emu_set_flags(c, r, cf * X86_EFLAGS_CF | of * X86_EFLAGS_OF | ((a ^ b ^ r) & X86_EFLAGS_AF));
 }
 
 static u64 bit_op(struct mkvm_emu *c, u64 dst, u64 bit)
@@ -180,7 +182,7 @@ static u64 shift(struct mkvm_emu *c, u64 v, unsigned int count)
 	v &= size_mask(c->size);
 	of = !!(v & sign) ^ (left ? carry : !!(v & (sign >> 1)));
 	if (c->d.op >= OP_SHL)
-		set_flags(c, v, 0);
+		mkvm_emu_set_flags(c, v, 0);
 	c->flags &= ~(u64)(X86_EFLAGS_CF | X86_EFLAGS_OF);
 	c->flags |= carry * X86_EFLAGS_CF | of * X86_EFLAGS_OF;
 	return v;
@@ -197,11 +199,11 @@ static u64 compute(struct mkvm_emu *c, u64 dst, u64 src)
 	case OP_SUB: case OP_SBB: case OP_CMP:
 		return arith(c, dst, src, true, carry && c->d.op == OP_SBB);
 	case OP_OR:
-		return set_flags(c, dst | src, 0);
+		return mkvm_emu_set_flags(c, dst | src, 0);
 	case OP_AND: case OP_TEST:
-		return set_flags(c, dst & src, 0);
+		return mkvm_emu_set_flags(c, dst & src, 0);
 	case OP_XOR:
-		return set_flags(c, dst ^ src, 0);
+		return mkvm_emu_set_flags(c, dst ^ src, 0);
 	case OP_NOT:
 		return ~dst;
 	case OP_NEG:
@@ -217,8 +219,16 @@ static u64 compute(struct mkvm_emu *c, u64 dst, u64 src)
 		return bit_op(c, dst, src);
 	case OP_ROL ... OP_SHRD:
 		return shift(c, dst, src);
+	case OP_CMOV ... OP_LAST_PLAIN:
+		return mkvm_emu_compute_bits(c, dst, src);
 	}
 	return src;			/* XCHG, MOVSX */
+}
+
+/* BSF and BSR of 0 leave all of the register, as AMD says and other CPUs do. */
+static bool keeps_destination(const struct mkvm_emu *c, u64 src)
+{
+	return (c->d.op == OP_BSF || c->d.op == OP_BSR) && !src;
 }
 
 /* Everything with a destination and a source. */
@@ -236,6 +246,8 @@ static enum mkvm_emu_result run_plain(struct mkvm_emu *c)
 	}
 	if (c->d.op == OP_MOVSX)
 		src = sign_extend(src, src_size);
+	else if (c->d.op == OP_CRC32)	/* 66 is about the source alone */
+		c->size = max_t(u8, c->size, 4);
 	/* A bit offset in a register reaches beyond the operand. */
 	if (c->d.op >= OP_BT && c->d.op <= OP_BTC && c->d.src == REG)
 		c->ea = (c->ea + (sign_extend(src, c->size) >> 3 & -(s64)c->size)) & size_mask(c->ad);
@@ -244,6 +256,8 @@ static enum mkvm_emu_result run_plain(struct mkvm_emu *c)
 	if (res)
 		return res;
 	new = likely(c->d.op == OP_MOV) ? src : compute(c, dst, src);
+	if (unlikely(keeps_destination(c, src)))
+		return MKVM_EMU_DONE;
 	if (c->d.flags & WR)
 		res = operand(c, c->d.dst, MKVM_EMU_WRITE, c->size, &new);
 	if (res)
@@ -263,7 +277,7 @@ static enum mkvm_emu_result run_ins(struct mkvm_emu *c, u64 *n)
 
 	/* One less than what fits in, lest it be all of 2^64. */
 	*n = min3(*n - 1, 4096ULL / c->size - 1, (size_mask(c->ad) - off) / c->size) + 1;
-	if (c->flags & X86_EFLAGS_DF)
+	if ((c->flags & X86_EFLAGS_DF) || c->one_by_one)
 		*n = 1;
 	res = mem(c, MKVM_EMU_PROBE, MKVM_ES, off, *n * c->size, NULL);
 	if (res && *n > 1) {
@@ -277,10 +291,8 @@ static enum mkvm_emu_result run_ins(struct mkvm_emu *c, u64 *n)
 
 static bool io_allowed(const struct mkvm_emu *c)
 {
-	unsigned int iopl = (c->rflags & X86_EFLAGS_IOPL) >> X86_EFLAGS_IOPL_BIT;
-
 	return c->io_checked || !(c->mode.cr0 & X86_CR0_PE) ||
-	       (protected_mode(c) && c->mode.cpl <= iopl);
+	       (protected_mode(c) && c->mode.cpl <= iopl(c));
 }
 
 /* One element; of INS as many as can be. */
@@ -318,50 +330,6 @@ static enum mkvm_emu_result run_string(struct mkvm_emu *c)
 	return MKVM_EMU_AGAIN;
 }
 
-static enum mkvm_emu_result run_push(struct mkvm_emu *c)
-{
-	unsigned int size = c->mode64 && c->size == 4 ? 8 : c->size, width = 8;
-	enum mkvm_emu_result res;
-	struct kvm_segment ss;
-	u64 sp, val = 0;
-
-	if (!c->mode64) {
-		mkvm_emu_get_segment(c, MKVM_SS, &ss);
-		width = ss.db ? 4 : 2;
-	}
-	sp = (c->regs[RSP] - size) & size_mask(width);
-	res = operand(c, RM, MKVM_EMU_READ, size, &val);
-	if (!res)
-		res = mem(c, MKVM_EMU_WRITE, MKVM_SS, sp, size, &val);
-	if (!res)
-		reg_write(c, RSP, width, sp);
-	return res;
-}
-
-/* Loads clear the rest of the register. AMD APM vol. 4, the instructions' tables of exceptions. */
-static enum mkvm_emu_result run_vec(struct mkvm_emu *c)
-{
-	bool load = c->d.dst == VEC;
-	u64 val[2] = { 0, 0 }, la;
-	enum mkvm_emu_result res;
-
-	if ((c->mode.cr0 & X86_CR0_EM) || !(c->mode.cr4 & X86_CR4_OSFXSR))
-		return fault(c, UD_VECTOR);
-	if (c->mode.cr0 & X86_CR0_TS)
-		return fault(c, NM_VECTOR);
-	res = linearize(c, c->seg, c->ea, c->vec_size, !load, &la);
-	if (res)
-		return res;
-	if (c->aligned && (la & 15))
-		return fault(c, GP_VECTOR);
-	if (!load)
-		mkvm_emu_xmm(c, c->reg, val, false);
-	res = mkvm_emu_access(c, la, val, c->vec_size, load ? MKVM_EMU_READ : MKVM_EMU_WRITE);
-	if (!res && load)
-		mkvm_emu_xmm(c, c->reg, val, true);
-	return res;
-}
-
 /* MOV to a control register. */
 static enum mkvm_emu_result run_set_cr(struct mkvm_emu *c)
 {
@@ -387,6 +355,12 @@ static enum mkvm_emu_result run_dr(struct mkvm_emu *c)
 	return MKVM_EMU_DONE;
 }
 
+/* Those that may have a LOCK prefix. AMD APM vol. 3, "Lock Prefix". */
+static bool lockable(const struct mkvm_emu *c)
+{
+	return (c->d.flags & RMW) == RMW && c->d.dst == RM && (c->d.op < OP_ROL || c->d.op == OP_CMPXCHG_PAIR);
+}
+
 /* What an instruction may not be, whatever its operands hold. AMD: LOCK makes CR0 CR8. */
 static bool undefined(const struct mkvm_emu *c)
 {
@@ -394,42 +368,71 @@ static bool undefined(const struct mkvm_emu *c)
 		return c->prefix[LOCK] ? c->reg : !(0x11d >> c->reg & 1);
 	if (c->d.op == OP_GET_DR || c->d.op == OP_SET_DR)
 		return c->prefix[LOCK] || c->reg > 7 || ((c->reg & 6) == 4 && (c->mode.cr4 & X86_CR4_DE));
-	return c->prefix[LOCK] && ((c->d.flags & RMW) != RMW || c->d.dst != RM || c->d.op >= OP_ROL);
+	/* of protected mode alone; CS is not loaded by MOV */
+	if ((c->d.op == OP_ARPL || (c->d.op >= OP_SLDT && c->d.op <= OP_LSL)) && !protected_mode(c))
+		return true;
+	if (c->d.op == OP_MOV_FROM_SEG || c->d.op == OP_MOV_TO_SEG)
+		return c->prefix[LOCK] || (c->reg & 7) > MKVM_GS || (c->d.op == OP_MOV_TO_SEG && (c->reg & 7) == MKVM_CS);
+	return c->prefix[LOCK] && !lockable(c);
+}
+
+/*
+ * Does CPUID show what the instruction needs? CPUs that lack TZCNT and LZCNT take them for BSF and BSR,
+ * and CMPXCHG16B has a bit apart from CMPXCHG8B's.
+ */
+static noinline bool has_feature(struct mkvm_emu *c)
+{
+	if (c->d.op == OP_CMPXCHG_PAIR && c->size == 8)
+		return mkvm_emu_has(c, X86_FEATURE_CX16);
+	if (mkvm_emu_has(c, c->d.feature))
+		return true;
+	if (c->d.op != OP_TZCNT && c->d.op != OP_LZCNT)
+		return false;
+	c->d.op = c->d.op == OP_TZCNT ? OP_BSF : OP_BSR;
+	return true;
 }
 
 static enum mkvm_emu_result run(struct mkvm_emu *c)
 {
-	if (undefined(c))
+	if (undefined(c) || (unlikely(c->d.feature) && !has_feature(c)))
 		return fault(c, UD_VECTOR);
 	if (c->d.flags & STRING)
 		return run_string(c);
-	if (likely(c->d.op < OP_PUSH))
+	if (likely(c->d.op <= OP_LAST_PLAIN))
 		return run_plain(c);
-	if (c->d.op == OP_PUSH)
-		return run_push(c);
-	if (c->d.op == OP_VEC)
-		return run_vec(c);
-	if (c->d.op == OP_SET_CR)
+	switch (c->d.op) {
+	case OP_VEC ... OP_X87:
+		return mkvm_emu_run_vec(c);
+	case OP_MULX ... OP_CLFLUSH:
+		return mkvm_emu_run_bits(c);
+	case OP_PUSH ... OP_RET:
+		return mkvm_emu_run_stack(c);
+	case OP_MOV_FROM_SEG ... OP_LSL:
+		return mkvm_emu_run_segment(c);
+	case OP_SET_CR:
 		return run_set_cr(c);
-	return c->d.op == OP_GET_DR || c->d.op == OP_SET_DR ? run_dr(c) : MKVM_EMU_UNHANDLED;
+	case OP_GET_DR: case OP_SET_DR:
+		return run_dr(c);
+	}
+	return MKVM_EMU_UNHANDLED;
 }
 
 enum mkvm_emu_result mkvm_emulate(struct mkvm_emu *c)
 {
 	enum mkvm_emu_result res = mkvm_decode(c);
-	u64 rip;
 
 	if (res)
 		return res;
-	rip = c->rip + c->pos;
+	c->next_rip = c->rip + c->pos;
 	if (!c->mode64)
-		rip = (u32)rip;		/* of 16-bit code, too: beyond 64 KiB only the limit of CS counts */
-	else if (!canonical(rip))	/* code up to the end of the lower half of the address space */
+		c->next_rip = (u32)c->next_rip;	/* of 16-bit code, too: beyond 64 KiB only the limit of CS counts */
+	else if (!canonical(c->next_rip))	/* code up to the end of the lower half of the address space */
 		return fault(c, GP_VECTOR);
 	c->flags = c->rflags;
+	c->ss_loaded = false;
 	res = run(c);
 	if (res == MKVM_EMU_DONE) {
-		c->rip = rip;
+		c->rip = c->next_rip;
 		c->rflags = c->flags & ~(u64)X86_EFLAGS_RF;
 	}
 	return res;

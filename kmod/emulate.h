@@ -29,12 +29,14 @@ enum mkvm_emu_result {
 	MKVM_EMU_EXIT,		/* userspace must answer: nothing changed, run again later */
 	MKVM_EMU_FAULT,		/* the guest gets emu->fault: nothing changed */
 	MKVM_EMU_UNHANDLED,	/* not an instruction that is emulated: nothing changed */
+	MKVM_EMU_RETRY,		/* the surroundings' own, another processor was quicker: nothing changed */
 };
 
 enum { MKVM_ES, MKVM_CS, MKVM_SS, MKVM_DS, MKVM_FS, MKVM_GS };	/* encoding order */
+enum { MKVM_EMU_TR = 6, MKVM_EMU_LDTR = 7 };			/* for the functions below */
 
 #define MKVM_MAX_INSN	15	/* bytes of an instruction */
-#define MKVM_INSN_ROOM	32	/* what the decoder may read before it knows that they are too many */
+#define MKVM_INSN_ROOM	40	/* what the decoder may read before it knows that they are too many */
 
 /* What the guest's code at an instruction runs as. */
 struct mkvm_mode {
@@ -46,8 +48,19 @@ struct mkvm_mode {
 /* How an instruction is run; what the values mean decode.h says. */
 struct mkvm_opcode {
 	u8 op;
-	u8 dst:4, src:4;
-	u8 flags;
+	u8 dst, src;
+	u8 width;		/* bytes in memory where that is not by prefixes, 0: it is */
+	u32 flags;
+	u16 feature;		/* X86_FEATURE_* that CPUID must show, 0: none */
+};
+
+/* What a VEX or EVEX prefix says; the register bits that REX has, too, are in prefix[REX]. */
+struct mkvm_vex {
+	u8 kind;		/* 0: neither; else its length in bytes, EVEX's is 4 */
+	u8 vvvv;		/* the second source */
+	u8 length;		/* of vectors: 16 << length bytes */
+	bool w;
+	bool upper;		/* ModRM.reg is of a vector register from 16 on */
 };
 
 struct mkvm_emu {
@@ -56,11 +69,17 @@ struct mkvm_emu {
 	u64 rip, rflags;		/* in, out */
 	struct mkvm_mode mode;		/* in */
 	bool io_checked;		/* in: the CPU has checked that INS and OUTS may use their port */
+	bool one_by_one;		/* in: INS takes one element a call, as all other strings do */
 	void *ins_buf;			/* in: the page where mkvm_emu_pio puts what it reads */
 	u8 *insn;			/* in: MKVM_INSN_ROOM bytes; out: the instruction */
 	u8 insn_len;			/* in: how many are known; out: its length if decoded, else all known */
 	bool one_operand;		/* out: every access to memory is to the one operand that is there */
-	bool host_fault;		/* the surroundings' own */
+	bool ss_loaded;			/* out: MOV to or POP of SS: the next instruction is not interrupted */
+	bool host_fault, patient, watched;	/* the surroundings' own, */
+	u32 traps;			/* and breakpoints that this call has met, as in DR6 */
+	struct {
+		u64 all, any, leaf;
+	} walked;			/* likewise: what the last walk found */
 	struct {
 		u8 vector;
 		bool has_error;
@@ -71,14 +90,17 @@ struct mkvm_emu {
 	/* The emulator's own: the instruction, decoded. */
 	struct mkvm_opcode d;
 	u8 pos;				/* bytes decoded */
+	u8 opcode;			/* the last byte of it */
+	struct mkvm_vex vex;
 	u8 size, ad;			/* of operand and address, bytes */
 	u8 mod, reg, rm;		/* ModRM, with REX's bits */
 	u8 seg;
 	bool mode64, rip_relative;
-	u8 vec_size;			/* of OP_VEC, bytes */
-	bool aligned;			/* of OP_VEC: else #GP */
+	bool sp_based;			/* the address has rSP in it */
 	u8 prefix[8];			/* the last of its kind, 0: absent */
-	u64 ea, imm, flags;		/* flags: RFLAGS when it has run */
+	u64 ea, imm;
+	u16 imm16;			/* besides imm */
+	u64 next_rip, flags;		/* RIP and RFLAGS when it has run */
 };
 
 /*
@@ -93,7 +115,7 @@ enum mkvm_emu_how {
 	MKVM_EMU_PROBE,		/* no access: would a WRITE fault? Of more than 8 bytes: UNHANDLED unless RAM */
 };
 
-/* buf: at least a u64 (a DONE read fills len bytes); len: 1, 2, 4, 8, 16, for PROBE and WRITE of INS up to a page */
+/* buf: at least a u64 (a DONE read fills len bytes); len: 1, 2, 4, 8, 10, 16, 32, 64, for PROBE and WRITE of INS up to a page */
 enum mkvm_emu_result mkvm_emu_access(struct mkvm_emu *emu, u64 la, void *buf, unsigned int len,
 				     enum mkvm_emu_how how);
 /* Bytes of the instruction into buf, which has room for 16; len up to 15, within a page. */
@@ -101,11 +123,43 @@ enum mkvm_emu_result mkvm_emu_fetch(struct mkvm_emu *emu, u64 la, void *buf, uns
 /* OUTS of one element from out; INS (out is NULL) of count elements, at most a page, to emu->ins_buf. */
 enum mkvm_emu_result mkvm_emu_pio(struct mkvm_emu *emu, u16 port, unsigned int size, unsigned int count,
 				  const void *out);
+/*
+ * As mkvm_emu_access, for descriptors: a supervisor's, whatever CPL is; a WRITE where
+ * there is no RAM is dropped.
+ */
+enum mkvm_emu_result mkvm_emu_system(struct mkvm_emu *emu, u64 la, void *buf, unsigned int len,
+				     enum mkvm_emu_how how);
 void mkvm_emu_get_segment(struct mkvm_emu *emu, int seg, struct kvm_segment *var);
+void mkvm_emu_set_segment(struct mkvm_emu *emu, int seg, const struct kvm_segment *var);
+void mkvm_emu_dt(struct mkvm_emu *emu, bool idt, struct kvm_dtable *dt, bool write);
+/* Does the guest's CPUID show X86_FEATURE_*? Of the words that CPUID's leaves 1, 7 and 0x80000001 fill. */
+bool mkvm_emu_has(struct mkvm_emu *emu, unsigned int feature);
 /* MOV to CR0, 2, 3, 4 or 8 at CPL 0. Returns 1 for #GP. */
 int mkvm_emu_set_cr(struct mkvm_emu *emu, int cr, u64 val);
-/* Reads or writes the 16 bytes of XMM register n. */
-void mkvm_emu_xmm(struct mkvm_emu *emu, unsigned int n, u64 *val, bool write);
+
+/* As much as a vector register may have. */
+struct mkvm_vec {
+	u64 q[8];
+};
+
+/* FXSAVE's image, in its 64-bit form. */
+struct mkvm_fx {
+	u16 fcw, fsw, ftw, fop;
+	u64 rip, rdp;
+	u32 mxcsr, mxcsr_mask;
+	u8 registers[480];
+} __attribute__((aligned(16)));
+
+/*
+ * Reads or writes len bytes, 16, 32 or 64, of vector register n. A write of more than 16
+ * clears all above.
+ */
+void mkvm_emu_vec(struct mkvm_emu *emu, unsigned int n, struct mkvm_vec *buf, unsigned int len, bool write);
+/* Reads or writes x87, MMX and XMM registers. */
+void mkvm_emu_fx(struct mkvm_emu *emu, struct mkvm_fx *fx, bool write);
+/* Runs the x87 or MMX instruction that is decoded on those in fx, with mem, 16 bytes, as the operand. */
+void mkvm_emu_x87(struct mkvm_emu *emu, struct mkvm_fx *fx, void *mem);
+u64 mkvm_emu_xcr0(struct mkvm_emu *emu);
 /* MOV to or from DR0 to 3, 6 or 7, all checked. */
 void mkvm_emu_dr(struct mkvm_emu *emu, int dr, u64 *val, bool write);
 

@@ -119,6 +119,7 @@ struct mkvm {
 	long invalidate_running;			/* (m) invalidations between start and end, */
 	unsigned long invalidate_start, invalidate_end;	/* (m) and the host addresses that they cover */
 	struct cpumask flush_cpus;			/* (m) scratch of mkvm_flush_tlbs */
+	bool tlbs_stale;				/* (m) entries were removed without a flush so far */
 	atomic_long_t tlb_gen;				/* (a) bumped when entries went away */
 
 	int nr_vcpus;					/* (l) published with release after vcpus[] */
@@ -236,7 +237,7 @@ enum mkvm_where {
 	MKVM_EXITING,		/* somebody has sent that IPI */
 };
 
-#define MKVM_LOG_ENTRIES 8
+#define MKVM_LOG_ENTRIES 64	/* ENTER makes 62, of 8 bytes at most */
 
 /* Accesses that one emulated instruction has made so far outside of RAM: its replay answers from here. */
 struct mkvm_io_log {
@@ -244,6 +245,15 @@ struct mkvm_io_log {
 	u8 pos;			/* answered in this replay */
 	bool open;		/* userspace is to answer the last one */
 	u64 data[MKVM_LOG_ENTRIES];
+};
+
+/* Which instruction the CPU has intercepted, for the emulator: the code may have changed since. */
+enum mkvm_intercept {
+	MKVM_INTERCEPT_INS,	/* number: bytes of an element */
+	MKVM_INTERCEPT_OUTS,
+	MKVM_INTERCEPT_SET_CR,	/* number: the register's */
+	MKVM_INTERCEPT_GET_DR,
+	MKVM_INTERCEPT_SET_DR,
 };
 
 /* Why an instruction is emulated. */
@@ -295,18 +305,22 @@ struct mkvm_vcpu {
 	u64 next_rip;				/* (v) of the exit's instruction, 0: unknown */
 	u8 insn_len, insn[MKVM_INSN_ROOM];	/* (v) bytes of the exit's instruction that are known */
 	u8 cause;				/* (v) enum mkvm_cause of what the emulator runs or is to finish */
-	u64 fault_gpa;				/* (v) of the second-level fault being handled */
+	u64 fault_gpa;				/* (v) of the second-level fault being handled, */
+	u64 fault_la;				/* and its linear address, ~0: the CPU does not tell */
+	u8 insn_by_cpu;				/* (v) so many bytes of insn the CPU itself has fetched */
+	u32 intercepted;			/* (v) last bytes of the instruction that was, to skip it; 0: not known */
 	unsigned long waiting;			/* (v) pending bits that a window will bring back */
 	unsigned long pending;			/* (a) 1 << enum mkvm_pending */
 	int where;				/* (a) enum mkvm_where */
 	int cpu;				/* (a) written by the vCPU's thread; where it runs, -1: not loaded */
 	long tlb_seen;				/* (v) vm->tlb_gen that the guest's TLB obeys */
+	u32 vectoring;				/* (v) what the last exit cut off, in the CPU's format; 0: nothing */
 	struct mkvm_event event;		/* (v) being delivered: goes into the guest at the next entry */
 	struct mkvm_event exception;		/* (v) raised, not yet being delivered */
 	u64 payload;				/* (v) of exception, if has_payload: CR2 of #PF, new DR6 bits of #DB */
 	bool has_payload;			/* (v) */
 	bool triple_fault;			/* (v) the machine is to shut down */
-	bool exit_soon;				/* (v) leave the guest when event has gone in: something waits behind it */
+	bool exit_soon;				/* (v) leave the guest when event has gone in: more waits */
 	bool in_smm;				/* (v) memory is address space 1 */
 	bool smm_inside_nmi;			/* (v) NMIs were masked when the SMI came */
 	bool dr_live;				/* (v) DR0-3 are in the CPU while in the guest */
@@ -368,7 +382,7 @@ struct mkvm_vcpu {
 
 	struct {
 		u32 control;			/* KVM_GUESTDBG_* while enabled, else 0 */
-		bool stepped;			/* an instruction was done outside of the guest */
+		u32 traps;			/* to be told, as in DR6: of what was done outside of the guest */
 		u64 dr[4], dr7;			/* userspace's breakpoints */
 	} debug;				/* (v) debug.c */
 
@@ -379,9 +393,15 @@ struct mkvm_vcpu {
 		u8 size;
 		bool in, done;
 	} pio;					/* (v) port I/O that is or was answered through the shared page */
+	struct {
+		u8 what;			/* enum mkvm_intercept */
+		u8 number;
+	} intercept;				/* (v) of the last mkvm_exit_emulate */
 	u64 io_rip;				/* (v) of the instruction that complete is to finish */
 	struct mkvm_io_log log;			/* (v) */
 	struct mkvm_emu emu;			/* (v) the instruction being emulated */
+	struct mkvm_soft_tlb *soft;		/* (v) soft_tlb.c; NULL: was never needed */
+	u64 soft_root;				/* (v) while it is used: of its private address space, else 0 */
 	void *tdp_pages[3];			/* (v) zeroed pages kept for mmu_lock sections */
 	u8 nr_tdp_pages;			/* (v) */
 	const struct mkvm_memslot *last_slot;	/* (v) valid while last_generation is current, under srcu */
@@ -404,7 +424,7 @@ void mkvm_vcpu_reset(struct mkvm_vcpu *vcpu, bool init);
 /* run.c */
 int mkvm_vcpu_run(struct mkvm_vcpu *vcpu);
 int mkvm_skip_instruction(struct mkvm_vcpu *vcpu);
-void mkvm_end_instruction(struct mkvm_vcpu *vcpu);
+void mkvm_end_instruction(struct mkvm_vcpu *vcpu, u32 traps);
 int mkvm_exit_halt(struct mkvm_vcpu *vcpu);
 int mkvm_halt(struct mkvm_vcpu *vcpu);
 int mkvm_exit_cpuid(struct mkvm_vcpu *vcpu);
@@ -414,7 +434,8 @@ int mkvm_exit_wrmsr(struct mkvm_vcpu *vcpu);
 int mkvm_exit_xsetbv(struct mkvm_vcpu *vcpu);
 int mkvm_exit_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size, bool in);
 int mkvm_exit_tdp_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fetch);
-int mkvm_exit_emulate(struct mkvm_vcpu *vcpu);
+int mkvm_exit_walk_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write);
+int mkvm_exit_emulate(struct mkvm_vcpu *vcpu, enum mkvm_intercept what, unsigned int number);
 int mkvm_emulation_failed(struct mkvm_vcpu *vcpu, const struct mkvm_emu *emu);
 int mkvm_exit_triple_fault(struct mkvm_vcpu *vcpu);
 int mkvm_exit_fail_entry(struct mkvm_vcpu *vcpu, u64 reason);
@@ -468,7 +489,11 @@ int mkvm_exit_rsm(struct mkvm_vcpu *vcpu);
 int mkvm_set_guest_debug(struct mkvm_vcpu *vcpu, const struct kvm_guest_debug *dbg);
 bool mkvm_debug_takes(struct mkvm_vcpu *vcpu, u8 vector);
 int mkvm_exit_debug(struct mkvm_vcpu *vcpu, u8 vector, u64 dr6);
-int mkvm_exit_mov_dr(struct mkvm_vcpu *vcpu);
+int mkvm_exit_mov_dr(struct mkvm_vcpu *vcpu, unsigned int dr, bool write);
+enum mkvm_watch { MKVM_WATCH_READ, MKVM_WATCH_WRITE, MKVM_WATCH_PORT };
+bool mkvm_watching(struct mkvm_vcpu *vcpu);
+u32 mkvm_breakpoints_met(struct mkvm_vcpu *vcpu, enum mkvm_watch how, u64 addr, unsigned int len);
+void mkvm_debug_trap(struct mkvm_vcpu *vcpu, u32 traps);
 
 /* debugfs.c */
 void mkvm_debugfs_setup(void);
@@ -584,6 +609,7 @@ void mkvm_tdp_zap_gfns(struct mkvm *vm, unsigned int as, u64 first, u64 end);
 bool mkvm_tdp_write_protect(struct mkvm *vm, unsigned int as, u64 gfn, u64 mask);
 void mkvm_tdp_flush(struct mkvm *vm);
 void mkvm_tdp_free_pages(struct mkvm_vcpu *vcpu);
+u64 mkvm_tdp_leaf(struct mkvm_vcpu *vcpu, u64 gfn);
 
 #define MKVM_FAULT_MAPPED	0	/* run the guest again */
 #define MKVM_FAULT_MMIO		1	/* no memory there, or a write to read-only memory */
@@ -595,6 +621,24 @@ enum mkvm_insn { MKVM_INSN_OTHER, MKVM_INSN_HYPERCALL, MKVM_INSN_RSM, MKVM_INSN_
 enum mkvm_insn mkvm_insn_at_rip(struct mkvm_vcpu *vcpu, u8 *vector);
 bool mkvm_translate(struct mkvm_vcpu *vcpu, u64 la, u64 *gpa);
 void mkvm_forget_io(struct mkvm_vcpu *vcpu);
+
+/* What a walk of the guest's page tables found. */
+struct mkvm_translation {
+	u64 gpa;
+	u64 all, any, leaf;	/* the entries of all levels, ANDed and ORed, and the last one */
+	u32 error;		/* of the #PF */
+};
+
+#define MKVM_WALK_UNCHECKED BIT(31)	/* whatever the tables allow */
+enum mkvm_emu_result mkvm_walk(struct mkvm_vcpu *vcpu, u64 la, u32 access, struct mkvm_translation *t);
+
+/* soft_tlb.c */
+int mkvm_soft_begin(struct mkvm_vcpu *vcpu);
+void mkvm_soft_flush(struct mkvm_vcpu *vcpu);
+void mkvm_soft_free(struct mkvm_vcpu *vcpu);
+int mkvm_exit_soft_fault(struct mkvm_vcpu *vcpu, u64 la, u32 error);
+int mkvm_soft_fault_gpa(struct mkvm_vcpu *vcpu, u64 *gpa, bool write);
+void mkvm_soft_mapped(struct mkvm_vcpu *vcpu);
 
 /* iodev.c; true: an in-kernel device answered */
 bool mkvm_kernel_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size, bool in, void *data);

@@ -473,9 +473,7 @@ int mkvm_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host)
 	case MSR_TSC_AUX:
 		if ((val >> 32) && !vcpu->amd_rules)
 			return 1;
-		val = (u32)val;		/* AMD's CPUs drop the upper half */
-		vcpu->tsc_aux = val;
-		return mkvm_hw->set_msr(vcpu, index, val);
+		return mkvm_hw->set_msr(vcpu, index, (u32)val);	/* AMD's CPUs drop the upper half */
 	case MSR_IA32_CR_PAT:
 		if (!pat_valid(val))
 			return 1;

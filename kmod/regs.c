@@ -114,34 +114,59 @@ bool mkvm_efer_valid(struct mkvm_vcpu *vcpu, u64 efer)
 	return !(efer & vcpu->efer_reserved);
 }
 
+#define CR0_BITS	(X86_CR0_PE | X86_CR0_MP | X86_CR0_EM | X86_CR0_TS | X86_CR0_ET | X86_CR0_NE | \
+			 X86_CR0_WP | X86_CR0_AM | X86_CR0_NW | X86_CR0_CD | X86_CR0_PG)
+
 /* AMD APM vol. 2, "CR0 Register": what a MOV to CR0 refuses. */
 static bool cr0_valid(u64 cr0)
 {
-	const u64 known = X86_CR0_PE | X86_CR0_MP | X86_CR0_EM | X86_CR0_TS | X86_CR0_ET | X86_CR0_NE |
-			  X86_CR0_WP | X86_CR0_AM | X86_CR0_NW | X86_CR0_CD | X86_CR0_PG;
-
-	if (cr0 & ~known)
+	if (cr0 & ~CR0_BITS)
 		return false;
 	if ((cr0 & X86_CR0_NW) && !(cr0 & X86_CR0_CD))
 		return false;
 	return !(cr0 & X86_CR0_PG) || (cr0 & X86_CR0_PE);
 }
 
-/*
- * mkvm_cr_write - the guest writes an intercepted control register (4 or 8)
- *
- * Context: own thread. Return: 1 for #GP.
- */
-int mkvm_cr_write(struct mkvm_vcpu *vcpu, int cr, u64 val)
+/* AMD APM vol. 2, "CR0 Register" and "Activating Long Mode". */
+static int cr0_write(struct mkvm_vcpu *vcpu, u64 val)
+{
+	struct mkvm_mode mode;
+	bool lma;
+
+	mkvm_hw->get_mode(vcpu, &mode);
+	lma = (mode.efer & EFER_LME) && (val & X86_CR0_PG);
+	if (val >> 32 || !cr0_valid(val & CR0_BITS))
+		return 1;
+	if (!(val & X86_CR0_PG) && (((mode.efer & EFER_LMA) && mode.cs_l) || (mode.cr4 & X86_CR4_PCIDE)))
+		return 1;
+	if (lma && !(mode.efer & EFER_LMA) && (!(mode.cr4 & X86_CR4_PAE) || mode.cs_l))
+		return 1;
+	mkvm_hw->set_cr(vcpu, 0, val & CR0_BITS);
+	mkvm_hw->set_efer(vcpu, lma ? mode.efer | EFER_LMA : mode.efer & ~(u64)EFER_LMA);
+	mkvm_hw->flush_tlb(vcpu);
+	return 0;
+}
+
+/* AMD APM vol. 2, "CR3 Register"; bit 63 asks to keep translations, which is not needed. */
+static int cr3_write(struct mkvm_vcpu *vcpu, u64 val)
 {
 	struct mkvm_mode mode;
 
-	if (cr == 8) {
-		/* A userspace interrupt controller may now have something to inject. */
-		vcpu->tell_tpr = !vcpu->lapic && val < vcpu->cr8;
-		return mkvm_set_cr8(vcpu, val);
-	}
-	if (cr != 4 || !mkvm_cr4_valid(vcpu, val))
+	mkvm_hw->get_mode(vcpu, &mode);
+	if (mode.cr4 & X86_CR4_PCIDE)
+		val &= ~BIT_ULL(63);
+	if ((mode.efer & EFER_LMA) && (val & (vcpu->gpa_reserved | GENMASK_ULL(63, 52))))
+		return 1;
+	mkvm_hw->set_cr(vcpu, 3, val);
+	mkvm_hw->flush_tlb(vcpu);
+	return 0;
+}
+
+static int cr4_write(struct mkvm_vcpu *vcpu, u64 val)
+{
+	struct mkvm_mode mode;
+
+	if (!mkvm_cr4_valid(vcpu, val))
 		return 1;
 	mkvm_hw->get_mode(vcpu, &mode);
 	if ((mode.efer & EFER_LMA) && !(val & X86_CR4_PAE))
@@ -154,6 +179,29 @@ int mkvm_cr_write(struct mkvm_vcpu *vcpu, int cr, u64 val)
 	if (val ^ mode.cr4)
 		mkvm_hw->flush_tlb(vcpu);
 	return 0;
+}
+
+/*
+ * mkvm_cr_write - the guest writes an intercepted control register (0, 3, 4 or 8)
+ *
+ * Context: own thread. Return: 1 for #GP.
+ */
+int mkvm_cr_write(struct mkvm_vcpu *vcpu, int cr, u64 val)
+{
+	switch (cr) {
+	case 0:
+		return cr0_write(vcpu, val);
+	case 3:
+		return cr3_write(vcpu, val);
+	case 4:
+		return cr4_write(vcpu, val);
+	case 8:
+		/* A userspace interrupt controller may now have something to inject. */
+		vcpu->tell_tpr = !vcpu->lapic && val < vcpu->cr8;
+		return mkvm_set_cr8(vcpu, val);
+	default:
+		return 1;
+	}
 }
 
 /* ---- segments and the rest of KVM_GET_SREGS ---- */

@@ -13,6 +13,11 @@
  * inside this VM leave it. A vCPU compares the generation after it has announced
  * that it is in the guest, so one of the two sees the other.
  *
+ * No hold of mmu_lock grows with the guest's memory: a table that lies in a range as a whole is cut
+ * off with one store, and what hangs below it is visited and freed without the lock. Ranges of
+ * several slots are zapped in a hold each, and flushed once at the end. In between, vm->tlbs_stale
+ * says that a TLB may hold what the tables hold no more: who relies on an absent entry flushes first.
+ *
  * Read next: memslot.c for the addresses, svm/svm.c for the entry's format.
  */
 #include <linux/mm.h>
@@ -21,6 +26,7 @@
 #include <linux/smp.h>
 
 #include "hw_ops.h"
+#include "testpoint.h"
 
 #define TDP_LEVELS	4
 #define TDP_ADDR_MASK	0x000ffffffffff000ULL
@@ -50,13 +56,18 @@ static void ipi_nothing(void *unused)
 {
 }
 
-/* Returns when no CPU uses entries that are gone. Context: mmu_lock held, interrupts on. */
+/*
+ * Returns when no CPU uses entries that are gone. Context: mmu_lock held, interrupts on. The lock
+ * alone does not disable preemption in every kernel, as smp_call_function_many needs it.
+ */
 static void flush_tlbs(struct mkvm *vm)
 {
 	struct mkvm_vcpu *vcpu;
 	int i, cpu;
 
+	lockdep_assert_held(&vm->mmu_lock);
 	vm->stats[MKVM_STAT_REMOTE_TLB_FLUSH]++;
+	preempt_disable();
 	atomic_long_inc(&vm->tlb_gen);
 	smp_mb__after_atomic();		/* pairs with the store to vcpu->where in run.c */
 	cpumask_clear(&vm->flush_cpus);
@@ -67,36 +78,74 @@ static void flush_tlbs(struct mkvm *vm)
 	}
 	if (!cpumask_empty(&vm->flush_cpus))
 		smp_call_function_many(&vm->flush_cpus, ipi_nothing, NULL, true);
+	preempt_enable();
+	vm->tlbs_stale = false;
 }
 
-/* Puts a table that has been cut off, and all below it, on the list of pages to free. */
-static void tdp_collect(struct mkvm *vm, u64 *table, int level, struct list_head *free)
+/* Flushes for whoever has removed entries and has not yet. Context: mmu_lock held. */
+static void flush_stale(struct mkvm *vm)
 {
-	int i;
+	if (vm->tlbs_stale)
+		flush_tlbs(vm);
+}
+
+/* A table with all below it is reached from no other, and is to be freed after the flush. */
+static void tdp_cut_off(u64 *table, int level, struct list_head *cut)
+{
+	struct page *page = virt_to_page(table);
+
+	set_page_private(page, level);
+	list_add(&page->lru, cut);
+}
+
+/* Frees one table, counts its leaves by level, and cuts off the tables below it. */
+static void tdp_free_table(struct page *page, struct list_head *cut, u64 *leaves)
+{
+	int i, level = page_private(page);
+	u64 *table = page_address(page);
 
 	for (i = 0; i < 512; i++) {
 		if (!tdp_present(table[i]))
 			continue;
 		if (tdp_is_leaf(table[i], level))
-			vm->stats[MKVM_STAT_PAGES_4K + level - 1]--;
+			leaves[level - 1]++;
 		else
-			tdp_collect(vm, tdp_table(table[i]), level - 1, free);
+			tdp_cut_off(tdp_table(table[i]), level - 1, cut);
 	}
-	list_add(&virt_to_page(table)->lru, free);
+	set_page_private(page, 0);
+	__free_page(page);
 }
 
-static void tdp_free_list(struct list_head *free)
+/*
+ * Frees the tables on the list, and those below them. Context: TLBs were flushed since they were cut
+ * off; takes mmu_lock, for the count of leaves alone.
+ */
+static void tdp_free_cut(struct mkvm *vm, struct list_head *cut, bool may_sleep)
 {
-	struct page *page, *next;
+	u64 leaves[TDP_LEVELS] = {};
+	struct page *page;
 
-	list_for_each_entry_safe(page, next, free, lru) {
+	if (list_empty(cut))
+		return;
+	mkvm_test_point(MKVM_POINT_FREE);
+	while ((page = list_first_entry_or_null(cut, struct page, lru))) {
 		list_del(&page->lru);
-		__free_page(page);
+		tdp_free_table(page, cut, leaves);
+		if (may_sleep)
+			cond_resched();
 	}
+	spin_lock(&vm->mmu_lock);
+	vm->stats[MKVM_STAT_PAGES_4K] -= leaves[0];
+	vm->stats[MKVM_STAT_PAGES_4K + 1] -= leaves[1];
+	spin_unlock(&vm->mmu_lock);
 }
 
-/* Clears entries of guest frames [first, end) in a table whose first frame is base; true if there were any. */
-static bool tdp_zap(struct mkvm *vm, u64 *table, int level, u64 base, u64 first, u64 end, struct list_head *free)
+/*
+ * Clears entries of guest frames [first, end) in a table whose first frame is base; true if there were
+ * any. It looks at two tables of each level at most, whatever the range.
+ */
+static bool tdp_zap_table(struct mkvm *vm, u64 *table, int level, u64 base, u64 first, u64 end,
+			  struct list_head *cut)
 {
 	unsigned int i = first > base ? tdp_index(first, level) : 0;
 	u64 gfn, entry, span = PAGES_PER(level);
@@ -107,7 +156,7 @@ static bool tdp_zap(struct mkvm *vm, u64 *table, int level, u64 base, u64 first,
 		if (!tdp_present(entry))
 			continue;
 		if (!tdp_is_leaf(entry, level) && (gfn < first || gfn + span > end)) {
-			zapped |= tdp_zap(vm, tdp_table(entry), level - 1, gfn, first, end, free);
+			zapped |= tdp_zap_table(vm, tdp_table(entry), level - 1, gfn, first, end, cut);
 			continue;
 		}
 		xchg(&table[i], 0);
@@ -115,32 +164,33 @@ static bool tdp_zap(struct mkvm *vm, u64 *table, int level, u64 base, u64 first,
 		if (tdp_is_leaf(entry, level))
 			vm->stats[MKVM_STAT_PAGES_4K + level - 1]--;
 		else
-			tdp_collect(vm, tdp_table(entry), level - 1, free);
+			tdp_cut_off(tdp_table(entry), level - 1, cut);
 	}
 	return zapped;
 }
 
-static void tdp_zap_locked(struct mkvm *vm, unsigned int as, u64 first, u64 end)
+/* Context: mmu_lock held. Afterwards flush_stale must come, and then tdp_free_cut. */
+static void tdp_zap(struct mkvm *vm, unsigned int as, u64 first, u64 end, struct list_head *cut)
 {
-	LIST_HEAD(free);
-
 	lockdep_assert_held(&vm->mmu_lock);
-	if (!tdp_zap(vm, vm->tdp[as].root, TDP_LEVELS, 0, first, end, &free))
-		return;
-	flush_tlbs(vm);
-	tdp_free_list(&free);
+	if (tdp_zap_table(vm, vm->tdp[as].root, TDP_LEVELS, 0, first, end, cut))
+		vm->tlbs_stale = true;
 }
 
 /*
  * mkvm_tdp_zap_gfns - the guest loses its mapping of frames [first, end)
  *
- * Context: takes mmu_lock; on return no CPU's TLB holds them.
+ * Context: may sleep; takes mmu_lock; on return no CPU's TLB holds them.
  */
 void mkvm_tdp_zap_gfns(struct mkvm *vm, unsigned int as, u64 first, u64 end)
 {
+	LIST_HEAD(cut);
+
 	spin_lock(&vm->mmu_lock);
-	tdp_zap_locked(vm, as, first, end);
+	tdp_zap(vm, as, first, end, &cut);
+	flush_stale(vm);
 	spin_unlock(&vm->mmu_lock);
+	tdp_free_cut(vm, &cut, true);
 }
 
 /* The frame's leaf, or the absent entry where its walk ends; that entry's level. Context: mmu_lock. */
@@ -150,6 +200,27 @@ static u64 *tdp_find(u64 *root, u64 gfn, int *level)
 
 	for (*level = TDP_LEVELS; tdp_present(*entry) && !tdp_is_leaf(*entry, *level); (*level)--)
 		entry = &tdp_table(*entry)[tdp_index(gfn, *level - 1)];
+	return entry;
+}
+
+/*
+ * mkvm_tdp_leaf - the last-level entry by which a page is mapped, or would be without huge leaves; 0: it is not
+ *
+ * It is valid until the next flush of TLBs, like what a TLB holds. Context: the vCPU's thread.
+ */
+u64 mkvm_tdp_leaf(struct mkvm_vcpu *vcpu, u64 gfn)
+{
+	struct mkvm *vm = vcpu->vm;
+	u64 entry;
+	int level;
+
+	spin_lock(&vm->mmu_lock);
+	entry = READ_ONCE(*tdp_find(vm->tdp[vcpu->in_smm].root, gfn, &level));
+	spin_unlock(&vm->mmu_lock);
+	if (!tdp_present(entry))
+		return 0;
+	if (level > 1)
+		entry = (entry & ~mkvm_hw->tdp.huge) | (gfn & (PAGES_PER(level) - 1)) << PAGE_SHIFT;
 	return entry;
 }
 
@@ -175,7 +246,7 @@ bool mkvm_tdp_write_protect(struct mkvm *vm, unsigned int as, u64 gfn, u64 mask)
 	return flush;
 }
 
-/* mkvm_tdp_flush - returns when no CPU uses entries as they were. Context: may sleep. */
+/* mkvm_tdp_flush - returns when no CPU uses entries as they were. Context: takes mmu_lock, interrupts on. */
 void mkvm_tdp_flush(struct mkvm *vm)
 {
 	spin_lock(&vm->mmu_lock);
@@ -250,14 +321,25 @@ static bool invalidated(struct mkvm *vm, unsigned long seq, unsigned long hva)
 	return vm->invalidate_seq != seq;
 }
 
+/* The frames that an entry of this level maps beside gfn are free for another leaf. Context: mmu_lock held. */
+static void tdp_clear_way(struct mkvm_vcpu *vcpu, u64 gfn, int level, struct list_head *cut)
+{
+	u64 first = gfn & ~(PAGES_PER(level) - 1);
+
+	tdp_zap(vcpu->vm, vcpu->in_smm, first, first + PAGES_PER(level), cut);
+	flush_stale(vcpu->vm);
+}
+
 /* Installs a leaf; mmu_lock is held and the page is still the host's. */
-static void tdp_install(struct mkvm_vcpu *vcpu, u64 gfn, u64 pfn, int level, bool writable)
+static void tdp_install(struct mkvm_vcpu *vcpu, u64 gfn, u64 pfn, int level, bool writable,
+			struct list_head *cut)
 {
 	const struct mkvm_tdp_format *f = &mkvm_hw->tdp;
 	unsigned int as = vcpu->in_smm;
 	u64 entry, *table = vcpu->vm->tdp[as].root;
 	int l;
 
+	flush_stale(vcpu->vm);	/* a TLB must not hold two leaves of different sizes for one address */
 	for (l = TDP_LEVELS; l > level; l--) {
 		u64 *slot = &table[tdp_index(gfn, l)];
 
@@ -266,7 +348,7 @@ static void tdp_install(struct mkvm_vcpu *vcpu, u64 gfn, u64 pfn, int level, boo
 		if (tdp_present(entry) && tdp_is_leaf(entry, l)) {
 			if ((entry & f->write) || !writable)
 				return;
-			tdp_zap_locked(vcpu->vm, as, gfn & ~(PAGES_PER(l) - 1), (gfn | (PAGES_PER(l) - 1)) + 1);
+			tdp_clear_way(vcpu, gfn, l, cut);
 			entry = 0;
 		}
 		if (!tdp_present(entry)) {
@@ -278,7 +360,7 @@ static void tdp_install(struct mkvm_vcpu *vcpu, u64 gfn, u64 pfn, int level, boo
 	table += tdp_index(gfn, level);
 	entry = *table;
 	if (level > 1 && tdp_present(entry) && !tdp_is_leaf(entry, level))
-		tdp_zap_locked(vcpu->vm, as, gfn & ~(PAGES_PER(level) - 1), (gfn | (PAGES_PER(level) - 1)) + 1);
+		tdp_clear_way(vcpu, gfn, level, cut);
 	/* Another vCPU has written meanwhile; taking that back would need a flush. */
 	if (level == 1 && tdp_present(entry) && (entry & f->write) && !writable)
 		return;
@@ -323,6 +405,7 @@ int mkvm_tdp_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
 	bool readonly, writable = write;
 	unsigned long hva, seq;
 	struct page *page;
+	LIST_HEAD(cut);
 	int level = 1;
 
 	if (!slot)
@@ -343,7 +426,7 @@ int mkvm_tdp_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
 		level = 2;
 	spin_lock(&vm->mmu_lock);
 	if (!invalidated(vm, seq, hva)) {
-		tdp_install(vcpu, gfn, page_to_pfn(page), level, writable);
+		tdp_install(vcpu, gfn, page_to_pfn(page), level, writable, &cut);
 		if (writable) {
 			SetPageDirty(compound_head(page));
 			if (slot->dirty)
@@ -351,16 +434,17 @@ int mkvm_tdp_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
 		}
 	}
 	spin_unlock(&vm->mmu_lock);
+	tdp_free_cut(vm, &cut, true);
 	put_page(page);
 	return MKVM_FAULT_MAPPED;
 }
 
 /* ---- what the host tells ---- */
 
-typedef bool range_fn(struct mkvm *vm, unsigned int as, u64 first, u64 end, bool arg);
+typedef bool range_fn(struct mkvm *vm, unsigned int as, u64 first, u64 end, void *arg);
 
 static bool for_each_range_in(struct mkvm *vm, unsigned int as, unsigned long start, unsigned long end,
-			      range_fn *fn, bool arg)
+			      range_fn *fn, void *arg, bool may_sleep)
 {
 	struct mkvm_memslots *slots = srcu_dereference(vm->slots[as], &vm->srcu);
 	bool r = false;
@@ -371,32 +455,43 @@ static bool for_each_range_in(struct mkvm *vm, unsigned int as, unsigned long st
 		unsigned long slot_end = s->hva + (s->npages << PAGE_SHIFT);
 		unsigned long from = max(start, s->hva), to = min(end, slot_end);
 
-		if (from < to)
-			r |= fn(vm, as, s->gfn + ((from - s->hva) >> PAGE_SHIFT),
-				s->gfn + ((to - s->hva + PAGE_SIZE - 1) >> PAGE_SHIFT), arg);
+		if (from >= to)
+			continue;
+		spin_lock(&vm->mmu_lock);
+		r |= fn(vm, as, s->gfn + ((from - s->hva) >> PAGE_SHIFT),
+			s->gfn + ((to - s->hva + PAGE_SIZE - 1) >> PAGE_SHIFT), arg);
+		spin_unlock(&vm->mmu_lock);
+		if (!may_sleep)
+			continue;
+		mkvm_test_point(MKVM_POINT_ZAP);
+		cond_resched();
 	}
 	return r;
 }
 
-/* Calls fn for the guest frames of each slot that overlaps host addresses [start, end). */
-static bool for_each_range(struct mkvm *vm, unsigned long start, unsigned long end, range_fn *fn, bool arg)
+/*
+ * Calls fn for the guest frames of each slot that overlaps host addresses [start, end), each time in a
+ * hold of mmu_lock of its own: as many slots as there may be can share the range.
+ */
+static bool for_each_range(struct mkvm *vm, unsigned long start, unsigned long end, range_fn *fn, void *arg,
+			   bool may_sleep)
 {
 	bool r = false;
 	int as;
 
 	for (as = 0; as < MKVM_NR_AS; as++)
-		r |= for_each_range_in(vm, as, start, end, fn, arg);
+		r |= for_each_range_in(vm, as, start, end, fn, arg, may_sleep);
 	return r;
 }
 
-static bool zap_range(struct mkvm *vm, unsigned int as, u64 first, u64 end, bool unused)
+static bool zap_range(struct mkvm *vm, unsigned int as, u64 first, u64 end, void *cut)
 {
-	tdp_zap_locked(vm, as, first, end);
+	tdp_zap(vm, as, first, end, cut);
 	return true;
 }
 
-/* Was any leaf in the range used since it was last asked? clear: forget it. */
-static bool range_young(struct mkvm *vm, unsigned int as, u64 first, u64 end, bool clear)
+/* Was any leaf in the range used since it was last asked? *clear: forget it. */
+static bool range_young(struct mkvm *vm, unsigned int as, u64 first, u64 end, void *clear)
 {
 	u64 gfn, accessed = mkvm_hw->tdp.accessed;
 	bool young = false;
@@ -408,16 +503,22 @@ static bool range_young(struct mkvm *vm, unsigned int as, u64 first, u64 end, bo
 		if (!tdp_present(*entry) || !(*entry & accessed))
 			continue;
 		young = true;
-		if (clear)
+		if (*(bool *)clear)
 			clear_bit(__ffs(accessed), (unsigned long *)entry);
 	}
 	return young;
 }
 
+/*
+ * From the first hold of mmu_lock on no fault maps what lies in the range, so that what one step has
+ * zapped stays so. Sleeps only where the caller may: with a range that is not blockable it may not.
+ */
 static int mn_invalidate_start(struct mmu_notifier *mn, const struct mmu_notifier_range *range)
 {
 	struct mkvm *vm = container_of(mn, struct mkvm, notifier);
+	bool may_sleep = mmu_notifier_range_blockable(range);
 	int idx = srcu_read_lock(&vm->srcu);
+	LIST_HEAD(cut);
 
 	spin_lock(&vm->mmu_lock);
 	if (!vm->invalidate_running++) {
@@ -427,8 +528,13 @@ static int mn_invalidate_start(struct mmu_notifier *mn, const struct mmu_notifie
 		vm->invalidate_start = min(vm->invalidate_start, range->start);
 		vm->invalidate_end = max(vm->invalidate_end, range->end);
 	}
-	for_each_range(vm, range->start, range->end, zap_range, false);
 	spin_unlock(&vm->mmu_lock);
+	if (for_each_range(vm, range->start, range->end, zap_range, &cut, may_sleep)) {
+		spin_lock(&vm->mmu_lock);
+		flush_stale(vm);
+		spin_unlock(&vm->mmu_lock);
+		tdp_free_cut(vm, &cut, may_sleep);
+	}
 	srcu_read_unlock(&vm->srcu, idx);
 	return 0;
 }
@@ -443,17 +549,16 @@ static void mn_invalidate_end(struct mmu_notifier *mn, const struct mmu_notifier
 	spin_unlock(&vm->mmu_lock);
 }
 
+/* Context: the caller may hold spinlocks of the host's page tables. */
 static int young_in(struct mmu_notifier *mn, unsigned long start, unsigned long end, bool clear, bool flush)
 {
 	struct mkvm *vm = container_of(mn, struct mkvm, notifier);
 	int idx = srcu_read_lock(&vm->srcu);
 	bool young;
 
-	spin_lock(&vm->mmu_lock);
-	young = for_each_range(vm, start, end, range_young, clear);
+	young = for_each_range(vm, start, end, range_young, &clear, false);
 	if (young && flush)
-		flush_tlbs(vm);
-	spin_unlock(&vm->mmu_lock);
+		mkvm_tdp_flush(vm);
 	srcu_read_unlock(&vm->srcu, idx);
 	return young;
 }

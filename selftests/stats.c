@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "vm.h"
@@ -256,6 +257,85 @@ TEST(mapped_pages_are_counted_and_unmapped_ones_no_more)
 	if (is_linux_kvm())
 		SKIP("Linux KVM forgets all pages, and counts when it has freed them");
 	EXPECT_EQ(64, before - counter(&stats, "pages_4k"));
+}
+
+#define WIDE (2560 * MIB)
+#define NR_TABLES (WIDE / (2 * MIB))
+
+static void touch_each_table(u64 arg)
+{
+	for (u32 round = 1; round <= 2; round++) {
+		for (u64 at = arg; at < TEST_GPA + WIDE; at += 2 * MIB)
+			*(volatile u8 *)at = round;
+		stage(round);
+	}
+	for (u64 at = arg; at < TEST_GPA + WIDE; at += 2 * MIB)
+		GUEST_EQ(0, *(volatile u8 *)at);
+}
+
+/* Tables of 1 GiB and 2 MiB go in one piece where the range covers them, and by entry at its ends. */
+TEST(a_wide_range_loses_just_its_own_pages)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_add(vm, touch_each_table, TEST_GPA + PAGE_SIZE);
+	struct stats stats;
+	u64 before, from = 3 * MIB, to = 2200 * MIB + PAGE_SIZE;
+	u8 *host;
+
+	NEED_CAP(KVM_CAP_BINARY_STATS_FD);
+	if (is_linux_kvm())
+		SKIP("Linux KVM forgets all pages, and counts when it has freed them");
+	stats = stats_open(vm->fd);
+	host = mmap(NULL, WIDE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	ASSERT_TRUE(host != MAP_FAILED);
+	ASSERT_OK(madvise(host, WIDE, MADV_NOHUGEPAGE));
+	ASSERT_OK(vm_set_slot(vm, SLOT_TEST, 0, TEST_GPA, WIDE, host));
+	vcpu_run_to_stage(vcpu, 1);
+	before = counter(&stats, "pages_4k");
+	EXPECT_LE(NR_TABLES, before);
+	/* Of every second MiB the second page is there: that of 2200 MiB is just left. */
+	ASSERT_OK(madvise(host + from, to - from, MADV_DONTNEED));
+	EXPECT_EQ(before - 1098, counter(&stats, "pages_4k"));
+	for (u64 at = PAGE_SIZE; at < WIDE; at += 2 * MIB)
+		EXPECT_EQ(at < from || at >= to, host[at]);
+	vcpu_run_to_stage(vcpu, 2);
+	EXPECT_EQ(before, counter(&stats, "pages_4k"));
+	ASSERT_OK(vm_set_slot(vm, SLOT_TEST, 0, TEST_GPA, 0, NULL));
+	EXPECT_EQ(before - NR_TABLES, counter(&stats, "pages_4k"));
+	ASSERT_OK(vm_set_slot(vm, SLOT_TEST, 0, TEST_GPA, WIDE, host));
+	ASSERT_OK(madvise(host, WIDE, MADV_DONTNEED));
+	vcpu_run_to_done(vcpu);
+}
+
+#define NR_ALIASES 200
+#define ALIAS_GPA(n) (TEST_GPA + (n) * 2 * MIB)
+
+static void aliasing_guest(u64 arg)
+{
+	for (u64 n = 0; n < NR_ALIASES; n++)
+		*(volatile u8 *)(ALIAS_GPA(n) + arg) = 1;
+	stage(1);
+	for (u64 n = 0; n < NR_ALIASES; n++)
+		GUEST_EQ(0, *(volatile u8 *)(ALIAS_GPA(n) + arg));
+}
+
+TEST(memory_of_many_slots_is_taken_away_with_one_flush)
+{
+	struct vm *vm = vm_create(VM_IRQCHIP);
+	struct vcpu *vcpu = vcpu_add(vm, aliasing_guest, PAGE_SIZE);
+	u8 *host = host_memory(2 * MIB);
+	struct stats stats;
+	u64 before;
+
+	NEED_CAP(KVM_CAP_BINARY_STATS_FD);
+	stats = stats_open(vm->fd);
+	for (u32 n = 0; n < NR_ALIASES; n++)
+		ASSERT_OK(vm_set_slot(vm, SLOT_TEST + n, 0, ALIAS_GPA(n), 2 * PAGE_SIZE, host));
+	vcpu_run_to_stage(vcpu, 1);
+	before = counter(&stats, "remote_tlb_flush");
+	ASSERT_OK(madvise(host, 2 * PAGE_SIZE, MADV_DONTNEED));
+	EXPECT_EQ(before + 1, counter(&stats, "remote_tlb_flush"));
+	vcpu_run_to_done(vcpu);
 }
 
 TEST(counters_outlive_the_descriptors_of_vm_and_vcpu)

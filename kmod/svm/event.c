@@ -100,6 +100,7 @@ void svm_event_after_exit(struct svm_vcpu *svm, bool moved)
 
 	if (same && ev->type == MKVM_EV_INTR && unlikely(intr_goes_as_soft(svm)))
 		info = c->exit_int_info = SVM_EXITINTINFO_VALID | SVM_EXITINTINFO_TYPE_INTR | vector;
+	svm->vcpu.vectoring = info;
 	ev->type = MKVM_EV_NONE;
 	ev->vector = vector;
 	ev->has_error = info & SVM_EXITINTINFO_VALID_ERR;
@@ -144,7 +145,8 @@ static void open_irq_window(struct svm_vcpu *svm)
 /* Exceptions that leave the guest whatever happens. */
 u32 svm_exceptions(const struct svm_vcpu *svm)
 {
-	return SVM_EXCEPTIONS | (svm->vcpu.debug.control & KVM_GUESTDBG_USE_SW_BP ? BIT(X86_TRAP_BP) : 0);
+	return SVM_EXCEPTIONS | (svm->vcpu.debug.control & KVM_GUESTDBG_USE_SW_BP ? BIT(X86_TRAP_BP) : 0) |
+	       (svm->vcpu.soft_root ? BIT(X86_TRAP_PF) : 0);
 }
 
 /* hw_ops guest_debug_changed: the VMCB's DR7 changes hands; the guest's own accesses are intercepted meanwhile. */
@@ -159,6 +161,8 @@ void svm_guest_debug_changed(struct mkvm_vcpu *vcpu)
 	svm_intercept(svm, INTERCEPT_INTn, (vcpu->debug.control & KVM_GUESTDBG_USE_SW_BP) && on_tcg());
 	if (debugged && !svm->debugged) {
 		svm->guest_dr7 = *dr7;
+		svm->debugged = true;	/* first: from now on vcpu_load leaves dr_live alone */
+		barrier();
 		vcpu->dr_live = false;
 		svm_dr_intercepts(svm, true);
 	}

@@ -17,6 +17,7 @@
 #include <asm/msr.h>
 
 #include "svm.h"
+#include "mce.h"
 #include "../trace.h"
 #include "../compat.h"
 
@@ -130,6 +131,7 @@ static int svm_cpu_enable(void)
 	wrmsrl(MSR_VM_HSAVE_PA, __pa(c->hsave));
 	if (boot_cpu_has(X86_FEATURE_RDTSCP))
 		rdmsrl(MSR_TSC_AUX, c->tsc_aux);
+	svm_mce_cpu_enable();
 	svm_asids_start(&c->asids, max_asid);
 	c->last = NULL;
 	return 0;
@@ -191,6 +193,7 @@ void svm_dr_intercepts(struct svm_vcpu *svm, bool on)
 void svm_dr_live(struct svm_vcpu *svm)
 {
 	svm_dr_intercepts(svm, false);
+	barrier();
 	svm->vcpu.dr_live = true;
 }
 
@@ -201,6 +204,15 @@ static void arm_breakpoints(struct svm_vcpu *svm)
 		svm_dr_live(svm);
 }
 
+/* INVPCID exits where CPUID hides it, and where it drops what the software walk has found. */
+static void intercept_invpcid(struct svm_vcpu *svm)
+{
+	bool wanted = svm->vcpu.soft_root || !(svm->vcpu.shown & MKVM_SHOWN_INVPCID);
+
+	if (boot_cpu_has(X86_FEATURE_INVPCID))
+		svm_intercept(svm, INTERCEPT_INVPCID, wanted);
+}
+
 /* Instructions that CPUID hides are #UD. */
 static void svm_cpuid_changed(struct mkvm_vcpu *vcpu)
 {
@@ -208,8 +220,7 @@ static void svm_cpuid_changed(struct mkvm_vcpu *vcpu)
 
 	svm_intercept(svm, INTERCEPT_RDTSCP,
 		      boot_cpu_has(X86_FEATURE_RDTSCP) && !(vcpu->shown & MKVM_SHOWN_RDTSCP));
-	svm_intercept(svm, INTERCEPT_INVPCID,
-		      boot_cpu_has(X86_FEATURE_INVPCID) && !(vcpu->shown & MKVM_SHOWN_INVPCID));
+	intercept_invpcid(svm);
 }
 
 static void set_intercepts(struct svm_vcpu *svm)
@@ -288,6 +299,7 @@ static void svm_vcpu_reset(struct mkvm_vcpu *vcpu, bool init)
 
 	reset_save_area(svm, init);
 	memset(c, 0, sizeof(*c));
+	vcpu->soft_root = 0;
 	set_intercepts(svm);
 	c->iopm_base_pa = __pa(page_address(iopm));
 	c->msrpm_base_pa = __pa(page_address(msrpm));
@@ -343,11 +355,42 @@ static void svm_vcpu_put(struct mkvm_vcpu *vcpu)
 
 static void svm_flush_tlb(struct mkvm_vcpu *vcpu)
 {
+	if (unlikely(vcpu->soft_root))
+		mkvm_soft_flush(vcpu);
 	to_svm(vcpu)->asid.flush = true;
+}
+
+/*
+ * hw_ops set_soft_tlb: what changes the guest's paging or drops translations exits meanwhile. CR4
+ * and EFER always do; a task switch, which may change CR3, is not emulated.
+ */
+static void svm_set_soft_tlb(struct mkvm_vcpu *vcpu, u64 root_pa)
+{
+	struct svm_vcpu *svm = to_svm(vcpu);
+	struct vmcb_control_area *c = &svm->vmcb->control;
+	bool on = root_pa;
+
+	vcpu->soft_root = root_pa;
+	c->nested_cr3 = on ? root_pa : vcpu->vm->tdp[vcpu->in_smm].root_pa;
+	svm_intercept(svm, INTERCEPT_SELECTIVE_CR0, on);
+	svm_intercept(svm, INTERCEPT_CR3_WRITE, on);
+	svm_intercept(svm, INTERCEPT_INVLPG, on);
+	svm_intercept(svm, INTERCEPT_TASK_SWITCH, on);
+	intercept_invpcid(svm);
+	c->intercepts[INTERCEPT_EXCEPTION] = svm_exceptions(svm);
+	svm->asid.gen = 0;
+}
+
+/* The guest's paging changes: the CPU may be able to walk its tables again. */
+static void end_soft_tlb(struct mkvm_vcpu *vcpu)
+{
+	if (unlikely(vcpu->soft_root))
+		svm_set_soft_tlb(vcpu, 0);
 }
 
 static void svm_set_tdp_root(struct mkvm_vcpu *vcpu, u64 root_pa)
 {
+	end_soft_tlb(vcpu);
 	to_svm(vcpu)->vmcb->control.nested_cr3 = root_pa;
 	svm_flush_tlb(vcpu);
 }
@@ -373,6 +416,13 @@ static const char *svm_last_exit(struct mkvm_vcpu *vcpu)
 		}
 	}
 	return "unknown";
+}
+
+/* hw_ops exit_info. */
+static void svm_exit_info(struct mkvm_vcpu *vcpu, u64 *reason, u64 *info)
+{
+	*reason = to_svm(vcpu)->vmcb->control.exit_code;
+	*info = to_svm(vcpu)->vmcb->control.exit_info_1;
 }
 
 static void trace_svm_exit(struct svm_vcpu *svm)
@@ -417,7 +467,7 @@ static void svm_enter(struct mkvm_vcpu *vcpu)
 	mkvm_restore_ldt(ldt);
 	/* The host's, which the intercept held back; it is served on the CPU where it came. */
 	if (unlikely(vmcb->control.exit_code == SVM_EXIT_EXCP_BASE + X86_TRAP_MC))
-		mkvm_machine_check();
+		svm_machine_check(svm);
 	vcpu->regs[0] = vmcb->save.rax;
 	vcpu->regs[4] = vmcb->save.rsp;
 	moved = vcpu->rip != vmcb->save.rip;
@@ -428,6 +478,7 @@ static void svm_enter(struct mkvm_vcpu *vcpu)
 	new_cr8 = vmcb->control.int_ctl & V_TPR_MASK;
 	if (unlikely(new_cr8 != cr8))
 		mkvm_set_cr8(vcpu, new_cr8);
+	vcpu->vectoring = 0;
 	if (unlikely(vmcb->control.exit_int_info & SVM_EXITINTINFO_VALID))
 		svm_event_after_exit(svm, moved);
 	else
@@ -546,11 +597,14 @@ static u64 svm_get_cr(struct mkvm_vcpu *vcpu, int cr)
 
 static void svm_set_cr(struct mkvm_vcpu *vcpu, int cr, u64 val)
 {
+	if (cr != 2)
+		end_soft_tlb(vcpu);
 	*control_register(&to_svm(vcpu)->vmcb->save, cr) = cr == 0 ? val | X86_CR0_ET : val;
 }
 
 static void svm_set_efer(struct mkvm_vcpu *vcpu, u64 efer)
 {
+	end_soft_tlb(vcpu);
 	to_svm(vcpu)->vmcb->save.efer = efer | EFER_SVME;
 }
 
@@ -572,6 +626,12 @@ static void svm_set_dr(struct mkvm_vcpu *vcpu, int dr, u64 val)
 	else
 		s->dr7 = val;
 	arm_breakpoints(to_svm(vcpu));
+}
+
+/* The VMCB has no place for them: the CPU forgets them at an exit. */
+static u32 svm_take_held_traps(struct mkvm_vcpu *vcpu)
+{
+	return 0;
 }
 
 /* The register in the save area that an MSR's number names, or NULL. */
@@ -619,7 +679,7 @@ static int svm_set_msr(struct mkvm_vcpu *vcpu, u32 index, u64 val)
 	if (index == MSR_TSC_AUX) {
 		if (!boot_cpu_has(X86_FEATURE_RDTSCP))
 			return 1;
-		wrmsrl(MSR_TSC_AUX, val);	/* the vCPU is loaded: see svm_vcpu_load */
+		mkvm_write_loaded(&vcpu->tsc_aux, index, val);
 		return 0;
 	}
 	field = msr_field(&to_svm(vcpu)->vmcb->save, index, &address);
@@ -667,6 +727,7 @@ const struct mkvm_hw_ops mkvm_svm_ops = {
 	.enter = svm_enter,
 	.handle_exit = svm_handle_exit,
 	.last_exit = svm_last_exit,
+	.exit_info = svm_exit_info,
 	.get_mode = svm_get_mode,
 	.get_segment = svm_get_segment,
 	.set_segment = svm_set_segment,
@@ -678,6 +739,7 @@ const struct mkvm_hw_ops mkvm_svm_ops = {
 	.guest_debug_changed = svm_guest_debug_changed,
 	.get_dr = svm_get_dr,
 	.set_dr = svm_set_dr,
+	.take_held_traps = svm_take_held_traps,
 	.get_msr = svm_get_msr,
 	.set_msr = svm_set_msr,
 	.tsc_offset_changed = svm_tsc_offset_changed,
@@ -691,4 +753,5 @@ const struct mkvm_hw_ops mkvm_svm_ops = {
 	.open_window = svm_open_window,
 	.flush_tlb = svm_flush_tlb,
 	.set_tdp_root = svm_set_tdp_root,
+	.set_soft_tlb = svm_set_soft_tlb,
 };

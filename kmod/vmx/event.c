@@ -150,10 +150,13 @@ void vmx_event_after_exit(struct vmx_vcpu *vmx)
 	u32 info = vmx_read(IDT_VECTORING_INFO_FIELD);
 
 	ev->type = MKVM_EV_NONE;
+	vmx->vcpu.vectoring = 0;
 	if (likely(!(info & VECTORING_INFO_VALID_MASK)))
 		return;
+	vmx->vcpu.vectoring = info;
 	if (unlikely(vmx_stay) && cpu_took_interrupt(vmx)) {
 		*ev = (struct mkvm_event) { .type = MKVM_EV_INTR, .vector = mkvm_lapic_highest_isr(vmx->vcpu.lapic) };
+		vmx->vcpu.vectoring = INTR_TYPE_EXT_INTR | VECTORING_INFO_VALID_MASK | ev->vector;
 		return;
 	}
 	ev->vector = info & VECTORING_INFO_VECTOR_MASK;
@@ -220,6 +223,8 @@ void vmx_guest_debug_changed(struct mkvm_vcpu *vcpu)
 	vmx_update_exceptions(vmx);
 	if (debugged && !vmx->debugged) {
 		vmx->guest_dr7 = vmx_read(GUEST_DR7);
+		vmx->debugged = true;	/* first: from now on vcpu_load leaves dr_live alone */
+		barrier();
 		vcpu->dr_live = false;
 	}
 	if (debugged)

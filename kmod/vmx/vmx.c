@@ -407,6 +407,15 @@ static void vmx_set_dr(struct mkvm_vcpu *vcpu, int dr, u64 val)
 	}
 }
 
+/* Intel SDM vol. 3, "Guest Non-Register State": pending debug exceptions, whose bit 12 says that one is on. */
+static u32 vmx_take_held_traps(struct mkvm_vcpu *vcpu)
+{
+	u64 pending = vmx_read(GUEST_PENDING_DBG_EXCEPTIONS);
+
+	vmx_write(GUEST_PENDING_DBG_EXCEPTIONS, 0);
+	return pending & BIT(12) ? pending & DR_TRAP_BITS : 0;
+}
+
 /* The VMCS's field for an MSR, or 0. */
 static unsigned long msr_field(u32 index)
 {
@@ -447,15 +456,6 @@ static int vmx_get_msr(struct mkvm_vcpu *vcpu, u32 index, u64 *val)
 	return 0;
 }
 
-/* A register that the CPU has while the vCPU is loaded; load_msrs must find both in step. */
-static void write_loaded(u64 *copy, u32 index, u64 val)
-{
-	preempt_disable();
-	*copy = val;
-	wrmsrl(index, val);
-	preempt_enable();
-}
-
 static int vmx_set_msr(struct mkvm_vcpu *vcpu, u32 index, u64 val)
 {
 	struct vmx_vcpu *vmx = to_vmx(vcpu);
@@ -469,7 +469,7 @@ static int vmx_set_msr(struct mkvm_vcpu *vcpu, u32 index, u64 val)
 	if (index == MSR_TSC_AUX) {
 		if (!boot_cpu_has(X86_FEATURE_RDTSCP))
 			return 1;
-		write_loaded(&vcpu->tsc_aux, index, val);
+		mkvm_write_loaded(&vcpu->tsc_aux, index, val);
 		return 0;
 	}
 	if (!syscall && !field && index != MSR_KERNEL_GS_BASE)
@@ -480,7 +480,7 @@ static int vmx_set_msr(struct mkvm_vcpu *vcpu, u32 index, u64 val)
 	if (index == MSR_SYSCALL_MASK && val >> 32)
 		return 1;
 	if (syscall)
-		write_loaded(syscall, index, val);
+		mkvm_write_loaded(syscall, index, val);
 	else if (field)
 		vmx_write(field, index == MSR_IA32_SYSENTER_CS ? (u32)val : val);
 	else
@@ -682,9 +682,25 @@ static void vmx_set_tdp_root(struct mkvm_vcpu *vcpu, u64 root_pa)
 	struct vmx_vcpu *vmx = to_vmx(vcpu);
 
 	vmx_write(EPT_POINTER, root_pa | VMX_EPTP_MT_WB | VMX_EPTP_PWL_4 |
-			       (vmx_caps.ept & VMX_EPT_AD_BIT ? VMX_EPTP_AD_ENABLE_BIT : 0));
+			       (vmx_caps.ept & VMX_EPT_AD_BIT && !vmx->walks_read ? VMX_EPTP_AD_ENABLE_BIT : 0));
 	vmx->flush = true;
 	vmx_update_exceptions(vmx);
+}
+
+/*
+ * hw_ops walks_read: with accessed and dirty bits in EPT the walk of a guest's page tables counts
+ * as a write of them; without, only one that sets a bit there does. Intel SDM vol. 3, "Accessed
+ * and Dirty Flags for EPT".
+ */
+static bool vmx_walks_read(struct mkvm_vcpu *vcpu)
+{
+	struct vmx_vcpu *vmx = to_vmx(vcpu);
+
+	if (!(vmx_caps.ept & VMX_EPT_AD_BIT) || vmx->walks_read)
+		return false;
+	vmx->walks_read = true;
+	vmx_set_tdp_root(vcpu, vcpu->vm->tdp[vcpu->in_smm].root_pa);
+	return true;
 }
 
 static void reset_segments(struct mkvm_vcpu *vcpu)
@@ -1080,6 +1096,7 @@ struct mkvm_hw_ops mkvm_vmx_ops = {
 	.enter = vmx_enter,
 	.handle_exit = vmx_handle_exit,
 	.last_exit = vmx_last_exit,
+	.exit_info = vmx_exit_info,
 	.get_mode = vmx_get_mode,
 	.get_segment = vmx_get_segment,
 	.set_segment = vmx_set_segment,
@@ -1091,6 +1108,7 @@ struct mkvm_hw_ops mkvm_vmx_ops = {
 	.guest_debug_changed = vmx_guest_debug_changed,
 	.get_dr = vmx_get_dr,
 	.set_dr = vmx_set_dr,
+	.take_held_traps = vmx_take_held_traps,
 	.get_msr = vmx_get_msr,
 	.set_msr = vmx_set_msr,
 	.tsc_offset_changed = vmx_tsc_offset_changed,
@@ -1104,4 +1122,5 @@ struct mkvm_hw_ops mkvm_vmx_ops = {
 	.open_window = vmx_open_window,
 	.flush_tlb = vmx_flush_tlb,
 	.set_tdp_root = vmx_set_tdp_root,
+	.walks_read = vmx_walks_read,
 };

@@ -29,6 +29,7 @@ struct vmx_vcpu {
 	int vmcs_cpu;			/* where the VMCS is active, -1: nowhere */
 	struct list_head loaded;	/* in that CPU's list; that CPU only, interrupts off */
 	bool launched;
+	bool walks_read;		/* no accessed bits in EPT, so that walks count as reads */
 	bool flush;			/* what the TLB holds of this guest is stale */
 	bool pdptes_stale;		/* the VMCS's copy of the guest's, for PAE paging */
 	int vpid;			/* 0: none */
@@ -146,5 +147,6 @@ void vmx_set_apicv(struct vmx_vcpu *vmx, bool on);
 /* exit.c */
 int vmx_handle_exit(struct mkvm_vcpu *vcpu);
 const char *vmx_last_exit(struct mkvm_vcpu *vcpu);
+void vmx_exit_info(struct mkvm_vcpu *vcpu, u64 *reason, u64 *info);
 
 #endif

@@ -287,6 +287,7 @@ static void svm_vcpu_reset(struct mkvm_vcpu *vcpu, bool init)
 	svm->nmi_masked = false;
 	svm->in_iret = false;
 	svm->step_wanted = false;
+	svm->step_once = false;
 	svm->stepping = false;
 	svm->debugged = false;
 	vcpu->dr_live = false;
@@ -369,6 +370,19 @@ static void end_soft_tlb(struct mkvm_vcpu *vcpu)
 		svm_set_soft_tlb(vcpu, 0);
 }
 
+/* hw_ops use_root. */
+static bool svm_use_root(struct mkvm_vcpu *vcpu, u64 root_pa, bool step)
+{
+	struct svm_vcpu *svm = to_svm(vcpu);
+
+	if (!root_pa)
+		root_pa = vcpu->soft_root ?: vcpu->vm->tdp[vcpu->in_smm].root_pa;
+	svm->vmcb->control.nested_cr3 = root_pa;
+	svm->step_once = step;
+	svm->asid_gen = 0;
+	return true;
+}
+
 static void svm_set_tdp_root(struct mkvm_vcpu *vcpu, u64 root_pa)
 {
 	end_soft_tlb(vcpu);
@@ -444,7 +458,7 @@ static void svm_enter(struct mkvm_vcpu *vcpu)
 	vmcb->save.rsp = vcpu->regs[4];
 	vmcb->save.rip = vcpu->rip;
 	vmcb->save.rflags = vcpu->rflags;
-	if (unlikely(svm->step_wanted || (vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP)) && !vcpu->exit_soon)
+	if (unlikely(svm->step_wanted || svm->step_once || (vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP)) && !vcpu->exit_soon)
 		svm_begin_step(svm);
 	vmcb->control.int_ctl = (vmcb->control.int_ctl & ~V_TPR_MASK) | cr8;
 
@@ -735,4 +749,5 @@ const struct mkvm_hw_ops mkvm_svm_ops = {
 	.flush_tlb = svm_flush_tlb,
 	.set_tdp_root = svm_set_tdp_root,
 	.set_soft_tlb = svm_set_soft_tlb,
+	.use_root = svm_use_root,
 };

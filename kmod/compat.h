@@ -31,6 +31,7 @@
 #include <linux/kvm.h>
 #include <linux/percpu.h>
 #include <linux/rcupdate.h>
+#include <linux/sched/signal.h>
 #include <linux/smp.h>
 #include <linux/syscore_ops.h>
 #include <asm/cpufeature.h>
@@ -87,6 +88,55 @@ static inline void mkvm_rcu_note_guest(void)
 #else
 	rcu_virt_note_context_switch(smp_processor_id());
 #endif
+}
+
+/*
+ * What the kernel leaves for a thread's way back to userspace, for a thread that stays in
+ * KVM_RUN: signals, the scheduler, and what hangs on TIF_NOTIFY_RESUME (CPU limits and timers on
+ * CPU clocks, other task work, memory.high, NUMA balancing).
+ *
+ * mkvm_user_work - do it all. Context: may sleep, no locks. Return: 0; -EINTR, a signal is
+ * pending; -ERESTARTNOHAND, KVM_RUN must end here and be started again.
+ *
+ * From 6.18 on the kernel's function wants no struct kvm_vcpu. A kernel built without KVM lacks
+ * it: there the system call ends, and the kernel itself starts it again when the work is done,
+ * or lets it fail with EINTR if a signal has come meanwhile.
+ */
+#if defined(CONFIG_VIRT_XFER_TO_GUEST_WORK)
+#include <linux/entry-virt.h>
+static inline int mkvm_user_work(void)
+{
+	return xfer_to_guest_mode_handle_work();
+}
+#elif defined(CONFIG_KVM_XFER_TO_GUEST_WORK)
+#include <linux/entry-kvm.h>
+int mkvm_user_work(void);	/* user_work.c */
+#else
+#include <linux/tick.h>
+#define XFER_TO_GUEST_MODE_WORK (_TIF_NEED_RESCHED | _TIF_SIGPENDING | _TIF_NOTIFY_SIGNAL | _TIF_NOTIFY_RESUME)
+
+static inline void xfer_to_guest_mode_prepare(void)
+{
+	tick_nohz_user_enter_prepare();
+}
+
+static inline int mkvm_user_work(void)
+{
+	if (signal_pending(current))
+		return -EINTR;
+	if (need_resched())
+		schedule();
+	if (!test_thread_flag(TIF_NOTIFY_RESUME))
+		return 0;
+	set_thread_flag(TIF_NOTIFY_SIGNAL);	/* as for a signal, but there is none: the call starts again */
+	return -ERESTARTNOHAND;
+}
+#endif
+
+/* Is there such work? Context: any; with interrupts off the answer holds until they are on. */
+static inline bool mkvm_user_work_pending(void)
+{
+	return read_thread_flags() & XFER_TO_GUEST_MODE_WORK;
 }
 
 /*

@@ -9,6 +9,7 @@
  *
  * Read next: msr.c, regs.c.
  */
+#include <linux/nospec.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <asm/processor.h>
@@ -200,9 +201,10 @@ static struct kvm_cpuid_entry2 *find_entry(struct mkvm_vcpu *vcpu, u32 leaf, u32
 	u32 group = leaf >= 0x80000000, low = leaf & 0x7fffffff, i = 0;
 
 	if (low < 32) {		/* the table knows the leaf's first entry, most have no other */
+		low = array_index_nospec(low, 32);
 		if (!vcpu->cpuid_first[group][low])
 			return NULL;
-		i = vcpu->cpuid_first[group][low] - 1;
+		i = array_index_nospec(vcpu->cpuid_first[group][low] - 1, vcpu->nr_cpuid);
 	}
 	for (; i < vcpu->nr_cpuid; i++) {
 		struct kvm_cpuid_entry2 *e = &vcpu->cpuid[i];
@@ -270,8 +272,8 @@ static u32 leaf_reg(struct mkvm_vcpu *vcpu, u32 leaf, int reg)
 	return e ? (&e->eax)[reg] : 0;
 }
 
-/* CR4 bits that need a feature which CPUID must show. */
-static u64 cr4_optional(struct mkvm_vcpu *vcpu, u32 l1c, u32 l7b, u32 l7c)
+/* CR4 bits that need a feature which these registers of CPUID must show. */
+static u64 cr4_optional(u32 l1c, u32 l7b, u32 l7c)
 {
 	u64 bits = 0;
 
@@ -290,6 +292,20 @@ static u64 cr4_optional(struct mkvm_vcpu *vcpu, u32 l1c, u32 l7b, u32 l7c)
 	if ((l7c & F(PKU)) && boot_cpu_has(X86_FEATURE_OSPKE))
 		bits |= X86_CR4_PKE;
 	return bits;
+}
+
+/* Of these bits, what the CPU has: userspace may claim more, which would fail the entry. */
+static u64 cr4_of_the_cpu(void)
+{
+	u32 l1c = cpuid_ecx(1), l7b = 0, l7c = 0;
+
+	if (!boot_cpu_has(X86_FEATURE_OSXSAVE))
+		l1c &= ~F(XSAVE);
+	if (boot_cpu_data.cpuid_level >= 7) {
+		l7b = cpuid_ebx(7);
+		l7c = cpuid_ecx(7);
+	}
+	return cr4_optional(l1c, l7b, l7c);
 }
 
 /*
@@ -314,7 +330,7 @@ void mkvm_cpuid_update(struct mkvm_vcpu *vcpu)
 	l81d = none ? ~0u : leaf_reg(vcpu, 0x80000001, 3);
 	vcpu->cpuid_x2apic = none || (l1c & F(X2APIC));
 	vcpu->cpuid_tsc_deadline = none || (l1c & F(TSC_DEADLINE_TIMER));
-	vcpu->cr4_reserved = ~(CR4_ALWAYS | cr4_optional(vcpu, l1c, l7b, l7c));
+	vcpu->cr4_reserved = ~(CR4_ALWAYS | (cr4_optional(l1c, l7b, l7c) & cr4_of_the_cpu()));
 	vcpu->efer_reserved = ((l81d & F(NX)) ? 0 : EFER_NX) | ((l81d & F(LM)) ? 0 : EFER_LME) |
 			      ((l81d & F(SYSCALL)) ? 0 : EFER_SCE) | ((l81d & F(FXSR_OPT)) ? 0 : EFER_FFXSR);
 	vcpu->guest_xcr0_mask = MKVM_GUEST_XCR0;

@@ -12,6 +12,7 @@
  * Read next: tdp.c, memslot.c.
  */
 #include <linux/mm.h>
+#include <linux/nospec.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
@@ -39,7 +40,7 @@ void mkvm_mark_dirty(struct mkvm_vcpu *vcpu, u64 gpa)
 	const struct mkvm_memslot *slot = mkvm_gfn_to_slot(vcpu, gpa >> PAGE_SHIFT);
 
 	if (slot && unlikely(slot->dirty))
-		set_bit((gpa >> PAGE_SHIFT) - slot->gfn, slot->dirty);
+		set_bit(array_index_nospec((gpa >> PAGE_SHIFT) - slot->gfn, slot->npages), slot->dirty);
 }
 
 /*
@@ -137,7 +138,7 @@ int mkvm_dirty_log_clear(struct mkvm *vm, const struct kvm_clear_dirty_log *log)
 		if (get_user(mask, from + i / 64))
 			r = -EFAULT;
 		else
-			clear_word(vm, slot, log->first_page + i, mask, &flush);
+			clear_word(vm, slot, array_index_nospec(log->first_page + i, slot->npages), mask, &flush);
 		cond_resched();
 	}
 	if (flush)

@@ -29,7 +29,7 @@ static bool high_byte(const struct mkvm_emu *c, unsigned int n, unsigned int siz
 
 static u64 reg_read(const struct mkvm_emu *c, unsigned int n, unsigned int size)
 {
-	return high_byte(c, n, size) ? c->regs[n - 4] >> 8 & 0xff : c->regs[n] & size_mask(size);
+	return high_byte(c, n, size) ? c->regs[n & 3] >> 8 & 0xff : c->regs[n] & size_mask(size);
 }
 
 /* A write of 32 bits clears the upper half, smaller ones leave the rest. */
@@ -38,7 +38,7 @@ static void reg_write(struct mkvm_emu *c, unsigned int n, unsigned int size, u64
 	u64 mask = size_mask(size);
 
 	if (high_byte(c, n, size))
-		c->regs[n - 4] = (c->regs[n - 4] & ~0xff00ULL) | (val & 0xff) << 8;
+		c->regs[n & 3] = (c->regs[n & 3] & ~0xff00ULL) | (val & 0xff) << 8;
 	else if (size >= 4)
 		c->regs[n] = val & mask;
 	else

@@ -95,6 +95,20 @@ struct mkvm_hw_ops {
 
 enum { MKVM_TR = 6, MKVM_LDTR = 7 };
 
+/*
+ * mkvm_restore_ldt - the host's LDTR, which an exit has made null, is again what it was
+ * @sel: as SLDT gave it right before the entry, interrupts being off since then
+ *
+ * Not as it was when the vCPU was loaded: another thread of the program may call modify_ldt at
+ * any time, and the IPI that loads the new table here, before the old one is freed, comes
+ * between two entries.
+ */
+static inline void mkvm_restore_ldt(u16 sel)
+{
+	if (unlikely(sel))
+		asm volatile("lldt %0" : : "rm"(sel));
+}
+
 extern const struct mkvm_hw_ops *mkvm_hw;	/* set once at load */
 extern const struct mkvm_hw_ops mkvm_svm_ops;
 extern struct mkvm_hw_ops mkvm_vmx_ops;		/* changed by its setup alone */

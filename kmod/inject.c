@@ -8,7 +8,8 @@
  * the windows at the end of mkvm_events_inject.
  *
  * Priority (AMD APM vol. 2, "Priorities"): the event in delivery, exceptions of
- * the instruction before, NMI, external interrupts.
+ * the instruction before, NMI, external interrupts. An exception that waits for the
+ * event in delivery comes before its handler's first instruction.
  *
  * Read next: svm/event.c for the encoding.
  */
@@ -94,6 +95,31 @@ void mkvm_queue_exception(struct mkvm_vcpu *vcpu, u8 vector, bool has_error, u32
 	vcpu->exception = (struct mkvm_event) {
 		.type = MKVM_EV_EXCEPTION, .vector = merged, .has_error = has_error, .error = error,
 	};
+}
+
+/* vcpu->exception is on its way in now: vcpu->event, which is empty. */
+static void deliver_exception(struct mkvm_vcpu *vcpu)
+{
+	deliver_payload(vcpu);
+	if (vcpu->exception.vector == X86_TRAP_DB)	/* its handler may use the debug registers */
+		mkvm_hw->set_dr(vcpu, 7, mkvm_hw->get_dr(vcpu, 7) & ~(u64)MKVM_DR7_GD);
+	vcpu->event = vcpu->exception;
+	vcpu->exception.type = MKVM_EV_NONE;
+}
+
+/*
+ * mkvm_queue_machine_check - the guest shall take #MC at the next entry
+ *
+ * It has nothing to do with the event in delivery or with an exception of the instruction
+ * before, so it merges with neither: they come, and #MC before their handler's first
+ * instruction. Where both are there already it takes the place of the exception. Own thread.
+ */
+void mkvm_queue_machine_check(struct mkvm_vcpu *vcpu)
+{
+	if (vcpu->exception.type != MKVM_EV_NONE && vcpu->event.type == MKVM_EV_NONE)
+		deliver_exception(vcpu);
+	vcpu->has_payload = false;
+	vcpu->exception = (struct mkvm_event) { .type = MKVM_EV_EXCEPTION, .vector = X86_TRAP_MC };
 }
 
 void mkvm_queue_page_fault(struct mkvm_vcpu *vcpu, u64 cr2, u32 error)
@@ -239,18 +265,6 @@ int mkvm_interrupt_get(struct mkvm_vcpu *vcpu)
 	return vcpu->lapic ? -1 : vcpu->user_vector;
 }
 
-/* The way back. Without LAPIC it waits for IF, since it may not have been on its way in. */
-void mkvm_interrupt_set(struct mkvm_vcpu *vcpu, u8 vector)
-{
-	if (vcpu->lapic) {
-		vcpu->event = (struct mkvm_event) { .type = MKVM_EV_INTR, .vector = vector };
-		return;
-	}
-	if (vcpu->event.type == MKVM_EV_INTR)
-		vcpu->event.type = MKVM_EV_NONE;
-	vcpu->user_vector = vector;
-}
-
 /* ---- the choice ---- */
 
 /* Takes the first NMI out of the pending word; the second moves up. */
@@ -282,11 +296,7 @@ static void choose_event(struct mkvm_vcpu *vcpu)
 	int vector;
 
 	if (vcpu->exception.type) {
-		deliver_payload(vcpu);
-		if (vcpu->exception.vector == X86_TRAP_DB)	/* its handler may use the debug registers */
-			mkvm_hw->set_dr(vcpu, 7, mkvm_hw->get_dr(vcpu, 7) & ~(u64)MKVM_DR7_GD);
-		vcpu->event = vcpu->exception;
-		vcpu->exception.type = MKVM_EV_NONE;
+		deliver_exception(vcpu);
 		return;
 	}
 	if ((READ_ONCE(vcpu->pending) & BIT(MKVM_PEND_NMI)) && nmi_allowed(vcpu)) {
@@ -334,7 +344,7 @@ void mkvm_events_inject(struct mkvm_vcpu *vcpu)
 		vcpu->waiting |= BIT(MKVM_PEND_SMI);
 	/* A step into a handler ends before its first instruction, too; TF would go onto the guest's stack. */
 	nmi = (pending & BIT(MKVM_PEND_NMI)) && !irqs_blocked(vcpu);
-	vcpu->exit_soon |= (nmi || (vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP)) &&
+	vcpu->exit_soon |= (nmi || vcpu->exception.type || (vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP)) &&
 			   vcpu->event.type != MKVM_EV_NONE;
 	irq = has_interrupt(vcpu) ||
 	      (vcpu->user_pic && READ_ONCE(vcpu->run->request_interrupt_window) && accepts_extint(vcpu));
@@ -366,7 +376,9 @@ void mkvm_events_seen(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev)
 void mkvm_events_get(struct mkvm_vcpu *vcpu, struct kvm_vcpu_events *ev)
 {
 	unsigned long bits;
-	const struct mkvm_event *x = vcpu->event.type == MKVM_EV_EXCEPTION ? &vcpu->event : &vcpu->exception;
+	/* One can be told. Of two the raised one is #MC; the other, a fault, comes again. */
+	const struct mkvm_event *x = vcpu->exception.type == MKVM_EV_NONE &&
+				     vcpu->event.type == MKVM_EV_EXCEPTION ? &vcpu->event : &vcpu->exception;
 
 	merge_nmis(vcpu);
 	bits = READ_ONCE(vcpu->pending);
@@ -438,13 +450,54 @@ static void set_nmis_pending(struct mkvm_vcpu *vcpu, unsigned int nr)
 		set_pending(vcpu, MKVM_PEND_NMI2, true);
 }
 
+/*
+ * An interrupt takes the place of what is being delivered: a CPU that has acknowledged an
+ * interrupt cannot let it wait. The other comes right behind it.
+ */
+static void make_event_wait(struct mkvm_vcpu *vcpu)
+{
+	bool second = READ_ONCE(vcpu->pending) & BIT(MKVM_PEND_NMI);
+
+	if (vcpu->event.type == MKVM_EV_NMI) {
+		set_pending(vcpu, second ? MKVM_PEND_NMI2 : MKVM_PEND_NMI, true);
+		mkvm_hw->set_nmi_masked(vcpu, false);
+	} else if (vcpu->event.type == MKVM_EV_EXCEPTION && vcpu->exception.type == MKVM_EV_NONE) {
+		vcpu->exception = vcpu->event;
+		vcpu->has_payload = false;
+	}
+}
+
+/* The way back of mkvm_interrupt_get. Without LAPIC it waits for IF, since it may not have been on its way in. */
+void mkvm_interrupt_set(struct mkvm_vcpu *vcpu, u8 vector)
+{
+	if (vcpu->lapic) {
+		make_event_wait(vcpu);
+		vcpu->event = (struct mkvm_event) { .type = MKVM_EV_INTR, .vector = vector };
+		return;
+	}
+	if (vcpu->event.type == MKVM_EV_INTR)
+		vcpu->event.type = MKVM_EV_NONE;
+	vcpu->user_vector = vector;
+}
+
 /* Without its flag exception.pending was padding once: it is not looked at. */
 static bool exception_pending(const struct kvm_vcpu_events *ev)
 {
 	return (ev->flags & KVM_VCPUEVENT_VALID_PAYLOAD) && ev->exception.pending;
 }
 
-static bool events_valid(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev)
+static void set_interrupt(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev)
+{
+	if (!ev->interrupt.soft) {
+		mkvm_interrupt_set(vcpu, ev->interrupt.nr);
+		return;
+	}
+	make_event_wait(vcpu);
+	vcpu->event = (struct mkvm_event) { .type = MKVM_EV_SOFT, .vector = ev->interrupt.nr };
+}
+
+/* mkvm_events_valid - would mkvm_events_set take this copy? Context: vcpu->mutex held. */
+bool mkvm_events_valid(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev)
 {
 	const u32 known = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SIPI_VECTOR |
 			  KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM |
@@ -468,7 +521,8 @@ static bool events_valid(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *e
  * mkvm_events_set - KVM_SET_VCPU_EVENTS
  *
  * An INIT, NMI or SMI that arrived after the last KVM_GET_VCPU_EVENTS stays, whatever this
- * copy says of it: its author did not know of it. Context: vcpu->mutex held.
+ * copy says of it: its author did not know of it. Of several events in delivery none is
+ * lost: the interrupt goes in first, the NMI and the exception right behind it. Context: vcpu->mutex held.
  * Return: -EINVAL for unknown flags and impossible values; nothing has changed then.
  */
 int mkvm_events_set(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev)
@@ -478,7 +532,7 @@ int mkvm_events_set(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev)
 		.has_error = ev->exception.has_error_code, .error = ev->exception.error_code,
 	};
 
-	if (!events_valid(vcpu, ev)) {
+	if (!mkvm_events_valid(vcpu, ev)) {
 		trace_events_set(vcpu, events_told(ev), 0, -EINVAL);
 		return -EINVAL;
 	}
@@ -490,16 +544,12 @@ int mkvm_events_set(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev)
 	vcpu->event.type = MKVM_EV_NONE;
 	if (!vcpu->lapic)
 		vcpu->user_vector = -1;
-	if (exception_pending(ev))
+	if (ev->nmi.injected)
+		vcpu->event = (struct mkvm_event) { .type = MKVM_EV_NMI, .vector = X86_TRAP_NMI };
+	if (exception_pending(ev) || (ev->exception.injected && ev->nmi.injected))
 		vcpu->exception = exception;
 	else if (ev->exception.injected)
 		vcpu->event = exception;
-	else if (ev->nmi.injected)
-		vcpu->event = (struct mkvm_event) { .type = MKVM_EV_NMI, .vector = X86_TRAP_NMI };
-	else if (ev->interrupt.injected && ev->interrupt.soft)
-		vcpu->event = (struct mkvm_event) { .type = MKVM_EV_SOFT, .vector = ev->interrupt.nr };
-	else if (ev->interrupt.injected)
-		mkvm_interrupt_set(vcpu, ev->interrupt.nr);
 	vcpu->has_payload = exception_pending(ev) && ev->exception_has_payload;
 	vcpu->payload = ev->exception_payload;
 	if (ev->flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT)
@@ -509,6 +559,8 @@ int mkvm_events_set(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev)
 	if (ev->flags & KVM_VCPUEVENT_VALID_NMI_PENDING)
 		set_nmis_pending(vcpu, ev->nmi.pending);
 	mkvm_hw->set_nmi_masked(vcpu, ev->nmi.masked);
+	if (ev->interrupt.injected)	/* as the last: an NMI that it takes the place of waits */
+		set_interrupt(vcpu, ev);
 	if (ev->flags & KVM_VCPUEVENT_VALID_SIPI_VECTOR)
 		WRITE_ONCE(vcpu->sipi_vector, ev->sipi_vector);
 	if (ev->flags & KVM_VCPUEVENT_VALID_SMM) {

@@ -8,6 +8,7 @@
  *
  * Manual: AMD APM vol. 2, "Machine Check Architecture". Read next: msr.c.
  */
+#include <linux/nospec.h>
 #include <linux/uaccess.h>
 #include <asm/mce.h>
 
@@ -46,9 +47,19 @@ int mkvm_mce_setup(struct mkvm_vcpu *vcpu, u64 cap)
 	return 0;
 }
 
+/* A bank's registers, by its number, or NULL. */
+static u64 *mce_bank(struct mkvm_mce *mce, u32 nr)
+{
+	u32 banks = mce->cap & 0xff;
+
+	return nr < banks ? mce->bank[array_index_nospec(nr, banks)] : NULL;
+}
+
 /* The register that an MSR's number names, or NULL. Userspace may always save and restore MCG_CTL. */
 static u64 *mce_reg(struct mkvm_mce *mce, u32 index, bool host)
 {
+	u64 *bank;
+
 	switch (index) {
 	case MSR_IA32_MCG_STATUS:
 		return &mce->status;
@@ -58,7 +69,8 @@ static u64 *mce_reg(struct mkvm_mce *mce, u32 index, bool host)
 		return host || (mce->cap & MCG_CTL_P) ? &mce->ctl : NULL;
 	case MSR_IA32_MCx_CTL(0) ... MSR_IA32_MCx_CTL(MKVM_MCE_BANKS) - 1:
 		index -= MSR_IA32_MCx_CTL(0);
-		return index / 4 < (mce->cap & 0xff) ? &mce->bank[index / 4][index % 4] : NULL;
+		bank = mce_bank(mce, index / 4);
+		return bank ? &bank[index % 4] : NULL;
 	default:
 		return NULL;
 	}
@@ -112,11 +124,10 @@ int mkvm_mce_inject(struct mkvm_vcpu *vcpu, const struct kvm_x86_mce *m)
 {
 	struct mkvm_mce *mce = &vcpu->mce;
 	bool uncorrected = m->status & MCI_STATUS_UC;
-	u64 *bank;
+	u64 *bank = mce_bank(mce, m->bank);
 
-	if (m->bank >= (mce->cap & 0xff) || !(m->status & MCI_STATUS_VAL))
+	if (!bank || !(m->status & MCI_STATUS_VAL))
 		return -EINVAL;
-	bank = mce->bank[m->bank];
 	if (uncorrected && (((mce->cap & MCG_CTL_P) && mce->ctl != ~0ULL) || bank[MCE_CTL] != ~0ULL))
 		return 0;
 	if (uncorrected && ((mce->status & MCG_STATUS_MCIP) || !(mkvm_hw->get_cr(vcpu, 4) & X86_CR4_MCE))) {
@@ -133,7 +144,7 @@ int mkvm_mce_inject(struct mkvm_vcpu *vcpu, const struct kvm_x86_mce *m)
 	bank[MCE_MISC] = m->misc;
 	if (uncorrected) {
 		mce->status = m->mcg_status;
-		mkvm_queue_exception(vcpu, X86_TRAP_MC, false, 0);
+		mkvm_queue_machine_check(vcpu);
 	}
 	return 0;
 }

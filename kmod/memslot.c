@@ -12,6 +12,7 @@
  * Read next: tdp.c.
  */
 #include <linux/mm.h>
+#include <linux/nospec.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
@@ -67,9 +68,20 @@ const struct mkvm_memslot *mkvm_gfn_to_slot(struct mkvm_vcpu *vcpu, u64 gfn)
 	return slot ? slot : find_slot(vcpu, gfn);
 }
 
+/*
+ * The guest chooses gpa, by its page tables among others: also a CPU that takes the checks before for passed stays
+ * within the slot.
+ */
 static void __user *gpa_to_user(const struct mkvm_memslot *slot, u64 gpa)
 {
-	return (void __user *)(slot->hva + (gpa - (slot->gfn << PAGE_SHIFT)));
+	u64 offset = gpa - (slot->gfn << PAGE_SHIFT);
+
+	return (void __user *)(slot->hva + array_index_nospec(offset, slot->npages << PAGE_SHIFT));
+}
+
+static unsigned int address_space(u32 id)
+{
+	return array_index_nospec(id >> 16, MKVM_NR_AS);
 }
 
 static noinline void __user *find_gpa(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
@@ -123,7 +135,9 @@ static const struct mkvm_memslot *slot_by_id(const struct mkvm_memslots *slots, 
 /* mkvm_slot_by_id - the slot of that number, checked by the caller, or NULL. Context: slots_lock held. */
 const struct mkvm_memslot *mkvm_slot_by_id(struct mkvm *vm, u32 id)
 {
-	return slot_by_id(rcu_dereference_protected(vm->slots[id >> 16], lockdep_is_held(&vm->slots_lock)), id);
+	unsigned int as = address_space(id);
+
+	return slot_by_id(rcu_dereference_protected(vm->slots[as], lockdep_is_held(&vm->slots_lock)), id);
 }
 
 static bool overlaps(const struct mkvm_memslots *slots, const struct mkvm_memslot *new)
@@ -182,7 +196,7 @@ static int change_slot(struct mkvm *vm, struct mkvm_memslots *slots, const struc
 		       const struct mkvm_memslot *old)
 {
 	struct mkvm_memslots *with = slots_with(slots, new), *without;
-	unsigned int as = new->id >> 16;
+	unsigned int as = address_space(new->id);
 	struct mkvm_memslot dead;
 
 	if (!with)
@@ -208,7 +222,7 @@ static int change_slot(struct mkvm *vm, struct mkvm_memslots *slots, const struc
 static int change_logging(struct mkvm *vm, struct mkvm_memslots *slots, struct mkvm_memslot *new,
 			  unsigned long *dirty)
 {
-	unsigned int as = new->id >> 16;
+	unsigned int as = address_space(new->id);
 	struct mkvm_memslots *with;
 
 	new->dirty = NULL;
@@ -240,7 +254,7 @@ static int create_slot(struct mkvm *vm, struct mkvm_memslots *slots, struct mkvm
 
 static int memslot_set_locked(struct mkvm *vm, const struct kvm_userspace_memory_region *mem)
 {
-	struct mkvm_memslots *slots = rcu_dereference_protected(vm->slots[mem->slot >> 16],
+	struct mkvm_memslots *slots = rcu_dereference_protected(vm->slots[address_space(mem->slot)],
 								lockdep_is_held(&vm->slots_lock));
 	const struct mkvm_memslot *old = slot_by_id(slots, mem->slot);
 	unsigned long *dirty = old ? old->dirty : NULL;

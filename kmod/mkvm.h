@@ -155,9 +155,13 @@ struct mkvm {
 	u32 nr_mmu_pages;				/* (l) KVM_SET_NR_MMU_PAGES: stored, not needed */
 	DECLARE_BITMAP(told, 512);			/* (a) mkvm_not_offered has told of these */
 
-	spinlock_t tsc_lock;				/* the next two; inside all others */
-	s64 tsc_offset;					/* that vCPUs start with: guest TSC 0 at creation */
-	bool tsc_was_set;				/* by userspace */
+	struct {
+		spinlock_t lock;			/* all but khz; inside all others */
+		s64 offset;				/* that vCPUs start with: guest TSC 0 at creation */
+		s64 last;				/* that the last value written by userspace meant, once */
+		bool written;				/* there was one */
+		u32 khz;				/* KVM_SET_TSC_KHZ for vCPUs to come; READ_ONCE */
+	} tsc;						/* tsc.c */
 	s64 clock_offset;				/* of KVM_GET_CLOCK to the host's boot time; READ_ONCE */
 	u64 identity_map_addr;				/* (l) accepted, not needed */
 
@@ -282,7 +286,7 @@ struct mkvm_vcpu {
 	u64 payload;				/* (v) of exception, if has_payload: CR2 of #PF, new DR6 bits of #DB */
 	bool has_payload;			/* (v) */
 	bool triple_fault;			/* (v) the machine is to shut down */
-	bool exit_soon;				/* (v) leave the guest when event has gone in: an SMI or NMI waits */
+	bool exit_soon;				/* (v) leave the guest when event has gone in: something waits behind it */
 	bool in_smm;				/* (v) memory is address space 1 */
 	bool smm_inside_nmi;			/* (v) NMIs were masked when the SMI came */
 	bool dr_live;				/* (v) DR0-3 are in the CPU while in the guest */
@@ -318,6 +322,7 @@ struct mkvm_vcpu {
 	u64 dr[4];				/* (v) DR0-3 while not live */
 	s64 tsc_offset;				/* (v) guest TSC = host TSC + offset */
 	u64 tsc_adjust;				/* (v) IA32_TSC_ADJUST */
+	u32 tsc_khz;				/* (v) KVM_SET_TSC_KHZ: read back, nothing is scaled */
 	u64 pat;				/* (v) */
 	u64 tsc_aux;				/* (v) */
 	u64 misc_enable, debugctl, power_ctl;	/* (v) */
@@ -406,6 +411,7 @@ int mkvm_exit_internal_error(struct mkvm_vcpu *vcpu, u32 suberror, const u64 *da
 #define MKVM_DR7_GD BIT(13)
 void mkvm_queue_exception(struct mkvm_vcpu *vcpu, u8 vector, bool has_error, u32 error);
 void mkvm_queue_page_fault(struct mkvm_vcpu *vcpu, u64 cr2, u32 error);
+void mkvm_queue_machine_check(struct mkvm_vcpu *vcpu);
 void mkvm_accept_init_sipi(struct mkvm_vcpu *vcpu);
 void mkvm_events_inject(struct mkvm_vcpu *vcpu);
 bool mkvm_has_extint(struct mkvm_vcpu *vcpu);
@@ -416,6 +422,7 @@ int mkvm_interrupt_get(struct mkvm_vcpu *vcpu);
 void mkvm_interrupt_set(struct mkvm_vcpu *vcpu, u8 vector);
 void mkvm_events_seen(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev);
 void mkvm_events_get(struct mkvm_vcpu *vcpu, struct kvm_vcpu_events *ev);
+bool mkvm_events_valid(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev);
 int mkvm_events_set(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev);
 
 /* AMD APM vol. 2, "Error Codes". */
@@ -476,16 +483,24 @@ u64 mkvm_get_apic_base(struct mkvm_vcpu *vcpu);
 int mkvm_set_apic_base(struct mkvm_vcpu *vcpu, u64 base, bool host);
 int mkvm_cr_write(struct mkvm_vcpu *vcpu, int cr, u64 val);
 bool mkvm_cr4_valid(struct mkvm_vcpu *vcpu, u64 cr4);
+u64 mkvm_efer_known(void);
 
 /* msr.c; get and set: 0 or 1 (no such MSR, or a value that it does not take) */
 int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host);
 int mkvm_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host);
 int mkvm_msr_index_list(struct kvm_msr_list __user *list, bool features);
 int mkvm_msrs_ioctl(struct mkvm_vcpu *vcpu, struct kvm_msrs __user *arg, bool set);
-void mkvm_set_tsc_offset(struct mkvm_vcpu *vcpu, s64 offset, bool keep_step);
 int mkvm_find_attribute(void __user *argp, u32 group, u64 nr, u64 __user **where);
-bool mkvm_tsc_khz_valid(unsigned long khz);
 void mkvm_msr_reset(struct mkvm_vcpu *vcpu);
+
+/* tsc.c */
+void mkvm_tsc_init(struct mkvm *vm);
+void mkvm_tsc_create(struct mkvm_vcpu *vcpu);
+u64 mkvm_tsc_get(struct mkvm_vcpu *vcpu);
+void mkvm_tsc_set(struct mkvm_vcpu *vcpu, u64 val, bool host);
+void mkvm_tsc_set_adjust(struct mkvm_vcpu *vcpu, u64 val, bool host);
+void mkvm_tsc_set_offset(struct mkvm_vcpu *vcpu, s64 offset);
+int mkvm_tsc_set_khz(u32 *where, unsigned long khz);
 
 /* msr_filter.c */
 struct mkvm_msr_filter;

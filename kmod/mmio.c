@@ -10,6 +10,7 @@
  *
  * Read next: emulate.c, iodev.c.
  */
+#include <linux/nospec.h>
 #include <linux/sched/signal.h>
 #include <linux/srcu.h>
 #include <linux/uaccess.h>
@@ -454,11 +455,12 @@ void mkvm_emu_xmm(struct mkvm_emu *emu, unsigned int n, u64 *val, bool write)
 void mkvm_emu_dr(struct mkvm_emu *emu, int dr, u64 *val, bool write)
 {
 	struct mkvm_vcpu *vcpu = emu->vcpu;
+	u64 *reg = &vcpu->dr[array_index_nospec((unsigned int)dr, 4)];
 
 	if (dr < 4 && write)
-		vcpu->dr[dr] = *val;
+		*reg = *val;
 	else if (dr < 4)
-		*val = vcpu->dr[dr];
+		*val = *reg;
 	else if (write)
 		mkvm_hw->set_dr(vcpu, dr, dr == 6 ? (*val & ~(u64)BIT(12)) | 0xffff0ff0 : (*val & ~0xd800ULL) | 0x400);
 	else

@@ -7,15 +7,15 @@
  * are the vendor's (hw_ops get_msr, set_msr), x2APIC's are the LAPIC's. What is
  * not known here does not exist: #GP for the guest, a short count for userspace.
  *
- * Read next: svm/svm.c.
+ * Read next: tsc.c, svm/svm.c.
  */
+#include <linux/nospec.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <asm/apicdef.h>
 #include <asm/kvm_para.h>
 #include <asm/msr-index.h>
 #include <asm/mtrr.h>
-#include <asm/tsc.h>
 
 #include "hw_ops.h"
 
@@ -138,6 +138,11 @@ static bool memory_type_ok(u8 type)
 	return type < 8 && (0x73 >> type & 1);	/* UC, WC, WT, WP, WB */
 }
 
+static u64 *fixed_mtrr(struct mkvm_mtrr *mtrr, u32 nr)
+{
+	return &mtrr->fixed[array_index_nospec(nr, ARRAY_SIZE(mtrr->fixed))];
+}
+
 /* The register that an MTRR's number names, or NULL. */
 static u64 *mtrr_reg(struct mkvm_mtrr *mtrr, u32 index)
 {
@@ -145,13 +150,13 @@ static u64 *mtrr_reg(struct mkvm_mtrr *mtrr, u32 index)
 	case MSR_MTRRdefType:
 		return &mtrr->deftype;
 	case MSR_MTRRfix64K_00000:
-		return &mtrr->fixed[0];
+		return fixed_mtrr(mtrr, 0);
 	case MSR_MTRRfix16K_80000 ... MSR_MTRRfix16K_A0000:
-		return &mtrr->fixed[1 + index - MSR_MTRRfix16K_80000];
+		return fixed_mtrr(mtrr, 1 + index - MSR_MTRRfix16K_80000);
 	case MSR_MTRRfix4K_C0000 ... MSR_MTRRfix4K_F8000:
-		return &mtrr->fixed[3 + index - MSR_MTRRfix4K_C0000];
+		return fixed_mtrr(mtrr, 3 + index - MSR_MTRRfix4K_C0000);
 	case 0x200 ... MTRR_PHYS_LAST:
-		return &mtrr->var[(index - 0x200) / 2][index & 1];
+		return &mtrr->var[array_index_nospec((index - 0x200) / 2, NR_MTRR_VAR)][index & 1];
 	default:
 		return NULL;
 	}
@@ -193,73 +198,14 @@ static bool pat_valid(u64 val)
 	return true;
 }
 
-/* ---- time ---- */
-
-static void set_tsc_offset(struct mkvm_vcpu *vcpu, s64 offset)
-{
-	WRITE_ONCE(vcpu->tsc_offset, offset);
-	mkvm_hw->tsc_offset_changed(vcpu);
-	if (vcpu->lapic)
-		mkvm_lapic_timer_update(vcpu->lapic);	/* a deadline is now elsewhere */
-}
-
-/*
- * mkvm_set_tsc_offset - userspace sets the TSC of one vCPU after the other; the VM remembers the last offset, in cycles
- *
- * keep_step: an offset within a second of what was set before means the same instant, and the VM's vCPUs stay in step.
- * The first one counts as it is, though the VM may be younger than a second. With the vCPU's mutex.
- */
-void mkvm_set_tsc_offset(struct mkvm_vcpu *vcpu, s64 offset, bool keep_step)
-{
-	struct mkvm *vm = vcpu->vm;
-
-	spin_lock(&vm->tsc_lock);	/* vCPUs that are set at the same time agree */
-	if (keep_step && vm->tsc_was_set && abs(offset - vm->tsc_offset) < (s64)tsc_khz * 1000)
-		offset = vm->tsc_offset;
-	vm->tsc_offset = offset;
-	vm->tsc_was_set = true;
-	spin_unlock(&vm->tsc_lock);
-	set_tsc_offset(vcpu, offset);
-}
-
-/* The guest's TSC becomes val. */
-static void set_tsc(struct mkvm_vcpu *vcpu, u64 val, bool host)
-{
-	s64 offset = val - rdtsc();
-
-	if (host) {
-		mkvm_set_tsc_offset(vcpu, offset, true);
-	} else {
-		vcpu->tsc_adjust += offset - vcpu->tsc_offset;
-		set_tsc_offset(vcpu, offset);
-	}
-}
-
-static void set_tsc_adjust(struct mkvm_vcpu *vcpu, u64 val, bool host)
-{
-	if (!host)
-		set_tsc_offset(vcpu, vcpu->tsc_offset + (val - vcpu->tsc_adjust));
-	vcpu->tsc_adjust = val;
-}
-
-/*
- * mkvm_tsc_khz_valid - may a guest be told that its TSC runs at khz? 0 is the host's own rate.
- * The TSC is not scaled: only the host's rate, within the 250 ppm that clocks drift, as in Linux KVM.
- */
-bool mkvm_tsc_khz_valid(unsigned long khz)
-{
-	return !khz || abs((s64)khz - (s64)tsc_khz) <= tsc_khz / 4000;
-}
-
 /* ---- EFER ---- */
 
 static int set_efer(struct mkvm_vcpu *vcpu, u64 val, bool host)
 {
-	const u64 known = EFER_SCE | EFER_LME | EFER_LMA | EFER_NX | EFER_FFXSR;
 	struct mkvm_mode mode;
 
 	mkvm_hw->get_mode(vcpu, &mode);
-	if ((val & ~known) || (!host && (val & vcpu->efer_reserved)))
+	if ((val & ~mkvm_efer_known()) || (!host && (val & vcpu->efer_reserved)))
 		return 1;
 	if (!host) {
 		if ((mode.cr0 & X86_CR0_PG) && ((val ^ mode.efer) & EFER_LME))
@@ -334,7 +280,7 @@ int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host)
 
 	switch (index) {
 	case MSR_IA32_TSC:
-		*val = rdtsc() + vcpu->tsc_offset;
+		*val = mkvm_tsc_get(vcpu);
 		return 0;
 	case MSR_IA32_TSC_DEADLINE:
 		*val = vcpu->lapic ? mkvm_lapic_get_deadline(vcpu->lapic) : 0;
@@ -391,10 +337,10 @@ int mkvm_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host)
 {
 	switch (index) {
 	case MSR_IA32_TSC:
-		set_tsc(vcpu, val, host);
+		mkvm_tsc_set(vcpu, val, host);
 		return 0;
 	case MSR_IA32_TSC_ADJUST:
-		set_tsc_adjust(vcpu, val, host);
+		mkvm_tsc_set_adjust(vcpu, val, host);
 		return 0;
 	case MSR_IA32_TSC_DEADLINE:
 		if (!vcpu->lapic)

@@ -10,6 +10,7 @@
  *
  * Read next: msr.c, run.c (mkvm_exit_rdmsr).
  */
+#include <linux/nospec.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <asm/apicdef.h>
@@ -94,11 +95,14 @@ int mkvm_msr_filter_set(struct mkvm *vm, const struct kvm_msr_filter *user)
 
 static bool filter_allows(const struct mkvm_msr_filter *filter, u32 index, u32 access)
 {
-	u32 i;
+	u32 i, bit, nmsrs;
 
-	for (i = 0; i < filter->nr; i++)
-		if ((filter->range[i].flags & access) && index - filter->range[i].base < filter->range[i].nmsrs)
-			return test_bit(index - filter->range[i].base, filter->range[i].bitmap);
+	for (i = 0; i < filter->nr; i++) {
+		bit = index - filter->range[i].base;
+		nmsrs = filter->range[i].nmsrs;
+		if ((filter->range[i].flags & access) && bit < nmsrs)
+			return test_bit(array_index_nospec(bit, nmsrs), filter->range[i].bitmap);
+	}
 	return filter->allow;
 }
 

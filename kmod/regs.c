@@ -15,10 +15,21 @@
 #include "hw_ops.h"
 
 u64 mkvm_host_xcr0;
+static u32 mxcsr_valid;		/* bits that the CPU has */
+
+/* Intel SDM vol. 1, "Guidelines for Writing to the MXCSR Register". The image's registers are not looked at. */
+static u32 find_mxcsr_mask(void)
+{
+	struct fxregs_state image __aligned(16) = {};
+
+	asm volatile("fxsave %0" : "+m"(image));
+	return image.mxcsr_mask ?: 0xffbf;
+}
 
 /* Once at load. */
 void mkvm_regs_setup(void)
 {
+	mxcsr_valid = find_mxcsr_mask();
 	mkvm_host_xcr0 = boot_cpu_has(X86_FEATURE_OSXSAVE) ? xgetbv(XCR_XFEATURE_ENABLED_MASK) : XFEATURE_MASK_FP;
 }
 
@@ -185,6 +196,12 @@ int mkvm_cr_write(struct mkvm_vcpu *vcpu, int cr, u64 val)
 	}
 }
 
+/* EFER bits that the CPU below can have: others would fail the entry. */
+u64 mkvm_efer_known(void)
+{
+	return EFER_SCE | EFER_LME | EFER_LMA | EFER_NX | (boot_cpu_has(X86_FEATURE_FXSR_OPT) ? EFER_FFXSR : 0);
+}
+
 /* ---- segments and the rest of KVM_GET_SREGS ---- */
 
 void mkvm_sregs_get(struct mkvm_vcpu *vcpu, struct kvm_sregs *s)
@@ -214,20 +231,24 @@ void mkvm_sregs_get(struct mkvm_vcpu *vcpu, struct kvm_sregs *s)
 		__set_bit(mkvm_interrupt_get(vcpu), (unsigned long *)s->interrupt_bitmap);
 }
 
+/*
+ * What AMD APM vol. 2, "Canonicalization and Consistency Checks", and Intel SDM vol. 3, "Checks on Guest
+ * Control Registers, Debug Registers, and MSRs", have in common. CR3 keeps its upper half outside of long mode.
+ */
 static bool sregs_valid(struct mkvm_vcpu *vcpu, const struct kvm_sregs *s)
 {
-	const u64 efer_known = EFER_SCE | EFER_LME | EFER_LMA | EFER_NX | EFER_FFXSR;
 	bool long_mode = (s->efer & EFER_LME) && (s->cr0 & X86_CR0_PG);
 
-	if (!cr0_valid(s->cr0) || !mkvm_cr4_valid(vcpu, s->cr4) || (s->efer & ~efer_known) || (s->cr8 & ~0xfULL))
+	if (!cr0_valid(s->cr0) || !mkvm_cr4_valid(vcpu, s->cr4) || (s->efer & ~mkvm_efer_known()) ||
+	    (s->cr8 & ~0xfULL))
 		return false;
 	if (bitmap_weight((const unsigned long *)s->interrupt_bitmap, KVM_NR_INTERRUPTS) > 1)
 		return false;		/* only one interrupt can be in delivery */
-	if (long_mode && (s->cr3 & (vcpu->gpa_reserved | GENMASK_ULL(63, 52))))
+	if (s->cr3 & (vcpu->gpa_reserved | GENMASK_ULL(63, 52)))
 		return false;
 	if (long_mode)
-		return (s->cr4 & X86_CR4_PAE) && (s->efer & EFER_LMA);
-	return !(s->efer & EFER_LMA) && !s->cs.l;
+		return (s->cr4 & X86_CR4_PAE) && (s->efer & EFER_LMA) && !(s->cs.l && s->cs.db);
+	return !(s->efer & EFER_LMA) && !s->cs.l && !(s->cr4 & X86_CR4_PCIDE);
 }
 
 /* KVM_SET_SREGS. Return: -EINVAL, with nothing changed, for states that no CPU can be in. */
@@ -284,12 +305,15 @@ void mkvm_fpu_get(struct mkvm_vcpu *vcpu, struct kvm_fpu *fpu)
 	memcpy(fpu->xmm, fx->xmm_space, sizeof(fx->xmm_space));
 }
 
-/* KVM_SET_FPU. Return: -EINVAL for reserved bits in MXCSR, which would fault when loaded. */
+/*
+ * KVM_SET_FPU. Return: -EINVAL for reserved bits in MXCSR, which would fault when the kernel loads them.
+ * Which ones these are the CPU says: fx->mxcsr_mask may be what KVM_SET_XSAVE has brought.
+ */
 int mkvm_fpu_set(struct mkvm_vcpu *vcpu, const struct kvm_fpu *fpu)
 {
 	struct fxregs_state *fx = &vcpu->fpu.fpstate->regs.fxsave;
 
-	if (fpu->mxcsr & ~(fx->mxcsr_mask ?: 0xffbf))
+	if (fpu->mxcsr & ~mxcsr_valid)
 		return -EINVAL;
 	memcpy(fx->st_space, fpu->fpr, sizeof(fpu->fpr));
 	fx->cwd = fpu->fcw;
@@ -330,15 +354,13 @@ int mkvm_xcr_write(struct mkvm_vcpu *vcpu, u32 index, u64 val)
 	return 0;
 }
 
+/* KVM_SET_XCRS. There is one register, which may be named once. Return: -EINVAL for all else. */
 int mkvm_xcrs_set(struct mkvm_vcpu *vcpu, const struct kvm_xcrs *xcrs)
 {
-	u32 i;
-
-	if (!boot_cpu_has(X86_FEATURE_XSAVE) || xcrs->flags || xcrs->nr_xcrs > KVM_MAX_XCRS)
+	if (!boot_cpu_has(X86_FEATURE_XSAVE) || xcrs->flags || xcrs->nr_xcrs > 1)
 		return -EINVAL;
-	for (i = 0; i < xcrs->nr_xcrs; i++)
-		if (xcrs->xcrs[i].xcr == XCR_XFEATURE_ENABLED_MASK)
-			return mkvm_xcr_write(vcpu, XCR_XFEATURE_ENABLED_MASK, xcrs->xcrs[i].value) ? -EINVAL : 0;
+	if (xcrs->nr_xcrs && mkvm_xcr_write(vcpu, xcrs->xcrs[0].xcr, xcrs->xcrs[0].value))
+		return -EINVAL;
 	return 0;
 }
 
@@ -367,7 +389,7 @@ int mkvm_debugregs_set(struct mkvm_vcpu *vcpu, const struct kvm_debugregs *regs)
 /*
  * mkvm_sync_regs_in - at the start of KVM_RUN: what userspace marks as dirty becomes the vCPU's
  *
- * Return: -EINVAL for unknown bits or values that the KVM_SET ioctls refuse; earlier sets stay then.
+ * Return: -EINVAL for unknown bits or values that the KVM_SET ioctls refuse; nothing has changed then.
  */
 int mkvm_sync_regs_in(struct mkvm_vcpu *vcpu)
 {
@@ -380,12 +402,14 @@ int mkvm_sync_regs_in(struct mkvm_vcpu *vcpu)
 	if (likely(!dirty))
 		return 0;
 	memcpy(&s, &run->s.regs, sizeof(s));
-	if (dirty & KVM_SYNC_X86_REGS)
-		mkvm_regs_set(vcpu, &s.regs);
+	if ((dirty & KVM_SYNC_X86_EVENTS) && !mkvm_events_valid(vcpu, &s.events))
+		return -EINVAL;
 	if ((dirty & KVM_SYNC_X86_SREGS) && mkvm_sregs_set(vcpu, &s.sregs))
 		return -EINVAL;
-	if ((dirty & KVM_SYNC_X86_EVENTS) && mkvm_events_set(vcpu, &s.events))
-		return -EINVAL;
+	if (dirty & KVM_SYNC_X86_REGS)
+		mkvm_regs_set(vcpu, &s.regs);
+	if (dirty & KVM_SYNC_X86_EVENTS)
+		mkvm_events_set(vcpu, &s.events);
 	run->kvm_dirty_regs = 0;
 	return 0;
 }

@@ -5,7 +5,8 @@
  * Each round, in this order: INIT and SIPI (inject.c), SMI (smm.c); sleep if the vCPU is not
  * running; put the next event into the guest, or open a window for it; announce
  * MKVM_IN_GUEST; look at the pending word once more; obey the TLB generation;
- * enter; handle the exit; give way to signals and the scheduler.
+ * enter; handle the exit; do what the kernel leaves for a thread's way to userspace (signals,
+ * the scheduler, CPU limits and other task work).
  *
  * State: struct kvm_run, shared with userspace and not trusted: what is read
  * from it is read once and checked. The rest of an exit that userspace must
@@ -545,8 +546,8 @@ static int enter_guest(struct mkvm_vcpu *vcpu)
 	local_irq_disable();
 	/* Announced before the last look: pairs with mkvm_vcpu_kick and flush_tlbs in tdp.c. */
 	smp_store_mb(vcpu->where, MKVM_IN_GUEST);
-	if (unlikely((READ_ONCE(vcpu->pending) & PEND_WORK & ~vcpu->waiting) ||
-		     signal_pending(current) || need_resched())) {
+	xfer_to_guest_mode_prepare();
+	if (unlikely((READ_ONCE(vcpu->pending) & PEND_WORK & ~vcpu->waiting) || mkvm_user_work_pending())) {
 		WRITE_ONCE(vcpu->where, MKVM_OUTSIDE);
 		local_irq_enable();
 		preempt_enable();
@@ -567,6 +568,14 @@ static int enter_guest(struct mkvm_vcpu *vcpu)
 	return mkvm_hw->handle_exit(vcpu);
 }
 
+/* The thread has to leave KVM_RUN, for userspace or for the kernel. Return: why, -errno. */
+static int interrupted(struct mkvm_vcpu *vcpu, int why)
+{
+	vcpu->stats[MKVM_STAT_SIGNAL_EXITS]++;
+	vcpu->run->exit_reason = KVM_EXIT_INTR;
+	return why;
+}
+
 /* Not running: sleep until it does, or until INIT or SIPI changes what it is. */
 static int wait_to_run(struct mkvm_vcpu *vcpu)
 {
@@ -574,11 +583,8 @@ static int wait_to_run(struct mkvm_vcpu *vcpu)
 
 	if (!mkvm_vcpu_runnable(vcpu)) {
 		r = mkvm_vcpu_block(vcpu);
-		if (r) {
-			vcpu->stats[MKVM_STAT_SIGNAL_EXITS]++;
-			vcpu->run->exit_reason = KVM_EXIT_INTR;
-			return r;
-		}
+		if (r)
+			return interrupted(vcpu, r);
 	}
 	if (vcpu->mp_state == KVM_MP_STATE_HALTED && mkvm_wakes_halted(vcpu)) {
 		trace_mp_state(vcpu, "RUNNABLE", "wake");
@@ -637,13 +643,11 @@ static int vcpu_loop(struct mkvm_vcpu *vcpu)
 			vcpu->run->exit_reason = KVM_EXIT_IRQ_WINDOW_OPEN;
 			return 0;
 		}
-		if (signal_pending(current)) {
-			vcpu->stats[MKVM_STAT_SIGNAL_EXITS]++;
-			vcpu->run->exit_reason = KVM_EXIT_INTR;
-			return -EINTR;
+		if (unlikely(mkvm_user_work_pending())) {
+			r = mkvm_user_work();
+			if (r)
+				return interrupted(vcpu, r);
 		}
-		if (need_resched())
-			schedule();
 	}
 }
 

@@ -346,7 +346,9 @@ static void set_entry_state(struct mkvm_vcpu *vcpu, struct kvm_sregs *s)
  * @io: MKVM_SMM_IO_* of the I/O instruction at vcpu->io_rip that has just ended, or 0
  *
  * Otherwise it stays pending: in SMM until RSM, while an event is being delivered until it
- * is, in wait-for-SIPI until the SIPI. A vCPU without memory to save its state in shuts
+ * is, before the SIPI until that has come; and an INIT that waits as well is taken first
+ * (AMD APM vol. 2, "Priorities"). Nothing but its being taken, and KVM_SET_VCPU_EVENTS, ends
+ * it: firmware sends an SMI to a processor that it then starts by INIT and SIPI. A vCPU without memory to save its state in shuts
  * down. Context: own thread, may sleep.
  */
 void mkvm_accept_smi(struct mkvm_vcpu *vcpu, u32 io)
@@ -356,6 +358,7 @@ void mkvm_accept_smi(struct mkvm_vcpu *vcpu, u32 io)
 	struct smm_state st;
 
 	if (vcpu->in_smm || vcpu->event.type != MKVM_EV_NONE || vcpu->exception.type != MKVM_EV_NONE ||
+	    (READ_ONCE(vcpu->pending) & BIT(MKVM_PEND_INIT)) ||
 	    (vcpu->mp_state != KVM_MP_STATE_RUNNABLE && vcpu->mp_state != KVM_MP_STATE_HALTED))
 		return;
 	mkvm_trace(consume, vcpu, MKVM_PEND_SMI, READ_ONCE(vcpu->pending), "taken");

@@ -194,7 +194,7 @@ VCPU_EVENT(mp_state);
 VCPU_EVENT(kick);
 /* The vCPU's thread goes to sleep. */
 VCPU_EVENT(sleep);
-/* It is awake again. by: event, signal. */
+/* It is awake again. by: event, signal, work (of its thread, not of the vCPU). */
 VCPU_EVENT(wake);
 
 DECLARE_EVENT_CLASS(border,

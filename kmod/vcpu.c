@@ -25,6 +25,7 @@
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/mm.h>
+#include <linux/nospec.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/smp.h>
@@ -32,6 +33,7 @@
 #include <trace/events/ipi.h>
 
 #include "hw_ops.h"
+#include "compat.h"
 #include "testpoint.h"
 #include "trace.h"
 
@@ -140,14 +142,15 @@ u64 mkvm_vcpu_tsc_offset(struct mkvm_vcpu *vcpu)
 	return READ_ONCE(vcpu->tsc_offset);
 }
 
-void mkvm_pic_output_changed(struct mkvm *vm)
+/* INT of the PIC is wired to LINT0 of every CPU. Any context. */
+void mkvm_pic_output_changed(struct mkvm *vm, unsigned int changes)
 {
 	struct mkvm_vcpu *vcpu;
 	int i;
 
 	mkvm_for_each_vcpu(i, vcpu, vm)
-		if (vcpu->lapic && mkvm_lapic_accepts_pic(vcpu->lapic))
-			mkvm_vcpu_kick_event(vcpu);
+		if (vcpu->lapic)
+			mkvm_lapic_lint0(vcpu->lapic, changes);
 }
 
 /* ---- sleeping ---- */
@@ -171,12 +174,14 @@ bool mkvm_vcpu_runnable(struct mkvm_vcpu *vcpu)
 }
 
 /*
- * mkvm_vcpu_block - sleep until the vCPU is runnable
+ * mkvm_vcpu_block - sleep until the vCPU is runnable, or its thread has work to do
  *
- * Context: own thread, may sleep. Return: 0, or -EINTR when a signal is pending.
+ * Context: own thread, may sleep. Return: 0, runnable or mkvm_user_work_pending; -EINTR when a
+ * signal is pending.
  */
 int mkvm_vcpu_block(struct mkvm_vcpu *vcpu)
 {
+	const char *why = "event";
 	bool slept = false;
 	int r = 0;
 
@@ -185,19 +190,25 @@ int mkvm_vcpu_block(struct mkvm_vcpu *vcpu)
 	prepare_to_rcuwait(&vcpu->wait);
 	for (;;) {
 		set_current_state(TASK_INTERRUPTIBLE);
-		if (mkvm_vcpu_runnable(vcpu))
+		if (mkvm_vcpu_runnable(vcpu)) {
+			vcpu->stats[MKVM_STAT_HALT_WAKEUP] += slept;
 			break;
+		}
 		mkvm_test_point(MKVM_POINT_BLOCK);
 		if (signal_pending(current)) {
+			why = "signal";
 			r = -EINTR;
+			break;
+		}
+		if (mkvm_user_work_pending()) {
+			why = "work";
 			break;
 		}
 		schedule();
 		slept = true;
 	}
 	finish_rcuwait(&vcpu->wait);
-	vcpu->stats[MKVM_STAT_HALT_WAKEUP] += slept && !r;
-	trace_wake(vcpu, "", r ? "signal" : "event");
+	trace_wake(vcpu, "", why);
 	return r;
 }
 
@@ -273,11 +284,56 @@ void mkvm_vcpu_put(struct mkvm_vcpu *vcpu)
 /*
  * mkvm_vcpu_reset - power-up state, or what INIT leaves
  *
- * AMD APM vol. 2, "Processor Initialization State". Context: own thread, or before the vCPU is seen.
+ * AMD APM vol. 2, "Processor Initialization State"; Intel SDM vol. 3, "Processor State After
+ * Reset" and "Local APIC State After It Receives an INIT-Deassert IPI". Where the two differ,
+ * or say nothing, the note says what is done.
+ *
+ *   state                                power-up          INIT      note
+ *   RAX ... R15 but RDX                  0                 0
+ *   RDX                                  family, stepping  same      CPUID 1 EAX
+ *   RIP, RFLAGS                          fff0, 2           same
+ *   CS                                   f000, ffff0000    same
+ *   other segments, GDTR, IDTR           0, limit ffff     same
+ *   CR0                                  60000010          ET        CD and NW stay at INIT
+ *   CR2, CR3, CR4, CR8, EFER             0                 0
+ *   DR0-3, DR6, DR7                      0, ffff0ff0, 400  same
+ *   XCR0                                 1                 kept
+ *   x87, MMX, SSE, AVX, MXCSR            as FNINIT's       kept      manuals: FCW is 40h at power-up;
+ *                                                                    clients are used to Linux KVM's 37fh
+ *   PKRU                                 0                 kept
+ *   TSC, TSC_ADJUST, TSC_AUX             0                 kept      TSC: vm->tsc_offset
+ *   PAT                                  7040600070406     kept
+ *   MTRRs                                off               kept
+ *   machine-check registers, HWCR        0                 kept
+ *   SYSENTER_*, STAR ..., KERNEL_GS_BASE 0                 kept
+ *   all other MSRs                       defaults          kept
+ *   APIC_BASE, its mode, the APIC's id   xAPIC, vCPU's id  kept
+ *   all else of the LAPIC                reset             reset     LINT0 of the boot CPU: lapic.c
+ *   TSC_DEADLINE                         0                 0         the LAPIC's timer stops
+ *   SMBASE                               30000             kept
+ *   in SMM                               no                -         INIT waits for RSM
+ *   pending SMI                          none              kept      latched until it can be taken
+ *   pending NMIs                         none              dropped   as Linux KVM
+ *   NMIs blocked, interrupt shadow       no                no
+ *   exception raised, event in delivery  none              dropped   so is a triple fault not yet told
+ *   vector of KVM_INTERRUPT              none              dropped
+ *   access that userspace is to answer   none              dropped
+ *   SIPI                                 none              dropped   one that came before the INIT
+ *   EOI, TPR access to be told           none              kept      userspace's devices wait for it
+ *   TLB                                  flushed           flushed   AMD: not modified, which no guest sees
+ *   KVM_SET_GUEST_DEBUG, CPUID, filters  none              kept      userspace's
+ *   mp_state                             by the irqchip    see above
+ *
+ * SIPI sets CS, RIP and mp_state; KVM_SET_MP_STATE sets mp_state, and SIPI_RECEIVED posts a
+ * SIPI; nothing else changes or is dropped by either. There is no ioctl that resets: userspace
+ * sets each state anew, and takes a pending SMI or NMI away by KVM_SET_VCPU_EVENTS.
+ * selftests/reset.c looks at each row. A shutdown leaves what INIT does.
+ *
+ * Context: own thread, or before the vCPU is seen.
  */
 void mkvm_vcpu_reset(struct mkvm_vcpu *vcpu, bool init)
 {
-	const unsigned long dropped = BIT(MKVM_PEND_NMI) | BIT(MKVM_PEND_NMI2) | BIT(MKVM_PEND_SMI);
+	const unsigned long dropped = BIT(MKVM_PEND_NMI) | BIT(MKVM_PEND_NMI2);
 
 	memset(vcpu->regs, 0, sizeof(vcpu->regs));
 	memset(vcpu->dr, 0, sizeof(vcpu->dr));
@@ -558,7 +614,7 @@ static int tsc_attribute(struct mkvm_vcpu *vcpu, unsigned int ioctl, void __user
 		return put_user(vcpu->tsc_offset, where);
 	if (get_user(offset, where))
 		return -EFAULT;
-	mkvm_set_tsc_offset(vcpu, offset, false);
+	mkvm_tsc_set_offset(vcpu, offset);
 	return 0;
 }
 
@@ -581,9 +637,9 @@ static long vcpu_ioctl_locked(struct mkvm_vcpu *vcpu, unsigned int ioctl, unsign
 	case KVM_GET_CPUID2:
 		return mkvm_cpuid_get(vcpu, argp);
 	case KVM_GET_TSC_KHZ:
-		return tsc_khz;
+		return vcpu->tsc_khz;
 	case KVM_SET_TSC_KHZ:
-		return mkvm_tsc_khz_valid(arg) ? 0 : -EINVAL;
+		return mkvm_tsc_set_khz(&vcpu->tsc_khz, arg);
 	case KVM_X86_SETUP_MCE:
 		return setup_mce(vcpu, argp);
 	case KVM_GET_MP_STATE:
@@ -650,7 +706,7 @@ static vm_fault_t vcpu_fault(struct vm_fault *vmf)
 	if (vmf->pgoff == KVM_COALESCED_MMIO_PAGE_OFFSET)
 		vmf->page = virt_to_page(vcpu->vm->ring);
 	else if (vmf->pgoff < MKVM_RUN_PAGES)
-		vmf->page = virt_to_page((void *)vcpu->run + vmf->pgoff * PAGE_SIZE);
+		vmf->page = virt_to_page((void *)vcpu->run + array_index_nospec(vmf->pgoff, MKVM_RUN_PAGES) * PAGE_SIZE);
 	else
 		return VM_FAULT_SIGBUS;
 	get_page(vmf->page);
@@ -725,7 +781,7 @@ static struct mkvm_vcpu *vcpu_create(struct mkvm *vm, u32 id)
 	vcpu->idx = vm->nr_vcpus;
 	vcpu->cpu = -1;
 	vcpu->where = MKVM_OUTSIDE;
-	vcpu->tsc_offset = vm->tsc_offset;
+	mkvm_tsc_create(vcpu);
 	vcpu->user_pic = !vm->pic;
 	vcpu->eoi_vector = -1;
 	mutex_init(&vcpu->mutex);

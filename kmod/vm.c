@@ -220,10 +220,9 @@ static struct mkvm *vm_create(void)
 	mutex_init(&vm->slots_lock);
 	mutex_init(&vm->irq_lock);
 	spin_lock_init(&vm->mmu_lock);
-	spin_lock_init(&vm->tsc_lock);
 	mkvm_irqfd_init(vm);
 	vm->nr = atomic_inc_return(&last_nr);
-	vm->tsc_offset = -rdtsc();
+	mkvm_tsc_init(vm);
 	vm->clock_offset = -ktime_get_boottime_ns();
 	r = alloc_slots(vm);
 	if (!r)
@@ -655,9 +654,9 @@ static long vm_ioctl(struct file *file, unsigned int ioctl, unsigned long arg)
 		/* Real mode runs natively here: three pages below 4 GiB are not needed. */
 		return arg > (u32)(-3 * PAGE_SIZE) ? -EINVAL : 0;
 	case KVM_GET_TSC_KHZ:
-		return tsc_khz;
+		return READ_ONCE(vm->tsc.khz);
 	case KVM_SET_TSC_KHZ:
-		return mkvm_tsc_khz_valid(arg) ? 0 : -EINVAL;
+		return mkvm_tsc_set_khz(&vm->tsc.khz, arg);
 	case KVM_IRQ_LINE:
 	case KVM_IRQ_LINE_STATUS:
 		return irq_line(vm, argp, ioctl == KVM_IRQ_LINE_STATUS);

@@ -1295,6 +1295,176 @@ TEST(a_triple_fault_event_shuts_down_once_unless_taken_back)
 	vcpu_run_to_stage(vcpu, 2);
 }
 
+/* --- Several events in one state --- */
+
+#define VEC_MC 18
+#define CR4_MCE (1ull << 6)
+#define MCG_STATUS_RIPV 1
+#define MCI_STATUS_UC_VAL_EN (1ull << 63 | 1ull << 61 | 1ull << 60)
+
+static volatile u64 mc_rip;
+
+static void note_machine_check(struct guest_frame *frame)
+{
+	irqs[VEC_MC]++;
+	mc_rip = frame->rip;
+}
+
+static void take_several(u64 arg)
+{
+	(void)arg;
+	guest_setup();
+	guest_handlers[VEC_GP] = irq_count_only;
+	guest_handlers[VEC_MC] = note_machine_check;
+	sti();
+	stage(1);
+	asm volatile("nop; nop");
+	stage(2);
+}
+
+static void *gate_address(u8 vector)
+{
+	const u64 *gate = &guest_idt[vector * 2];
+
+	return (void *)((gate[0] & 0xffff) | (gate[0] >> 48 << 16) | gate[1] << 32);
+}
+
+enum { NO_EVENT, INTERRUPT, AN_NMI, EXCEPTION, INT_N };
+
+/* In delivery: one of these. */
+static void put_in_delivery(struct kvm_vcpu_events *events, int what)
+{
+	events->interrupt.injected = what == INTERRUPT || what == INT_N;
+	events->interrupt.soft = what == INT_N;
+	events->interrupt.nr = VECTOR;
+	events->nmi.injected = events->nmi.masked = what == AN_NMI;
+	events->exception.injected = what == EXCEPTION;
+	events->exception.nr = VEC_GP;
+	events->exception.has_error_code = 1;
+}
+
+static u8 vector_of(int what)
+{
+	return what == AN_NMI ? VEC_NMI : what == EXCEPTION ? VEC_GP : VECTOR;
+}
+
+/* A guest that can have machine checks, at its first stage. */
+static struct vcpu *several_at_stage_1(u32 payload, struct kvm_vcpu_events *events)
+{
+	struct vm *vm = vm_create(VM_IRQCHIP);
+	struct kvm_sregs sregs;
+	struct vcpu *vcpu;
+
+	NEED_CAP(KVM_CAP_EXCEPTION_PAYLOAD);
+	ASSERT_OK(vm_enable_cap(vm->fd, KVM_CAP_EXCEPTION_PAYLOAD, payload));
+	vcpu = vcpu_add(vm, take_several, 0);
+	stop_at(vcpu, 1, events);
+	vcpu_get_sregs(vcpu, &sregs);
+	sregs.cr4 |= CR4_MCE;
+	vcpu_set_sregs(vcpu, &sregs);
+	memset((void *)irqs, 0, sizeof(irqs));
+	return vcpu;
+}
+
+/* How the machine check comes: by its ioctl, by KVM_SET_VCPU_EVENTS, by both of them in a round trip. */
+static void add_machine_check(struct vcpu *vcpu, struct kvm_vcpu_events *events, int how)
+{
+	u64 cap = (1ull << 8) | 10;		/* MCG_CTL, ten banks */
+	struct kvm_x86_mce mce = {
+		.status = MCI_STATUS_UC_VAL_EN, .mcg_status = MCG_STATUS_RIPV, .bank = 1,
+	};
+
+	if (how == 0) {
+		events->exception.injected = 1;
+		events->exception.nr = VEC_MC;
+		events->exception.has_error_code = 0;
+		if (events->flags & KVM_VCPUEVENT_VALID_PAYLOAD)
+			events->exception.pending = 1;
+		set_events(vcpu, events);
+	} else {
+		set_events(vcpu, events);
+		ASSERT_OK(ioctl(vcpu->fd, KVM_X86_SETUP_MCE, &cap));
+		ASSERT_OK(ioctl(vcpu->fd, KVM_X86_SET_MCE, &mce));
+	}
+	if (how < 2)
+		return;
+	vcpu_get_events(vcpu, events);
+	set_events(vcpu, events);
+	vcpu_get_events(vcpu, events);
+	EXPECT_EQ(1, events->exception.pending | events->exception.injected);
+	EXPECT_EQ(VEC_MC, events->exception.nr);
+}
+
+TEST(a_machine_check_and_the_event_in_delivery_both_come)
+{
+	struct kvm_vcpu_events events;
+	struct vcpu *vcpu;
+
+	if (is_linux_kvm())
+		SKIP("Linux KVM forgets the event in delivery when it delivers the exception");
+	for (int in_delivery = NO_EVENT; in_delivery <= INT_N; in_delivery++)
+		for (int how = 0; how < 3; how++)
+			for (u32 payload = 0; payload < 2; payload++) {
+				if (in_delivery == EXCEPTION && how != 1)
+					continue;	/* the state has room for one exception */
+				ktap_about("in delivery %d, machine check %d, payloads %u", in_delivery, how, payload);
+				vcpu = several_at_stage_1(payload, &events);
+				put_in_delivery(&events, in_delivery);
+				add_machine_check(vcpu, &events, how);
+				vcpu_get_events(vcpu, &events);
+				EXPECT_EQ(in_delivery == AN_NMI, events.nmi.injected);
+				EXPECT_EQ(in_delivery == INTERRUPT || in_delivery == INT_N, events.interrupt.injected);
+				EXPECT_EQ(in_delivery == INT_N, events.interrupt.soft);
+				EXPECT_EQ(VEC_MC, events.exception.nr);
+				EXPECT_EQ(payload, events.exception.pending);
+				vcpu_run_to_stage(vcpu, 2);
+				EXPECT_EQ(1, irqs[VEC_MC]);
+				if (!in_delivery)
+					continue;
+				EXPECT_EQ(1, irqs[vector_of(in_delivery)]);
+				/* Right behind it, before the first instruction of its handler. */
+				EXPECT_EQ((u64)gate_address(vector_of(in_delivery)), mc_rip);
+			}
+}
+
+TEST(an_interrupt_an_nmi_and_an_exception_in_one_state_all_come)
+{
+	struct kvm_vcpu_events events, back;
+	struct kvm_sregs sregs;
+	struct vcpu *vcpu;
+
+	if (is_linux_kvm())
+		SKIP("Linux KVM delivers one of them");
+	for (int by_sregs = 0; by_sregs < 2; by_sregs++) {
+		ktap_about("the interrupt by KVM_SET_SREGS: %d", by_sregs);
+		vcpu = several_at_stage_1(0, &events);
+		events.nmi.injected = events.nmi.masked = 1;
+		events.exception.injected = 1;
+		events.exception.nr = VEC_MC;
+		events.interrupt.injected = !by_sregs;
+		events.interrupt.nr = VECTOR;
+		set_events(vcpu, &events);
+		if (by_sregs) {
+			vcpu_get_sregs(vcpu, &sregs);
+			sregs.interrupt_bitmap[VECTOR / 64] = 1ull << VECTOR % 64;
+			vcpu_set_sregs(vcpu, &sregs);
+		}
+		for (int round = 0; round < 2; round++) {
+			vcpu_get_events(vcpu, &back);
+			EXPECT_EQ(VECTOR, back.interrupt.nr);
+			EXPECT_EQ(1, back.interrupt.injected);
+			EXPECT_EQ(1, back.nmi.pending);		/* it waits, and may come */
+			EXPECT_EQ(0, back.nmi.masked);
+			EXPECT_EQ(1, back.exception.injected);
+			set_events(vcpu, &back);
+		}
+		vcpu_run_to_stage(vcpu, 2);
+		EXPECT_EQ(1, irqs[VECTOR]);
+		EXPECT_EQ(1, irqs[VEC_NMI]);
+		EXPECT_EQ(1, irqs[VEC_MC]);
+	}
+}
+
 TEST(a_vector_that_waits_without_irqchip_is_shown_and_can_be_moved)
 {
 	struct vcpu *vcpu = vcpu_add(vm_create(0), user_irqchip, 0);

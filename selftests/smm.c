@@ -887,6 +887,188 @@ TEST(init_in_smm_is_latched_and_sipi_is_dropped)
 	run_to_port(ap, AP_PORT);
 }
 
+/* --- SMIs before the SIPI --- */
+
+enum { END, SMI, SMI_BY_MSI, INIT, SIPI, MP_STATE, EVENTS, LAPIC };
+
+#define AP_PAGE 0xb
+
+CODE_BLOB(ap_halts, 16,
+	  "outb %al, $0x64\n"
+	  "cli\n"
+	  "1: hlt\n"
+	  "jmp 1b\n");
+
+/* A second vCPU, which MSIs reach, as KVM_CREATE_VCPU left it; and code for it at the SIPI's page. */
+static struct vcpu *add_ap(struct machine *m)
+{
+	struct vcpu *ap = vcpu_create(m->vm, 1);
+	struct kvm_lapic_state lapic;
+
+	ASSERT_OK(ioctl(ap->fd, KVM_GET_LAPIC, &lapic));
+	ASSERT_OK(ioctl(ap->fd, KVM_SET_LAPIC, &lapic));
+	vm_load(m->vm, AP_PAGE << 12, ap_halts, ap_halts_end);
+	return ap;
+}
+
+/* What comes, or what userspace reads and writes back. */
+static void step(struct machine *m, struct vcpu *ap, int what)
+{
+	struct kvm_vcpu_events events;
+	struct kvm_lapic_state lapic;
+
+	switch (what) {
+	case SMI:
+		smi(ap);
+		break;
+	case SMI_BY_MSI:
+		msi_to_ap(m->vm, ICR_SMI);
+		break;
+	case INIT:
+		msi_to_ap(m->vm, ICR_INIT);
+		break;
+	case SIPI:
+		msi_to_ap(m->vm, ICR_STARTUP | AP_PAGE);
+		break;
+	case MP_STATE:
+		vcpu_set_mp_state(ap, vcpu_mp_state(ap));
+		break;
+	case EVENTS:
+		events = events_of(ap);
+		events.flags |= KVM_VCPUEVENT_VALID_SMM;
+		set_events(ap, &events);
+		break;
+	case LAPIC:
+		ASSERT_OK(ioctl(ap->fd, KVM_GET_LAPIC, &lapic));
+		ASSERT_OK(ioctl(ap->fd, KVM_SET_LAPIC, &lapic));
+	}
+}
+
+/* Intel SDM vol. 3, "SMI": it is latched until it can be taken. OVMF starts a processor that was plugged in so. */
+TEST(an_smi_before_the_sipi_is_taken_before_its_code)
+{
+	static const int orders[][8] = {
+		{ SMI, INIT, SIPI }, { INIT, SMI, SIPI }, { INIT, SIPI, SMI },
+		{ SMI_BY_MSI, INIT, SIPI }, { INIT, SMI_BY_MSI, SIPI }, { INIT, SIPI, SMI_BY_MSI },
+		{ INIT, MP_STATE, SMI, SIPI }, { SMI, INIT, MP_STATE, SIPI }, { SMI, MP_STATE, INIT, SIPI },
+		{ INIT, SMI, INIT, SIPI, SIPI }, { SMI, INIT, INIT, SIPI }, { SIPI, SMI, INIT, SIPI },
+		{ INIT, SMI, SIPI, MP_STATE }, { SMI, LAPIC, INIT, LAPIC, SIPI, LAPIC },
+		{ SMI, EVENTS, INIT, SIPI }, { SMI, INIT, EVENTS, SIPI }, { SMI, INIT, SIPI, EVENTS },
+		{ INIT, MP_STATE, SMI, EVENTS, SIPI }, { SMI, EVENTS, INIT, MP_STATE, EVENTS, SIPI, MP_STATE },
+		{ SMI, SMI, INIT, SMI_BY_MSI, SIPI },	/* they are one */
+	};
+
+	for (u32 i = 0; i < sizeof(orders) / sizeof(orders[0]); i++) {
+		struct machine m = machine_create();
+		struct vcpu *ap = add_ap(&m);
+		bool events = false;
+
+		for (u32 j = 0; orders[i][j]; j++)
+			events |= orders[i][j] == EVENTS;
+		if (events && is_linux_kvm())
+			continue;	/* it refuses, or drops by INIT, an SMI that KVM_SET_VCPU_EVENTS brings */
+		ktap_about("order %u", i);
+		for (u32 j = 0; orders[i][j]; j++)
+			step(&m, ap, orders[i][j]);
+		run_to_port(ap, SMM_PORT);
+		run_to_port(ap, AP_PORT);
+		EXPECT_EQ(0, events_of(ap).smi.pending);
+	}
+}
+
+TEST(without_an_smi_the_sipis_code_comes_first)
+{
+	struct machine m = machine_create();
+	struct vcpu *ap = add_ap(&m);
+
+	step(&m, ap, INIT);
+	step(&m, ap, SIPI);
+	run_to_port(ap, AP_PORT);
+}
+
+TEST(an_smi_in_wait_for_sipi_is_saved_and_restored)
+{
+	struct machine m = machine_create(), other = machine_create();
+	struct vcpu *ap = add_ap(&m), *copy = add_ap(&other);
+	struct kvm_vcpu_events events;
+
+	if (is_linux_kvm())
+		SKIP("Linux KVM takes no SMI in INIT_RECEIVED by KVM_SET_VCPU_EVENTS");
+	step(&m, ap, SMI);
+	step(&m, ap, INIT);
+	EXPECT_EQ(KVM_MP_STATE_INIT_RECEIVED, vcpu_mp_state(ap));
+	events = events_of(ap);
+	EXPECT_EQ(1, events.smi.pending);
+	events.flags |= KVM_VCPUEVENT_VALID_SMM;
+	vcpu_set_mp_state(copy, KVM_MP_STATE_INIT_RECEIVED);
+	set_events(copy, &events);
+	step(&other, copy, SIPI);
+	run_to_port(copy, SMM_PORT);
+	run_to_port(copy, AP_PORT);
+	/* A client that has seen it may take it away: that is how it resets the machine. */
+	events.smi.pending = 0;
+	set_events(ap, &events);
+	step(&m, ap, SIPI);
+	run_to_port(ap, AP_PORT);
+}
+
+TEST(init_to_the_boot_processor_keeps_an_smi)
+{
+	struct machine m = machine_create();
+
+	if (is_linux_kvm())
+		with_interrupts(&m);
+	smi(m.vcpu);
+	ASSERT_EQ(1, vm_msi(m.vm, MSI_ADDR(0), ICR_INIT));
+	EXPECT_EQ(KVM_MP_STATE_RUNNABLE, vcpu_mp_state(m.vcpu));
+	run_to_port(m.vcpu, SMM_PORT);
+}
+
+/* Both come while an I/O instruction waits for userspace: INIT is the first to be taken at its end. */
+TEST(an_init_that_came_with_an_smi_is_taken_before_it)
+{
+	struct machine m = machine_create();
+	struct vcpu *ap = add_ap(&m);
+
+	vcpu_set_real(ap, CODE_GPA);
+	run_to_port(ap, GUEST_PORT);
+	step(&m, ap, SMI);
+	step(&m, ap, INIT);
+	step(&m, ap, SIPI);
+	run_to_port(ap, SMM_PORT);
+	run_to_port(ap, AP_PORT);
+}
+
+static volatile u32 handled, started;
+
+static void count_ports(struct vcpu *vcpu)
+{
+	ASSERT_EQ(KVM_EXIT_IO, vcpu->run->exit_reason);
+	if (vcpu->run->io.port == SMM_PORT)
+		handled++;
+	else
+		__atomic_store_n(&started, started + 1, __ATOMIC_RELEASE);
+}
+
+/* Each round ends when the AP has told its start; by then its SMI must have been taken. */
+TEST(no_smi_to_an_ap_inside_kvm_run_is_lost_to_init)
+{
+	struct machine m = machine_create();
+	struct vcpu *ap = add_ap(&m);
+
+	ap->on_exit = count_ports;
+	vcpu_start(ap);
+	for (u32 round = 1; round <= 100; round++) {
+		ktap_about("round %u", round);
+		step(&m, ap, INIT);
+		step(&m, ap, SMI_BY_MSI);
+		step(&m, ap, SIPI);
+		WAIT_FOR(__atomic_load_n(&started, __ATOMIC_ACQUIRE) == round);
+		EXPECT_EQ(round, handled);
+	}
+	vcpu_stop(ap);
+}
+
 /* --- Who sends SMIs --- */
 
 TEST(an_msi_can_be_an_smi)

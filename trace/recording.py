@@ -32,8 +32,9 @@ ANY_VCPU = {'raise', 'msi', 'coalesce', 'block', 'drop'}	# their vcpu may be -1:
 APART = 4	# ns between two events that the recording has at the same time
 
 SOURCES = {'irqfd': 'irqfds', 'irqfd-resample': 'irqfds', 'pit': 'PIT', 'ipi': 'IPIs', 'hypercall': 'IPIs',
-           'lvt-timer': 'LAPIC timers', 'lvt-error': 'LAPIC errors'}	# by origin; all others are ioctls
-ORDER = ['ioctls', 'irqfds', 'PIT', 'LAPIC timers', 'LAPIC errors', 'IPIs', 'MSIs']
+           'lvt-timer': 'LAPIC timers', 'lvt-error': 'LAPIC errors',
+           'lvt-lint0': 'LINT0'}	# by origin; all others are ioctls
+ORDER = ['ioctls', 'irqfds', 'PIT', 'LAPIC timers', 'LAPIC errors', 'LINT0', 'IPIs', 'MSIs']
 WAITS = {'UNINITIALIZED': 'waits for INIT', 'INIT_RECEIVED': 'waits for SIPI'}
 # KVM_EXIT_* of <linux/kvm.h>
 USER_EXITS = {2: 'port I/O', 3: 'debug', 5: 'HLT', 6: 'MMIO', 7: 'window', 8: 'shutdown', 9: 'failed entry',

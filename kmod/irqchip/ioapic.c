@@ -15,6 +15,7 @@
  */
 #include <linux/bitops.h>
 #include <linux/errno.h>
+#include <linux/nospec.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 
@@ -132,6 +133,7 @@ int mkvm_ioapic_set_irq(struct mkvm_ioapic *ioapic, unsigned int pin, enum mkvm_
 
 	if (pin >= KVM_IOAPIC_NUM_PINS)
 		return MKVM_IRQ_IGNORED;
+	pin = array_index_nospec(pin, KVM_IOAPIC_NUM_PINS);
 
 	raw_spin_lock_irqsave(&ioapic->lock, flags);
 	mkvm_trace(ioapic_set, ioapic->vm, pin, level, ioapic->reg.redirtbl[pin].bits);
@@ -243,6 +245,7 @@ static u32 ioapic_read_register(const struct mkvm_ioapic *ioapic)
 		return IOAPIC_VERSION;
 	if (index < 0x10 || pin >= KVM_IOAPIC_NUM_PINS)
 		return ~0u;
+	pin = array_index_nospec(pin, KVM_IOAPIC_NUM_PINS);
 	return ioapic->reg.redirtbl[pin].bits >> (index & 1 ? 32 : 0);
 }
 
@@ -258,6 +261,7 @@ static void ioapic_write_register(struct mkvm_ioapic *ioapic, u32 val)
 	if (index < 0x10 || pin >= KVM_IOAPIC_NUM_PINS)
 		return;
 
+	pin = array_index_nospec(pin, KVM_IOAPIC_NUM_PINS);
 	old = ioapic->reg.redirtbl[pin].bits;
 	new = index & 1 ? (u64)val << 32 | (u32)old : (old & ~0xffffffffull) | val;
 	pin_set_rte(ioapic, pin, (new & RTE_WRITABLE) | (old & RTE_REMOTE_IRR));

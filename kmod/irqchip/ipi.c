@@ -14,6 +14,7 @@
  */
 #include <linux/errno.h>
 #include <linux/kernel.h>
+#include <linux/nospec.h>
 
 #include "mkvm.h"
 #include "lapic.h"
@@ -92,12 +93,12 @@ static bool irq_is_broadcast(const struct mkvm_irq *irq)
 static struct mkvm_lapic *irq_single_target(struct mkvm *vm, struct mkvm_lapic *sender,
 					    const struct mkvm_irq *irq)
 {
+	u32 nr_vcpus = smp_load_acquire(&vm->nr_vcpus);
 	struct mkvm_lapic *apic;
 
-	if (irq->logical || irq->dest >= (u32)smp_load_acquire(&vm->nr_vcpus) ||
-	    irq_is_broadcast(irq))
+	if (irq->logical || irq->dest >= nr_vcpus || irq_is_broadcast(irq))
 		return NULL;
-	apic = vm->vcpus[irq->dest]->lapic;
+	apic = vm->vcpus[array_index_nospec(irq->dest, nr_vcpus)]->lapic;
 	return apic && mkvm_lapic_matches(apic, sender, irq) ? apic : NULL;
 }
 

@@ -6,7 +6,7 @@
  * The path of an interrupt, in the order of the calls:
  *
  *   mkvm_set_irq (routing.c)  a GSI changes its level
- *     -> mkvm_pic_set_irq (pic.c)         -> INT output -> ExtINT of a LAPIC
+ *     -> mkvm_pic_set_irq (pic.c)         -> INT output -> LINT0 of each LAPIC
  *     -> mkvm_ioapic_set_irq (ioapic.c)   -> mkvm_irq_deliver (ipi.c)
  *     -> mkvm_msi_deliver (routing.c)     -> mkvm_irq_deliver (ipi.c)
  *   mkvm_irq_deliver            picks the target LAPICs
@@ -79,6 +79,11 @@ static inline u8 mkvm_source_released(enum mkvm_irq_source source)
 /* Level of a source: 0 low, 1 high, or high and low again in one step that nobody gets between. */
 #define MKVM_PULSE	2
 
+/* What has become of the PIC's INT output; several at once. */
+#define MKVM_INT_RISES		1
+#define MKVM_INT_FALLS		2
+#define MKVM_INT_REQUEST	4	/* an acknowledge may find a request: look */
+
 /* An interrupt message, as an ICR, an RTE or an MSI describe it. */
 struct mkvm_irq {
 	u32 dest;		/* destination field: 8 bits (xAPIC) or 32 (x2APIC) */
@@ -102,6 +107,7 @@ void mkvm_pic_destroy(struct mkvm *vm);
 int mkvm_pic_set_irq(struct mkvm_pic *pic, unsigned int pin, enum mkvm_irq_source source, int level);
 int mkvm_pic_ack(struct mkvm_pic *pic);
 bool mkvm_pic_output(struct mkvm_pic *pic);
+bool mkvm_pic_line(struct mkvm_pic *pic);
 void mkvm_pic_get(struct mkvm_pic *pic, unsigned int chip, struct kvm_pic_state *state);
 int mkvm_pic_set(struct mkvm_pic *pic, unsigned int chip, const struct kvm_pic_state *state);
 /* port accesses, one byte each: 0x20 0x21 0xa0 0xa1 0x4d0 0x4d1 */
@@ -166,6 +172,7 @@ bool mkvm_lapic_sw_enabled(struct mkvm_lapic *apic);				/* any context */
 u32 mkvm_lapic_arb_priority(struct mkvm_lapic *apic);				/* any context: for lowest priority */
 int mkvm_lapic_local_deliver(struct mkvm_lapic *apic, unsigned int lvt_reg);	/* any context: it fires */
 bool mkvm_lapic_accepts_pic(struct mkvm_lapic *apic);				/* any context: ExtINT gets through */
+void mkvm_lapic_lint0(struct mkvm_lapic *apic, unsigned int changes);		/* any context: MKVM_INT_* of its pin */
 int mkvm_lapic_pending(struct mkvm_lapic *apic);				/* own: highest IRR above PPR, or -1 */
 bool mkvm_lapic_unfinished(struct mkvm_lapic *apic, u8 vector);			/* any context: in IRR or ISR */
 int mkvm_lapic_highest_isr(struct mkvm_lapic *apic);				/* own: or -1 */
@@ -209,6 +216,6 @@ void mkvm_vcpu_post_sipi(struct mkvm_vcpu *vcpu, u8 vector);
 void mkvm_vcpu_tell_eoi(struct mkvm_vcpu *vcpu, u8 vector);	/* own thread: KVM_EXIT_IOAPIC_EOI */
 void mkvm_vcpu_tell_tpr(struct mkvm_vcpu *vcpu, bool write);	/* own thread: KVM_EXIT_TPR_ACCESS, if that is on */
 u64 mkvm_vcpu_tsc_offset(struct mkvm_vcpu *vcpu);		/* guest TSC = host TSC + offset */
-void mkvm_pic_output_changed(struct mkvm *vm);			/* kick who takes ExtINT; called without pic->lock */
+void mkvm_pic_output_changed(struct mkvm *vm, unsigned int changes);	/* MKVM_INT_*; called without pic->lock */
 
 #endif

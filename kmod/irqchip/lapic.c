@@ -18,6 +18,7 @@
  * Read next: ipi.c (who is addressed), lapic_timer.c.
  */
 #include <linux/kernel.h>
+#include <linux/nospec.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 #include <asm/msr-index.h>
@@ -233,44 +234,16 @@ void mkvm_lapic_ack(struct mkvm_lapic *apic, u8 vector)
 		WRITE_ONCE(apic->highest_isr, vector);
 }
 
+/* The trigger mode of a LINT pin counts in fixed mode alone. */
+static bool lapic_lint_is_level(u32 lvt)
+{
+	return (lvt & (APIC_LVT_LEVEL_TRIGGER | APIC_MODE_MASK)) == (APIC_LVT_LEVEL_TRIGGER | APIC_DM_FIXED);
+}
+
 static void lapic_kick_if_requested(struct mkvm_lapic *apic)
 {
 	if (READ_ONCE(apic->irr_words))
 		mkvm_vcpu_kick_event(apic->vcpu);
-}
-
-/*
- * Split: does userspace's IOAPIC wait for the EOI of @vector? "Directed EOI with
- * x2APIC Mode": with SPIV bit 12 no EOI is broadcast, software writes to the IOAPIC.
- */
-static bool lapic_tells_eoi(struct mkvm_lapic *apic, u8 vector)
-{
-	return lapic_test(apic, APIC_TMR, vector) && !(lapic_get(apic, APIC_SPIV) & APIC_SPIV_DIRECTED_EOI) &&
-	       mkvm_routing_wants_eoi(apic->vcpu->vm, vector);
-}
-
-/*
- * EOI of the highest vector in service; without one it is ignored. The kernel's
- * IOAPIC says which vectors it waits for, which takes the place of TMR: the PIT's
- * edge pin waits as well.
- */
-static void lapic_eoi(struct mkvm_lapic *apic)
-{
-	struct mkvm_ioapic *ioapic = apic->vcpu->vm->ioapic;
-	int vector = apic->highest_isr;
-
-	if (vector < 0)
-		return;
-	mkvm_trace(eoi, apic->vcpu, vector);
-	if (!ioapic && lapic_tells_eoi(apic, vector))	/* asked while in service: see routing_replace */
-		mkvm_vcpu_tell_eoi(apic->vcpu, vector);
-	__clear_bit(vector & 31, lapic_word(apic, APIC_ISR, vector));
-	if (!lapic_get(apic, APIC_ISR + (vector >> 5) * 0x10))
-		apic->isr_words &= ~BIT(vector >> 5);
-	lapic_find_isr(apic);
-	if (ioapic && mkvm_ioapic_wants_eoi(ioapic, vector))
-		mkvm_ioapic_eoi(ioapic, vector);
-	lapic_kick_if_requested(apic);
 }
 
 /* ---- messages to this APIC ---- */
@@ -343,9 +316,16 @@ int mkvm_lapic_accept(struct mkvm_lapic *apic, const struct mkvm_irq *irq)
 		mkvm_vcpu_post_sipi(vcpu, irq->vector);
 		return 1;
 	default:
-		/* ExtINT comes over LINT0 alone (mkvm_lapic_accepts_pic), as with KVM; mode 3 is reserved */
+		/* ExtINT is taken over LINT0 alone (mkvm_lapic_accepts_pic), as with KVM; mode 3 is reserved */
 		return MKVM_IRQ_IGNORED;
 	}
+}
+
+static const char *lvt_name(unsigned int lvt_reg)
+{
+	if (lvt_reg == APIC_LVT0)
+		return "lvt-lint0";
+	return lvt_reg == APIC_LVTT ? "lvt-timer" : "lvt-error";
 }
 
 /*
@@ -358,7 +338,7 @@ int mkvm_lapic_local_deliver(struct mkvm_lapic *apic, unsigned int lvt_reg)
 	struct mkvm_irq irq = {
 		.vector = lvt & APIC_VECTOR_MASK,
 		.delivery = lvt >> 8 & 7,
-		.level = lvt & APIC_LVT_LEVEL_TRIGGER,	/* heeded by fixed alone */
+		.level = lvt & APIC_LVT_LEVEL_TRIGGER,	/* counts in fixed mode alone */
 		.assert = true,
 	};
 
@@ -367,17 +347,99 @@ int mkvm_lapic_local_deliver(struct mkvm_lapic *apic, unsigned int lvt_reg)
 	/* modes that a local vector table entry does not have */
 	if (irq.delivery == APIC_DM_LOWEST >> 8 || irq.delivery == APIC_DM_STARTUP >> 8)
 		return MKVM_IRQ_IGNORED;
-	irq.id = mkvm_trace_id(raise_local, apic->vcpu, lvt_reg == APIC_LVTT ? "lvt-timer" : "lvt-error", lvt_reg, lvt);
+	irq.id = mkvm_trace_id(raise_local, apic->vcpu, lvt_name(lvt_reg), lvt_reg, lvt);
 	return mkvm_lapic_accept(apic, &irq);
 }
 
-/* Any context. A disabled APIC leaves LINT0 to the CPU as its INTR pin. */
+/* Any context. A disabled APIC leaves LINT0 to the CPU as its INTR pin. ExtINT has no polarity here. */
 bool mkvm_lapic_accepts_pic(struct mkvm_lapic *apic)
 {
 	u32 lvt0 = lapic_get(apic, APIC_LVT0);
 
 	return !READ_ONCE(apic->hw_enabled) ||
 	       (!(lvt0 & APIC_LVT_MASKED) && (lvt0 & APIC_MODE_MASK) == APIC_DM_EXTINT);
+}
+
+/* Remote IRR of LINT0, LINT1: a level interrupt that was accepted and has seen no EOI. Any context. */
+static u32 lapic_read_lint(struct mkvm_lapic *apic, u32 reg)
+{
+	u32 lvt = lapic_get(apic, reg);
+	u8 vector = lvt & APIC_VECTOR_MASK;
+
+	if (lapic_lint_is_level(lvt) && lapic_test(apic, APIC_TMR, vector) && mkvm_lapic_unfinished(apic, vector))
+		lvt |= APIC_LVT_REMOTE_IRR;
+	return lvt;
+}
+
+/*
+ * Level triggered LINT0: deliver when its pin is asserted and no EOI is to come. Any context;
+ * after each change of the pin, the entry or what is in service.
+ */
+static void lapic_look_at_lint0(struct mkvm_lapic *apic)
+{
+	struct mkvm_pic *pic = apic->vcpu->vm->pic;
+	u32 lvt = lapic_get(apic, APIC_LVT0);
+
+	if (!pic || !lapic_lint_is_level(lvt) || (lvt & APIC_LVT_MASKED))
+		return;
+	smp_mb();	/* the caller's change, then the look at the others': one of two callers sees both */
+	if (mkvm_pic_line(pic) != !!(lvt & APIC_INPUT_POLARITY) &&
+	    !(lapic_read_lint(apic, APIC_LVT0) & APIC_LVT_REMOTE_IRR))
+		mkvm_lapic_local_deliver(apic, APIC_LVT0);
+}
+
+/*
+ * LINT0's pin, the PIC's INT output, has changed. Any context. "Local Vector Table": NMI, SMI
+ * and INIT are edge triggered always, fixed as the entry says, and ExtINT is a level.
+ */
+void mkvm_lapic_lint0(struct mkvm_lapic *apic, unsigned int changes)
+{
+	u32 lvt = lapic_get(apic, APIC_LVT0);
+
+	if (mkvm_lapic_accepts_pic(apic)) {
+		if (changes & MKVM_INT_REQUEST)
+			mkvm_vcpu_kick_event(apic->vcpu);
+	} else if (lapic_lint_is_level(lvt)) {
+		lapic_look_at_lint0(apic);
+	} else if (changes & (lvt & APIC_INPUT_POLARITY ? MKVM_INT_FALLS : MKVM_INT_RISES)) {
+		mkvm_lapic_local_deliver(apic, APIC_LVT0);
+	}
+}
+
+/*
+ * Split: does userspace's IOAPIC wait for the EOI of @vector? "Directed EOI with
+ * x2APIC Mode": with SPIV bit 12 no EOI is broadcast, software writes to the IOAPIC.
+ */
+static bool lapic_tells_eoi(struct mkvm_lapic *apic, u8 vector)
+{
+	return lapic_test(apic, APIC_TMR, vector) && !(lapic_get(apic, APIC_SPIV) & APIC_SPIV_DIRECTED_EOI) &&
+	       mkvm_routing_wants_eoi(apic->vcpu->vm, vector);
+}
+
+/*
+ * EOI of the highest vector in service; without one it is ignored. The kernel's
+ * IOAPIC says which vectors it waits for, which takes the place of TMR: the PIT's
+ * edge pin waits as well.
+ */
+static void lapic_eoi(struct mkvm_lapic *apic)
+{
+	struct mkvm_ioapic *ioapic = apic->vcpu->vm->ioapic;
+	int vector = apic->highest_isr;
+
+	if (vector < 0)
+		return;
+	mkvm_trace(eoi, apic->vcpu, vector);
+	if (!ioapic && lapic_tells_eoi(apic, vector))	/* asked while in service: see routing_replace */
+		mkvm_vcpu_tell_eoi(apic->vcpu, vector);
+	__clear_bit(vector & 31, lapic_word(apic, APIC_ISR, vector));
+	if (!lapic_get(apic, APIC_ISR + (vector >> 5) * 0x10))
+		apic->isr_words &= ~BIT(vector >> 5);
+	lapic_find_isr(apic);
+	if (ioapic && mkvm_ioapic_wants_eoi(ioapic, vector))
+		mkvm_ioapic_eoi(ioapic, vector);
+	if (lapic_test(apic, APIC_TMR, vector))
+		lapic_look_at_lint0(apic);
+	lapic_kick_if_requested(apic);
 }
 
 /* Any context. */
@@ -393,19 +455,6 @@ u32 mkvm_lapic_id(struct mkvm_lapic *apic)
 }
 
 /* ---- registers ---- */
-
-/* Remote IRR of LINT0, LINT1: a level interrupt that was accepted and has seen no EOI. */
-static u32 lapic_read_lint(struct mkvm_lapic *apic, u32 reg)
-{
-	u32 lvt = lapic_get(apic, reg);
-	u8 vector = lvt & APIC_VECTOR_MASK;
-
-	if ((lvt & APIC_LVT_LEVEL_TRIGGER) && !(lvt & APIC_MODE_MASK) &&
-	    lapic_test(apic, APIC_TMR, vector) &&
-	    (lapic_test(apic, APIC_IRR, vector) || lapic_test(apic, APIC_ISR, vector)))
-		lvt |= APIC_LVT_REMOTE_IRR;
-	return lvt;
-}
 
 /* @reg: one that the mode has */
 static u32 lapic_read(struct mkvm_lapic *apic, u32 reg)
@@ -441,8 +490,10 @@ static void lapic_write_lvt(struct mkvm_lapic *apic, u32 reg, u32 val)
 	lapic_set(apic, reg, val);
 	if (reg == APIC_LVTT)
 		mkvm_lapic_timer_set_mode(apic);
-	else if (reg == APIC_LVT0)
-		mkvm_vcpu_kick_event(apic->vcpu);	/* the PIC may be let through now */
+	if (reg != APIC_LVT0)
+		return;
+	mkvm_vcpu_kick_event(apic->vcpu);	/* the PIC may be let through now */
+	lapic_look_at_lint0(apic);
 }
 
 /* @reg: one that the mode lets be written; @val: reserved bits clear */
@@ -557,9 +608,12 @@ int mkvm_lapic_mmio_write(struct mkvm_lapic *apic, u32 offset, unsigned int len,
 	if (len != sizeof(data) || (offset & 0xf) || apic->mmio_page == ~0ull)
 		return 0;
 	memcpy(&data, val, sizeof(data));
-	if (unlikely(offset > APIC_SELF_IPI || !(LAPIC_XAPIC >> REG(offset) & 1)))
+	if (unlikely(offset > APIC_SELF_IPI || !(LAPIC_XAPIC >> REG(offset) & 1))) {
 		mkvm_lapic_error(apic, APIC_ESR_ILLREGA);
-	else if (!(LAPIC_RO >> REG(offset) & 1))
+		return 0;
+	}
+	offset = array_index_nospec(offset, APIC_SELF_IPI + 1);
+	if (!(LAPIC_RO >> REG(offset) & 1))
 		lapic_write(apic, offset, data & lapic_writable(apic, offset));
 	return 0;
 }
@@ -571,6 +625,7 @@ int mkvm_lapic_msr_read(struct mkvm_lapic *apic, u32 msr, u64 *val)
 
 	if (!apic->x2apic || index > REG(APIC_SELF_IPI) || !(LAPIC_X2APIC_READ >> index & 1))
 		return 1;
+	index = array_index_nospec(index, REG(APIC_SELF_IPI) + 1);
 	if (index == REG(APIC_TASKPRI))
 		mkvm_vcpu_tell_tpr(apic->vcpu, false);
 	*val = lapic_read(apic, index << 4);
@@ -585,10 +640,12 @@ int mkvm_lapic_msr_read(struct mkvm_lapic *apic, u32 msr, u64 *val)
  */
 int mkvm_lapic_msr_write(struct mkvm_lapic *apic, u32 msr, u64 val)
 {
-	u32 index = msr - APIC_BASE_MSR, reg = index << 4, writable;
+	u32 index = msr - APIC_BASE_MSR, reg, writable;
 
 	if (!apic->x2apic || index > REG(APIC_SELF_IPI) || !(LAPIC_X2APIC_WRITE >> index & 1))
 		return 1;
+	index = array_index_nospec(index, REG(APIC_SELF_IPI) + 1);
+	reg = index << 4;
 	if (reg == APIC_ICR) {
 		if ((u32)val & ~(LAPIC_ICR_MASK | APIC_ICR_BUSY))
 			return 1;
@@ -737,6 +794,7 @@ int mkvm_lapic_set_base(struct mkvm_lapic *apic, u64 base, bool host)
 		lapic_set(apic, APIC_ID, apic->vcpu->id << 24);
 	}
 	mkvm_vcpu_kick_event(apic->vcpu);	/* who takes ExtINT, and whether IRR counts */
+	lapic_look_at_lint0(apic);
 	return 0;
 }
 
@@ -826,6 +884,7 @@ int mkvm_lapic_set_state(struct mkvm_lapic *apic, const struct kvm_lapic_state *
 	mkvm_lapic_timer_set_divide(apic);
 	mkvm_lapic_timer_start(apic, count);
 	mkvm_lapic_timer_update(apic);
+	lapic_look_at_lint0(apic);
 	mkvm_vcpu_kick_event(apic->vcpu);
 	return 0;
 }

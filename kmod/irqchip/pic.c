@@ -11,11 +11,17 @@
  * Bit 2 of the master's IRR is the slave's INT output at any time, not a latched
  * edge. So a slave request that goes away leaves nothing behind in the master.
  *
+ * The master's INT output goes to LINT0 of every CPU. A CPU that takes ExtINT asks
+ * for the vector with an acknowledge, for which an edge waits even when its line has
+ * fallen (mkvm_pic_set_irq says why); that is output. To every other delivery mode INT
+ * is just a line, high and low as the data sheet has it; that is line.
+ *
  * Manuals: Intel 8259A data sheet; Intel 82371AB (PIIX4) data sheet, "Interrupt
  * Controller Registers". Read next: ioapic.c.
  */
 #include <linux/bitops.h>
 #include <linux/errno.h>
+#include <linux/nospec.h>
 #include <linux/slab.h>
 
 #include "mkvm.h"
@@ -34,7 +40,9 @@ struct mkvm_pic {
 	u8 source[16];			/* lock: who holds the pin high, bit n is source n */
 	u16 pit_pins;			/* lock: pins that the PIT has driven */
 	u16 unended;			/* lock: pins that were acknowledged and whose end nobody was told */
-	bool output;			/* INT to the CPU; written under lock, read without */
+	bool output;			/* an acknowledge would find a request; written under lock, read without */
+	bool line;			/* INT as a line; written under lock, read without */
+	u8 changes;			/* lock: MKVM_INT_*, to be told when the lock is free */
 };
 
 /* Of the lines in the nonzero mask, the one with the highest priority. */
@@ -52,11 +60,10 @@ static u8 chip_service(const struct kvm_pic_state *chip)
 	return chip->special_mask ? chip->isr & ~chip->imr : chip->isr;
 }
 
-/* The line that the chip wants served, or -1: the highest request above all in service. */
-static int chip_pending(struct mkvm_pic *pic, unsigned int nr)
+/* Of these requests the one that the chip wants served, or -1: the highest, above all in service. */
+static int chip_choose(const struct mkvm_pic *pic, unsigned int nr, u8 request)
 {
 	const struct kvm_pic_state *chip = &pic->chip[nr];
-	u8 request = chip->irr & ~chip->imr;
 	u8 service = chip_service(chip);
 	unsigned int irq;
 
@@ -69,6 +76,35 @@ static int chip_pending(struct mkvm_pic *pic, unsigned int nr)
 	else if (service & BIT(irq))
 		return -1;
 	return chip_highest(chip, service | BIT(irq)) == irq ? (int)irq : -1;
+}
+
+/* The line that an acknowledge would be given, or -1. */
+static int chip_pending(struct mkvm_pic *pic, unsigned int nr)
+{
+	const struct kvm_pic_state *chip = &pic->chip[nr];
+	u8 request = chip->irr & ~chip->imr;
+
+	return chip_choose(pic, nr, request);
+}
+
+/*
+ * INT as a line, and what became of it. Called at each change, since a pulse is two of them.
+ * 8259A data sheet, "Interrupt Request Register": without an acknowledge a request lasts as
+ * long as its line is high.
+ */
+static void pic_update_line(struct mkvm_pic *pic)
+{
+	const struct kvm_pic_state *master = &pic->chip[0], *slave = &pic->chip[1];
+	u8 request = master->irr & master->last_irr & ~BIT(PIC_CASCADE);
+	bool high;
+
+	if (chip_choose(pic, 1, slave->irr & slave->last_irr & ~slave->imr) >= 0)
+		request |= BIT(PIC_CASCADE);
+	high = chip_choose(pic, 0, request & ~master->imr) >= 0;
+	if (high == pic->line)
+		return;
+	WRITE_ONCE(pic->line, high);
+	pic->changes |= high ? MKVM_INT_RISES : MKVM_INT_FALLS;
 }
 
 static void pin_release(struct mkvm_pic *pic, unsigned int pin, enum mkvm_irq_source source)
@@ -85,15 +121,15 @@ static void pin_release(struct mkvm_pic *pic, unsigned int pin, enum mkvm_irq_so
 
 /*
  * End of every operation: lower what is held until its interrupt ends, bring the
- * cascade and the output up to date, unlock, make the CPU look when the output
- * has risen, or, with look, is high; and tell of the ends.
+ * cascade and the output up to date, unlock, tell the CPUs when INT has changed, when
+ * an acknowledge has something to find now, or, with look, still has; and tell of the ends.
  */
 static void pic_unlock(struct mkvm_pic *pic, unsigned long flags, bool look)
 	__releases(&pic->lock)
 {
 	unsigned long ended = pic->unended & ~(pic->chip[0].isr | pic->chip[1].isr << 8);
 	bool before = pic->output, after;
-	unsigned int pin;
+	unsigned int pin, changes;
 
 	pic->unended &= ~ended;
 	for_each_set_bit(pin, &ended, 16) {
@@ -105,10 +141,13 @@ static void pic_unlock(struct mkvm_pic *pic, unsigned long flags, bool look)
 		pic->chip[0].irr |= BIT(PIC_CASCADE);
 	after = chip_pending(pic, 0) >= 0;
 	WRITE_ONCE(pic->output, after);
+	pic_update_line(pic);
+	changes = pic->changes | (after && (look || !before) ? MKVM_INT_REQUEST : 0);
+	pic->changes = 0;
 	raw_spin_unlock_irqrestore(&pic->lock, flags);
 
-	if (after && (look || !before))
-		mkvm_pic_output_changed(pic->vm);
+	if (changes)
+		mkvm_pic_output_changed(pic->vm, changes);
 	for_each_set_bit(pin, &ended, 16)
 		mkvm_irq_acked(pic->vm, pin >> 3, pin & 7);
 }
@@ -119,7 +158,10 @@ static void chip_eoi(struct kvm_pic_state *chip, unsigned int irq, bool rotate)
 	chip->priority_add = rotate ? (irq + 1) & 7 : chip->priority_add;
 }
 
-/* One acknowledge cycle: gives the line, or the spurious one, which sets no ISR bit. */
+/*
+ * One acknowledge cycle: gives the line, or the spurious one, which sets no ISR bit. INT
+ * falls; what else requests lets it rise again.
+ */
 static unsigned int chip_ack(struct mkvm_pic *pic, unsigned int nr)
 {
 	struct kvm_pic_state *chip = &pic->chip[nr];
@@ -129,6 +171,10 @@ static unsigned int chip_ack(struct mkvm_pic *pic, unsigned int nr)
 	if (irq < 0)
 		return PIC_SPURIOUS;
 
+	if (pic->line) {
+		WRITE_ONCE(pic->line, false);
+		pic->changes |= MKVM_INT_FALLS;
+	}
 	if (!(chip->elcr & BIT(irq)))
 		chip->irr &= ~BIT(irq);
 	if (chip->auto_eoi)
@@ -162,10 +208,16 @@ int mkvm_pic_ack(struct mkvm_pic *pic)
 	return vector;
 }
 
-/* mkvm_pic_output - the INT output; no lock, any context. */
+/* mkvm_pic_output - would an acknowledge find a request? No lock, any context. */
 bool mkvm_pic_output(struct mkvm_pic *pic)
 {
 	return READ_ONCE(pic->output);
+}
+
+/* mkvm_pic_line - is INT high? To all but ExtINT it is a line. No lock, any context. */
+bool mkvm_pic_line(struct mkvm_pic *pic)
+{
+	return READ_ONCE(pic->line);
 }
 
 /*
@@ -197,6 +249,7 @@ int mkvm_pic_set_irq(struct mkvm_pic *pic, unsigned int pin, enum mkvm_irq_sourc
 		ret = !(chip->irr & bit) && (chip->elcr & bit || !(chip->last_irr & bit));
 		chip->last_irr |= bit;
 		chip->irr |= ret ? bit : 0;
+		pic_update_line(pic);
 	}
 	if (level != 1)
 		pin_release(pic, pin, source);
@@ -344,7 +397,7 @@ void mkvm_pic_get(struct mkvm_pic *pic, unsigned int chip, struct kvm_pic_state 
 	unsigned long flags;
 
 	raw_spin_lock_irqsave(&pic->lock, flags);
-	*state = pic->chip[chip];
+	*state = pic->chip[array_index_nospec(chip, ARRAY_SIZE(pic->chip))];
 	raw_spin_unlock_irqrestore(&pic->lock, flags);
 }
 
@@ -360,6 +413,7 @@ int mkvm_pic_set(struct mkvm_pic *pic, unsigned int chip, const struct kvm_pic_s
 
 	if (chip > 1 || state->priority_add > 7 || state->init_state > 3)
 		return -EINVAL;
+	chip = array_index_nospec(chip, ARRAY_SIZE(pic->chip));
 	if ((state->read_reg_select | state->poll | state->special_mask | state->auto_eoi | state->init4 |
 	     state->rotate_on_auto_eoi | state->special_fully_nested_mode) > 1)
 		return -EINVAL;
@@ -374,6 +428,9 @@ int mkvm_pic_set(struct mkvm_pic *pic, unsigned int chip, const struct kvm_pic_s
 	for (i = 0; mkvm_tracing() && i < 8; i++)
 		if (state->irr & BIT(i))
 			mkvm_trace_raise_pin(pic->vm, chip, i);
+	/* Edges have had their effect before this state was saved; levels are looked at. */
+	pic_update_line(pic);
+	pic->changes = MKVM_INT_REQUEST;
 	pic_unlock(pic, flags, true);
 	return 0;
 }

@@ -20,6 +20,7 @@
 #include <linux/errno.h>
 #include <linux/irq_work.h>
 #include <linux/math64.h>
+#include <linux/nospec.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 
@@ -271,7 +272,7 @@ static void pit_write_control(struct mkvm_pit *pit, u8 val)
 				channel_latch(pit, &pit->ch[i], !(val & 0x20), !(val & 0x10));
 		return;
 	}
-	c = &pit->ch[val >> 6];
+	c = &pit->ch[array_index_nospec(val >> 6, ARRAY_SIZE(pit->ch))];
 	if (!(val & 0x30)) {
 		channel_latch(pit, c, true, false);
 		return;
@@ -325,6 +326,12 @@ static u8 pit_read_speaker(struct mkvm_pit *pit)
 	       (div_u64(clocks, PIT_REFRESH_CLOCKS) & 1) << 4 | channel_out(pit, &pit->ch[2]) << 5;
 }
 
+/* The channel that a port other than 0x43 and 0x61 belongs to. */
+static struct kvm_pit_channel_state *port_channel(struct mkvm_pit *pit, u16 port)
+{
+	return &pit->ch[array_index_nospec(port & 3, ARRAY_SIZE(pit->ch))];
+}
+
 /* mkvm_pit_port_read - one byte from 0x40..0x43 or 0x61; 0x43 reads as zero. Any context. */
 u8 mkvm_pit_port_read(struct mkvm_pit *pit, u16 port)
 {
@@ -335,7 +342,7 @@ u8 mkvm_pit_port_read(struct mkvm_pit *pit, u16 port)
 	if (port == 0x61)
 		val = pit_read_speaker(pit);
 	else if (port != 0x43)
-		val = pit_read_count(pit, &pit->ch[port & 3]);
+		val = pit_read_count(pit, port_channel(pit, port));
 	raw_spin_unlock_irqrestore(&pit->lock, flags);
 	return val;
 }
@@ -353,7 +360,7 @@ void mkvm_pit_port_write(struct mkvm_pit *pit, u16 port, u8 val)
 	} else if (port == 0x43) {
 		pit_write_control(pit, val);
 	} else {
-		pit_write_count(pit, &pit->ch[port & 3], val);
+		pit_write_count(pit, port_channel(pit, port), val);
 	}
 	raw_spin_unlock_irqrestore(&pit->lock, flags);
 }

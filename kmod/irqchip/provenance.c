@@ -17,6 +17,7 @@
 #include <linux/atomic.h>
 #include <linux/kernel.h>
 #include <linux/kvm.h>
+#include <linux/nospec.h>
 #include <asm/apicdef.h>
 
 #include "hw_ops.h"
@@ -274,7 +275,7 @@ void mkvm_trace_consume(struct mkvm_vcpu *vcpu, int bit, unsigned long before, c
 		WRITE_ONCE(vcpu->ids.pending[bit], take(&vcpu->ids.pending[MKVM_PEND_NMI2]));
 }
 
-/* All that the vCPU held is gone but INIT and SIPI. */
+/* All that the vCPU held is gone but INIT, SIPI and SMI. */
 void mkvm_trace_reset(struct mkvm_vcpu *vcpu)
 {
 	unsigned long before = READ_ONCE(vcpu->pending);
@@ -283,8 +284,6 @@ void mkvm_trace_reset(struct mkvm_vcpu *vcpu)
 		mkvm_trace_consume(vcpu, MKVM_PEND_NMI2, before, "by-INIT");
 	if (before & BIT(MKVM_PEND_NMI))
 		mkvm_trace_consume(vcpu, MKVM_PEND_NMI, before, "by-INIT");
-	if (before & BIT(MKVM_PEND_SMI))
-		mkvm_trace_consume(vcpu, MKVM_PEND_SMI, before, "by-INIT");
 	memset(vcpu->ids.irr, 0, sizeof(vcpu->ids.irr));
 	memset(vcpu->ids.isr, 0, sizeof(vcpu->ids.isr));
 	memset(vcpu->ids.blocked, 0, sizeof(vcpu->ids.blocked));
@@ -294,7 +293,7 @@ const char *mkvm_mp_state_name(u32 state)
 {
 	static const char * const names[] = { "RUNNABLE", "UNINITIALIZED", "INIT_RECEIVED", "HALTED", "SIPI_RECEIVED" };
 
-	return state < ARRAY_SIZE(names) ? names[state] : "?";
+	return state < ARRAY_SIZE(names) ? names[array_index_nospec(state, ARRAY_SIZE(names))] : "?";
 }
 
 /* ---- into the guest, and EOI ---- */

@@ -170,7 +170,7 @@ bool mkvm_routing_get(struct mkvm *vm, u32 gsi, unsigned int chip, struct kvm_ir
 	rcu_read_lock();
 	table = rcu_dereference(vm->routing);
 	if (table && gsi < table->nr)
-		route = table->route[gsi];
+		route = table->route[array_index_nospec(gsi, table->nr)];
 	rcu_read_unlock();
 	memset(e, 0, sizeof(*e));
 	e->gsi = gsi;
@@ -213,6 +213,7 @@ static int route_add_pin(const struct mkvm *vm, struct route *route, const struc
 		return -EINVAL;
 	if (chip >= KVM_NR_IRQCHIPS || pin >= (chip == KVM_IRQCHIP_IOAPIC ? KVM_IOAPIC_NUM_PINS : 8))
 		return -EINVAL;
+	chip = array_index_nospec(chip, KVM_NR_IRQCHIPS);
 	if (route->msi || route->pin[chip])
 		return -EINVAL;
 	if (memchr_inv((const char *)&e->u + sizeof(e->u.irqchip), 0, sizeof(e->u) - sizeof(e->u.irqchip)))
@@ -223,13 +224,15 @@ static int route_add_pin(const struct mkvm *vm, struct route *route, const struc
 
 static int routing_add(const struct mkvm *vm, struct mkvm_routing *table, const struct kvm_irq_routing_entry *e)
 {
+	struct route *route = &table->route[array_index_nospec(e->gsi, table->nr)];
+
 	if (e->flags || e->pad)
 		return -EINVAL;
 	switch (e->type) {
 	case KVM_IRQ_ROUTING_IRQCHIP:
-		return route_add_pin(vm, &table->route[e->gsi], e);
+		return route_add_pin(vm, route, e);
 	case KVM_IRQ_ROUTING_MSI:
-		return route_add_msi(vm, &table->route[e->gsi], e);
+		return route_add_msi(vm, route, e);
 	default:
 		return -EINVAL;
 	}

@@ -7,6 +7,8 @@
  * Handlers return 1 (enter again), 0 (to userspace, kvm_run is filled in) or -errno.
  * APM vol. 2, "SVM Intercept Exit Codes".
  */
+#include <linux/nospec.h>
+
 #include "svm.h"
 #include <asm/debugreg.h>
 
@@ -202,8 +204,12 @@ int svm_handle_exit(struct mkvm_vcpu *vcpu)
 
 	if (code == SVM_EXIT_NPF)
 		return svm_exit_npf(vcpu);
-	if (code < ARRAY_SIZE(handlers) && handlers[code])
-		return handlers[code](vcpu);
+	if (code < ARRAY_SIZE(handlers)) {
+		int (*handler)(struct mkvm_vcpu *vcpu) = handlers[array_index_nospec(code, ARRAY_SIZE(handlers))];
+
+		if (handler)
+			return handler(vcpu);
+	}
 	if (code == (u32)SVM_EXIT_ERR)
 		return svm_exit_invalid(vcpu);
 	return mkvm_exit_unknown(vcpu, code);

@@ -13,6 +13,7 @@
 #include <linux/slab.h>
 #include <linux/smp.h>
 #include <asm/debugreg.h>
+#include <asm/desc.h>
 #include <asm/msr.h>
 
 #include "svm.h"
@@ -83,6 +84,8 @@ static int svm_setup(void)
 	BUILD_BUG_ON(sizeof(struct vmcb_control_area) != 0x400);
 	BUILD_BUG_ON(offsetof(struct vmcb, save.rip) != 0x578);
 	BUILD_BUG_ON(offsetof(struct vmcb, save.g_pat) != 0x668);
+	BUILD_BUG_ON(SVM_TLB_KEEP != TLB_CONTROL_DO_NOTHING || SVM_TLB_FLUSH_ALL != TLB_CONTROL_FLUSH_ALL_ASID ||
+		     SVM_TLB_FLUSH_ASID != TLB_CONTROL_FLUSH_ASID);
 
 	max_asid = cpuid_ebx(0x8000000a) - 1;
 	has_nrips = boot_cpu_has(X86_FEATURE_NRIPS);
@@ -127,9 +130,7 @@ static int svm_cpu_enable(void)
 	wrmsrl(MSR_VM_HSAVE_PA, __pa(c->hsave));
 	if (boot_cpu_has(X86_FEATURE_RDTSCP))
 		rdmsrl(MSR_TSC_AUX, c->tsc_aux);
-	/* A generation that no vCPU has seen, with no ASID left: the first entry flushes the TLB. */
-	c->asid_gen++;
-	c->next_asid = max_asid + 1;
+	svm_asids_start(&c->asids, max_asid);
 	c->last = NULL;
 	return 0;
 }
@@ -283,7 +284,7 @@ static void svm_vcpu_reset(struct mkvm_vcpu *vcpu, bool init)
 	c->int_ctl = V_INTR_MASKING_MASK;
 	c->nested_ctl = SVM_NESTED_CTL_NP_ENABLE;
 	c->nested_cr3 = vcpu->vm->tdp[vcpu->in_smm].root_pa;
-	svm->asid_gen = 0;
+	svm->asid.gen = 0;
 	svm->nmi_masked = false;
 	svm->in_iret = false;
 	svm->step_wanted = false;
@@ -305,6 +306,7 @@ static void svm_vcpu_load(struct mkvm_vcpu *vcpu, int cpu)
 	struct svm_vcpu *svm = to_svm(vcpu);
 
 	svm_vmsave(c->host_save_pa);
+	memset(&c->host_save->save.ldtr, 0, sizeof(c->host_save->save.ldtr));	/* see mkvm_restore_ldt */
 	if (vcpu->tsc_aux != c->tsc_aux && boot_cpu_has(X86_FEATURE_RDTSCP))
 		wrmsrl(MSR_TSC_AUX, vcpu->tsc_aux);
 	if (c->last != svm) {
@@ -331,14 +333,9 @@ static void svm_vcpu_put(struct mkvm_vcpu *vcpu)
 
 static void svm_flush_tlb(struct mkvm_vcpu *vcpu)
 {
-	struct svm_vcpu *svm = to_svm(vcpu);
-
 	if (unlikely(vcpu->soft_root))
 		mkvm_soft_flush(vcpu);
-	if (has_flush_by_asid)
-		svm->vmcb->control.tlb_ctl = TLB_CONTROL_FLUSH_ASID;
-	else
-		svm->asid_gen = 0;
+	to_svm(vcpu)->asid.flush = true;
 }
 
 /*
@@ -360,7 +357,7 @@ static void svm_set_soft_tlb(struct mkvm_vcpu *vcpu, u64 root_pa)
 	if (boot_cpu_has(X86_FEATURE_INVPCID))
 		svm_intercept(svm, INTERCEPT_INVPCID, on);
 	c->intercepts[INTERCEPT_EXCEPTION] = svm_exceptions(svm);
-	svm->asid_gen = 0;
+	svm->asid.flush = true;
 }
 
 /* The guest's paging changes: the CPU may be able to walk its tables again. */
@@ -379,7 +376,7 @@ static bool svm_use_root(struct mkvm_vcpu *vcpu, u64 root_pa, bool step)
 		root_pa = vcpu->soft_root ?: vcpu->vm->tdp[vcpu->in_smm].root_pa;
 	svm->vmcb->control.nested_cr3 = root_pa;
 	svm->step_once = step;
-	svm->asid_gen = 0;
+	svm->asid.flush = true;
 	return true;
 }
 
@@ -388,19 +385,6 @@ static void svm_set_tdp_root(struct mkvm_vcpu *vcpu, u64 root_pa)
 	end_soft_tlb(vcpu);
 	to_svm(vcpu)->vmcb->control.nested_cr3 = root_pa;
 	svm_flush_tlb(vcpu);
-}
-
-/* An ASID that nothing in this CPU's TLB belongs to. Interrupts off. */
-static void new_asid(struct svm_vcpu *svm, struct svm_cpu *c, int cpu)
-{
-	if (c->next_asid > max_asid) {
-		c->asid_gen++;
-		c->next_asid = 1;
-		svm->vmcb->control.tlb_ctl = TLB_CONTROL_FLUSH_ALL_ASID;
-	}
-	svm->asid_gen = c->asid_gen;
-	svm->asid_cpu = cpu;
-	svm->vmcb->control.asid = c->next_asid++;
 }
 
 /* hw_ops last_exit. */
@@ -448,12 +432,12 @@ static void svm_enter(struct mkvm_vcpu *vcpu)
 	struct svm_cpu *c = this_cpu_ptr(&svm_cpus);
 	struct svm_vcpu *svm = to_svm(vcpu);
 	struct vmcb *vmcb = svm->vmcb;
-	int cpu = vcpu->cpu;
 	u8 cr8 = mkvm_get_cr8(vcpu), new_cr8;
 	bool moved;
+	u16 ldt;
 
-	if (unlikely(svm->asid_gen != c->asid_gen || svm->asid_cpu != cpu))
-		new_asid(svm, c, cpu);
+	vmcb->control.tlb_ctl = svm_asid_enter(&svm->asid, &c->asids, vcpu->cpu, has_flush_by_asid);
+	vmcb->control.asid = svm->asid.asid;
 	vmcb->save.rax = vcpu->regs[0];
 	vmcb->save.rsp = vcpu->regs[4];
 	vmcb->save.rip = vcpu->rip;
@@ -462,12 +446,17 @@ static void svm_enter(struct mkvm_vcpu *vcpu)
 		svm_begin_step(svm);
 	vmcb->control.int_ctl = (vmcb->control.int_ctl & ~V_TPR_MASK) | cr8;
 
+	store_ldt(ldt);
 	if (unlikely(svm_vmrun(svm->vmcb_pa, vcpu->regs, c->host_save_pa))) {
 		/* SVM is off: the machine reboots, or this CPU goes and the thread leaves it. */
+		svm_asid_refused(&svm->asid, &c->asids);
 		vmcb->control.exit_code = SVM_EXIT_INTR;
 		return;
 	}
+	if (unlikely(vmcb->control.exit_code == (u32)SVM_EXIT_ERR))
+		svm_asid_refused(&svm->asid, &c->asids);
 
+	mkvm_restore_ldt(ldt);
 	/* The host's, which the intercept held back; it is served on the CPU where it came. */
 	if (unlikely(vmcb->control.exit_code == SVM_EXIT_EXCP_BASE + X86_TRAP_MC))
 		mkvm_machine_check();
@@ -477,7 +466,6 @@ static void svm_enter(struct mkvm_vcpu *vcpu)
 	vcpu->rip = vmcb->save.rip;
 	vcpu->rflags = vmcb->save.rflags;
 	vcpu->next_rip = has_nrips ? vmcb->control.next_rip : 0;
-	vmcb->control.tlb_ctl = TLB_CONTROL_DO_NOTHING;
 	vmcb->control.event_inj = 0;
 	new_cr8 = vmcb->control.int_ctl & V_TPR_MASK;
 	if (unlikely(new_cr8 != cr8))

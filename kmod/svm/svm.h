@@ -10,13 +10,13 @@
 #include <asm/svm.h>
 
 #include "../hw_ops.h"
+#include "asid.h"
 
 struct svm_vcpu {
 	struct mkvm_vcpu vcpu;
 	struct vmcb *vmcb;
 	u64 vmcb_pa;
-	u64 asid_gen;		/* of the CPU asid_cpu; 0: wants a new ASID */
-	int asid_cpu;
+	struct svm_asid asid;
 
 	/* NMIs: masked from the injection to the IRET. Hardware does not tell when IRET is done. */
 	bool nmi_masked;
@@ -35,10 +35,10 @@ struct svm_vcpu {
 };
 
 struct svm_cpu {
-	u64 asid_gen;		/* bumped when the ASIDs are used up, and when the CPU comes back */
-	u32 next_asid;
+	struct svm_asids asids;
 	u64 host_save_pa;	/* page for VMSAVE of the host's state */
-	void *hsave, *host_save;
+	void *hsave;
+	struct vmcb *host_save;	/* of its save area what VMSAVE and VMLOAD know */
 	u64 tsc_aux;		/* the host's */
 	struct svm_vcpu *last;	/* whose branch predictions may be there */
 };

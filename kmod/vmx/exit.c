@@ -7,6 +7,7 @@
  * Handlers return 1 (enter again), 0 (to userspace, kvm_run is filled in) or -errno.
  * Intel SDM vol. 3, "VM Exits", "VMX Basic Exit Reasons".
  */
+#include <linux/nospec.h>
 #include <linux/ratelimit.h>
 #include <asm/apicdef.h>
 #include <asm/debugreg.h>
@@ -251,7 +252,11 @@ int vmx_handle_exit(struct mkvm_vcpu *vcpu)
 		return exit_fail_entry(vcpu, vmx->entry_error);
 	if (unlikely(reason & VMX_EXIT_REASONS_FAILED_VMENTRY))
 		return exit_fail_entry(vcpu, reason);
-	if (reason < ARRAY_SIZE(handlers) && handlers[reason])
-		return handlers[reason](vcpu);
+	if (reason < ARRAY_SIZE(handlers)) {
+		int (*handler)(struct mkvm_vcpu *vcpu) = handlers[array_index_nospec(reason, ARRAY_SIZE(handlers))];
+
+		if (handler)
+			return handler(vcpu);
+	}
 	return mkvm_exit_unknown(vcpu, reason);
 }

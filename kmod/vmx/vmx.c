@@ -828,7 +828,6 @@ static void vmx_vcpu_load(struct mkvm_vcpu *vcpu, int cpu)
 		indirect_branch_prediction_barrier();
 	}
 	/* An exit makes the selectors null. */
-	store_ldt(vmx->host_ldt);
 	savesegment(ds, vmx->host_ds);
 	savesegment(es, vmx->host_es);
 	savesegment(fs, vmx->host_fs);
@@ -852,8 +851,6 @@ static void vmx_vcpu_put(struct mkvm_vcpu *vcpu)
 
 	load_msrs(vcpu, c, false);
 	rdmsrl(MSR_KERNEL_GS_BASE, vmx->kernel_gs_base);
-	if (unlikely(vmx->host_ldt))	/* the others may be in it */
-		asm volatile("lldt %0" : : "rm"(vmx->host_ldt));
 	if (unlikely(vmx->host_ds | vmx->host_es)) {
 		loadsegment(ds, vmx->host_ds);
 		loadsegment(es, vmx->host_es);
@@ -950,6 +947,7 @@ static void before_entry(struct vmx_vcpu *vmx)
 	}
 	if (native_read_cr2() != vmx->cr2)
 		native_write_cr2(vmx->cr2);
+	store_ldt(vmx->host_ldt);
 	vmx->host_debugctl = get_debugctlmsr();
 	/* The host's perf would have records written to addresses that are the guest's. */
 	if (has_pebs) {
@@ -967,6 +965,7 @@ static void before_entry(struct vmx_vcpu *vmx)
 /* What an exit, or the way to the entry, has changed of the host; an entry may have failed. */
 static void restore_host(struct vmx_vcpu *vmx)
 {
+	mkvm_restore_ldt(vmx->host_ldt);
 	if (unlikely(vmx->vcpu.dr_live)) {
 		get_debugreg(vmx->dr6, 6);
 		set_debugreg(DR6_RESERVED, 6);

@@ -51,7 +51,8 @@ struct vmx_vcpu {
 	u64 kernel_gs_base;		/* while not loaded */
 
 	/* the host's, which an exit or the guest's registers would destroy; while loaded */
-	u16 host_ldt, host_ds, host_es, host_fs, host_gs;
+	u16 host_ldt;				/* over one run of the guest */
+	u16 host_ds, host_es, host_fs, host_gs;
 	u64 host_fs_base, host_kernel_gs_base, host_debugctl, host_pebs;
 	u64 host_cr3, host_cr4;		/* as they are in the VMCS */
 };

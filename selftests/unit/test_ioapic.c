@@ -387,6 +387,20 @@ TEST(pins_past_the_last_lead_nowhere)
 	stop();
 }
 
+/* A CPU may run on past the check of a number that the guest or userspace chose. */
+TEST(entries_are_not_read_beyond_the_last_by_speculation_either)
+{
+	start();
+	shim_nr_clamps = 0;
+	reg_read(0x10 + 2 * 5 + 1);
+	EXPECT_TRUE(shim_clamped(5, KVM_IOAPIC_NUM_PINS));
+	reg_write(0x10 + 2 * 7, 0x10000);
+	EXPECT_TRUE(shim_clamped(7, KVM_IOAPIC_NUM_PINS));
+	line(9, 1);
+	EXPECT_TRUE(shim_clamped(9, KVM_IOAPIC_NUM_PINS));
+	stop();
+}
+
 TEST(line_that_never_falls_lets_the_guest_go_on)
 {
 	unsigned int i;

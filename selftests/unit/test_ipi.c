@@ -81,6 +81,14 @@ TEST(a_physical_id_that_is_pending_already_counts_0)
 	EXPECT_EQ(deliver(NULL, 1, false, FIXED), MKVM_IRQ_COALESCED);
 }
 
+TEST(no_cpu_beyond_the_last_is_looked_at_by_speculation_either)
+{
+	setup(8, 0);
+	shim_nr_clamps = 0;
+	deliver(NULL, 5, false, FIXED);
+	EXPECT_TRUE(shim_clamped(5, 8));
+}
+
 TEST(ids_need_not_be_indexes)
 {
 	setup_ids(8, 3, 17, 0);

@@ -252,6 +252,21 @@ TEST(x2apic_msrs_fault_as_the_table_of_the_manual_says)
 	}
 }
 
+TEST(registers_are_not_read_beyond_the_last_by_speculation_either)
+{
+	struct mkvm_lapic *apic = fixture_start(1, 0, 1)->vcpus[0]->lapic;
+	u64 val;
+
+	shim_nr_clamps = 0;
+	reg_write(apic, APIC_LDR, 0);
+	EXPECT_TRUE(shim_clamped(APIC_LDR, APIC_SELF_IPI + 1));
+	enter_x2apic(apic);
+	mkvm_lapic_msr_read(apic, 0x808, &val);
+	EXPECT_TRUE(shim_clamped(8, 0x40));
+	mkvm_lapic_msr_write(apic, 0x80b, 0);
+	EXPECT_TRUE(shim_clamped(0xb, 0x40));
+}
+
 TEST(x2apic_msrs_fault_in_xapic_mode_and_disabled)
 {
 	u64 val;
@@ -502,6 +517,147 @@ TEST(the_pic_gets_through_lint0_or_a_disabled_apic)
 	EXPECT_FALSE(mkvm_lapic_accepts_pic(apic));
 	mkvm_lapic_set_base(apic, 0xfee00000, false);
 	EXPECT_TRUE(mkvm_lapic_accepts_pic(apic));
+}
+
+static void set_int(bool high)
+{
+	fixture_pic.line = high;
+	mkvm_lapic_lint0(apic, high ? MKVM_INT_RISES | MKVM_INT_REQUEST : MKVM_INT_FALLS);
+}
+
+static int delivered(u32 mode)
+{
+	switch (mode) {
+	case 0: return vector_test(apic, APIC_IRR, 0x41);
+	case 2: return vcpu->smis;
+	case 4: return vcpu->nmis;
+	case 5: return vcpu->inits;
+	default: return 0;
+	}
+}
+
+TEST(lint0_delivers_by_its_mode_at_an_edge_of_its_polarity)
+{
+	static const u32 modes[] = { 0, 2, 4, 5 };
+
+	for (u32 i = 0; i < ARRAY_SIZE(modes); i++)
+		for (u32 low = 0; low < 2; low++)
+			for (u32 level = 0; level < 2; level++)
+				for (u32 masked = 0; masked < 2; masked++) {
+					u32 lvt = masked << 16 | level << 15 | low << 13 | modes[i] << 8 | 0x41;
+
+					if (!modes[i] && level)
+						continue;
+					setup_enabled(false);
+					set_int(low);
+					reg_write(apic, APIC_LVT0, lvt);
+					EXPECT_EQ(delivered(modes[i]), 0);	/* an entry that is written is no edge */
+					set_int(!low);
+					EXPECT_EQ(delivered(modes[i]), !masked);
+					set_int(low);
+					EXPECT_EQ(delivered(modes[i]), !masked);
+					set_int(!low);
+					EXPECT_EQ(delivered(modes[i]), masked ? 0 : modes[i] ? 2 : 1);
+					EXPECT_EQ(vcpu->smis + vcpu->nmis + vcpu->inits,
+						  !masked && modes[i] ? 2 : 0);
+				}
+}
+
+TEST(a_pulse_of_int_is_one_edge)
+{
+	for (u32 low = 0; low < 2; low++) {
+		setup_enabled(false);
+		fixture_pic.line = false;
+		reg_write(apic, APIC_LVT0, low << 13 | 0x400);
+		mkvm_lapic_lint0(apic, MKVM_INT_RISES | MKVM_INT_FALLS | MKVM_INT_REQUEST);
+		EXPECT_EQ(vcpu->nmis, 1);
+	}
+}
+
+TEST(lint0_as_extint_looks_when_there_is_a_request_and_delivers_nothing_itself)
+{
+	setup_enabled(false);
+	reg_write(apic, APIC_LVT0, 0x700);
+	vcpu->kicks = 0;
+	set_int(true);
+	EXPECT_EQ(vcpu->kicks, 1);
+	mkvm_lapic_lint0(apic, MKVM_INT_RISES | MKVM_INT_FALLS);
+	EXPECT_EQ(vcpu->kicks, 1);
+	/* so does the INTR pin of a CPU whose APIC is disabled */
+	mkvm_lapic_set_base(apic, 0xfee00000, false);
+	vcpu->kicks = 0;
+	set_int(true);
+	EXPECT_EQ(vcpu->kicks, 1);
+	EXPECT_EQ(mkvm_lapic_highest_irr(apic), -1);
+}
+
+TEST(level_triggered_lint0_delivers_while_its_pin_is_asserted)
+{
+	for (u32 low = 0; low < 2; low++) {
+		setup_enabled(false);
+		set_int(low);
+		reg_write(apic, APIC_LVT0, low << 13 | 0x18041);
+		set_int(!low);
+		EXPECT_EQ(mkvm_lapic_highest_irr(apic), -1);
+		reg_write(apic, APIC_LVT0, low << 13 | 0x8041);	/* unmasked: it is a level */
+		EXPECT_EQ(mkvm_lapic_highest_irr(apic), 0x41);
+		EXPECT_TRUE(vector_test(apic, APIC_TMR, 0x41));
+		EXPECT_EQ(reg_read(apic, APIC_LVT0), low << 13 | 0xc041);
+		mkvm_lapic_ack(apic, 0x41);
+		set_int(low);
+		set_int(!low);
+		EXPECT_EQ(mkvm_lapic_highest_irr(apic), -1);	/* no EOI yet */
+		reg_write(apic, APIC_EOI, 0);
+		EXPECT_EQ(mkvm_lapic_highest_irr(apic), 0x41);
+		mkvm_lapic_ack(apic, 0x41);
+		set_int(low);
+		reg_write(apic, APIC_EOI, 0);
+		EXPECT_EQ(mkvm_lapic_highest_irr(apic), -1);
+		EXPECT_EQ(reg_read(apic, APIC_LVT0), low << 13 | 0x8041);
+	}
+}
+
+TEST(level_triggered_lint0_follows_its_pin_through_images_and_disabling)
+{
+	struct kvm_lapic_state image;
+
+	setup_enabled(false);
+	reg_write(apic, APIC_LVT0, 0x8041);
+	mkvm_lapic_get_state(apic, &image);
+	mkvm_lapic_reset(apic, true);
+	set_int(true);
+	EXPECT_EQ(mkvm_lapic_highest_irr(apic), -1);
+	EXPECT_EQ(mkvm_lapic_set_state(apic, &image), 0);
+	EXPECT_EQ(mkvm_lapic_highest_irr(apic), 0x41);
+	/* served there, and no EOI: it comes with the EOI */
+	mkvm_lapic_ack(apic, 0x41);
+	mkvm_lapic_get_state(apic, &image);
+	mkvm_lapic_reset(apic, true);
+	EXPECT_EQ(mkvm_lapic_set_state(apic, &image), 0);
+	EXPECT_EQ(mkvm_lapic_highest_irr(apic), -1);
+	reg_write(apic, APIC_EOI, 0);
+	EXPECT_EQ(mkvm_lapic_highest_irr(apic), 0x41);
+	mkvm_lapic_ack(apic, 0x41);
+	reg_write(apic, APIC_SPIV, 0xff);		/* masks it */
+	reg_write(apic, APIC_EOI, 0);
+	EXPECT_EQ(mkvm_lapic_highest_irr(apic), -1);
+	/* userspace switches the APIC off and on again */
+	reg_write(apic, APIC_SPIV, 0x1ff);
+	mkvm_lapic_set_base(apic, 0xfee00000, true);
+	mkvm_lapic_lint0(apic, MKVM_INT_RISES);
+	mkvm_lapic_set_base(apic, 0xfee00800, true);
+	EXPECT_EQ(mkvm_lapic_highest_irr(apic), -1);
+	reg_write(apic, APIC_LVT0, 0x8041);
+	EXPECT_EQ(mkvm_lapic_highest_irr(apic), 0x41);
+}
+
+TEST(without_a_pic_in_the_kernel_lint0_has_no_level)
+{
+	setup_enabled(false);
+	fixture_vm.pic = NULL;
+	reg_write(apic, APIC_LVT0, 0x8041);
+	reg_write(apic, APIC_LVT0, 0xa041);
+	EXPECT_EQ(mkvm_lapic_highest_irr(apic), -1);
 }
 
 /* ---- priorities and EOI ---- */

@@ -11,13 +11,15 @@
 
 static struct mkvm vm;
 static struct mkvm_pic *pic;
-static int output_changes, pit_acks;
+static int output_changes, rises, falls, pit_acks;
 static char fake_pit;
 
-void mkvm_pic_output_changed(struct mkvm *v)
+void mkvm_pic_output_changed(struct mkvm *v, unsigned int changes)
 {
 	shim_check(v == &vm && !shim_locks_held, "mkvm_pic_output_changed under a lock");
-	output_changes++;
+	output_changes += !!(changes & MKVM_INT_REQUEST);
+	rises += !!(changes & MKVM_INT_RISES);
+	falls += !!(changes & MKVM_INT_FALLS);
 }
 
 void mkvm_pit_acked(struct mkvm_pit *pit)
@@ -54,7 +56,7 @@ static void start(u8 icw4)
 	vm.pit = (void *)&fake_pit;
 	init_chip(MASTER, 0x20, icw4);
 	init_chip(SLAVE, 0x28, 1);
-	output_changes = 0;
+	output_changes = rises = falls = 0;
 	pit_acks = 0;
 	acked = 0;
 	raise_in_ack = false;
@@ -577,6 +579,19 @@ TEST(set_refuses_what_a_chip_cannot_hold)
 	stop();
 }
 
+TEST(there_is_no_third_chip_for_speculation_either)
+{
+	struct kvm_pic_state state;
+
+	start(1);
+	shim_nr_clamps = 0;
+	mkvm_pic_get(pic, 1, &state);
+	EXPECT_TRUE(shim_clamped(1, 2));
+	EXPECT_EQ(mkvm_pic_set(pic, 1, &state), 0);
+	EXPECT_TRUE(shim_clamped(1, 2));
+	stop();
+}
+
 TEST(set_keeps_an_odd_base_and_a_smaller_elcr_mask)
 {
 	struct kvm_pic_state set = { .irq_base = 10 }, got;
@@ -685,6 +700,11 @@ TEST(random_operations_agree_with_the_model)
 		ASSERT_EQ(m[0].irr >> 2 & 1, model_pending(&m[1], false) >= 0);
 		out = model_pending(&m[0], true) >= 0;
 		ASSERT_EQ(mkvm_pic_output(pic), out);
+		/* INT as a line: the same, of requests whose lines are high */
+		m[1].irr &= m[1].last_irr;
+		m[0].irr = (m[0].irr & m[0].last_irr & ~4) | (model_pending(&m[1], false) >= 0 ? 4 : 0);
+		out = model_pending(&m[0], true) >= 0;
+		ASSERT_EQ(mkvm_pic_line(pic), out);
 	}
 	stop();
 }
@@ -770,6 +790,106 @@ TEST(automatic_eoi_and_initialization_tell_of_ends_too)
 	EXPECT_EQ(acked, 0);
 	init_chip(MASTER, 0x20, 1);
 	EXPECT_EQ(acked, 1 << 5);
+	stop();
+}
+
+/* ---- INT as a line, which LINT0 sees when it is not ExtINT ---- */
+
+TEST(each_pulse_that_nobody_acknowledges_is_a_rise_and_a_fall_of_int)
+{
+	start(1);
+	for (int i = 1; i < 10; i += 2) {
+		pulse(0);
+		EXPECT_EQ(rises, i);
+		EXPECT_EQ(falls, i);
+		/* in one step, which tells of both */
+		EXPECT_EQ(mkvm_pic_set_irq(pic, 0, MKVM_SOURCE_IRQFD, MKVM_PULSE), 0);
+		EXPECT_EQ(rises, i + 1);
+		EXPECT_EQ(falls, i + 1);
+	}
+	stop();
+}
+
+TEST(int_is_high_as_long_as_an_unmasked_line_requests)
+{
+	start(1);
+	line(4, 1);
+	EXPECT_TRUE(mkvm_pic_line(pic));
+	line(3, 1);
+	EXPECT_EQ(rises, 1);			/* high already */
+	line(4, 0);
+	EXPECT_TRUE(mkvm_pic_line(pic));
+	mkvm_pic_port_write(pic, 0x21, 1 << 3);
+	EXPECT_FALSE(mkvm_pic_line(pic));	/* line 4's edge is latched, and its line is low */
+	EXPECT_TRUE(mkvm_pic_output(pic));
+	EXPECT_EQ(falls, 1);
+	mkvm_pic_port_write(pic, 0x21, 0);
+	EXPECT_EQ(rises, 2);
+	line(3, 0);
+	EXPECT_EQ(falls, 2);
+	stop();
+}
+
+TEST(the_slaves_lines_move_int_through_the_cascade)
+{
+	start(1);
+	line(12, 1);
+	EXPECT_EQ(rises, 1);
+	line(12, 0);
+	EXPECT_EQ(falls, 1);
+	mkvm_pic_port_write(pic, 0x21, 1 << 2);
+	pulse(12);
+	EXPECT_EQ(rises, 1);
+	stop();
+}
+
+TEST(an_acknowledge_lowers_int_and_what_else_requests_raises_it)
+{
+	start(1);
+	line(4, 1);
+	line(1, 1);
+	EXPECT_EQ(rises, 1);
+	EXPECT_EQ(mkvm_pic_ack(pic), 0x21);
+	EXPECT_EQ(falls, 1);
+	EXPECT_EQ(rises, 1);			/* 4 is below 1, which is in service */
+	eoi(MASTER);
+	EXPECT_EQ(rises, 2);
+	line(0, 1);
+	EXPECT_EQ(rises, 2);
+	mkvm_pic_port_write(pic, 0x20, 0x0c);	/* a poll is an acknowledge */
+	EXPECT_EQ(mkvm_pic_port_read(pic, 0x20), 0x80);
+	EXPECT_EQ(falls, 2);
+	eoi(MASTER);
+	EXPECT_EQ(rises, 3);
+	stop();
+	start(3);				/* automatic EOI: at once */
+	line(4, 1);
+	line(1, 1);
+	EXPECT_EQ(mkvm_pic_ack(pic), 0x21);
+	EXPECT_EQ(rises, 2);
+	EXPECT_EQ(falls, 1);
+	stop();
+}
+
+TEST(a_restored_state_moves_int_without_an_edge)
+{
+	struct kvm_pic_state state;
+
+	start(1);
+	line(4, 1);
+	mkvm_pic_get(pic, 0, &state);
+	line(4, 0);
+	output_changes = rises = falls = 0;
+	EXPECT_EQ(mkvm_pic_set(pic, 0, &state), 0);
+	EXPECT_TRUE(mkvm_pic_line(pic));
+	EXPECT_EQ(output_changes, 1);
+	state.irr = state.last_irr = 0;
+	EXPECT_EQ(mkvm_pic_set(pic, 0, &state), 0);
+	EXPECT_FALSE(mkvm_pic_line(pic));
+	EXPECT_EQ(output_changes, 2);		/* who is level triggered and active low looks, too */
+	EXPECT_EQ(rises + falls, 0);
+	line(4, 1);
+	EXPECT_EQ(rises, 1);
 	stop();
 }
 

@@ -392,6 +392,19 @@ TEST(byte_access_modes_read_and_write_what_they_say)
 	stop();
 }
 
+TEST(there_is_no_fourth_channel_for_speculation_either)
+{
+	start();
+	shim_nr_clamps = 0;
+	control(2 << 6 | 0x34);
+	EXPECT_TRUE(shim_clamped(2, 3));
+	mkvm_pit_port_write(pit, 0x41, 1);
+	EXPECT_TRUE(shim_clamped(1, 3));
+	mkvm_pit_port_read(pit, 0x42);
+	EXPECT_TRUE(shim_clamped(2, 3));
+	stop();
+}
+
 TEST(latched_count_stays_until_it_is_read)
 {
 	start();

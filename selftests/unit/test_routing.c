@@ -263,6 +263,23 @@ TEST(set_takes_as_many_entries_as_gsis_and_not_one_more)
 	stop();
 }
 
+TEST(the_table_is_not_read_beyond_its_end_by_speculation_either)
+{
+	struct kvm_irq_routing_entry e = pin_entry(30, KVM_IRQCHIP_IOAPIC, 4);
+
+	start();
+	shim_nr_clamps = 0;
+	raise_gsi(7);
+	EXPECT_TRUE(shim_clamped(7, KVM_IOAPIC_NUM_PINS));
+	mkvm_gsi_has_pin(&vm, 8, KVM_IRQCHIP_IOAPIC, 8);
+	EXPECT_TRUE(shim_clamped(8, KVM_IOAPIC_NUM_PINS));
+	EXPECT_EQ(mkvm_routing_set(&vm, &e, 1, 0), 0);
+	EXPECT_TRUE(shim_clamped(30, 31));
+	EXPECT_EQ(mkvm_routing_set(&vm, &e, 1, 0), 0);
+	EXPECT_TRUE(shim_clamped(KVM_IRQCHIP_IOAPIC, KVM_NR_IRQCHIPS));
+	stop();
+}
+
 TEST(set_refuses_flags_types_padding_and_wrong_addresses)
 {
 	struct kvm_irq_routing_entry e, good = msi_entry(7, 0xfee00000, 0x33);

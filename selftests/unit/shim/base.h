@@ -139,9 +139,31 @@ static inline void shim_die(const char *file, int line, const char *what)
 #define check_add_overflow(a, b, d) __builtin_add_overflow(a, b, d)
 #define check_sub_overflow(a, b, d) __builtin_sub_overflow(a, b, d)
 #define check_mul_overflow(a, b, d) __builtin_mul_overflow(a, b, d)
-#define array_index_nospec(i, n) (i)
 #define get_unaligned(p)	({ __typeof__(*(p)) shim_v; memcpy(&shim_v, (p), sizeof(shim_v)); shim_v; })
 #define put_unaligned(v, p)	do { __typeof__(*(p)) shim_v = (v); memcpy((p), &shim_v, sizeof(shim_v)); } while (0)
+
+/* nospec.h, which keeps a log: a test sees which index was clamped, and to what */
+static __maybe_unused struct { unsigned long index, size; } shim_clamps[16];
+static __maybe_unused unsigned int shim_nr_clamps;
+
+static inline unsigned long array_index_nospec(unsigned long index, unsigned long size)
+{
+	shim_clamps[shim_nr_clamps % ARRAY_SIZE(shim_clamps)].index = index;
+	shim_clamps[shim_nr_clamps++ % ARRAY_SIZE(shim_clamps)].size = size;
+	return index < size ? index : 0;
+}
+
+/* Is it in the log, which is empty afterwards? */
+static inline bool shim_clamped(unsigned long index, unsigned long size)
+{
+	bool found = false;
+	unsigned int i;
+
+	for (i = 0; i < shim_nr_clamps && i < ARRAY_SIZE(shim_clamps); i++)
+		found |= shim_clamps[i].index == index && shim_clamps[i].size == size;
+	shim_nr_clamps = 0;
+	return found;
+}
 
 static inline void *memchr_inv(const void *p, int c, size_t n)
 {

@@ -40,7 +40,12 @@ struct mkvm_ioapic {
 	u8 last;
 };
 
+struct mkvm_pic {
+	bool line;
+};
+
 struct mkvm {
+	struct mkvm_pic *pic;
 	struct mkvm_ioapic *ioapic;
 	bool x2apic_ids, no_broadcast_quirk;
 	bool wants_eoi[256];		/* split: the vectors of userspace's IOAPIC */
@@ -66,6 +71,7 @@ void mkvm_vcpu_tell_eoi(struct mkvm_vcpu *vcpu, u8 vector) { vcpu->eois_told++; 
 void mkvm_vcpu_tell_tpr(struct mkvm_vcpu *vcpu, bool write) { (*(write ? &vcpu->tpr_writes : &vcpu->tpr_reads))++; }
 bool mkvm_routing_wants_eoi(struct mkvm *vm, u8 vector) { return vm->wants_eoi[vector]; }
 
+bool mkvm_pic_line(struct mkvm_pic *pic) { return pic->line; }
 bool mkvm_ioapic_wants_eoi(struct mkvm_ioapic *ioapic, u8 vector) { return ioapic->wants[vector]; }
 void mkvm_ioapic_eoi(struct mkvm_ioapic *ioapic, u8 vector)
 {
@@ -94,6 +100,7 @@ static inline void fixture_before_clear(volatile unsigned long *word)
 #include "../../../kmod/irqchip/ipi.c"
 
 static struct mkvm_ioapic fixture_ioapic;
+static struct mkvm_pic fixture_pic;
 static struct mkvm fixture_vm;
 static struct mkvm_vcpu fixture_vcpus[FIXTURE_VCPUS];
 
@@ -109,8 +116,9 @@ static struct mkvm *fixture_start(int nr, u32 first_id, u32 step)
 {
 	fixture_stop();
 	memset(&fixture_ioapic, 0, sizeof(fixture_ioapic));
+	memset(&fixture_pic, 0, sizeof(fixture_pic));
 	memset(fixture_vcpus, 0, sizeof(fixture_vcpus));
-	fixture_vm = (struct mkvm){ .ioapic = &fixture_ioapic, .bsp_id = first_id };
+	fixture_vm = (struct mkvm){ .pic = &fixture_pic, .ioapic = &fixture_ioapic, .bsp_id = first_id };
 	tsc_khz = 2000000;
 	for (int i = 0; i < nr; i++) {
 		struct mkvm_vcpu *vcpu = &fixture_vcpus[i];

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * asid.c - ASIDs, handed out by each CPU for itself. Used up, they all begin anew with the
+ * next generation, whose first VMRUN flushes the TLB.
+ *
+ * State: struct svm_asids in svm_cpus, struct svm_asid in struct svm_vcpu.
+ *
+ * AMD APM vol. 2, "TLB Control". Read next: svm.c.
+ */
+#include "asid.h"
+
+/* The CPU is switched on. Nothing is known of its TLB: the first VMRUN flushes it. */
+void svm_asids_start(struct svm_asids *c, u32 max)
+{
+	c->gen++;
+	c->max = max;
+	c->next = max + 1;
+}
+
+/* The rest of svm_asid_enter: no ASID here as yet, or a flush. */
+enum svm_tlb_ctl svm_asid_choose(struct svm_asid *a, struct svm_asids *c, int cpu, bool flush_by_asid)
+{
+	enum svm_tlb_ctl ctl = SVM_TLB_KEEP;
+
+	if (a->gen == c->gen && a->cpu == cpu && flush_by_asid) {
+		a->flush = false;
+		return SVM_TLB_FLUSH_ASID;
+	}
+	if (c->next > c->max) {
+		c->gen++;
+		c->next = 1;
+		ctl = SVM_TLB_FLUSH_ALL;
+	}
+	*a = (struct svm_asid) { .gen = c->gen, .cpu = cpu, .asid = c->next++ };
+	return ctl;
+}
+
+/*
+ * svm_asid_refused - VMRUN did not enter the guest
+ *
+ * Whether it has obeyed TLB_CONTROL is not known: the vCPU needs another ASID, and the CPU
+ * another generation, as it may have been this one's first VMRUN. Context: as svm_asid_enter.
+ */
+void svm_asid_refused(struct svm_asid *a, struct svm_asids *c)
+{
+	a->gen = 0;
+	c->next = c->max + 1;
+}

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * asid.h - under which address-space identifier a vCPU's translations are in a CPU's TLB,
+ * and what VMRUN is to flush.
+ *
+ * Manual: AMD APM vol. 2, "TLB Control".
+ */
+#ifndef MKVM_SVM_ASID_H
+#define MKVM_SVM_ASID_H
+
+#include <linux/compiler.h>
+#include <linux/types.h>
+
+/* A CPU's. Interrupts off. */
+struct svm_asids {
+	u64 gen;		/* of ASIDs: starts when they are used up, and when the CPU comes back */
+	u32 next, max;
+};
+
+/* A vCPU's: asid is its own on CPU cpu while the generation there is gen. */
+struct svm_asid {
+	u64 gen;		/* 0: none */
+	int cpu;
+	u32 asid;
+	bool flush;		/* what the TLB holds under it is stale */
+};
+
+/* TLB_CONTROL's values. */
+enum svm_tlb_ctl { SVM_TLB_KEEP = 0, SVM_TLB_FLUSH_ALL = 1, SVM_TLB_FLUSH_ASID = 3 };
+
+void svm_asids_start(struct svm_asids *c, u32 max);
+enum svm_tlb_ctl svm_asid_choose(struct svm_asid *a, struct svm_asids *c, int cpu, bool flush_by_asid);
+void svm_asid_refused(struct svm_asid *a, struct svm_asids *c);
+
+/*
+ * svm_asid_enter - before each VMRUN: a->asid is set
+ * @flush_by_asid: the CPU can flush one ASID's translations
+ *
+ * Context: interrupts off, until the VMRUN. Return: for TLB_CONTROL.
+ */
+static inline enum svm_tlb_ctl svm_asid_enter(struct svm_asid *a, struct svm_asids *c, int cpu, bool flush_by_asid)
+{
+	if (likely(a->gen == c->gen && a->cpu == cpu && !a->flush))
+		return SVM_TLB_KEEP;
+	return svm_asid_choose(a, c, cpu, flush_by_asid);
+}
+
+#endif

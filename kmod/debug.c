@@ -42,7 +42,7 @@ int mkvm_set_guest_debug(struct mkvm_vcpu *vcpu, const struct kvm_guest_debug *d
 	vcpu->debug.control = control;
 	memcpy(vcpu->debug.dr, dbg->arch.debugreg, sizeof(vcpu->debug.dr));
 	vcpu->debug.dr7 = dbg->arch.debugreg[7] | 0x400;
-	vcpu->debug.stepped = false;
+	vcpu->debug.traps = 0;
 	mkvm_hw->guest_debug_changed(vcpu);
 	set_bit(MKVM_PEND_EVENT, &vcpu->pending);	/* what KVM_GUESTDBG_BLOCKIRQ has held back */
 	return 0;
@@ -64,7 +64,7 @@ int mkvm_exit_debug(struct mkvm_vcpu *vcpu, u8 vector, u64 dr6)
 	struct kvm_segment cs;
 
 	mkvm_hw->get_segment(vcpu, MKVM_CS, &cs);
-	vcpu->debug.stepped = false;
+	vcpu->debug.traps = 0;
 	run->exit_reason = KVM_EXIT_DEBUG;
 	run->debug.arch = (struct kvm_debug_exit_arch) {
 		.exception = vector, .pc = cs.base + vcpu->rip, .dr6 = dr6, .dr7 = vcpu->debug.dr7,
@@ -73,9 +73,95 @@ int mkvm_exit_debug(struct mkvm_vcpu *vcpu, u8 vector, u64 dr6)
 }
 
 /* mkvm_exit_mov_dr - a debug register is accessed while they are userspace's, which can watch that by DR7.GD */
-int mkvm_exit_mov_dr(struct mkvm_vcpu *vcpu)
+int mkvm_exit_mov_dr(struct mkvm_vcpu *vcpu, unsigned int dr, bool write)
 {
 	if (vcpu->debug.dr7 & MKVM_DR7_GD)
 		return mkvm_exit_debug(vcpu, X86_TRAP_DB, DR6_RESERVED | BIT(13));
-	return mkvm_exit_emulate(vcpu);
+	return mkvm_exit_emulate(vcpu, write ? MKVM_INTERCEPT_SET_DR : MKVM_INTERCEPT_GET_DR, dr);
+}
+
+/* ---- traps of instructions that the CPU does not run itself ---- */
+
+/* DR7 and DR0-3 that are in force: userspace's breakpoints hide the guest's own. */
+static u64 breakpoints(struct mkvm_vcpu *vcpu, const u64 **dr)
+{
+	if (vcpu->debug.control & KVM_GUESTDBG_USE_HW_BP) {
+		*dr = vcpu->debug.dr;
+		return vcpu->debug.dr7;
+	}
+	*dr = vcpu->dr;
+	return vcpu->dr_live ? mkvm_hw->get_dr(vcpu, 7) : 0;	/* a vCPU that has one on has them live */
+}
+
+/* mkvm_watching - is a breakpoint on, so that mkvm_breakpoints_met must be asked? Own thread. */
+bool mkvm_watching(struct mkvm_vcpu *vcpu)
+{
+	const u64 *dr;
+
+	return unlikely(vcpu->dr_live || vcpu->debug.control) && (breakpoints(vcpu, &dr) & 0xff);
+}
+
+/*
+ * mkvm_breakpoints_met - which breakpoints watch an access to memory or to ports?
+ * @addr: linear address, or port; the access has @len bytes from there on
+ *
+ * As bits of DR6. Breakpoints in code are the CPU's: it looks for them before an instruction can
+ * exit. AMD APM vol. 2, "Debug-Control Register (DR7)", "Setting Breakpoints". Own thread.
+ */
+u32 mkvm_breakpoints_met(struct mkvm_vcpu *vcpu, enum mkvm_watch how, u64 addr, unsigned int len)
+{
+	static const u8 sizes[4] = { 1, 2, 8, 4 };	/* by DR7.LEN */
+	bool ports = how == MKVM_WATCH_PORT && (mkvm_hw->get_cr(vcpu, 4) & X86_CR4_DE);
+	const u64 *dr;
+	u64 dr7 = breakpoints(vcpu, &dr);
+	u32 met = 0;
+	int i;
+
+	for (i = 0; i < 4; i++) {
+		unsigned int control = dr7 >> (DR_CONTROL_SHIFT + DR_CONTROL_SIZE * i) & 0xf, size = sizes[control >> 2];
+		u64 start = dr[i] & ~(u64)(size - 1);
+		bool wanted;
+
+		switch (control & 3) {
+		case DR_RW_WRITE:
+			wanted = how == MKVM_WATCH_WRITE;
+			break;
+		case DR_RW_READ:	/* or written */
+			wanted = how != MKVM_WATCH_PORT;
+			break;
+		case 2:
+			wanted = ports;
+			break;
+		default:
+			wanted = false;
+		}
+		if (wanted && (dr7 >> (DR_ENABLE_SIZE * i) & 3) && (addr - start < size || start - addr < len))
+			met |= BIT(i);
+	}
+	return met;
+}
+
+/*
+ * mkvm_debug_trap - an instruction, or a round of REP, has ended outside of the guest
+ * @traps: the breakpoints that it met, and DR_STEP if TF was set when it began, as in DR6
+ *
+ * One #DB tells of all of them, and of those that MOV SS has held back. It leaves the other bits of
+ * DR6 as they are. AMD APM vol. 2, "Debug-Status Register (DR6)". Own thread.
+ */
+void mkvm_debug_trap(struct mkvm_vcpu *vcpu, u32 traps)
+{
+	u64 dr6;
+
+	if (unlikely(vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP))
+		traps |= DR_STEP;
+	if (likely(!traps))
+		return;
+	traps |= mkvm_hw->take_held_traps(vcpu);
+	if (mkvm_debug_takes(vcpu, X86_TRAP_DB)) {
+		vcpu->debug.traps = traps;
+		return;
+	}
+	dr6 = mkvm_hw->get_dr(vcpu, 6) & ~(u64)DR_TRAP_BITS;
+	mkvm_hw->set_dr(vcpu, 6, dr6 | traps);
+	mkvm_queue_exception(vcpu, X86_TRAP_DB, false, 0);
 }

@@ -263,7 +263,7 @@ static enum mkvm_emu_result run_ins(struct mkvm_emu *c, u64 *n)
 
 	/* One less than what fits in, lest it be all of 2^64. */
 	*n = min3(*n - 1, 4096ULL / c->size - 1, (size_mask(c->ad) - off) / c->size) + 1;
-	if (c->flags & X86_EFLAGS_DF)
+	if ((c->flags & X86_EFLAGS_DF) || c->one_by_one)
 		*n = 1;
 	res = mem(c, MKVM_EMU_PROBE, MKVM_ES, off, *n * c->size, NULL);
 	if (res && *n > 1) {

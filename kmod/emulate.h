@@ -29,6 +29,7 @@ enum mkvm_emu_result {
 	MKVM_EMU_EXIT,		/* userspace must answer: nothing changed, run again later */
 	MKVM_EMU_FAULT,		/* the guest gets emu->fault: nothing changed */
 	MKVM_EMU_UNHANDLED,	/* not an instruction that is emulated: nothing changed */
+	MKVM_EMU_RETRY,		/* the surroundings' own, another processor was quicker: nothing changed */
 };
 
 enum { MKVM_ES, MKVM_CS, MKVM_SS, MKVM_DS, MKVM_FS, MKVM_GS };	/* encoding order */
@@ -56,11 +57,13 @@ struct mkvm_emu {
 	u64 rip, rflags;		/* in, out */
 	struct mkvm_mode mode;		/* in */
 	bool io_checked;		/* in: the CPU has checked that INS and OUTS may use their port */
+	bool one_by_one;		/* in: INS takes one element a call, as all other strings do */
 	void *ins_buf;			/* in: the page where mkvm_emu_pio puts what it reads */
 	u8 *insn;			/* in: MKVM_INSN_ROOM bytes; out: the instruction */
 	u8 insn_len;			/* in: how many are known; out: its length if decoded, else all known */
 	bool one_operand;		/* out: every access to memory is to the one operand that is there */
-	bool host_fault;		/* the surroundings' own */
+	bool host_fault, patient, watched;	/* the surroundings' own, */
+	u32 traps;			/* and breakpoints that this call has met, as in DR6 */
 	struct {
 		u64 all, any, leaf;
 	} walked;			/* likewise: what the last walk found */

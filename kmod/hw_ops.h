@@ -12,7 +12,10 @@
 #ifndef MKVM_HW_OPS_H
 #define MKVM_HW_OPS_H
 
+#include <asm/msr.h>
+
 #include "mkvm.h"
+#include "testpoint.h"
 
 /* How second-level page-table entries look. The four levels of 512 entries are common. */
 struct mkvm_tdp_format {
@@ -63,6 +66,7 @@ struct mkvm_hw_ops {
 	void (*guest_debug_changed)(struct mkvm_vcpu *vcpu);		/* vcpu->debug */
 	u64 (*get_dr)(struct mkvm_vcpu *vcpu, int dr);
 	void (*set_dr)(struct mkvm_vcpu *vcpu, int dr, u64 val);
+	u32 (*take_held_traps)(struct mkvm_vcpu *vcpu);	/* breakpoints, as in DR6, that MOV SS holds back */
 	int (*get_msr)(struct mkvm_vcpu *vcpu, u32 index, u64 *val);	/* 1: not one of the vendor's */
 	int (*set_msr)(struct mkvm_vcpu *vcpu, u32 index, u64 val);
 	void (*tsc_offset_changed)(struct mkvm_vcpu *vcpu);
@@ -94,6 +98,22 @@ struct mkvm_hw_ops {
 };
 
 enum { MKVM_TR = 6, MKVM_LDTR = 7 };
+
+/*
+ * mkvm_write_loaded - the guest's value of a register that the CPU has while the vCPU is loaded
+ * @copy: the vCPU's, by which vcpu_load and vcpu_put tell whether guest and host differ
+ *
+ * Both change at once: a thread that is preempted between the two would leave the guest's value
+ * to the host, or the host's to the guest. Context: vCPU loaded, preemption on or off.
+ */
+static inline void mkvm_write_loaded(u64 *copy, u32 index, u64 val)
+{
+	preempt_disable();
+	*copy = val;
+	mkvm_test_point(MKVM_POINT_LOADED_MSR);
+	wrmsrl(index, val);
+	preempt_enable();
+}
 
 /*
  * mkvm_restore_ldt - the host's LDTR, which an exit has made null, is again what it was

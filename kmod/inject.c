@@ -97,12 +97,21 @@ void mkvm_queue_exception(struct mkvm_vcpu *vcpu, u8 vector, bool has_error, u32
 	};
 }
 
+/* Traps and aborts leave RFLAGS.RF in the handler's frame as it is. AMD APM vol. 2, "Exception Types". */
+static bool is_fault(u8 vector)
+{
+	return vector != X86_TRAP_DB && vector != X86_TRAP_BP && vector != X86_TRAP_OF && vector != X86_TRAP_DF &&
+	       vector != X86_TRAP_MC;
+}
+
 /* vcpu->exception is on its way in now: vcpu->event, which is empty. */
 static void deliver_exception(struct mkvm_vcpu *vcpu)
 {
 	deliver_payload(vcpu);
 	if (vcpu->exception.vector == X86_TRAP_DB)	/* its handler may use the debug registers */
 		mkvm_hw->set_dr(vcpu, 7, mkvm_hw->get_dr(vcpu, 7) & ~(u64)MKVM_DR7_GD);
+	if (is_fault(vcpu->exception.vector))
+		vcpu->rflags |= X86_EFLAGS_RF;
 	vcpu->event = vcpu->exception;
 	vcpu->exception.type = MKVM_EV_NONE;
 }
@@ -344,8 +353,9 @@ void mkvm_events_inject(struct mkvm_vcpu *vcpu)
 		vcpu->waiting |= BIT(MKVM_PEND_SMI);
 	/* A step into a handler ends before its first instruction, too; TF would go onto the guest's stack. */
 	nmi = (pending & BIT(MKVM_PEND_NMI)) && !irqs_blocked(vcpu);
-	vcpu->exit_soon |= (nmi || vcpu->exception.type || (vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP)) &&
-			   vcpu->event.type != MKVM_EV_NONE;
+	vcpu->exit_soon |= vcpu->event.type != MKVM_EV_NONE &&
+			   (nmi || vcpu->exception.type != MKVM_EV_NONE ||
+			    (vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP));
 	irq = has_interrupt(vcpu) ||
 	      (vcpu->user_pic && READ_ONCE(vcpu->run->request_interrupt_window) && accepts_extint(vcpu));
 	irq = irq && !irqs_blocked(vcpu);
@@ -377,8 +387,8 @@ void mkvm_events_get(struct mkvm_vcpu *vcpu, struct kvm_vcpu_events *ev)
 {
 	unsigned long bits;
 	/* One can be told. Of two the raised one is #MC; the other, a fault, comes again. */
-	const struct mkvm_event *x = vcpu->exception.type == MKVM_EV_NONE &&
-				     vcpu->event.type == MKVM_EV_EXCEPTION ? &vcpu->event : &vcpu->exception;
+	bool raised = vcpu->exception.type != MKVM_EV_NONE || vcpu->event.type != MKVM_EV_EXCEPTION;
+	const struct mkvm_event *x = raised ? &vcpu->exception : &vcpu->event;
 
 	merge_nmis(vcpu);
 	bits = READ_ONCE(vcpu->pending);
@@ -467,7 +477,10 @@ static void make_event_wait(struct mkvm_vcpu *vcpu)
 	}
 }
 
-/* The way back of mkvm_interrupt_get. Without LAPIC it waits for IF, since it may not have been on its way in. */
+/*
+ * The way back of mkvm_interrupt_get. Without LAPIC it waits for IF, since it may not have
+ * been on its way in.
+ */
 void mkvm_interrupt_set(struct mkvm_vcpu *vcpu, u8 vector)
 {
 	if (vcpu->lapic) {
@@ -522,7 +535,9 @@ bool mkvm_events_valid(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev)
  *
  * An INIT, NMI or SMI that arrived after the last KVM_GET_VCPU_EVENTS stays, whatever this
  * copy says of it: its author did not know of it. Of several events in delivery none is
- * lost: the interrupt goes in first, the NMI and the exception right behind it. Context: vcpu->mutex held.
+ * lost: the interrupt goes in first, the NMI and the exception right behind it.
+ *
+ * Context: vcpu->mutex held.
  * Return: -EINVAL for unknown flags and impossible values; nothing has changed then.
  */
 int mkvm_events_set(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev)

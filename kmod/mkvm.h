@@ -246,6 +246,15 @@ struct mkvm_io_log {
 	u64 data[MKVM_LOG_ENTRIES];
 };
 
+/* Which instruction the CPU has intercepted, for the emulator: the code may have changed since. */
+enum mkvm_intercept {
+	MKVM_INTERCEPT_INS,	/* number: bytes of an element */
+	MKVM_INTERCEPT_OUTS,
+	MKVM_INTERCEPT_SET_CR,	/* number: the register's */
+	MKVM_INTERCEPT_GET_DR,
+	MKVM_INTERCEPT_SET_DR,
+};
+
 /* Why an instruction is emulated. */
 enum mkvm_cause {
 	MKVM_BY_INTERCEPT,	/* of this instruction */
@@ -274,7 +283,10 @@ struct mkvm_vcpu {
 	u64 next_rip;				/* (v) of the exit's instruction, 0: unknown */
 	u8 insn_len, insn[MKVM_INSN_ROOM];	/* (v) bytes of the exit's instruction that are known */
 	u8 cause;				/* (v) enum mkvm_cause of what the emulator runs or is to finish */
-	u64 fault_gpa;				/* (v) of the second-level fault being handled */
+	u64 fault_gpa;				/* (v) of the second-level fault being handled, */
+	u64 fault_la;				/* and its linear address, ~0: the CPU does not tell */
+	u8 insn_by_cpu;				/* (v) so many bytes of insn the CPU itself has fetched */
+	u32 intercepted;			/* (v) last bytes of the instruction that was, to skip it; 0: not known */
 	unsigned long waiting;			/* (v) pending bits that a window will bring back */
 	unsigned long pending;			/* (a) 1 << enum mkvm_pending */
 	int where;				/* (a) enum mkvm_where */
@@ -286,7 +298,7 @@ struct mkvm_vcpu {
 	u64 payload;				/* (v) of exception, if has_payload: CR2 of #PF, new DR6 bits of #DB */
 	bool has_payload;			/* (v) */
 	bool triple_fault;			/* (v) the machine is to shut down */
-	bool exit_soon;				/* (v) leave the guest when event has gone in: something waits behind it */
+	bool exit_soon;				/* (v) leave the guest when event has gone in: more waits */
 	bool in_smm;				/* (v) memory is address space 1 */
 	bool smm_inside_nmi;			/* (v) NMIs were masked when the SMI came */
 	bool dr_live;				/* (v) DR0-3 are in the CPU while in the guest */
@@ -345,7 +357,7 @@ struct mkvm_vcpu {
 
 	struct {
 		u32 control;			/* KVM_GUESTDBG_* while enabled, else 0 */
-		bool stepped;			/* an instruction was done outside of the guest */
+		u32 traps;			/* to be told, as in DR6: of what was done outside of the guest */
 		u64 dr[4], dr7;			/* userspace's breakpoints */
 	} debug;				/* (v) debug.c */
 
@@ -356,6 +368,10 @@ struct mkvm_vcpu {
 		u8 size;
 		bool in, done;
 	} pio;					/* (v) port I/O that is or was answered through the shared page */
+	struct {
+		u8 what;			/* enum mkvm_intercept */
+		u8 number;
+	} intercept;				/* (v) of the last mkvm_exit_emulate */
 	u64 io_rip;				/* (v) of the instruction that complete is to finish */
 	struct mkvm_io_log log;			/* (v) */
 	struct mkvm_emu emu;			/* (v) the instruction being emulated */
@@ -385,7 +401,7 @@ void mkvm_vcpu_reset(struct mkvm_vcpu *vcpu, bool init);
 /* run.c */
 int mkvm_vcpu_run(struct mkvm_vcpu *vcpu);
 int mkvm_skip_instruction(struct mkvm_vcpu *vcpu);
-void mkvm_end_instruction(struct mkvm_vcpu *vcpu);
+void mkvm_end_instruction(struct mkvm_vcpu *vcpu, u32 traps);
 int mkvm_exit_halt(struct mkvm_vcpu *vcpu);
 int mkvm_halt(struct mkvm_vcpu *vcpu);
 int mkvm_exit_cpuid(struct mkvm_vcpu *vcpu);
@@ -396,7 +412,7 @@ int mkvm_exit_xsetbv(struct mkvm_vcpu *vcpu);
 int mkvm_exit_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size, bool in);
 int mkvm_exit_tdp_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fetch);
 int mkvm_exit_walk_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write);
-int mkvm_exit_emulate(struct mkvm_vcpu *vcpu);
+int mkvm_exit_emulate(struct mkvm_vcpu *vcpu, enum mkvm_intercept what, unsigned int number);
 int mkvm_emulation_failed(struct mkvm_vcpu *vcpu, const struct mkvm_emu *emu);
 int mkvm_exit_triple_fault(struct mkvm_vcpu *vcpu);
 int mkvm_exit_fail_entry(struct mkvm_vcpu *vcpu, u64 reason);
@@ -450,7 +466,11 @@ int mkvm_exit_rsm(struct mkvm_vcpu *vcpu);
 int mkvm_set_guest_debug(struct mkvm_vcpu *vcpu, const struct kvm_guest_debug *dbg);
 bool mkvm_debug_takes(struct mkvm_vcpu *vcpu, u8 vector);
 int mkvm_exit_debug(struct mkvm_vcpu *vcpu, u8 vector, u64 dr6);
-int mkvm_exit_mov_dr(struct mkvm_vcpu *vcpu);
+int mkvm_exit_mov_dr(struct mkvm_vcpu *vcpu, unsigned int dr, bool write);
+enum mkvm_watch { MKVM_WATCH_READ, MKVM_WATCH_WRITE, MKVM_WATCH_PORT };
+bool mkvm_watching(struct mkvm_vcpu *vcpu);
+u32 mkvm_breakpoints_met(struct mkvm_vcpu *vcpu, enum mkvm_watch how, u64 addr, unsigned int len);
+void mkvm_debug_trap(struct mkvm_vcpu *vcpu, u32 traps);
 
 /* debugfs.c */
 void mkvm_debugfs_setup(void);

@@ -14,10 +14,12 @@
 #include <linux/sched/signal.h>
 #include <linux/srcu.h>
 #include <linux/uaccess.h>
+#include <asm/debugreg.h>
 #include <asm/pkru.h>
 
 #include "decode.h"
 #include "hw_ops.h"
+#include "testpoint.h"
 #include "trace.h"
 
 #define PTE_P	BIT_ULL(0)
@@ -72,6 +74,7 @@ static noinline enum mkvm_emu_result set_bits(struct mkvm_emu *emu, u64 gpa, u32
 	u32 __user *p = mkvm_gpa_to_user(emu->vcpu, gpa, true);
 	bool done;
 
+	mkvm_test_point(MKVM_POINT_WALK);
 	if (!p)
 		return MKVM_EMU_DONE;
 	if (!user_access_begin(p, sizeof(*p)))
@@ -187,11 +190,22 @@ static __always_inline enum mkvm_emu_result walk(struct mkvm_emu *emu, u64 la, u
 	return MKVM_EMU_DONE;
 }
 
-/* Linear to guest-physical. */
+/*
+ * An entry of the guest's tables has changed under a walk: walk again? A signal ends it, for nobody else
+ * bounds what other processors do, but not soon where the walk cannot be put off: something was done already.
+ */
+static bool may_walk_again(const struct mkvm_emu *emu, unsigned int walks)
+{
+	cond_resched();
+	return !signal_pending(current) || (emu->patient && walks < 10000);
+}
+
+/* Linear to guest-physical. RETRY: a signal has ended the walk. */
 static enum mkvm_emu_result translate(struct mkvm_emu *emu, u64 la, u32 acc, u64 *gpa)
 {
 	const struct mkvm_mode *m = &emu->mode;
 	enum mkvm_emu_result r;
+	unsigned int walks = 0;
 
 	if (!m->cs_l || !(m->efer & EFER_LMA))
 		la = (u32)la;
@@ -205,15 +219,15 @@ static enum mkvm_emu_result translate(struct mkvm_emu *emu, u64 la, u32 acc, u64
 			r = walk(emu, la, acc, gpa, 4);
 		else
 			r = m->cr4 & X86_CR4_PAE ? walk(emu, la, acc, gpa, 3) : walk(emu, la, acc, gpa, 2);
-	} while (r == MKVM_EMU_AGAIN && !signal_pending(current));
-	return r == MKVM_EMU_AGAIN ? MKVM_EMU_UNHANDLED : r;
+	} while (unlikely(r == MKVM_EMU_AGAIN) && may_walk_again(emu, ++walks));
+	return unlikely(r == MKVM_EMU_AGAIN) ? MKVM_EMU_RETRY : r;
 }
 
 /*
  * mkvm_walk - the walk that a CPU would do for one access, checks and A and D bits included
  * @access: bits of a #PF error code: write, user, fetch; or MKVM_WALK_UNCHECKED
  *
- * Return: DONE; FAULT with t->error; AGAIN: a signal waits, or an entry changes all the time;
+ * Return: DONE; FAULT with t->error; RETRY: a signal waits, or an entry changes all the time;
  * UNHANDLED: the host has no memory where an entry should be.
  * Context: own thread, vm->srcu held, may sleep; the guest has paging on.
  */
@@ -237,7 +251,7 @@ enum mkvm_emu_result mkvm_walk(struct mkvm_vcpu *vcpu, u64 la, u32 access, struc
 	t->any = emu.walked.any;
 	t->leaf = emu.walked.leaf;
 	t->error = emu.fault.error;
-	return r == MKVM_EMU_UNHANDLED && !emu.host_fault ? MKVM_EMU_AGAIN : r;
+	return r;
 }
 
 /*
@@ -249,7 +263,7 @@ enum mkvm_emu_result mkvm_walk(struct mkvm_vcpu *vcpu, u64 la, u32 access, struc
  */
 bool mkvm_translate(struct mkvm_vcpu *vcpu, u64 la, u64 *gpa)
 {
-	struct mkvm_emu emu = { .vcpu = vcpu, .rflags = X86_EFLAGS_AC };
+	struct mkvm_emu emu = { .vcpu = vcpu, .rflags = X86_EFLAGS_AC, .patient = true };
 	int idx = srcu_read_lock(&vcpu->vm->srcu);
 	bool mapped;
 
@@ -299,6 +313,14 @@ static enum mkvm_emu_result device_access(struct mkvm_vcpu *vcpu, u64 gpa, u64 *
 	return MKVM_EMU_EXIT;
 }
 
+/* The memory at gpa, NULL: a device is there, or nothing. */
+static void __user *ram_at(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
+{
+	if (vcpu->lapic && mkvm_lapic_mmio_match(vcpu->lapic, gpa))
+		return NULL;
+	return mkvm_gpa_to_user(vcpu, gpa, write);
+}
+
 /* Within one guest page: RAM, or devices in pieces of at most 8 bytes. */
 static enum mkvm_emu_result page_access(struct mkvm_emu *emu, u64 gpa, void *data, unsigned int len,
 					enum mkvm_emu_how how)
@@ -306,12 +328,11 @@ static enum mkvm_emu_result page_access(struct mkvm_emu *emu, u64 gpa, void *dat
 	struct mkvm_vcpu *vcpu = emu->vcpu;
 	bool write = how >= MKVM_EMU_WRITE;
 	enum mkvm_emu_result r = MKVM_EMU_DONE;
-	void __user *p = NULL;
+	void __user *p;
 	unsigned int n;
 	u64 val;
 
-	if (!vcpu->lapic || !mkvm_lapic_mmio_match(vcpu->lapic, gpa))
-		p = mkvm_gpa_to_user(vcpu, gpa, write);
+	p = ram_at(vcpu, gpa, write);
 	if (how == MKVM_EMU_PROBE)
 		return p || len <= 8 ? MKVM_EMU_DONE : MKVM_EMU_UNHANDLED;
 	if (p) {
@@ -333,22 +354,25 @@ static enum mkvm_emu_result page_access(struct mkvm_emu *emu, u64 gpa, void *dat
 }
 
 /*
- * The fault's own address saves the walk for the one operand. What a fault by a
- * write proves is not proved by one of a read: the code may have changed since.
+ * The fault's own address saves the walk for the one operand, if that is still the one that faulted: the
+ * code may have changed since, but for bytes that the CPU gives. So what a fault by a write proves is not
+ * proved by one of a read, either.
  */
 static bool know_gpa(const struct mkvm_emu *emu, u64 la, unsigned int len, enum mkvm_emu_how how)
 {
-	enum mkvm_cause cause = emu->vcpu->cause;
+	const struct mkvm_vcpu *vcpu = emu->vcpu;
 
-	return emu->one_operand && !((la ^ emu->vcpu->fault_gpa) & ~PAGE_MASK) &&
+	return emu->one_operand && !((la ^ vcpu->fault_gpa) & ~PAGE_MASK) &&
+	       (la == vcpu->fault_la || vcpu->insn_by_cpu >= emu->insn_len) &&
 	       (la & ~PAGE_MASK) + len <= PAGE_SIZE &&
-	       (cause == MKVM_BY_WRITE || (cause == MKVM_BY_READ && how == MKVM_EMU_READ));
+	       (vcpu->cause == MKVM_BY_WRITE || (vcpu->cause == MKVM_BY_READ && how == MKVM_EMU_READ));
 }
 
 static noinline enum mkvm_emu_result access_by_walk(struct mkvm_emu *emu, u64 la, void *data, unsigned int len,
 						    enum mkvm_emu_how how)
 {
 	unsigned int first = min_t(unsigned int, len, PAGE_SIZE - (la & ~PAGE_MASK));
+	struct mkvm_vcpu *vcpu = emu->vcpu;
 	u32 acc = how == MKVM_EMU_READ ? 0 : ACC_WRITE;
 	enum mkvm_emu_result r;
 	u64 gpa, gpa2;
@@ -357,6 +381,12 @@ static noinline enum mkvm_emu_result access_by_walk(struct mkvm_emu *emu, u64 la
 	r = translate(emu, la, acc, &gpa);
 	if (r == MKVM_EMU_DONE && first < len)
 		r = translate(emu, la + first, acc, &gpa2);
+	if (r == MKVM_EMU_DONE && how == MKVM_EMU_WRITE && first < len && ram_at(vcpu, gpa, true) &&
+	    !ram_at(vcpu, gpa2, true)) {
+		/* The device first: a replay that reads the operand again must find the RAM as it was. */
+		r = page_access(emu, gpa2, data + first, len - first, how);
+		len = first;
+	}
 	if (r == MKVM_EMU_DONE)
 		r = page_access(emu, gpa, data, first, how);
 	if (r == MKVM_EMU_DONE && first < len)
@@ -368,6 +398,9 @@ enum mkvm_emu_result mkvm_emu_access(struct mkvm_emu *emu, u64 la, void *data, u
 {
 	struct mkvm_vcpu *vcpu = emu->vcpu;
 
+	if (unlikely(emu->watched) && how != MKVM_EMU_PROBE)
+		emu->traps |= mkvm_breakpoints_met(vcpu, how == MKVM_EMU_WRITE ? MKVM_WATCH_WRITE : MKVM_WATCH_READ,
+						   la, len);
 	if (unlikely(!know_gpa(emu, la, len, how)))
 		return access_by_walk(emu, la, data, len, how);
 	/* A fault means no RAM, but one by a write may mean memory that can be read. */
@@ -404,6 +437,8 @@ enum mkvm_emu_result mkvm_emu_pio(struct mkvm_emu *emu, u16 port, unsigned int s
 	unsigned int i;
 	u32 val = 0;
 
+	if (unlikely(emu->watched))
+		emu->traps |= mkvm_breakpoints_met(vcpu, MKVM_WATCH_PORT, port, size);
 	if (vcpu->pio.done)
 		return MKVM_EMU_DONE;
 	if (out)
@@ -484,6 +519,8 @@ static struct mkvm_emu *emu_init(struct mkvm_vcpu *vcpu)
 	emu->insn = vcpu->insn;
 	emu->insn_len = vcpu->insn_len;
 	emu->host_fault = false;
+	emu->patient = vcpu->log.nr || vcpu->pio.done;
+	emu->watched = mkvm_watching(vcpu);
 	return emu;
 }
 
@@ -517,49 +554,72 @@ static int complete_emulation(struct mkvm_vcpu *vcpu)
 	return r;
 }
 
+/* Is the instruction at RIP still the one that the CPU has intercepted, and checked? */
+static bool is_intercepted(const struct mkvm_emu *emu)
+{
+	unsigned int what = emu->vcpu->intercept.what, number = emu->vcpu->intercept.number;
+
+	switch (what) {
+	case MKVM_INTERCEPT_INS: case MKVM_INTERCEPT_OUTS:
+		return (emu->d.flags & STRING) && emu->size == number &&
+		       (what == MKVM_INTERCEPT_INS ? emu->d.src : emu->d.dst) == PORT;
+	case MKVM_INTERCEPT_SET_CR:	/* AMD: LOCK makes CR0 CR8 */
+		return emu->d.op == OP_SET_CR && (emu->prefix[LOCK] ? 8 : emu->reg) == number;
+	default:
+		return emu->d.op == (what == MKVM_INTERCEPT_SET_DR ? OP_SET_DR : OP_GET_DR) && emu->reg == number;
+	}
+}
+
+/* RETRY: another processor has changed the code since, and the guest shall see what becomes of that. */
+static enum mkvm_emu_result check_intercepted(struct mkvm_emu *emu)
+{
+	enum mkvm_emu_result r = mkvm_decode(emu);
+
+	if (r == MKVM_EMU_DONE && is_intercepted(emu))
+		return MKVM_EMU_DONE;
+	return r == MKVM_EMU_DONE || r == MKVM_EMU_UNHANDLED ? MKVM_EMU_RETRY : r;
+}
+
 /* A round of REP is over: go on here, or let the guest try the next one itself? */
 static bool may_repeat(struct mkvm_vcpu *vcpu, unsigned int round)
 {
 	return round < 128 && !signal_pending(current) && !need_resched() &&
-	       !(READ_ONCE(vcpu->pending) & ~vcpu->waiting) && !(vcpu->rflags & X86_EFLAGS_TF);
+	       !(READ_ONCE(vcpu->pending) & ~vcpu->waiting);
 }
 
-/*
- * mkvm_emulate_exit - run the instruction at RIP in the emulator
- * @cause: of the exit; with MKVM_BY_READ and MKVM_BY_WRITE vcpu->fault_gpa is the operand's address
- *
- * Context: own thread, vm->srcu held, may sleep. Return: as handle_exit.
- */
-int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause)
+/* The traps that an instruction, or a round of REP, would end with: for mkvm_debug_trap. */
+static u32 due_traps(const struct mkvm_vcpu *vcpu, bool tf)
 {
-	enum mkvm_emu_result r;
-	unsigned int round = 0;
-	struct mkvm_emu *emu;
+	return vcpu->emu.traps | (tf ? DR_STEP : 0);
+}
 
-	vcpu->cause = cause;
-	emu = emu_init(vcpu);
-	do {
-		r = mkvm_emulate(emu);
-		if (r == MKVM_EMU_EXIT) {
-			vcpu->io_rip = vcpu->rip;
-			vcpu->complete = complete_emulation;
-			vcpu->insn_len = emu->insn_len;	/* the replay runs these, whoever patches the code */
-			return 0;
-		}
-		mkvm_forget_io(vcpu);
-		vcpu->rip = emu->rip;
-		vcpu->rflags = emu->rflags;
-	} while (r == MKVM_EMU_AGAIN && may_repeat(vcpu, round++));
+/* The instruction has to be run again, later: by userspace's next KVM_RUN, with its bytes and its log as they are. */
+static void suspend_emulation(struct mkvm_vcpu *vcpu)
+{
+	vcpu->io_rip = vcpu->rip;
+	vcpu->complete = complete_emulation;
+	vcpu->insn_len = vcpu->emu.insn_len;	/* the replay runs these, whoever patches the code */
+}
+
+/* The emulator's last result becomes the vCPU's state. Return: as handle_exit. */
+static int end_emulation(struct mkvm_vcpu *vcpu, enum mkvm_emu_result r, u32 traps)
+{
+	const struct mkvm_emu *emu = &vcpu->emu;
 
 	switch (r) {
 	case MKVM_EMU_DONE:
-		mkvm_end_instruction(vcpu);
+		mkvm_end_instruction(vcpu, traps);
 		if (likely(!vcpu->tell_tpr))
 			return 1;
 		vcpu->tell_tpr = false;
 		vcpu->run->exit_reason = KVM_EXIT_SET_TPR;
 		return 0;
 	case MKVM_EMU_AGAIN:
+		if (traps)
+			mkvm_hw->set_shadow(vcpu, 0);
+		mkvm_debug_trap(vcpu, traps);
+		return 1;
+	case MKVM_EMU_RETRY:
 		return 1;
 	case MKVM_EMU_FAULT:
 		if (emu->fault.vector == X86_TRAP_PF)
@@ -572,6 +632,51 @@ int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause)
 	}
 }
 
+/*
+ * mkvm_emulate_exit - run the instruction at RIP in the emulator
+ * @cause: of the exit; with MKVM_BY_READ and MKVM_BY_WRITE vcpu->fault_gpa is the operand's address
+ *
+ * Context: own thread, vm->srcu held, may sleep. Return: as handle_exit.
+ */
+int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause)
+{
+	enum mkvm_emu_result r = MKVM_EMU_DONE;
+	unsigned int round = 0;
+	struct mkvm_emu *emu;
+	bool tf, stepped;
+
+	vcpu->cause = cause;
+	emu = emu_init(vcpu);
+	mkvm_test_point(MKVM_POINT_EMULATE);
+	stepped = (vcpu->rflags & X86_EFLAGS_TF) || (vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP);
+	if (!emu->patient)	/* a replay takes as many elements as the first run did */
+		emu->one_by_one = stepped || emu->watched;
+	if (cause == MKVM_BY_INTERCEPT)
+		r = check_intercepted(emu);
+	do {
+		tf = vcpu->rflags & X86_EFLAGS_TF;
+		emu->traps = 0;
+		if (r == MKVM_EMU_DONE || r == MKVM_EMU_AGAIN)
+			r = mkvm_emulate(emu);
+		if (r == MKVM_EMU_EXIT) {
+			suspend_emulation(vcpu);
+			return 0;
+		}
+		if (unlikely(r == MKVM_EMU_RETRY && (vcpu->log.nr || vcpu->pio.done))) {
+			suspend_emulation(vcpu);
+			vcpu->stats[MKVM_STAT_SIGNAL_EXITS]++;
+			vcpu->run->exit_reason = KVM_EXIT_INTR;
+			return -EINTR;
+		}
+		mkvm_forget_io(vcpu);
+		vcpu->rip = emu->rip;
+		if (r == MKVM_EMU_AGAIN)	/* met its breakpoint in the code: AMD APM vol. 2, "Resume Flag (RF) Bit" */
+			emu->rflags |= X86_EFLAGS_RF;
+		vcpu->rflags = emu->rflags;
+	} while (r == MKVM_EMU_AGAIN && !stepped && !emu->traps && may_repeat(vcpu, round++));
+	return end_emulation(vcpu, r, due_traps(vcpu, tf));
+}
+
 /* The length of the instruction at RIP, 0 where that fails; *emu has it decoded. Own thread. */
 static unsigned int decode_at_rip(struct mkvm_vcpu *vcpu, struct mkvm_emu **emu)
 {
@@ -580,6 +685,7 @@ static unsigned int decode_at_rip(struct mkvm_vcpu *vcpu, struct mkvm_emu **emu)
 
 	*emu = emu_init(vcpu);
 	(*emu)->insn_len = 0;
+	(*emu)->patient = true;		/* the instruction was done already */
 	len = mkvm_insn_length(*emu);
 	srcu_read_unlock(&vcpu->vm->srcu, idx);
 	return len;
@@ -630,6 +736,19 @@ enum mkvm_insn mkvm_insn_at_rip(struct mkvm_vcpu *vcpu, u8 *vector)
 	return MKVM_INSN_OTHER;
 }
 
+static unsigned int bytes_in(u32 opcode)
+{
+	return DIV_ROUND_UP(fls(opcode), 8);
+}
+
+/* Are these, the first in the lowest bits, the last bytes of an instruction? */
+static bool ends_with(const u8 *insn, unsigned int len, u32 opcode)
+{
+	unsigned int n = bytes_in(opcode);
+
+	return len >= n && !memcmp(insn + len - n, &opcode, n);
+}
+
 /*
  * RIP past an intercepted instruction when the CPU does not say how long it is.
  * Return: 1, or as handle_exit when that failed.
@@ -637,8 +756,12 @@ enum mkvm_insn mkvm_insn_at_rip(struct mkvm_vcpu *vcpu, u8 *vector)
 int mkvm_skip_by_decoding(struct mkvm_vcpu *vcpu)
 {
 	struct mkvm_emu *emu;
-	unsigned int len = decode_at_rip(vcpu, &emu);
+	unsigned int len;
 
+	mkvm_test_point(MKVM_POINT_SKIP);
+	len = decode_at_rip(vcpu, &emu);
+	if (vcpu->intercepted && !ends_with(emu->insn, len, vcpu->intercepted))
+		len = bytes_in(vcpu->intercepted);	/* other code is there by now; a prefix it had is run as one */
 	if (!len)
 		return mkvm_emulation_failed(vcpu, emu);
 	vcpu->rip += len;

@@ -354,8 +354,7 @@ int mkvm_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host)
 	case MSR_TSC_AUX:
 		if (val >> 32)
 			return 1;
-		vcpu->tsc_aux = val;
-		return mkvm_hw->set_msr(vcpu, index, val);
+		return mkvm_hw->set_msr(vcpu, index, val);	/* and vcpu->tsc_aux */
 	case MSR_IA32_CR_PAT:
 		if (!pat_valid(val))
 			return 1;

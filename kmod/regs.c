@@ -173,6 +173,12 @@ static int cr4_write(struct mkvm_vcpu *vcpu, u64 val)
 	return 0;
 }
 
+/* EFER bits that the CPU below can have: others would fail the entry. */
+u64 mkvm_efer_known(void)
+{
+	return EFER_SCE | EFER_LME | EFER_LMA | EFER_NX | (boot_cpu_has(X86_FEATURE_FXSR_OPT) ? EFER_FFXSR : 0);
+}
+
 /*
  * mkvm_cr_write - the guest writes an intercepted control register (0, 3, 4 or 8)
  *
@@ -194,12 +200,6 @@ int mkvm_cr_write(struct mkvm_vcpu *vcpu, int cr, u64 val)
 	default:
 		return 1;
 	}
-}
-
-/* EFER bits that the CPU below can have: others would fail the entry. */
-u64 mkvm_efer_known(void)
-{
-	return EFER_SCE | EFER_LME | EFER_LMA | EFER_NX | (boot_cpu_has(X86_FEATURE_FXSR_OPT) ? EFER_FFXSR : 0);
 }
 
 /* ---- segments and the rest of KVM_GET_SREGS ---- */

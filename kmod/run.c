@@ -129,14 +129,8 @@ int mkvm_exit_triple_fault(struct mkvm_vcpu *vcpu)
 	return exit_shutdown(vcpu);
 }
 
-/*
- * mkvm_skip_instruction - RIP goes past the instruction that was intercepted
- *
- * Also what else the end of an instruction does: the interrupt shadow ends, RF is
- * cleared, and TF traps. Return: 1, or 0 with an exit to userspace if the length is not
- * to be found out (AMD APM vol. 2, "Single Stepping").
- */
-int mkvm_skip_instruction(struct mkvm_vcpu *vcpu)
+/* traps: breakpoints that the instruction has met, as in DR6. Return: as mkvm_skip_instruction. */
+static int skip(struct mkvm_vcpu *vcpu, u32 traps)
 {
 	if (vcpu->next_rip) {
 		vcpu->rip = vcpu->next_rip;
@@ -147,20 +141,28 @@ int mkvm_skip_instruction(struct mkvm_vcpu *vcpu)
 		if (r <= 0)
 			return r;
 	}
-	mkvm_end_instruction(vcpu);
+	mkvm_end_instruction(vcpu, traps | (vcpu->rflags & X86_EFLAGS_TF ? DR_STEP : 0));
 	return 1;
 }
 
-void mkvm_end_instruction(struct mkvm_vcpu *vcpu)
+/*
+ * mkvm_skip_instruction - RIP goes past the instruction that was intercepted
+ *
+ * Also what else the end of an instruction does: the interrupt shadow ends, RF is
+ * cleared, and TF traps. Return: 1, or 0 with an exit to userspace if the length is not
+ * to be found out (AMD APM vol. 2, "Single Stepping").
+ */
+int mkvm_skip_instruction(struct mkvm_vcpu *vcpu)
+{
+	return skip(vcpu, 0);
+}
+
+/* An instruction has ended outside of the guest, RIP is behind it. traps: for mkvm_debug_trap. */
+void mkvm_end_instruction(struct mkvm_vcpu *vcpu, u32 traps)
 {
 	mkvm_hw->set_shadow(vcpu, 0);
 	vcpu->rflags &= ~X86_EFLAGS_RF;
-	if (unlikely(vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP))
-		vcpu->debug.stepped = true;
-	if (unlikely(vcpu->rflags & X86_EFLAGS_TF)) {
-		mkvm_hw->set_dr(vcpu, 6, mkvm_hw->get_dr(vcpu, 6) | DR_STEP);
-		mkvm_queue_exception(vcpu, X86_TRAP_DB, false, 0);
-	}
+	mkvm_debug_trap(vcpu, traps);
 }
 
 /* The vCPU is in HLT, with RIP behind it. Return: as handle_exit. */
@@ -181,7 +183,9 @@ int mkvm_exit_halt(struct mkvm_vcpu *vcpu)
 	int r = mkvm_skip_instruction(vcpu);
 
 	vcpu->stats[MKVM_STAT_HALT_EXITS]++;
-	return r > 0 ? mkvm_halt(vcpu) : r;
+	if (r <= 0 || vcpu->exception.type)	/* a trap behind HLT ends it at once */
+		return r;
+	return mkvm_halt(vcpu);
 }
 
 static noinline bool in_user_mode(struct mkvm_vcpu *vcpu)
@@ -271,6 +275,16 @@ int mkvm_exit_hypercall(struct mkvm_vcpu *vcpu)
 
 /* ---- port I/O: one element; strings go through the emulator ---- */
 
+/* The end of an access to ports, with the breakpoints that watch them. Return: as mkvm_skip_instruction. */
+static int skip_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size)
+{
+	u32 traps = 0;
+
+	if (unlikely(mkvm_watching(vcpu)))
+		traps = mkvm_breakpoints_met(vcpu, MKVM_WATCH_PORT, port, size);
+	return skip(vcpu, traps);
+}
+
 static void pio_in_done(struct mkvm_vcpu *vcpu, unsigned int size, u32 val)
 {
 	if (size == 4)
@@ -293,7 +307,7 @@ static int complete_pio(struct mkvm_vcpu *vcpu)
 		memcpy(&val, (void *)vcpu->run + MKVM_PIO_PAGE_OFFSET * PAGE_SIZE, vcpu->pio.size);
 		pio_in_done(vcpu, vcpu->pio.size, val);
 	}
-	r = mkvm_skip_instruction(vcpu);
+	r = skip_pio(vcpu, vcpu->pio.port, vcpu->pio.size);
 	/* The device may have raised it: the handler learns of the instruction and may have it run again. */
 	if (r > 0 && unlikely(READ_ONCE(vcpu->pending) & BIT(MKVM_PEND_SMI)))
 		mkvm_accept_smi(vcpu, vcpu->pio.port << 16 | vcpu->pio.size << 4 | MKVM_SMM_IO_VALID |
@@ -315,7 +329,7 @@ int mkvm_exit_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size, bool in)
 		mkvm_trace_event(pio, vcpu, port, size, !in, val, "kernel");
 		if (in)
 			pio_in_done(vcpu, size, val);
-		return mkvm_skip_instruction(vcpu);
+		return skip_pio(vcpu, port, size);
 	}
 	mkvm_trace_event(pio, vcpu, port, size, !in, val, "user");
 	run->exit_reason = KVM_EXIT_IO;
@@ -373,8 +387,8 @@ static int tdp_fault_locked(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fe
 		return 1;
 	if (unlikely(vcpu->vectoring))
 		return exit_delivery_failed(vcpu, gpa);
-	/* Where the CPU says how long the instruction is, a doorbell needs no look at it. */
-	if (write && vcpu->next_rip && mkvm_fast_mmio(vcpu, gpa)) {
+	/* Where the CPU says how long the instruction is, a doorbell needs no look at it, unless it is watched. */
+	if (write && vcpu->next_rip && !mkvm_watching(vcpu) && mkvm_fast_mmio(vcpu, gpa)) {
 		mkvm_trace_event(mmio, vcpu, gpa, 0, true, 0, "kernel");
 		return mkvm_skip_instruction(vcpu);
 	}
@@ -430,11 +444,18 @@ int mkvm_exit_walk_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
 	return mkvm_hw->set_soft_tlb ? mkvm_soft_begin(vcpu) : mkvm_exit_tdp_fault(vcpu, gpa, write, true);
 }
 
-/* Other intercepts that need the emulator: string I/O, control and debug registers. */
-int mkvm_exit_emulate(struct mkvm_vcpu *vcpu)
+/*
+ * mkvm_exit_emulate - other intercepts that need the emulator: string I/O, control and debug registers
+ *
+ * What the CPU has intercepted it has checked, too: nothing else is run. Context and return: as
+ * mkvm_exit_tdp_fault.
+ */
+int mkvm_exit_emulate(struct mkvm_vcpu *vcpu, enum mkvm_intercept what, unsigned int number)
 {
 	int idx = srcu_read_lock(&vcpu->vm->srcu), r;
 
+	vcpu->intercept.what = what;
+	vcpu->intercept.number = number;
 	vcpu->insn_len = 0;
 	vcpu->stats[MKVM_STAT_INSN_EMULATION]++;
 	r = mkvm_emulate_exit(vcpu, MKVM_BY_INTERCEPT);
@@ -559,7 +580,8 @@ static int enter_guest(struct mkvm_vcpu *vcpu)
 	preempt_enable();
 	if (unlikely(vcpu->exit_soon) && vcpu->event.type == MKVM_EV_NONE) {
 		vcpu->exit_soon = false;
-		vcpu->debug.stepped = vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP;
+		if (vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP)
+			vcpu->debug.traps = DR_STEP;
 	}
 	if (unlikely(vcpu->overlay_root))
 		mkvm_overlay_end(vcpu);
@@ -631,8 +653,8 @@ static int vcpu_loop(struct mkvm_vcpu *vcpu)
 			mkvm_accept_smi(vcpu, 0);
 		if (unlikely(vcpu->triple_fault))
 			return exit_shutdown(vcpu);
-		if (unlikely(vcpu->debug.stepped))
-			return mkvm_exit_debug(vcpu, X86_TRAP_DB, DR6_RESERVED | DR_STEP);
+		if (unlikely(vcpu->debug.traps))
+			return mkvm_exit_debug(vcpu, X86_TRAP_DB, DR6_RESERVED | vcpu->debug.traps);
 		if (likely(vcpu->mp_state == KVM_MP_STATE_RUNNABLE))
 			r = enter_guest(vcpu);
 		else

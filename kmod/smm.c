@@ -348,8 +348,9 @@ static void set_entry_state(struct mkvm_vcpu *vcpu, struct kvm_sregs *s)
  * Otherwise it stays pending: in SMM until RSM, while an event is being delivered until it
  * is, before the SIPI until that has come; and an INIT that waits as well is taken first
  * (AMD APM vol. 2, "Priorities"). Nothing but its being taken, and KVM_SET_VCPU_EVENTS, ends
- * it: firmware sends an SMI to a processor that it then starts by INIT and SIPI. A vCPU without memory to save its state in shuts
- * down. Context: own thread, may sleep.
+ * it: firmware sends an SMI to a processor that it then starts by INIT and SIPI.
+ *
+ * A vCPU without memory to save its state in shuts down. Context: own thread, may sleep.
  */
 void mkvm_accept_smi(struct mkvm_vcpu *vcpu, u32 io)
 {

@@ -327,7 +327,7 @@ int mkvm_exit_soft_fault(struct mkvm_vcpu *vcpu, u64 la, u32 error)
 	case MKVM_EMU_FAULT:
 		mkvm_queue_page_fault(vcpu, la, t.error);
 		break;
-	case MKVM_EMU_AGAIN:
+	case MKVM_EMU_RETRY:
 		break;
 	default:
 		r = -EFAULT;

@@ -17,7 +17,7 @@ module_param_array(test_held, int, NULL, 0400);
 /* Spins: a caller may be in a state in which it must not sleep. */
 void mkvm_test_point(enum mkvm_test_point point)
 {
-	u64 end = ktime_get_ns() + 2 * NSEC_PER_SEC;
+	u64 end = ktime_get_ns() + 10 * NSEC_PER_SEC;
 
 	if (!READ_ONCE(test_hold[point]))
 		return;

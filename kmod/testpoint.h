@@ -3,7 +3,7 @@
  * testpoint.h - places where a test can hold a vCPU's thread, to make a race certain.
  *
  * Compiled in by MKVM_TEST_POINTS=y alone (kmod/Kbuild). The module's parameter
- * test_hold holds whoever comes to point n while its n-th number is not 0, for two
+ * test_hold holds whoever comes to point n while its n-th number is not 0, for ten
  * seconds at most; test_held counts those who came.
  *
  * Read next: testpoint.c, selftests/testpoints.c.
@@ -14,6 +14,10 @@
 enum mkvm_test_point {
 	MKVM_POINT_HLT,		/* HLT is decoded, mp_state not yet HALTED */
 	MKVM_POINT_BLOCK,	/* found nothing to run for, not yet asleep */
+	MKVM_POINT_EMULATE,	/* an instruction is to be emulated, its bytes not yet fetched */
+	MKVM_POINT_WALK,	/* an entry of the guest's page tables was read, its A or D bit not yet set */
+	MKVM_POINT_SKIP,	/* an intercepted instruction was done, its length not yet looked up */
+	MKVM_POINT_LOADED_MSR,	/* a register's value is noted as the guest's, not yet in the CPU */
 	MKVM_NR_POINTS,
 };
 

@@ -343,7 +343,7 @@ void mkvm_vcpu_reset(struct mkvm_vcpu *vcpu, bool init)
 	vcpu->triple_fault = false;
 	vcpu->complete = NULL;
 	mkvm_forget_io(vcpu);
-	vcpu->debug.stepped = false;
+	vcpu->debug.traps = 0;
 	vcpu->user_vector = -1;
 	vcpu->rip = 0xfff0;
 	vcpu->rflags = X86_EFLAGS_FIXED;

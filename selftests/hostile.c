@@ -519,3 +519,193 @@ TEST(mp_states_of_any_number)
 	}
 	end_sweep();
 }
+
+/* KVM_RUN with registers in kvm_run: the same three structures by another way. */
+TEST_LIMIT(registers_in_kvm_run_of_any_value, 300)
+{
+	static const u64 words[] = { ~0ull, 1ull << 63, 1ull << 47, 1ull << 32, 0 };
+	struct kvm_sync_regs *sync;
+	struct vcpu *vcpu;
+
+	NEED_CAP(KVM_CAP_SYNC_REGS);
+	vcpu = start_sweep(VM_IRQCHIP);
+	sync = &vcpu->run->s.regs;
+	for (size_t at = 0; at + 8 <= sizeof(*sync); at += 8) {
+		for (size_t i = 0; i < sizeof(words) / 8; i++) {
+			ktap_about("word at 0x%zx: 0x%llx", at, (unsigned long long)words[i]);
+			sync->regs = good.regs;
+			sync->sregs = good.sregs;
+			sync->events = good.events;
+			memcpy((u8 *)sync + at, &words[i], 8);
+			vcpu->run->kvm_dirty_regs = KVM_SYNC_X86_VALID_FIELDS;
+			vcpu->run->kvm_valid_regs = i & 1 ? KVM_SYNC_X86_VALID_FIELDS : 0;
+			run_a_moment(vcpu);
+			put_state_back(vcpu);
+		}
+	}
+	end_sweep();
+}
+
+/* ---- MSRs ---- */
+
+static bool goes_on_by_itself(u32 msr)
+{
+	return msr == MSR_TSC || msr == MSR_TSC_DEADLINE || msr == 0x3b;	/* TSC_ADJUST */
+}
+
+static void try_msr(struct vcpu *vcpu, u32 msr)
+{
+	static const u64 values[] = {
+		~0ull, 1ull << 63, 1ull << 47, 0xffff7fffffffffff, 1ull << 32, 0xffffffff, 0x80000000, 0xff, 1, 0,
+	};
+	struct msr_list list = { .nmsrs = 1, .entries[0].index = msr };
+	u64 was;
+
+	if (ioctl(vcpu->fd, KVM_GET_MSRS, &list) != 1)
+		return;
+	was = list.entries[0].data;
+	for (size_t i = 0; i < sizeof(values) / 8; i++) {
+		ktap_about("MSR 0x%x = 0x%llx", msr, (unsigned long long)values[i]);
+		if (vcpu_set_msr(vcpu, msr, values[i]) != 1) {
+			refused++;
+			if (!goes_on_by_itself(msr))
+				ASSERT_EQ(was, vcpu_get_msr(vcpu, msr));
+			continue;
+		}
+		taken++;
+		run_a_moment(vcpu);
+		ASSERT_EQ(1, vcpu_set_msr(vcpu, msr, was));
+		put_state_back(vcpu);
+	}
+}
+
+/* Those that are listed, and those that are the CPU's own or the local APIC's. */
+TEST_LIMIT(msrs_of_any_value, 300)
+{
+	static const u32 others[] = {
+		MSR_APICBASE, MSR_EFER, 0xc0000100, 0xc0000101, 0x1d9, 0x179, 0x48, 0x49, 0x140, 0x17a, 0x79, 0xc0010010,
+	};
+	struct vcpu *vcpu = start_sweep(VM_IRQCHIP);
+	struct {
+		u32 nmsrs, index[256];
+	} list = { .nmsrs = 256 };
+
+	ASSERT_OK(ioctl(device_fd(), KVM_GET_MSR_INDEX_LIST, &list));
+	for (u32 i = 0; i < list.nmsrs; i++)
+		try_msr(vcpu, list.index[i]);
+	for (u32 i = 0; i < sizeof(others) / 4; i++)
+		try_msr(vcpu, others[i]);
+	for (u32 i = 0; i < 0x40; i++)
+		try_msr(vcpu, MSR_X2APIC + i);
+	for (u32 bank = 0; bank < 4 * 33; bank++)
+		try_msr(vcpu, 0x400 + bank);
+	end_sweep();
+}
+
+/* ---- what a VM is given ---- */
+
+static struct kvm_irqchip chip_good;
+static struct kvm_pit_state2 pit_good;
+
+/* KVM_SET of size bytes of *state, one of whose words or bytes is what no chip has. */
+static void sweep_vm(struct vcpu *vcpu, unsigned long get, unsigned long set, const void *state, size_t from, size_t size)
+{
+	static const u8 bytes[] = { 0xff, 0x80, 0x10, 0x04, 0x01 };
+	static u8 bad_bytes[1024], seen[1024], again[1024];
+	int fd = vcpu->vm->fd;
+
+	for (size_t at = from; at < size; at++) {
+		for (size_t i = 0; i < sizeof(bytes); i++) {
+			ktap_about("byte at 0x%zx ^ 0x%x", at, bytes[i]);
+			memcpy(bad_bytes, state, size);
+			bad_bytes[at] ^= bytes[i];
+			memcpy(seen, state, from);
+			memcpy(again, state, from);
+			ASSERT_OK(ioctl(fd, get, seen));
+			if (ioctl(fd, set, bad_bytes) < 0) {
+				ASSERT_EQ(EINVAL, errno);
+				ASSERT_OK(ioctl(fd, get, again));
+				ASSERT_EQ(0, memcmp(seen, again, size));
+				refused++;
+				continue;
+			}
+			taken++;
+			run_a_moment(vcpu);
+			ASSERT_OK(ioctl(fd, set, state));
+			put_state_back(vcpu);
+		}
+	}
+}
+
+TEST_LIMIT(interrupt_controllers_of_any_state, 300)
+{
+	static const size_t sizes[] = { sizeof(struct kvm_pic_state), sizeof(struct kvm_pic_state), sizeof(struct kvm_ioapic_state) };
+	struct vcpu *vcpu = start_sweep(VM_IRQCHIP);
+
+	for (u32 chip = 0; chip < 3; chip++) {
+		chip_good = (struct kvm_irqchip){ .chip_id = chip };
+		ASSERT_OK(ioctl(vcpu->vm->fd, KVM_GET_IRQCHIP, &chip_good));
+		sweep_vm(vcpu, KVM_GET_IRQCHIP, KVM_SET_IRQCHIP, &chip_good, offsetof(struct kvm_irqchip, chip),
+			 offsetof(struct kvm_irqchip, chip) + sizes[chip]);
+	}
+	end_sweep();
+}
+
+TEST_LIMIT(timers_of_any_state, 300)
+{
+	struct vcpu *vcpu = start_sweep(VM_IRQCHIP | VM_PIT);
+
+	ASSERT_OK(ioctl(vcpu->vm->fd, KVM_GET_PIT2, &pit_good));
+	sweep_vm(vcpu, KVM_GET_PIT2, KVM_SET_PIT2, &pit_good, 0, sizeof(pit_good));
+	end_sweep();
+}
+
+/* ---- what is set and not got ---- */
+
+TEST_LIMIT(breakpoints_of_any_value, 120)
+{
+	static const u64 words[] = { ~0ull, 1ull << 63, 1ull << 47, 0xffff7fffffffffff, 1ull << 32, 0xffffffff, 0x2000 };
+	struct vcpu *vcpu;
+
+	NEED_CAP(KVM_CAP_SET_GUEST_DEBUG);
+	vcpu = start_sweep(0);
+	for (u32 reg = 0; reg < 8; reg++) {
+		for (size_t i = 0; i < sizeof(words) / 8; i++) {
+			struct kvm_guest_debug debug = { .control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP };
+
+			ktap_about("DR%u = 0x%llx", reg, (unsigned long long)words[i]);
+			debug.arch.debugreg[7] = 0x4ff;
+			debug.arch.debugreg[reg] = words[i];
+			if (ioctl(vcpu->fd, KVM_SET_GUEST_DEBUG, &debug) < 0) {
+				ASSERT_EQ(EINVAL, errno);
+				continue;
+			}
+			run_a_moment(vcpu);
+			memset(&debug, 0, sizeof(debug));
+			ASSERT_OK(ioctl(vcpu->fd, KVM_SET_GUEST_DEBUG, &debug));
+			put_state_back(vcpu);
+		}
+	}
+	end_sweep();
+}
+
+TEST(machine_checks_and_vectors_of_any_number)
+{
+	struct vcpu *vcpu = start_sweep(0);
+
+	for (u32 i = 0; i < 300; i++) {
+		struct kvm_x86_mce mce = { .status = 1ull << 63, .bank = i };
+		struct kvm_interrupt irq = { .irq = i < 280 ? i : 1u << (i & 31) };
+
+		ktap_about("number %u", i);
+		if (i < 256 && ioctl(vcpu->fd, KVM_X86_SET_MCE, &mce) < 0)
+			ASSERT_EQ(EINVAL, errno);
+		if (ioctl(vcpu->fd, KVM_INTERRUPT, &irq) < 0)
+			ASSERT_EQ(EINVAL, errno);
+		else
+			ASSERT_LT(irq.irq, 256);
+		run_a_moment(vcpu);
+		put_state_back(vcpu);
+	}
+	end_sweep();
+}

@@ -567,6 +567,88 @@ TEST(eventfds_outlive_the_vm_and_the_vm_eventfds)
 	assign_resample(vm, GSI, fd2, done);
 }
 
+/* --- One eventfd, two machines --- */
+
+TEST(an_eventfd_raises_one_gsi_of_one_vm)
+{
+	struct vm *vm, *other;
+	struct vcpu *vcpu = start_guest(&vm, 0);
+	int fd = new_eventfd(), copy = dup(fd);
+
+	if (is_linux_kvm())
+		SKIP("Linux KVM took a second VM for long, and then only one of them hears the signals");
+	other = vm_create(VM_IRQCHIP);
+	assign(vm, GSI, fd);
+	/* Under whatever number, and for whatever kind. */
+	EXPECT_ERRNO(EBUSY, irqfd(other, 0, GSI, fd, 0));
+	EXPECT_ERRNO(EBUSY, irqfd(other, 0, GSI + 1, copy, 0));
+	EXPECT_ERRNO(EBUSY, irqfd(other, KVM_IRQFD_FLAG_RESAMPLE, GSI, fd, new_eventfd()));
+	EXPECT_ERRNO(EBUSY, irqfd(vm, 0, GSI + 1, copy, 0));
+	/* The one that has it hears of each signal, and takes it. */
+	for (int i = 0; i < 3; i++) {
+		signal_edge(vcpu, fd);
+		expect_irqs(vcpu, VECTOR + GSI, 1);
+	}
+	EXPECT_EQ(0, take_count(fd));
+	/* Nobody else can take it away. */
+	EXPECT_OK(irqfd(other, KVM_IRQFD_FLAG_DEASSIGN, GSI, fd, 0));
+	EXPECT_ERRNO(EBUSY, irqfd(other, 0, GSI, fd, 0));
+	signal_edge(vcpu, fd);
+	expect_irqs(vcpu, VECTOR + GSI, 1);
+	/* Given back it is free, and so it is when its VM has gone. */
+	deassign(vm, GSI, fd);
+	assign(other, GSI, fd);
+	EXPECT_ERRNO(EBUSY, irqfd(vm, 0, GSI, fd, 0));
+	signal_fd(fd);
+	expect_irqs(vcpu, 0, 0);
+	close(other->fd);
+	assign(vm, GSI, fd);
+	signal_edge(vcpu, fd);
+	expect_irqs(vcpu, VECTOR + GSI, 1);
+}
+
+static struct vm *rivals[2];
+static volatile u32 rounds_begun, assigned;
+static u32 rounds_seen[2];
+static int rival_fd;
+
+static void *assign_at_once(void *arg)
+{
+	u32 me = (u64)arg;
+
+	for (;;) {
+		while (rounds_begun == rounds_seen[me])
+			;
+		if (!irqfd(rivals[me], 0, GSI, rival_fd, 0))
+			__atomic_fetch_or(&assigned, 1u << me, __ATOMIC_SEQ_CST);
+		__atomic_fetch_add(&rounds_seen[me], 1, __ATOMIC_SEQ_CST);
+	}
+	return NULL;
+}
+
+/* The first one has it, whichever that is. */
+TEST(of_two_vms_that_want_an_eventfd_at_once_one_gets_it)
+{
+	pthread_t thread[2];
+
+	NEED_CAP(KVM_CAP_IRQFD);
+	if (is_linux_kvm())
+		SKIP("Linux KVM gave it to both for long");
+	rival_fd = new_eventfd();
+	for (u64 i = 0; i < 2; i++) {
+		rivals[i] = vm_create(VM_IRQCHIP);
+		ASSERT_EQ(0, pthread_create(&thread[i], NULL, assign_at_once, (void *)i));
+	}
+	for (u32 round = 1; round <= 200; round++) {
+		assigned = 0;
+		rounds_begun = round;
+		for (int i = 0; i < 2; i++)
+			WAIT_FOR(__atomic_load_n(&rounds_seen[i], __ATOMIC_SEQ_CST) == round);
+		ASSERT_TRUE(assigned == 1 || assigned == 2);
+		deassign(rivals[assigned == 2], GSI, rival_fd);
+	}
+}
+
 /* --- Changes of routing --- */
 
 TEST(a_new_route_frees_the_old_pin_and_asks_again)

@@ -24,7 +24,7 @@
 struct row {
 	const char *name;
 	u64 (*get)(struct vcpu *vcpu, u32 arg);
-	void (*set)(struct vcpu *vcpu, u32 arg, u64 value);	/* NULL: long mode has another value */
+	void (*set)(struct vcpu *vcpu, u32 arg, u64 value);	/* NULL: long mode's is another */
 	u32 arg;
 	u64 created, dirty;
 	enum { CREATED, KEPT, INIT_HAS } after_init;
@@ -79,7 +79,8 @@ static void set_limit(struct vcpu *vcpu, u32 offset, u64 value)
 }
 
 /* A segment but for its base: selector, limit in KiB and bytes, type, S, DPL, P. */
-#define SEG(selector, limit, type, s) ((selector) | (u64)(limit) << 16 | (u64)(type) << 48 | (u64)(s) << 52 | 1ull << 56)
+#define SEG(selector, limit, type, s) ((selector) | (u64)(limit) << 16 | (u64)(type) << 48 | \
+				       (u64)(s) << 52 | 1ull << 56)
 
 static u64 get_segment(struct vcpu *vcpu, u32 offset)
 {
@@ -214,7 +215,8 @@ static void set_event(struct vcpu *vcpu, u32 offset, u64 value)
 	*((u8 *)&events + offset) = value;
 	events.interrupt.nr = 0x55;
 	events.exception.nr = VEC_GP;
-	events.flags |= KVM_VCPUEVENT_VALID_SMM | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_NMI_PENDING;
+	events.flags |= KVM_VCPUEVENT_VALID_SMM | KVM_VCPUEVENT_VALID_SHADOW |
+			KVM_VCPUEVENT_VALID_NMI_PENDING;
 	ASSERT_OK(ioctl(vcpu->fd, KVM_SET_VCPU_EVENTS, &events));
 }
 
@@ -321,14 +323,16 @@ static const struct row rows[] = {
 	{ MSR("TSC_DEADLINE", MSR_TSC_DEADLINE), 0, 1ull << 62, CREATED, NONE },
 	{ "exception raised", get_event, set_event, EVENT(exception.injected), 0, 1, CREATED, NONE },
 	{ "interrupt in delivery", get_event, set_event, EVENT(interrupt.injected), 0, 1, CREATED, NONE },
-	{ "interrupt shadow", get_event, set_event, EVENT(interrupt.shadow), 0, KVM_X86_SHADOW_INT_STI, CREATED, NONE },
+	{ "interrupt shadow", get_event, set_event, EVENT(interrupt.shadow), 0, KVM_X86_SHADOW_INT_STI,
+	  CREATED, NONE },
 	{ "NMI pending", get_event, set_event, EVENT(nmi.pending), 0, 1, CREATED, NONE },
 	{ "NMIs masked", get_event, set_event, EVENT(nmi.masked), 0, 1, CREATED, NONE },
 	{ "SMI pending", get_event, set_event, EVENT(smi.pending), 0, 1, KEPT, 0,
 	  "it drops an SMI that userspace has seen" },
 	{ "triple fault", get_event, set_event, EVENT(triple_fault.pending), 0, 1, CREATED, 0,
 	  "it keeps that request" },
-	{ "mp_state", get_mp_state, NULL, 0, KVM_MP_STATE_UNINITIALIZED, 0, INIT_HAS, KVM_MP_STATE_INIT_RECEIVED, NULL },
+	{ "mp_state", get_mp_state, NULL, 0, KVM_MP_STATE_UNINITIALIZED, 0,
+	  INIT_HAS, KVM_MP_STATE_INIT_RECEIVED, NULL },
 };
 
 #define NR_ROWS (sizeof(rows) / sizeof(rows[0]))
@@ -473,7 +477,8 @@ TEST(a_sipi_sets_cs_rip_and_mp_state_alone)
 TEST(set_mp_state_changes_nothing_else)
 {
 	static const u32 states[] = {
-		KVM_MP_STATE_HALTED, KVM_MP_STATE_UNINITIALIZED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_RUNNABLE,
+		KVM_MP_STATE_HALTED, KVM_MP_STATE_UNINITIALIZED, KVM_MP_STATE_INIT_RECEIVED,
+		KVM_MP_STATE_RUNNABLE,
 	};
 	u64 before[NR_ROWS], after[NR_ROWS];
 	struct vcpu *ap = create_ap();

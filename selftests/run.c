@@ -601,6 +601,42 @@ TEST(mmio_across_a_page_border_is_split_and_joined)
 	EXPECT_EQ(0xdd, bytes[3]);
 }
 
+/* The carry goes from one half to the other. */
+static void add_across(u64 addr)
+{
+	u64 old = 1;
+
+	asm volatile("lock; xaddl %k0, (%1)" : "+r"(old) : "r"(addr) : "memory", "cc");
+	mmio_seen[0] = old;
+}
+
+/* Four bytes at addr, of which half is memory and half is not. */
+static void check_add_across(u64 addr, u16 device_read, u16 device_written, u16 memory_before, u16 memory_after)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_add(vm, add_across, addr);
+	bool device_first = addr < TEST_GPA;
+	u8 *memory = vm_add_memory(vm, SLOT_TEST, 0, TEST_GPA, PAGE_SIZE);
+	u8 *half = memory + (device_first ? 0 : PAGE_SIZE - 2);
+	u64 gpa = device_first ? addr : TEST_GPA + PAGE_SIZE;
+	u16 written = 0;
+
+	memcpy(half, &memory_before, 2);
+	serve_split(vcpu, gpa, (u8 *)&device_read, 2, false);
+	serve_split(vcpu, gpa, (u8 *)&written, 2, true);
+	vcpu_run_to_done(vcpu);
+	EXPECT_EQ(device_written, written);
+	EXPECT_EQ(memory_after, *(u16 *)half);
+	EXPECT_EQ(device_first ? device_read | (u32)memory_before << 16 : memory_before | (u32)device_read << 16,
+		  mmio_seen[0]);
+}
+
+TEST(an_access_across_the_border_of_memory_changes_each_half_once)
+{
+	check_add_across(TEST_GPA + PAGE_SIZE - 2, 0x41, 0x42, 0xffff, 0);
+	check_add_across(TEST_GPA - 2, 0xffff, 0, 0x41, 0x42);
+}
+
 static void mmio_rmw(u64 arg)
 {
 	u64 flags;

@@ -892,6 +892,7 @@ TEST(init_in_smm_is_latched_and_sipi_is_dropped)
 enum { END, SMI, SMI_BY_MSI, INIT, SIPI, MP_STATE, EVENTS, LAPIC };
 
 #define AP_PAGE 0xb
+#define NOTED "Linux KVM drops by INIT an SMI that it has noted in its way to the guest"
 
 CODE_BLOB(ap_halts, 16,
 	  "outb %al, $0x64\n"
@@ -944,7 +945,25 @@ static void step(struct machine *m, struct vcpu *ap, int what)
 	}
 }
 
-/* Intel SDM vol. 3, "SMI": it is latched until it can be taken. OVMF starts a processor that was plugged in so. */
+static void expect_smi_first(const int orders[][8], u32 nr)
+{
+	for (u32 i = 0; i < nr; i++) {
+		struct machine m = machine_create();
+		struct vcpu *ap = add_ap(&m);
+
+		ktap_about("order %u", i);
+		for (u32 j = 0; orders[i][j]; j++)
+			step(&m, ap, orders[i][j]);
+		run_to_port(ap, SMM_PORT);
+		run_to_port(ap, AP_PORT);
+		EXPECT_EQ(0, events_of(ap).smi.pending);
+	}
+}
+
+/*
+ * Intel SDM vol. 3, "System Management Interrupt (SMI)": it is latched until it can be taken.
+ * OVMF starts a processor so that was plugged in.
+ */
 TEST(an_smi_before_the_sipi_is_taken_before_its_code)
 {
 	static const int orders[][8] = {
@@ -953,27 +972,23 @@ TEST(an_smi_before_the_sipi_is_taken_before_its_code)
 		{ INIT, MP_STATE, SMI, SIPI }, { SMI, INIT, MP_STATE, SIPI }, { SMI, MP_STATE, INIT, SIPI },
 		{ INIT, SMI, INIT, SIPI, SIPI }, { SMI, INIT, INIT, SIPI }, { SIPI, SMI, INIT, SIPI },
 		{ INIT, SMI, SIPI, MP_STATE }, { SMI, LAPIC, INIT, LAPIC, SIPI, LAPIC },
-		{ SMI, EVENTS, INIT, SIPI }, { SMI, INIT, EVENTS, SIPI }, { SMI, INIT, SIPI, EVENTS },
-		{ INIT, MP_STATE, SMI, EVENTS, SIPI }, { SMI, EVENTS, INIT, MP_STATE, EVENTS, SIPI, MP_STATE },
 		{ SMI, SMI, INIT, SMI_BY_MSI, SIPI },	/* they are one */
 	};
 
-	for (u32 i = 0; i < sizeof(orders) / sizeof(orders[0]); i++) {
-		struct machine m = machine_create();
-		struct vcpu *ap = add_ap(&m);
-		bool events = false;
+	expect_smi_first(orders, sizeof(orders) / sizeof(orders[0]));
+}
 
-		for (u32 j = 0; orders[i][j]; j++)
-			events |= orders[i][j] == EVENTS;
-		if (events && is_linux_kvm())
-			continue;	/* it refuses, or drops by INIT, an SMI that KVM_SET_VCPU_EVENTS brings */
-		ktap_about("order %u", i);
-		for (u32 j = 0; orders[i][j]; j++)
-			step(&m, ap, orders[i][j]);
-		run_to_port(ap, SMM_PORT);
-		run_to_port(ap, AP_PORT);
-		EXPECT_EQ(0, events_of(ap).smi.pending);
-	}
+TEST(an_smi_before_the_sipi_survives_events_that_are_written_back)
+{
+	static const int orders[][8] = {
+		{ SMI, EVENTS, INIT, SIPI }, { SMI, INIT, EVENTS, SIPI }, { SMI, INIT, SIPI, EVENTS },
+		{ INIT, MP_STATE, SMI, EVENTS, SIPI },
+		{ SMI, EVENTS, INIT, MP_STATE, EVENTS, SIPI, MP_STATE },
+	};
+
+	if (is_linux_kvm())
+		SKIP("Linux KVM drops it by INIT then, and refuses it in INIT_RECEIVED");
+	expect_smi_first(orders, sizeof(orders) / sizeof(orders[0]));
 }
 
 TEST(without_an_smi_the_sipis_code_comes_first)
@@ -1030,6 +1045,8 @@ TEST(an_init_that_came_with_an_smi_is_taken_before_it)
 	struct machine m = machine_create();
 	struct vcpu *ap = add_ap(&m);
 
+	if (is_linux_kvm())
+		SKIP(NOTED);
 	vcpu_set_real(ap, CODE_GPA);
 	run_to_port(ap, GUEST_PORT);
 	step(&m, ap, SMI);
@@ -1056,6 +1073,8 @@ TEST(no_smi_to_an_ap_inside_kvm_run_is_lost_to_init)
 	struct machine m = machine_create();
 	struct vcpu *ap = add_ap(&m);
 
+	if (is_linux_kvm())
+		SKIP(NOTED);
 	ap->on_exit = count_ports;
 	vcpu_start(ap);
 	for (u32 round = 1; round <= 100; round++) {

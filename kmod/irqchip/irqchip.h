@@ -172,7 +172,7 @@ bool mkvm_lapic_sw_enabled(struct mkvm_lapic *apic);				/* any context */
 u32 mkvm_lapic_arb_priority(struct mkvm_lapic *apic);				/* any context: for lowest priority */
 int mkvm_lapic_local_deliver(struct mkvm_lapic *apic, unsigned int lvt_reg);	/* any context: it fires */
 bool mkvm_lapic_accepts_pic(struct mkvm_lapic *apic);				/* any context: ExtINT gets through */
-void mkvm_lapic_lint0(struct mkvm_lapic *apic, unsigned int changes);		/* any context: MKVM_INT_* of its pin */
+void mkvm_lapic_lint0(struct mkvm_lapic *apic, unsigned int changes);		/* any context: MKVM_INT_* */
 int mkvm_lapic_pending(struct mkvm_lapic *apic);				/* own: highest IRR above PPR, or -1 */
 bool mkvm_lapic_unfinished(struct mkvm_lapic *apic, u8 vector);			/* any context: in IRR or ISR */
 int mkvm_lapic_highest_isr(struct mkvm_lapic *apic);				/* own: or -1 */
@@ -216,6 +216,6 @@ void mkvm_vcpu_post_sipi(struct mkvm_vcpu *vcpu, u8 vector);
 void mkvm_vcpu_tell_eoi(struct mkvm_vcpu *vcpu, u8 vector);	/* own thread: KVM_EXIT_IOAPIC_EOI */
 void mkvm_vcpu_tell_tpr(struct mkvm_vcpu *vcpu, bool write);	/* own thread: KVM_EXIT_TPR_ACCESS, if that is on */
 u64 mkvm_vcpu_tsc_offset(struct mkvm_vcpu *vcpu);		/* guest TSC = host TSC + offset */
-void mkvm_pic_output_changed(struct mkvm *vm, unsigned int changes);	/* MKVM_INT_*; called without pic->lock */
+void mkvm_pic_output_changed(struct mkvm *vm, unsigned int changes);	/* MKVM_INT_*; no lock held */
 
 #endif

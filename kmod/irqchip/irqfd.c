@@ -32,7 +32,8 @@ struct mkvm_irqfd {
 	struct eventfd_ctx *eventfd;
 	struct eventfd_ctx *resamplefd;		/* or NULL */
 	wait_queue_entry_t wait;		/* in the eventfd's queue */
-	poll_table poll;			/* only while it gets there */
+	poll_table poll;			/* only while it gets there, */
+	bool refused;				/* or does not */
 	bool closed;				/* set by irqfd_wake: nobody can signal any more */
 	struct list_head link;			/* in vm->irqfds, under vm->irq_lock */
 	struct list_head resample_link;		/* in vm->resamplers, if there is a resamplefd */
@@ -66,9 +67,37 @@ static int irqfd_wake(wait_queue_entry_t *wait, unsigned int mode, int sync, voi
 	return 1;	/* taken: nobody behind us in the queue needs to wake */
 }
 
+/*
+ * A signal is for one irqfd alone, which takes it: a second one of the same eventfd, of this VM or another, would
+ * hear nothing, or the first one would from now on. Newer kernels do not let it into the queue, either.
+ */
+static bool has_taker(const wait_queue_head_t *queue)
+{
+	const wait_queue_entry_t *wait;
+
+	list_for_each_entry(wait, &queue->head, entry)
+		if (wait->flags & WQ_FLAG_PRIORITY)
+			return true;
+	return false;
+}
+
+/* Into the eventfd's queue and the lists, in one step. Context: vm->irq_lock held. */
 static void irqfd_enqueue(struct file *file, wait_queue_head_t *queue, poll_table *poll)
 {
-	add_wait_queue_priority(queue, &container_of(poll, struct mkvm_irqfd, poll)->wait);
+	struct mkvm_irqfd *irqfd = container_of(poll, struct mkvm_irqfd, poll);
+	unsigned long flags;
+
+	lockdep_assert_held(&irqfd->vm->irq_lock);
+	spin_lock_irqsave(&queue->lock, flags);
+	irqfd->refused = has_taker(queue);
+	if (!irqfd->refused) {
+		list_add_tail(&irqfd->link, &irqfd->vm->irqfds);
+		if (irqfd->resamplefd)
+			list_add_tail_rcu(&irqfd->resample_link, &irqfd->vm->resamplers);
+		irqfd->wait.flags |= WQ_FLAG_EXCLUSIVE | WQ_FLAG_PRIORITY;
+		__add_wait_queue(queue, &irqfd->wait);
+	}
+	spin_unlock_irqrestore(&queue->lock, flags);
 }
 
 /* All that lead to the pin, or all: first each GSI goes low, then each resamplefd is signalled. */
@@ -165,22 +194,17 @@ static int irqfd_deassign(struct mkvm *vm, const struct kvm_irqfd *arg)
 	return 0;
 }
 
-/* Into the lists and the eventfd's queue. What was written before that counts. */
+/* What was written before that counts. */
 static int irqfd_add(struct mkvm_irqfd *irqfd, struct file *file)
 {
-	struct mkvm *vm = irqfd->vm;
-	struct mkvm_irqfd *other;
+	__poll_t events;
 
-	lockdep_assert_held(&vm->irq_lock);
-	list_for_each_entry(other, &vm->irqfds, link)
-		if (other->eventfd == irqfd->eventfd)
-			return -EBUSY;
-	list_add_tail(&irqfd->link, &vm->irqfds);
-	if (irqfd->resamplefd)
-		list_add_tail_rcu(&irqfd->resample_link, &vm->resamplers);
 	init_waitqueue_func_entry(&irqfd->wait, irqfd_wake);
 	init_poll_funcptr(&irqfd->poll, irqfd_enqueue);
-	if (vfs_poll(file, &irqfd->poll) & EPOLLIN)
+	events = vfs_poll(file, &irqfd->poll);
+	if (irqfd->refused)
+		return -EBUSY;
+	if (events & EPOLLIN)
 		irqfd_raise(irqfd);
 	return 0;
 }
@@ -220,8 +244,8 @@ out:
  *
  * Sleeps; takes vm->irq_lock. Taking away what is not there is no error, as in
  * Linux KVM. -EINVAL: no interrupt controllers, unknown flags, nonzero padding, a
- * GSI out of range, not an eventfd; -EBADF; -EBUSY: the eventfd is one already;
- * -ENOMEM.
+ * GSI out of range, not an eventfd; -EBADF; -EBUSY: the eventfd is one already,
+ * of this VM or another; -ENOMEM.
  */
 int mkvm_irqfd_ioctl(struct mkvm *vm, const struct kvm_irqfd *arg)
 {

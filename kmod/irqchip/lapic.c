@@ -237,7 +237,7 @@ void mkvm_lapic_ack(struct mkvm_lapic *apic, u8 vector)
 /* The trigger mode of a LINT pin counts in fixed mode alone. */
 static bool lapic_lint_is_level(u32 lvt)
 {
-	return (lvt & (APIC_LVT_LEVEL_TRIGGER | APIC_MODE_MASK)) == (APIC_LVT_LEVEL_TRIGGER | APIC_DM_FIXED);
+	return (lvt & APIC_LVT_LEVEL_TRIGGER) && (lvt & APIC_MODE_MASK) == APIC_DM_FIXED;
 }
 
 static void lapic_kick_if_requested(struct mkvm_lapic *apic)
@@ -316,7 +316,7 @@ int mkvm_lapic_accept(struct mkvm_lapic *apic, const struct mkvm_irq *irq)
 		mkvm_vcpu_post_sipi(vcpu, irq->vector);
 		return 1;
 	default:
-		/* ExtINT is taken over LINT0 alone (mkvm_lapic_accepts_pic), as with KVM; mode 3 is reserved */
+		/* ExtINT comes over LINT0 alone (mkvm_lapic_accepts_pic), as with KVM; mode 3 is reserved */
 		return MKVM_IRQ_IGNORED;
 	}
 }
@@ -351,7 +351,7 @@ int mkvm_lapic_local_deliver(struct mkvm_lapic *apic, unsigned int lvt_reg)
 	return mkvm_lapic_accept(apic, &irq);
 }
 
-/* Any context. A disabled APIC leaves LINT0 to the CPU as its INTR pin. ExtINT has no polarity here. */
+/* Any context. A disabled APIC leaves LINT0 to the CPU as its INTR pin. ExtINT has no polarity. */
 bool mkvm_lapic_accepts_pic(struct mkvm_lapic *apic)
 {
 	u32 lvt0 = lapic_get(apic, APIC_LVT0);
@@ -360,13 +360,14 @@ bool mkvm_lapic_accepts_pic(struct mkvm_lapic *apic)
 	       (!(lvt0 & APIC_LVT_MASKED) && (lvt0 & APIC_MODE_MASK) == APIC_DM_EXTINT);
 }
 
-/* Remote IRR of LINT0, LINT1: a level interrupt that was accepted and has seen no EOI. Any context. */
+/* Any context. Remote IRR of LINT0, LINT1: a level interrupt was accepted and has seen no EOI. */
 static u32 lapic_read_lint(struct mkvm_lapic *apic, u32 reg)
 {
 	u32 lvt = lapic_get(apic, reg);
 	u8 vector = lvt & APIC_VECTOR_MASK;
 
-	if (lapic_lint_is_level(lvt) && lapic_test(apic, APIC_TMR, vector) && mkvm_lapic_unfinished(apic, vector))
+	if (lapic_lint_is_level(lvt) && lapic_test(apic, APIC_TMR, vector) &&
+	    mkvm_lapic_unfinished(apic, vector))
 		lvt |= APIC_LVT_REMOTE_IRR;
 	return lvt;
 }
@@ -382,7 +383,7 @@ static void lapic_look_at_lint0(struct mkvm_lapic *apic)
 
 	if (!pic || !lapic_lint_is_level(lvt) || (lvt & APIC_LVT_MASKED))
 		return;
-	smp_mb();	/* the caller's change, then the look at the others': one of two callers sees both */
+	smp_mb();	/* one's own change, then the look at others': of two at once one sees both */
 	if (mkvm_pic_line(pic) != !!(lvt & APIC_INPUT_POLARITY) &&
 	    !(lapic_read_lint(apic, APIC_LVT0) & APIC_LVT_REMOTE_IRR))
 		mkvm_lapic_local_deliver(apic, APIC_LVT0);

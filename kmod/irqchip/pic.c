@@ -40,8 +40,8 @@ struct mkvm_pic {
 	u8 source[16];			/* lock: who holds the pin high, bit n is source n */
 	u16 pit_pins;			/* lock: pins that the PIT has driven */
 	u16 unended;			/* lock: pins that were acknowledged and whose end nobody was told */
-	bool output;			/* an acknowledge would find a request; written under lock, read without */
-	bool line;			/* INT as a line; written under lock, read without */
+	bool output;			/* an acknowledge would find a request; lock, read without */
+	bool line;			/* INT as a line; lock, read without */
 	u8 changes;			/* lock: MKVM_INT_*, to be told when the lock is free */
 };
 
@@ -60,7 +60,7 @@ static u8 chip_service(const struct kvm_pic_state *chip)
 	return chip->special_mask ? chip->isr & ~chip->imr : chip->isr;
 }
 
-/* Of these requests the one that the chip wants served, or -1: the highest, above all in service. */
+/* Of these requests the one that the chip wants served, or -1: the highest above all in service. */
 static int chip_choose(const struct mkvm_pic *pic, unsigned int nr, u8 request)
 {
 	const struct kvm_pic_state *chip = &pic->chip[nr];

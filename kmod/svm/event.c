@@ -161,6 +161,8 @@ void svm_guest_debug_changed(struct mkvm_vcpu *vcpu)
 	svm_intercept(svm, INTERCEPT_INTn, (vcpu->debug.control & KVM_GUESTDBG_USE_SW_BP) && on_tcg());
 	if (debugged && !svm->debugged) {
 		svm->guest_dr7 = *dr7;
+		svm->debugged = true;	/* first: from now on vcpu_load leaves dr_live alone */
+		barrier();
 		vcpu->dr_live = false;
 		svm_dr_intercepts(svm, true);
 	}

@@ -34,23 +34,36 @@ static int svm_exit_msr(struct mkvm_vcpu *vcpu)
 static int svm_exit_ioio(struct mkvm_vcpu *vcpu)
 {
 	struct vmcb_control_area *c = &to_svm(vcpu)->vmcb->control;
-	u32 info = c->exit_info_1;
+	u32 info = c->exit_info_1, size = (info & SVM_IOIO_SIZE_MASK) >> SVM_IOIO_SIZE_SHIFT;
 
 	vcpu->stats[MKVM_STAT_IO_EXITS]++;
 	if (info & SVM_IOIO_STR_MASK)
-		return mkvm_exit_emulate(vcpu);
+		return mkvm_exit_emulate(vcpu, info & SVM_IOIO_TYPE_MASK ? MKVM_INTERCEPT_INS : MKVM_INTERCEPT_OUTS, size);
 	vcpu->next_rip = c->exit_info_2;
-	return mkvm_exit_pio(vcpu, info >> 16, (info & SVM_IOIO_SIZE_MASK) >> SVM_IOIO_SIZE_SHIFT,
-			     info & SVM_IOIO_TYPE_MASK);
+	return mkvm_exit_pio(vcpu, info >> 16, size, info & SVM_IOIO_TYPE_MASK);
+}
+
+static int svm_exit_cr_write(struct mkvm_vcpu *vcpu)
+{
+	unsigned int cr = to_svm(vcpu)->vmcb->control.exit_code - SVM_EXIT_WRITE_CR0;
+
+	return mkvm_exit_emulate(vcpu, MKVM_INTERCEPT_SET_CR, cr);
+}
+
+/* Exits while soft_tlb.c does the walks; CLTS, and what changes TS and MP alone, do not. */
+static int svm_exit_cr0_write(struct mkvm_vcpu *vcpu)
+{
+	return mkvm_exit_emulate(vcpu, MKVM_INTERCEPT_SET_CR, 0);
 }
 
 /* The first access to a debug register: from now on DR0-3 are the guest's while it runs. */
 static int svm_exit_dr(struct mkvm_vcpu *vcpu)
 {
 	struct svm_vcpu *svm = to_svm(vcpu);
+	unsigned int n = svm->vmcb->control.exit_code - SVM_EXIT_READ_DR0;
 
 	if (svm->debugged)
-		return mkvm_exit_mov_dr(vcpu);
+		return mkvm_exit_mov_dr(vcpu, n & 15, n >= 16);
 	svm_dr_live(svm);
 	return 1;
 }
@@ -143,10 +156,12 @@ static int svm_exit_npf(struct mkvm_vcpu *vcpu)
 	bool operand = (error & BIT_ULL(32)) && !(error & BIT(4));
 
 	vcpu->insn_len = 0;
+	vcpu->insn_by_cpu = 0;
+	vcpu->fault_la = ~0ULL;
 	if (error & NPF_WALK)
 		return mkvm_exit_walk_fault(vcpu, c->exit_info_2, error & BIT(1));
 	if (boot_cpu_has(X86_FEATURE_DECODEASSISTS) && operand) {
-		vcpu->insn_len = min_t(u8, c->insn_len, MKVM_MAX_INSN);
+		vcpu->insn_len = vcpu->insn_by_cpu = min_t(u8, c->insn_len, MKVM_MAX_INSN);
 		memcpy(vcpu->insn, c->insn_bytes, MKVM_MAX_INSN);
 	}
 	return mkvm_exit_tdp_fault(vcpu, c->exit_info_2, error & BIT(1), !operand);
@@ -164,7 +179,7 @@ static int svm_exit_invalid(struct mkvm_vcpu *vcpu)
 }
 
 static int (*const handlers[])(struct mkvm_vcpu *vcpu) = {
-	[SVM_EXIT_READ_CR0 ... SVM_EXIT_WRITE_CR8] = mkvm_exit_emulate,
+	[SVM_EXIT_WRITE_CR0 ... SVM_EXIT_WRITE_CR8] = svm_exit_cr_write,
 	[SVM_EXIT_READ_DR0 ... SVM_EXIT_WRITE_DR7] = svm_exit_dr,
 	[SVM_EXIT_EXCP_BASE ... SVM_EXIT_LAST_EXCP] = svm_exit_exception,
 	[SVM_EXIT_INTR] = mkvm_exit_host_interrupt,
@@ -172,7 +187,7 @@ static int (*const handlers[])(struct mkvm_vcpu *vcpu) = {
 	[SVM_EXIT_SMI] = mkvm_exit_nothing,
 	[SVM_EXIT_INIT] = mkvm_exit_nothing,
 	[SVM_EXIT_VINTR] = svm_exit_vintr,
-	[SVM_EXIT_CR0_SEL_WRITE] = mkvm_exit_emulate,
+	[SVM_EXIT_CR0_SEL_WRITE] = svm_exit_cr0_write,
 	[SVM_EXIT_RDPMC] = mkvm_exit_gp,	/* no performance counters are shown */
 	[SVM_EXIT_CPUID] = mkvm_exit_cpuid,
 	[SVM_EXIT_SWINT] = svm_exit_swint,
@@ -197,11 +212,25 @@ static int (*const handlers[])(struct mkvm_vcpu *vcpu) = {
 	[SVM_EXIT_INVPCID] = svm_exit_invlpg,
 };
 
+/* Those that are skipped; a CPU that does not save the next RIP has them decoded for it. */
+static const u32 skipped[] = {
+	[SVM_EXIT_CPUID] = 0xa20f,
+	[SVM_EXIT_INVD] = 0x080f,
+	[SVM_EXIT_HLT] = 0xf4,
+	[SVM_EXIT_VMMCALL] = 0xd9010f,
+	[SVM_EXIT_WBINVD] = 0x090f,
+	[SVM_EXIT_XSETBV] = 0xd1010f,
+};
+
 /* hw_ops handle_exit. */
 int svm_handle_exit(struct mkvm_vcpu *vcpu)
 {
-	u32 code = to_svm(vcpu)->vmcb->control.exit_code;
+	struct vmcb_control_area *c = &to_svm(vcpu)->vmcb->control;
+	u32 code = c->exit_code;
 
+	vcpu->intercepted = code < ARRAY_SIZE(skipped) ? skipped[code] : 0;
+	if (code == SVM_EXIT_MSR)
+		vcpu->intercepted = c->exit_info_1 ? 0x300f : 0x320f;
 	if (code == SVM_EXIT_NPF)
 		return svm_exit_npf(vcpu);
 	if (code < ARRAY_SIZE(handlers)) {

@@ -17,6 +17,7 @@
 #include <asm/msr.h>
 
 #include "svm.h"
+#include "mce.h"
 #include "../trace.h"
 #include "../compat.h"
 
@@ -130,6 +131,7 @@ static int svm_cpu_enable(void)
 	wrmsrl(MSR_VM_HSAVE_PA, __pa(c->hsave));
 	if (boot_cpu_has(X86_FEATURE_RDTSCP))
 		rdmsrl(MSR_TSC_AUX, c->tsc_aux);
+	svm_mce_cpu_enable();
 	svm_asids_start(&c->asids, max_asid);
 	c->last = NULL;
 	return 0;
@@ -191,6 +193,7 @@ void svm_dr_intercepts(struct svm_vcpu *svm, bool on)
 void svm_dr_live(struct svm_vcpu *svm)
 {
 	svm_dr_intercepts(svm, false);
+	barrier();
 	svm->vcpu.dr_live = true;
 }
 
@@ -459,7 +462,7 @@ static void svm_enter(struct mkvm_vcpu *vcpu)
 	mkvm_restore_ldt(ldt);
 	/* The host's, which the intercept held back; it is served on the CPU where it came. */
 	if (unlikely(vmcb->control.exit_code == SVM_EXIT_EXCP_BASE + X86_TRAP_MC))
-		mkvm_machine_check();
+		svm_machine_check(svm);
 	vcpu->regs[0] = vmcb->save.rax;
 	vcpu->regs[4] = vmcb->save.rsp;
 	moved = vcpu->rip != vmcb->save.rip;
@@ -620,6 +623,12 @@ static void svm_set_dr(struct mkvm_vcpu *vcpu, int dr, u64 val)
 	arm_breakpoints(to_svm(vcpu));
 }
 
+/* The VMCB has no place for them: the CPU forgets them at an exit. */
+static u32 svm_take_held_traps(struct mkvm_vcpu *vcpu)
+{
+	return 0;
+}
+
 /* The register in the save area that an MSR's number names, or NULL. */
 static u64 *msr_field(struct vmcb_save_area *s, u32 index, bool *address)
 {
@@ -665,7 +674,7 @@ static int svm_set_msr(struct mkvm_vcpu *vcpu, u32 index, u64 val)
 	if (index == MSR_TSC_AUX) {
 		if (!boot_cpu_has(X86_FEATURE_RDTSCP))
 			return 1;
-		wrmsrl(MSR_TSC_AUX, val);	/* the vCPU is loaded: see svm_vcpu_load */
+		mkvm_write_loaded(&vcpu->tsc_aux, index, val);
 		return 0;
 	}
 	field = msr_field(&to_svm(vcpu)->vmcb->save, index, &address);
@@ -724,6 +733,7 @@ const struct mkvm_hw_ops mkvm_svm_ops = {
 	.guest_debug_changed = svm_guest_debug_changed,
 	.get_dr = svm_get_dr,
 	.set_dr = svm_set_dr,
+	.take_held_traps = svm_take_held_traps,
 	.get_msr = svm_get_msr,
 	.set_msr = svm_set_msr,
 	.tsc_offset_changed = svm_tsc_offset_changed,

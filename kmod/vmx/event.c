@@ -223,6 +223,8 @@ void vmx_guest_debug_changed(struct mkvm_vcpu *vcpu)
 	vmx_update_exceptions(vmx);
 	if (debugged && !vmx->debugged) {
 		vmx->guest_dr7 = vmx_read(GUEST_DR7);
+		vmx->debugged = true;	/* first: from now on vcpu_load leaves dr_live alone */
+		barrier();
 		vcpu->dr_live = false;
 	}
 	if (debugged)

@@ -41,7 +41,7 @@ static int vmx_exit_io(struct mkvm_vcpu *vcpu)
 
 	vcpu->stats[MKVM_STAT_IO_EXITS]++;
 	if (qual & BIT(4))		/* string */
-		return mkvm_exit_emulate(vcpu);
+		return mkvm_exit_emulate(vcpu, qual & BIT(3) ? MKVM_INTERCEPT_INS : MKVM_INTERCEPT_OUTS, (qual & 7) + 1);
 	return mkvm_exit_pio(vcpu, qual >> 16, (qual & 7) + 1, qual & BIT(3));
 }
 
@@ -71,7 +71,7 @@ static int vmx_exit_cr(struct mkvm_vcpu *vcpu)
 		mkvm_update_pkru(vcpu);
 		return 1;
 	default:
-		return mkvm_exit_emulate(vcpu);
+		return mkvm_exit_emulate(vcpu, MKVM_INTERCEPT_SET_CR, qual & 15);
 	}
 	return mkvm_exit_gp(vcpu);
 }
@@ -79,8 +79,10 @@ static int vmx_exit_cr(struct mkvm_vcpu *vcpu)
 /* The first access to a debug register: from now on DR0-3 and DR6 are the guest's while it runs. */
 static int vmx_exit_dr(struct mkvm_vcpu *vcpu)
 {
+	u64 qual = vmx_read(EXIT_QUALIFICATION);
+
 	if (to_vmx(vcpu)->debugged)
-		return mkvm_exit_mov_dr(vcpu);
+		return mkvm_exit_mov_dr(vcpu, qual & 7, !(qual & BIT(4)));
 	vcpu->dr_live = true;
 	return 1;
 }
@@ -135,6 +137,8 @@ static int vmx_exit_ept_violation(struct mkvm_vcpu *vcpu)
 
 	vmx_keep_nmi_mask(to_vmx(vcpu), qual);
 	vcpu->insn_len = 0;
+	vcpu->insn_by_cpu = 0;
+	vcpu->fault_la = operand ? vmx_read(GUEST_LINEAR_ADDRESS) : ~0ULL;
 	if ((qual & WALK_DONE) == HAS_ADDRESS)
 		return mkvm_exit_walk_fault(vcpu, vmx_read(GUEST_PHYSICAL_ADDRESS),
 					    qual & BIT(EPT_VIOLATION_ACC_WRITE_BIT));

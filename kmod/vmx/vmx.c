@@ -407,6 +407,15 @@ static void vmx_set_dr(struct mkvm_vcpu *vcpu, int dr, u64 val)
 	}
 }
 
+/* Intel SDM vol. 3, "Guest Non-Register State": pending debug exceptions, whose bit 12 says that one is on. */
+static u32 vmx_take_held_traps(struct mkvm_vcpu *vcpu)
+{
+	u64 pending = vmx_read(GUEST_PENDING_DBG_EXCEPTIONS);
+
+	vmx_write(GUEST_PENDING_DBG_EXCEPTIONS, 0);
+	return pending & BIT(12) ? pending & DR_TRAP_BITS : 0;
+}
+
 /* The VMCS's field for an MSR, or 0. */
 static unsigned long msr_field(u32 index)
 {
@@ -447,15 +456,6 @@ static int vmx_get_msr(struct mkvm_vcpu *vcpu, u32 index, u64 *val)
 	return 0;
 }
 
-/* A register that the CPU has while the vCPU is loaded; load_msrs must find both in step. */
-static void write_loaded(u64 *copy, u32 index, u64 val)
-{
-	preempt_disable();
-	*copy = val;
-	wrmsrl(index, val);
-	preempt_enable();
-}
-
 static int vmx_set_msr(struct mkvm_vcpu *vcpu, u32 index, u64 val)
 {
 	struct vmx_vcpu *vmx = to_vmx(vcpu);
@@ -469,7 +469,7 @@ static int vmx_set_msr(struct mkvm_vcpu *vcpu, u32 index, u64 val)
 	if (index == MSR_TSC_AUX) {
 		if (!boot_cpu_has(X86_FEATURE_RDTSCP))
 			return 1;
-		write_loaded(&vcpu->tsc_aux, index, val);
+		mkvm_write_loaded(&vcpu->tsc_aux, index, val);
 		return 0;
 	}
 	if (!syscall && !field && index != MSR_KERNEL_GS_BASE)
@@ -480,7 +480,7 @@ static int vmx_set_msr(struct mkvm_vcpu *vcpu, u32 index, u64 val)
 	if (index == MSR_SYSCALL_MASK && val >> 32)
 		return 1;
 	if (syscall)
-		write_loaded(syscall, index, val);
+		mkvm_write_loaded(syscall, index, val);
 	else if (field)
 		vmx_write(field, index == MSR_IA32_SYSENTER_CS ? (u32)val : val);
 	else
@@ -1110,6 +1110,7 @@ struct mkvm_hw_ops mkvm_vmx_ops = {
 	.guest_debug_changed = vmx_guest_debug_changed,
 	.get_dr = vmx_get_dr,
 	.set_dr = vmx_set_dr,
+	.take_held_traps = vmx_take_held_traps,
 	.get_msr = vmx_get_msr,
 	.set_msr = vmx_set_msr,
 	.tsc_offset_changed = vmx_tsc_offset_changed,

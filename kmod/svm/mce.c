@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * mce.c - machine checks that come while the guest runs. Most are the host's affair. One is
+ * the guest's own doing, and ends the guest.
+ *
+ * State: none but the CPU's machine-check registers.
+ *
+ * AMD Revision Guide for Family 10h, erratum 383, "CPU Core May Machine Check When System
+ * Software Changes Page Tables Dynamically"; APM vol. 2, "Machine Check Architecture".
+ * Read next: svm.c.
+ */
+#include <asm/cpufeature.h>
+#include <asm/mce.h>
+#include <asm/msr.h>
+#include <asm/tlbflush.h>
+
+#include "../compat.h"
+#include "mce.h"
+#include "svm.h"
+
+#define DC_CFG_CHECKS_TLB	BIT_ULL(47)	/* several matches raise a machine check, and none goes unnoticed */
+#define NR_BANKS		6		/* of these CPUs */
+
+/* Context: preemption off. */
+void svm_mce_cpu_enable(void)
+{
+	u64 cfg;
+
+	if (boot_cpu_has_bug(X86_BUG_AMD_TLB_MMATCH) && !rdmsrl_safe(MSR_AMD64_DC_CFG, &cfg))
+		wrmsrl_safe(MSR_AMD64_DC_CFG, cfg | DC_CFG_CHECKS_TLB);
+}
+
+/* The guest's doing: the registers are as if nothing had happened, and what the TLB held is gone. */
+static bool forget_erratum_383(void)
+{
+	u64 status;
+	int i;
+
+	if (!boot_cpu_has_bug(X86_BUG_AMD_TLB_MMATCH) || rdmsrl_safe(MSR_IA32_MCx_STATUS(0), &status) ||
+	    !svm_mce_is_erratum_383(status))
+		return false;
+	for (i = 0; i < NR_BANKS; i++)
+		wrmsrl_safe(MSR_IA32_MCx_STATUS(i), 0);
+	if (!rdmsrl_safe(MSR_IA32_MCG_STATUS, &status))
+		wrmsrl_safe(MSR_IA32_MCG_STATUS, status & ~MCG_STATUS_MCIP);
+	cr4_clear_bits(X86_CR4_PGE);	/* flushes global entries as well */
+	cr4_set_bits(X86_CR4_PGE);
+	return true;
+}
+
+/* The intercept has held back a machine check. Context: right after the exit, interrupts off. */
+void svm_machine_check(struct svm_vcpu *svm)
+{
+	if (!forget_erratum_383()) {
+		mkvm_machine_check();
+		return;
+	}
+	pr_err_ratelimited("mkvm: a guest's page tables have raised a machine check (erratum 383): it is shut down\n");
+	svm->vcpu.triple_fault = true;
+}

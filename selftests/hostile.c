@@ -49,7 +49,8 @@ static const struct kind {
 	bool lapic;			/* needs the kernel's */
 } kinds[] = {
 #define KIND(what, field, needs) \
-	{ #what, KVM_GET_##what, KVM_SET_##what, offsetof(struct state, field), sizeof(((struct state *)0)->field), needs }
+	{ #what, KVM_GET_##what, KVM_SET_##what, offsetof(struct state, field),	\
+	  sizeof(((struct state *)0)->field), needs }
 	KIND(REGS, regs, false), KIND(SREGS, sregs, false), KIND(XCRS, xcrs, false), KIND(XSAVE, xsave, false),
 	KIND(FPU, fpu, false), KIND(DEBUGREGS, debugregs, false), KIND(LAPIC, lapic, true),
 	KIND(MP_STATE, mp_state, true), KIND(VCPU_EVENTS, events, false),
@@ -342,7 +343,8 @@ TEST(sregs_that_would_fail_an_entry_are_refused)
 static const struct {
 	u32 leaf, reg, cpuid_bit, cr4_bit;
 } cr4_features[] = {
-	{ 1, 2, 26, 18 }, { 1, 2, 17, 17 }, { 7, 1, 0, 16 }, { 7, 1, 7, 20 }, { 7, 1, 20, 21 }, { 7, 2, 2, 11 }, { 7, 2, 3, 22 },
+	{ 1, 2, 26, 18 }, { 1, 2, 17, 17 }, { 7, 1, 0, 16 }, { 7, 1, 7, 20 },
+	{ 7, 1, 20, 21 }, { 7, 2, 2, 11 }, { 7, 2, 3, 22 },
 };
 
 TEST(cr4_bits_that_only_userspace_claims_are_refused)
@@ -613,7 +615,8 @@ static void try_msr(struct vcpu *vcpu, u32 msr)
 TEST_LIMIT(msrs_of_any_value, 300)
 {
 	static const u32 others[] = {
-		MSR_APICBASE, MSR_EFER, 0xc0000100, 0xc0000101, 0x1d9, 0x179, 0x48, 0x49, 0x140, 0x17a, 0x79, 0xc0010010,
+		MSR_APICBASE, MSR_EFER, 0xc0000100, 0xc0000101, 0x1d9, 0x179,
+		0x48, 0x49, 0x140, 0x17a, 0x79, 0xc0010010,
 	};
 	struct vcpu *vcpu = start_sweep(VM_IRQCHIP);
 	struct {
@@ -638,7 +641,8 @@ static struct kvm_irqchip chip_good;
 static struct kvm_pit_state2 pit_good;
 
 /* KVM_SET of size bytes of *state, one of whose words or bytes is what no chip has. */
-static void sweep_vm(struct vcpu *vcpu, unsigned long get, unsigned long set, const void *state, size_t from, size_t size)
+static void sweep_vm(struct vcpu *vcpu, unsigned long get, unsigned long set, const void *state,
+		     size_t from, size_t size)
 {
 	static const u8 bytes[] = { 0xff, 0x80, 0x10, 0x04, 0x01 };
 	static u8 bad_bytes[1024], seen[1024], again[1024];
@@ -669,7 +673,9 @@ static void sweep_vm(struct vcpu *vcpu, unsigned long get, unsigned long set, co
 
 TEST_LIMIT(interrupt_controllers_of_any_state, 300)
 {
-	static const size_t sizes[] = { sizeof(struct kvm_pic_state), sizeof(struct kvm_pic_state), sizeof(struct kvm_ioapic_state) };
+	static const size_t sizes[] = {
+		sizeof(struct kvm_pic_state), sizeof(struct kvm_pic_state), sizeof(struct kvm_ioapic_state),
+	};
 	struct vcpu *vcpu = start_sweep(VM_IRQCHIP);
 
 	for (u32 chip = 0; chip < 3; chip++) {
@@ -694,7 +700,9 @@ TEST_LIMIT(timers_of_any_state, 300)
 
 TEST_LIMIT(breakpoints_of_any_value, 120)
 {
-	static const u64 words[] = { ~0ull, 1ull << 63, 1ull << 47, 0xffff7fffffffffff, 1ull << 32, 0xffffffff, 0x2000 };
+	static const u64 words[] = {
+		~0ull, 1ull << 63, 1ull << 47, 0xffff7fffffffffff, 1ull << 32, 0xffffffff, 0x2000,
+	};
 	struct vcpu *vcpu;
 
 	NEED_CAP(KVM_CAP_SET_GUEST_DEBUG);

@@ -602,6 +602,8 @@ static bool is_intercepted(const struct mkvm_emu *emu)
 		return (emu->d.flags & STRING) && emu->size == number &&
 		       (what == MKVM_INTERCEPT_INS ? emu->d.src : emu->d.dst) == PORT;
 	case MKVM_INTERCEPT_SET_CR:	/* AMD: LOCK makes CR0 CR8 */
+		if (emu->d.op == OP_LMSW)
+			return !number;
 		return emu->d.op == OP_SET_CR && (emu->prefix[LOCK] ? 8 : emu->reg) == number;
 	default:
 		return emu->d.op == (what == MKVM_INTERCEPT_SET_DR ? OP_SET_DR : OP_GET_DR) && emu->reg == number;

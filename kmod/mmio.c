@@ -646,7 +646,8 @@ static int end_emulation(struct mkvm_vcpu *vcpu, enum mkvm_emu_result r, u32 tra
 
 	switch (r) {
 	case MKVM_EMU_DONE:
-		mkvm_end_instruction(vcpu, traps);
+		/* No trap comes between a load of SS and the next instruction, but to userspace's debugger. */
+		mkvm_end_instruction(vcpu, emu->ss_loaded && !mkvm_debug_takes(vcpu, X86_TRAP_DB) ? 0 : traps);
 		if (unlikely(emu->ss_loaded))
 			mkvm_hw->set_shadow(vcpu, KVM_X86_SHADOW_INT_MOV_SS);
 		if (likely(!vcpu->tell_tpr))

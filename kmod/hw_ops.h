@@ -30,6 +30,7 @@ struct mkvm_tdp_format {
 struct mkvm_hw_ops {
 	const char *name;
 	struct mkvm_tdp_format tdp;
+	u64 ucode_rev;		/* the microcode's, unless userspace sets another */
 
 	/* Module: NULL, or the sentence that says what is missing. Called on a CPU that may be any. */
 	const char *(*missing)(void);
@@ -70,6 +71,7 @@ struct mkvm_hw_ops {
 	int (*get_msr)(struct mkvm_vcpu *vcpu, u32 index, u64 *val);	/* 1: not one of the vendor's */
 	int (*set_msr)(struct mkvm_vcpu *vcpu, u32 index, u64 val);
 	void (*tsc_offset_changed)(struct mkvm_vcpu *vcpu);
+	void (*cpuid_changed)(struct mkvm_vcpu *vcpu);		/* vcpu->shown */
 	void (*msr_filter_changed)(struct mkvm_vcpu *vcpu);	/* mkvm_msr_allowed answers anew; may sleep */
 
 	/* Events. shadow: KVM_X86_SHADOW_INT_*. */
@@ -88,6 +90,11 @@ struct mkvm_hw_ops {
 	 * And flush_tlb, but for what soft_tlb.c knows. NULL: is not done.
 	 */
 	void (*set_soft_tlb)(struct mkvm_vcpu *vcpu, u64 root_pa);
+	/*
+	 * Walk second-level tables from there, or, 0, from where the functions above say; and flush_tlb. step:
+	 * leave the guest after one instruction, the next. False: cannot; nothing has changed.
+	 */
+	bool (*use_root)(struct mkvm_vcpu *vcpu, u64 root_pa, bool step);
 	/* Have walks that set no bit count as reads from now on. False: they do, or cannot. NULL: they cannot. */
 	bool (*walks_read)(struct mkvm_vcpu *vcpu);
 };

@@ -150,6 +150,7 @@ static int __init mkvm_init(void)
 		return -EOPNOTSUPP;
 	}
 	mkvm_regs_setup();
+	mkvm_cpuid_setup();
 	r = mkvm_hw->setup();
 	if (r)
 		return r;

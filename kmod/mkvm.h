@@ -268,6 +268,27 @@ struct mkvm_mtrr {
 	u64 deftype, fixed[11], var[8][2];
 };
 
+/*
+ * Features of the guest's CPUID that decide whether it has a register or an instruction:
+ * vcpu->shown.
+ */
+enum mkvm_shown {
+	MKVM_SHOWN_SEP		= BIT(0),
+	MKVM_SHOWN_MTRR		= BIT(1),
+	MKVM_SHOWN_MCA		= BIT(2),
+	MKVM_SHOWN_PAT		= BIT(3),
+	MKVM_SHOWN_TSC_ADJUST	= BIT(4),
+	MKVM_SHOWN_TSC_DEADLINE	= BIT(5),
+	MKVM_SHOWN_X2APIC	= BIT(6),
+	MKVM_SHOWN_SYSCALL	= BIT(7),
+	MKVM_SHOWN_LM		= BIT(8),
+	MKVM_SHOWN_RDTSCP	= BIT(9),
+	MKVM_SHOWN_TSC_AUX	= BIT(10),	/* RDTSCP or RDPID */
+	MKVM_SHOWN_INVPCID	= BIT(11),
+	MKVM_SHOWN_MWAIT	= BIT(12),
+	MKVM_SHOWN_OSVW		= BIT(13),
+};
+
 #define MKVM_MCE_BANKS	32
 #define MKVM_MCE_CAP	(MCG_CTL_P | MCG_SER_P)	/* what KVM_X86_SETUP_MCE may ask for */
 
@@ -338,7 +359,8 @@ struct mkvm_vcpu {
 	u32 tsc_khz;				/* (v) KVM_SET_TSC_KHZ: read back, nothing is scaled */
 	u64 pat;				/* (v) */
 	u64 tsc_aux;				/* (v) */
-	u64 misc_enable, debugctl, power_ctl;	/* (v) */
+	u64 misc_enable, power_ctl;		/* (v) */
+	u64 ucode_rev, smi_count;		/* (v) */
 	u64 platform_info, misc_features;	/* (v) of them only that CPUID faults in user mode */
 	u32 smbase;				/* (v) */
 	struct mkvm_mtrr mtrr;			/* (v) */
@@ -352,6 +374,8 @@ struct mkvm_vcpu {
 	struct kvm_cpuid_entry2 cpuid_now;	/* (v) what mkvm_cpuid has last given, if bits of it change */
 	u8 cpuid_first[2][32];			/* (v) index + 1 of leaf n and 0x80000000 + n */
 	bool cpuid_x2apic, cpuid_tsc_deadline;	/* (v) */
+	bool amd_rules;				/* (v) CPUID's vendor is AMD, or Hygon */
+	u32 shown;				/* (v) MKVM_SHOWN_* */
 	u64 cr4_reserved;			/* (v) CR4 bits that CPUID does not allow */
 	u64 efer_reserved;			/* (v) likewise */
 	u64 gpa_reserved;			/* (v) physical address bits beyond CPUID's width */
@@ -378,6 +402,8 @@ struct mkvm_vcpu {
 	struct mkvm_emu emu;			/* (v) the instruction being emulated */
 	struct mkvm_soft_tlb *soft;		/* (v) soft_tlb.c; NULL: was never needed */
 	u64 soft_root;				/* (v) while it is used: of its private address space, else 0 */
+	struct mkvm_overlay *overlay;		/* (v) overlay.c; NULL: was never needed */
+	u64 overlay_root;			/* (v) where the CPU's second-level walk starts because of it, else 0 */
 	void *tdp_pages[3];			/* (v) zeroed pages kept for mmu_lock sections */
 	u8 nr_tdp_pages;			/* (v) */
 	const struct mkvm_memslot *last_slot;	/* (v) valid while last_generation is current, under srcu */
@@ -502,7 +528,7 @@ u64 mkvm_get_apic_base(struct mkvm_vcpu *vcpu);
 int mkvm_set_apic_base(struct mkvm_vcpu *vcpu, u64 base, bool host);
 int mkvm_cr_write(struct mkvm_vcpu *vcpu, int cr, u64 val);
 bool mkvm_cr4_valid(struct mkvm_vcpu *vcpu, u64 cr4);
-u64 mkvm_efer_known(void);
+bool mkvm_efer_valid(struct mkvm_vcpu *vcpu, u64 efer);
 
 /* msr.c; get and set: 0 or 1 (no such MSR, or a value that it does not take) */
 int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host);
@@ -510,6 +536,7 @@ int mkvm_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host);
 int mkvm_msr_index_list(struct kvm_msr_list __user *list, bool features);
 int mkvm_msrs_ioctl(struct mkvm_vcpu *vcpu, struct kvm_msrs __user *arg, bool set);
 int mkvm_find_attribute(void __user *argp, u32 group, u64 nr, u64 __user **where);
+bool mkvm_msr_hidden(struct mkvm_vcpu *vcpu, u32 index);
 void mkvm_msr_reset(struct mkvm_vcpu *vcpu);
 
 /* tsc.c */
@@ -558,6 +585,10 @@ int mkvm_cpuid_set(struct mkvm_vcpu *vcpu, struct kvm_cpuid2 __user *arg);
 int mkvm_cpuid_get(struct mkvm_vcpu *vcpu, struct kvm_cpuid2 __user *arg);
 const struct kvm_cpuid_entry2 *mkvm_cpuid(struct mkvm_vcpu *vcpu, u32 leaf, u32 index);
 void mkvm_cpuid_update(struct mkvm_vcpu *vcpu);
+void mkvm_cpuid_setup(void);
+bool mkvm_has_mwait(struct mkvm_vcpu *vcpu);
+int mkvm_exit_monitor(struct mkvm_vcpu *vcpu);
+int mkvm_exit_mwait(struct mkvm_vcpu *vcpu);
 
 /* memslot.c */
 int mkvm_memslot_set(struct mkvm *vm, const struct kvm_userspace_memory_region *mem);
@@ -580,16 +611,19 @@ void mkvm_tdp_zap_gfns(struct mkvm *vm, unsigned int as, u64 first, u64 end);
 bool mkvm_tdp_write_protect(struct mkvm *vm, unsigned int as, u64 gfn, u64 mask);
 void mkvm_tdp_flush(struct mkvm *vm);
 void mkvm_tdp_free_pages(struct mkvm_vcpu *vcpu);
+void mkvm_tdp_clone_path(struct mkvm_vcpu *vcpu, u64 **tables, u64 gpa, u64 page_pa);
 u64 mkvm_tdp_leaf(struct mkvm_vcpu *vcpu, u64 gfn);
 
 #define MKVM_FAULT_MAPPED	0	/* run the guest again */
-#define MKVM_FAULT_MMIO		1	/* no memory there, or a write to read-only memory */
+#define MKVM_FAULT_MMIO		1	/* no memory there */
+#define MKVM_FAULT_ROM		2	/* a write to read-only memory: MMIO, too */
 
 /* mmio.c: the emulator's surroundings */
 int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause);
 int mkvm_skip_by_decoding(struct mkvm_vcpu *vcpu);
 enum mkvm_insn { MKVM_INSN_OTHER, MKVM_INSN_HYPERCALL, MKVM_INSN_RSM, MKVM_INSN_INT3, MKVM_INSN_INTO, MKVM_INSN_INT_N };
 enum mkvm_insn mkvm_insn_at_rip(struct mkvm_vcpu *vcpu, u8 *vector);
+bool mkvm_insn_is_emulated(struct mkvm_vcpu *vcpu);
 bool mkvm_translate(struct mkvm_vcpu *vcpu, u64 la, u64 *gpa);
 void mkvm_forget_io(struct mkvm_vcpu *vcpu);
 
@@ -610,6 +644,13 @@ void mkvm_soft_free(struct mkvm_vcpu *vcpu);
 int mkvm_exit_soft_fault(struct mkvm_vcpu *vcpu, u64 la, u32 error);
 int mkvm_soft_fault_gpa(struct mkvm_vcpu *vcpu, u64 *gpa, bool write);
 void mkvm_soft_mapped(struct mkvm_vcpu *vcpu);
+
+u64 *mkvm_soft_space(struct mkvm_vcpu *vcpu, u64 *gpa);
+
+/* overlay.c */
+bool mkvm_overlay_fault(struct mkvm_vcpu *vcpu, u64 gpa);
+void mkvm_overlay_end(struct mkvm_vcpu *vcpu);
+void mkvm_overlay_free(struct mkvm_vcpu *vcpu);
 
 /* iodev.c; true: an in-kernel device answered */
 bool mkvm_kernel_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size, bool in, void *data);

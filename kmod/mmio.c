@@ -603,6 +603,8 @@ static bool is_intercepted(const struct mkvm_emu *emu)
 		return (emu->d.flags & STRING) && emu->size == number &&
 		       (what == MKVM_INTERCEPT_INS ? emu->d.src : emu->d.dst) == PORT;
 	case MKVM_INTERCEPT_SET_CR:	/* AMD: LOCK makes CR0 CR8 */
+		if (emu->d.op == OP_LMSW)
+			return !number;
 		return emu->d.op == OP_SET_CR && (emu->prefix[LOCK] ? 8 : emu->reg) == number;
 	default:
 		return emu->reg == number &&
@@ -735,6 +737,14 @@ static unsigned int decode_at_rip(struct mkvm_vcpu *vcpu, struct mkvm_emu **emu)
 	len = mkvm_insn_length(*emu);
 	srcu_read_unlock(&vcpu->vm->srcu, idx);
 	return len;
+}
+
+/* Is the instruction at RIP one that the emulator runs? Own thread. */
+bool mkvm_insn_is_emulated(struct mkvm_vcpu *vcpu)
+{
+	struct mkvm_emu *emu;
+
+	return decode_at_rip(vcpu, &emu) && emu->d.op != OP_LENGTH;
 }
 
 /*

@@ -4,8 +4,9 @@
  * KVM_GET/SET_MSRS.
  *
  * State: the registers in struct mkvm_vcpu; those that the CPU itself switches
- * are the vendor's (hw_ops get_msr, set_msr), x2APIC's are the LAPIC's. What is
- * not known here does not exist: #GP for the guest, a short count for userspace.
+ * are the vendor's (hw_ops get_msr, set_msr), x2APIC's are the LAPIC's, and those
+ * without a function stand in quiet_msrs.h. What is not known here does not exist:
+ * #GP for the guest, a short count for userspace.
  *
  * Read next: tsc.c, svm/svm.c.
  */
@@ -21,6 +22,9 @@
 
 #define NR_MTRR_VAR	8
 #define MTRR_CAP	(NR_MTRR_VAR | 1 << 8 | 1 << 10)	/* fixed ranges, write-combining */
+/* No counters record to memory: a guest may not say otherwise. */
+#define MISC_ENABLE_FIXED (MSR_IA32_MISC_ENABLE_BTS_UNAVAIL | MSR_IA32_MISC_ENABLE_PEBS_UNAVAIL)
+
 #define MTRR_PHYS_LAST	(0x200 + 2 * NR_MTRR_VAR - 1)		/* IA32_MTRR_PHYSMASK7 */
 
 /* What userspace saves and restores, in an order that restores soundly: the deadline after the base. */
@@ -29,7 +33,7 @@ static const u32 msr_list[] = {
 	MSR_IA32_SYSENTER_CS, MSR_IA32_SYSENTER_ESP, MSR_IA32_SYSENTER_EIP,
 	MSR_STAR, MSR_LSTAR, MSR_CSTAR, MSR_SYSCALL_MASK, MSR_KERNEL_GS_BASE,
 	MSR_IA32_CR_PAT, MSR_IA32_MISC_ENABLE, MSR_IA32_DEBUGCTLMSR, MSR_IA32_POWER_CTL,
-	MSR_PLATFORM_INFO, MSR_MISC_FEATURES_ENABLES,
+	MSR_IA32_UCODE_REV, MSR_SMI_COUNT, MSR_PLATFORM_INFO, MSR_MISC_FEATURES_ENABLES,
 	MSR_MTRRdefType,
 	MSR_MTRRfix64K_00000, MSR_MTRRfix16K_80000, MSR_MTRRfix16K_A0000,
 	MSR_MTRRfix4K_C0000, MSR_MTRRfix4K_C8000, MSR_MTRRfix4K_D0000, MSR_MTRRfix4K_D8000,
@@ -41,7 +45,10 @@ static const u32 msr_list[] = {
 };
 
 /* What KVM_GET_MSRS on the device tells of the host that decides what a guest can be given. */
-static const u32 feature_list[] = { MSR_IA32_ARCH_CAPABILITIES, MSR_IA32_PERF_CAPABILITIES, MSR_AMD64_DE_CFG };
+static const u32 feature_list[] = {
+	MSR_IA32_ARCH_CAPABILITIES, MSR_IA32_PERF_CAPABILITIES, MSR_IA32_UCODE_REV,
+	MSR_AMD64_DE_CFG,
+};
 
 /*
  * KVM_GET_MSR_INDEX_LIST, KVM_GET_MSR_FEATURE_INDEX_LIST. Return: -E2BIG with the needed count when the
@@ -73,6 +80,8 @@ static int feature_get(u32 index, u64 *val)
 	*val = 0;
 	if (index == MSR_AMD64_DE_CFG && boot_cpu_has(X86_FEATURE_LFENCE_RDTSC))
 		*val = MSR_AMD64_DE_CFG_LFENCE_SERIALIZE;
+	if (index == MSR_IA32_UCODE_REV)
+		*val = mkvm_hw->ucode_rev;
 	for (i = 0; i < ARRAY_SIZE(feature_list); i++)
 		if (feature_list[i] == index)
 			return 0;
@@ -121,9 +130,11 @@ out:
 void mkvm_msr_reset(struct mkvm_vcpu *vcpu)
 {
 	vcpu->pat = 0x0007040600070406ULL;	/* AMD APM vol. 2, "PAT Register": power-up value */
-	vcpu->misc_enable = MSR_IA32_MISC_ENABLE_FAST_STRING;
+	vcpu->misc_enable = MSR_IA32_MISC_ENABLE_FAST_STRING | MSR_IA32_MISC_ENABLE_MWAIT |
+			    MISC_ENABLE_FIXED;
 	vcpu->tsc_aux = 0;
-	vcpu->debugctl = 0;
+	vcpu->ucode_rev = mkvm_hw->ucode_rev;
+	vcpu->smi_count = 0;
 	vcpu->power_ctl = 0;
 	vcpu->platform_info = MSR_PLATFORM_INFO_CPUID_FAULT;
 	vcpu->misc_features = 0;
@@ -198,48 +209,147 @@ static bool pat_valid(u64 val)
 	return true;
 }
 
-/* ---- EFER ---- */
+/* ---- EFER and other switches ---- */
 
 static int set_efer(struct mkvm_vcpu *vcpu, u64 val, bool host)
 {
 	struct mkvm_mode mode;
 
 	mkvm_hw->get_mode(vcpu, &mode);
-	if ((val & ~mkvm_efer_known()) || (!host && (val & vcpu->efer_reserved)))
+	if (!mkvm_efer_valid(vcpu, val))
 		return 1;
-	if (!host) {
-		if ((mode.cr0 & X86_CR0_PG) && ((val ^ mode.efer) & EFER_LME))
-			return 1;
-		val = (val & ~EFER_LMA) | (mode.efer & EFER_LMA);
-	}
+	if (!host && (mode.cr0 & X86_CR0_PG) && ((val ^ mode.efer) & EFER_LME))
+		return 1;
+	/* LMA follows LME and paging: KVM_SET_SREGS sets all three together. */
+	val = (val & ~EFER_LMA) | (mode.efer & EFER_LMA);
 	mkvm_hw->set_efer(vcpu, val);
 	if ((val ^ mode.efer) & EFER_NX)
 		mkvm_hw->flush_tlb(vcpu);
 	return 0;
 }
 
-/* ---- the two entries ---- */
+/* Intel SDM vol. 4, "IA32_MISC_ENABLE". What it hides of CPUID: cpuid.c. */
+static int set_misc_enable(struct mkvm_vcpu *vcpu, u64 val, bool host)
+{
+	u64 changed = val ^ vcpu->misc_enable;
+	struct mkvm_mode mode;
 
-/* Registers of AMD's chips that guests look at and that have nothing to say here. */
-static bool reads_zero(u32 index)
+	if (!host) {
+		if (changed & MISC_ENABLE_FIXED)
+			return 1;
+		val ^= changed & MSR_IA32_MISC_ENABLE_EMON;	/* read-only */
+	}
+	mkvm_hw->get_mode(vcpu, &mode);
+	if (!host && (val & MSR_IA32_MISC_ENABLE_XD_DISABLE) && (mode.efer & EFER_NX))
+		return 1;
+	vcpu->misc_enable = val;
+	return 0;
+}
+
+/*
+ * Neither branch traps nor last-branch records are offered, and no CPUID bit says so: these bits
+ * are dropped, as are those of AMD's pins.
+ */
+static int set_debugctl(u64 val)
+{
+	const u64 dropped = DEBUGCTLMSR_LBR | DEBUGCTLMSR_BTF | GENMASK_ULL(5, 2);
+
+	return val & ~dropped ? 1 : 0;
+}
+
+/* ---- registers that exist where CPUID says so, and those that do nothing ---- */
+
+/* The feature, MKVM_SHOWN_*, without which the register does not exist; 0: it always does. */
+static u32 needed(u32 index)
 {
 	switch (index) {
-	case MSR_IA32_PLATFORM_ID:
-	case MSR_IA32_UCODE_REV:
-	case MSR_AMD64_SYSCFG:
-	case MSR_K8_INT_PENDING_MSG:
-	case MSR_FAM10H_MMIO_CONF_BASE:
-	case MSR_AMD64_NB_CFG:
+	case MSR_IA32_SYSENTER_CS ... MSR_IA32_SYSENTER_EIP:
+		return MKVM_SHOWN_SEP;
+	case MSR_IA32_CR_PAT:
+		return MKVM_SHOWN_PAT;
+	case MSR_MTRRcap:
+	case 0x200 ... MTRR_PHYS_LAST:
+	case MSR_MTRRfix64K_00000:
+	case MSR_MTRRfix16K_80000 ... MSR_MTRRfix16K_A0000:
+	case MSR_MTRRfix4K_C0000 ... MSR_MTRRfix4K_F8000:
+	case MSR_MTRRdefType:
+		return MKVM_SHOWN_MTRR;
+	case MSR_IA32_MCG_CAP ... MSR_IA32_MCG_CTL:
+	case MSR_IA32_MCx_CTL(0) ... MSR_IA32_MCx_CTL(MKVM_MCE_BANKS) - 1:
+		return MKVM_SHOWN_MCA;
+	case MSR_IA32_TSC_ADJUST:
+		return MKVM_SHOWN_TSC_ADJUST;
+	case MSR_IA32_TSC_DEADLINE:
+		return MKVM_SHOWN_TSC_DEADLINE;
+	case MSR_TSC_AUX:
+		return MKVM_SHOWN_TSC_AUX;
+	case MSR_STAR:
+		return MKVM_SHOWN_SYSCALL;
+	case MSR_LSTAR:
+	case MSR_CSTAR:
+	case MSR_SYSCALL_MASK:
+	case MSR_FS_BASE:
+	case MSR_GS_BASE:
+	case MSR_KERNEL_GS_BASE:
+		return MKVM_SHOWN_LM;
 	case MSR_AMD64_OSVW_ID_LENGTH:
 	case MSR_AMD64_OSVW_STATUS:
-	case MSR_AMD64_LS_CFG:
-	case MSR_AMD64_DC_CFG:
-	case MSR_AMD64_BU_CFG2:
-	case MSR_VM_HSAVE_PA:
-		return true;
+		return MKVM_SHOWN_OSVW;
 	default:
-		return false;
+		return 0;
 	}
+}
+
+/*
+ * mkvm_msr_hidden - does the guest not have this register, since its CPUID does not show the
+ * feature?
+ */
+bool mkvm_msr_hidden(struct mkvm_vcpu *vcpu, u32 index)
+{
+	return needed(index) & ~vcpu->shown;
+}
+
+enum quiet { IGNORED, FIXED, WRITES, ABSENT };
+
+/* The row of quiet_msrs.h that answers for this register, or NULL. */
+static const struct quiet_msr {
+	u32 first, last;
+	u64 reads;
+	enum quiet access;
+} *find_quiet(u32 index)
+{
+	static const struct quiet_msr rows[] = {
+#define ROW(first, last, reads, access) { first, last, reads, access },
+#include "quiet_msrs.h"
+#undef ROW
+		{ MSR_AMD64_OSVW_ID_LENGTH, MSR_AMD64_OSVW_STATUS, 0, FIXED },
+	};
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(rows); i++)
+		if (index >= rows[i].first && index <= rows[i].last && rows[i].access != ABSENT)
+			return &rows[i];
+	return NULL;
+}
+
+/*
+ * As mkvm_msr_get and mkvm_msr_set, for registers of quiet_msrs.h. 1: not one of them, or refused.
+ */
+static int quiet_get(u32 index, u64 *val)
+{
+	const struct quiet_msr *row = find_quiet(index);
+
+	if (!row || row->access == WRITES)
+		return 1;
+	*val = row->reads;
+	return 0;
+}
+
+static int quiet_set(u32 index, u64 val, bool host)
+{
+	const struct quiet_msr *row = find_quiet(index);
+
+	return !row || (row->access == FIXED && val != row->reads && !host);
 }
 
 /* The register that reads as it was written, or NULL. */
@@ -256,8 +366,10 @@ static u64 *plain_reg(struct mkvm_vcpu *vcpu, u32 index)
 		return &vcpu->misc_enable;
 	case MSR_IA32_POWER_CTL:
 		return &vcpu->power_ctl;
-	case MSR_IA32_DEBUGCTLMSR:
-		return &vcpu->debugctl;
+	case MSR_IA32_UCODE_REV:
+		return &vcpu->ucode_rev;
+	case MSR_SMI_COUNT:
+		return &vcpu->smi_count;
 	case MSR_MISC_FEATURES_ENABLES:
 		return &vcpu->misc_features;
 	default:
@@ -278,6 +390,8 @@ int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host)
 	struct mkvm_mode mode;
 	u64 *plain;
 
+	if (!host && mkvm_msr_hidden(vcpu, index))
+		return 1;
 	switch (index) {
 	case MSR_IA32_TSC:
 		*val = mkvm_tsc_get(vcpu);
@@ -295,6 +409,13 @@ int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host)
 	case MSR_IA32_SMBASE:
 		*val = vcpu->smbase;
 		return !host;		/* the guest has it in its state-save area */
+	case MSR_IA32_DEBUGCTLMSR:
+		*val = 0;
+		return 0;
+	case MSR_IA32_ARCH_CAPABILITIES:
+	case MSR_IA32_PERF_CAPABILITIES:
+		*val = 0;
+		return !host;		/* no guest's CPUID shows them */
 	case MSR_KVM_WALL_CLOCK:
 	case MSR_KVM_SYSTEM_TIME:
 		*val = 0;
@@ -316,13 +437,9 @@ int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host)
 		*val = *plain;
 		return 0;
 	}
-	if (reads_zero(index)) {
-		*val = 0;
+	if (!mkvm_mce_msr_get(vcpu, index, val, host) || !mkvm_hw->get_msr(vcpu, index, val))
 		return 0;
-	}
-	if (!mkvm_mce_msr_get(vcpu, index, val, host))
-		return 0;
-	return mkvm_hw->get_msr(vcpu, index, val);
+	return quiet_get(index, val);
 }
 
 /*
@@ -335,6 +452,8 @@ int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host)
  */
 int mkvm_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host)
 {
+	if (!host && mkvm_msr_hidden(vcpu, index))
+		return 1;
 	switch (index) {
 	case MSR_IA32_TSC:
 		mkvm_tsc_set(vcpu, val, host);
@@ -352,25 +471,33 @@ int mkvm_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host)
 	case MSR_EFER:
 		return set_efer(vcpu, val, host);
 	case MSR_TSC_AUX:
-		if (val >> 32)
+		if ((val >> 32) && !vcpu->amd_rules)
 			return 1;
-		return mkvm_hw->set_msr(vcpu, index, val);	/* and vcpu->tsc_aux */
+		return mkvm_hw->set_msr(vcpu, index, (u32)val);	/* AMD's CPUs drop the upper half */
 	case MSR_IA32_CR_PAT:
 		if (!pat_valid(val))
 			return 1;
 		vcpu->pat = val;
 		return mkvm_hw->set_msr(vcpu, index, val);
 	case MSR_IA32_MISC_ENABLE:
-		vcpu->misc_enable = val;
+		return set_misc_enable(vcpu, val, host);
+	case MSR_IA32_UCODE_REV:	/* a guest clears it before it asks CPUID to fill it in */
+		if (host)
+			vcpu->ucode_rev = val;
 		return 0;
+	case MSR_SMI_COUNT:
+		if (!host)
+			return 1;
+		vcpu->smi_count = val;
+		return 0;
+	case MSR_IA32_ARCH_CAPABILITIES:
+	case MSR_IA32_PERF_CAPABILITIES:
+		return val || !host;
 	case MSR_IA32_POWER_CTL:	/* how to save energy: kept for the guest, and left to the host */
 		vcpu->power_ctl = val;
 		return 0;
 	case MSR_IA32_DEBUGCTLMSR:
-		/* Neither branch traps nor last-branch records are offered: only what does nothing is taken. */
-		if (val)
-			return 1;
-		return 0;
+		return set_debugctl(val);
 	case MSR_PLATFORM_INFO:
 		if (!host || (vcpu->misc_features && !(val & MSR_PLATFORM_INFO_CPUID_FAULT)))
 			return 1;
@@ -397,10 +524,7 @@ int mkvm_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host)
 	}
 	if (mtrr_reg(&vcpu->mtrr, index))
 		return set_mtrr(vcpu, index, val);
-	/* firmware and kernels write back what they read; microcode updates are ignored */
-	if (reads_zero(index))
-		return val && !host && index != MSR_IA32_UCODE_REV ? 1 : 0;
-	if (!mkvm_mce_msr_set(vcpu, index, val, host))
+	if (!mkvm_mce_msr_set(vcpu, index, val, host) || !mkvm_hw->set_msr(vcpu, index, val))
 		return 0;
-	return mkvm_hw->set_msr(vcpu, index, val);
+	return quiet_set(index, val, host);
 }

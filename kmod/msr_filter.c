@@ -127,11 +127,15 @@ bool mkvm_msr_filter_allows(struct mkvm_vcpu *vcpu, u32 index, u32 access)
 	return allowed;
 }
 
-/* mkvm_msrs_allowed - may the guest read and write all of these n registers? Context: may sleep. */
+/*
+ * mkvm_msrs_allowed - may the guest read and write all of these n registers, by the filter and by
+ * its CPUID? Context: may sleep.
+ */
 bool mkvm_msrs_allowed(struct mkvm_vcpu *vcpu, const u32 *index, u32 n)
 {
 	while (n--)
-		if (!mkvm_msr_allowed(vcpu, index[n], KVM_MSR_FILTER_READ) ||
+		if (mkvm_msr_hidden(vcpu, index[n]) ||
+		    !mkvm_msr_allowed(vcpu, index[n], KVM_MSR_FILTER_READ) ||
 		    !mkvm_msr_allowed(vcpu, index[n], KVM_MSR_FILTER_WRITE))
 			return false;
 	return true;

@@ -106,6 +106,14 @@ bool mkvm_cr4_valid(struct mkvm_vcpu *vcpu, u64 cr4)
 	return !(cr4 & vcpu->cr4_reserved);
 }
 
+/* EFER has only bits that CPUID allows, and IA32_MISC_ENABLE does. */
+bool mkvm_efer_valid(struct mkvm_vcpu *vcpu, u64 efer)
+{
+	if ((efer & EFER_NX) && (vcpu->misc_enable & MSR_IA32_MISC_ENABLE_XD_DISABLE))
+		return false;
+	return !(efer & vcpu->efer_reserved);
+}
+
 #define CR0_BITS	(X86_CR0_PE | X86_CR0_MP | X86_CR0_EM | X86_CR0_TS | X86_CR0_ET | X86_CR0_NE | \
 			 X86_CR0_WP | X86_CR0_AM | X86_CR0_NW | X86_CR0_CD | X86_CR0_PG)
 
@@ -173,12 +181,6 @@ static int cr4_write(struct mkvm_vcpu *vcpu, u64 val)
 	return 0;
 }
 
-/* EFER bits that the CPU below can have: others would fail the entry. */
-u64 mkvm_efer_known(void)
-{
-	return EFER_SCE | EFER_LME | EFER_LMA | EFER_NX | (boot_cpu_has(X86_FEATURE_FXSR_OPT) ? EFER_FFXSR : 0);
-}
-
 /*
  * mkvm_cr_write - the guest writes an intercepted control register (0, 3, 4 or 8)
  *
@@ -239,7 +241,7 @@ static bool sregs_valid(struct mkvm_vcpu *vcpu, const struct kvm_sregs *s)
 {
 	bool long_mode = (s->efer & EFER_LME) && (s->cr0 & X86_CR0_PG);
 
-	if (!cr0_valid(s->cr0) || !mkvm_cr4_valid(vcpu, s->cr4) || (s->efer & ~mkvm_efer_known()) ||
+	if (!cr0_valid(s->cr0) || !mkvm_cr4_valid(vcpu, s->cr4) || !mkvm_efer_valid(vcpu, s->efer) ||
 	    (s->cr8 & ~0xfULL))
 		return false;
 	if (bitmap_weight((const unsigned long *)s->interrupt_bitmap, KVM_NR_INTERRUPTS) > 1)

@@ -365,6 +365,7 @@ void mkvm_accept_smi(struct mkvm_vcpu *vcpu, u32 io)
 	mkvm_trace(consume, vcpu, MKVM_PEND_SMI, READ_ONCE(vcpu->pending), "taken");
 	trace_smm_enter(vcpu, "", vcpu->smbase, vcpu->ids.smi, 0, 0);
 	atomic_long_andnot(smi, (atomic_long_t *)&vcpu->pending);
+	vcpu->smi_count++;
 	collect(vcpu, &st, io);
 	save_state(vcpu, &area, &st);
 	mkvm_smm_set(vcpu, true);

@@ -516,7 +516,8 @@ static int get_clock(struct mkvm *vm, struct kvm_clock_data __user *arg)
 {
 	struct kvm_clock_data data = {
 		.clock = ktime_get_boottime_ns() + READ_ONCE(vm->clock_offset),
-		.flags = KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC,
+		.flags = (check_tsc_unstable() ? 0 : KVM_CLOCK_TSC_STABLE) |
+			 KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC,
 		.realtime = ktime_get_real_ns(),
 		.host_tsc = rdtsc(),
 	};

@@ -55,11 +55,7 @@ static u64 cycles(struct vcpu *vcpu, u64 ms)
  * For tests where the value written last is not what the others have. Linux KVM compares with the
  * former alone, and takes 0, which a vCPU starts with, for one.
  */
-static void skip_where_the_last_value_alone_counts(void)
-{
-	if (is_linux_kvm())
-		SKIP("Linux KVM compares with the value that was written last alone, and a new vCPU's is 0");
-}
+#define LAST_VALUE_ALONE "Linux KVM compares with the value that was written last alone, and a new vCPU's is 0"
 
 /* A VM whose one vCPU was set far ahead of the VM's own age, as by a restore. */
 static struct vm *restored_vm(struct vcpu **first)
@@ -137,7 +133,8 @@ TEST(the_value_that_the_others_have_joins_them)
 	struct vcpu *first, *late;
 	struct vm *vm = restored_vm(&first);
 
-	skip_where_the_last_value_alone_counts();
+	if (is_linux_kvm())
+		SKIP(LAST_VALUE_ALONE);
 	late = vcpu_create(vm, 1);
 	set_tsc(late, vcpu_get_msr(first, MSR_TSC));
 	EXPECT_EQ(offset_of(first), offset_of(late));
@@ -149,7 +146,8 @@ TEST(a_second_apart_is_another_time_and_less_the_same)
 	struct vm *vm = restored_vm(&first);
 	u64 offset = offset_of(first);
 
-	skip_where_the_last_value_alone_counts();
+	if (is_linux_kvm())
+		SKIP(LAST_VALUE_ALONE);
 	/* Above: time runs towards the limit. Below: away from it, so it needs room. */
 	late = vcpu_create(vm, 1);
 	set_tsc(late, rdtsc() + offset + cycles(late, 999));
@@ -205,7 +203,8 @@ TEST(a_vcpu_added_after_a_slow_restore_joins_by_the_value_that_the_others_have)
 	struct vm *vm = many(vcpus);
 	u64 offset;
 
-	skip_where_the_last_value_alone_counts();
+	if (is_linux_kvm())
+		SKIP(LAST_VALUE_ALONE);
 	restore_all(vcpus, FAR - rdtsc());
 	offset = offset_of(vcpus[0]);
 	late = vcpu_create(vm, NR_RESTORED);
@@ -233,7 +232,8 @@ TEST(a_vm_that_is_resumed_within_a_second_goes_on)
 	struct vcpu *vcpus[NR_RESTORED];
 	u64 offset;
 
-	skip_where_the_last_value_alone_counts();
+	if (is_linux_kvm())
+		SKIP(LAST_VALUE_ALONE);
 	many(vcpus);
 	restore_all(vcpus, FAR - rdtsc());
 	offset = offset_of(vcpus[0]);
@@ -249,7 +249,8 @@ TEST(a_reset_of_all_vcpus_leaves_them_in_step)
 	struct vcpu *vcpus[NR_RESTORED];
 	u64 offset;
 
-	skip_where_the_last_value_alone_counts();
+	if (is_linux_kvm())
+		SKIP(LAST_VALUE_ALONE);
 	many(vcpus);
 	restore_all(vcpus, FAR - rdtsc());
 	offset = offset_of(vcpus[0]);
@@ -282,7 +283,8 @@ TEST(an_offset_is_taken_as_it_is_and_becomes_the_vms)
 	struct vm *vm = restored_vm(&first);
 	u64 offset = offset_of(first);
 
-	skip_where_the_last_value_alone_counts();
+	if (is_linux_kvm())
+		SKIP(LAST_VALUE_ALONE);
 	second = vcpu_create(vm, 1);
 	/* Nearer than a second: still what was said. */
 	set_offset(second, offset - 1000);
@@ -412,11 +414,7 @@ static void wait_for_deadline(u64 arg)
 	GUEST_EQ(0, rdmsr(MSR_TSC_DEADLINE));
 }
 
-static void skip_where_timers_stay(void)
-{
-	if (is_linux_kvm())
-		SKIP("Linux KVM leaves a timer that is armed where it was when the TSC is set");
-}
+#define TIMERS_STAY "Linux KVM leaves a timer that is armed where it was when the TSC is set"
 
 /* How the TSC gets past the deadline, which the vCPU alone would not reach for hours. */
 static void pass_deadline(void (*change)(struct vcpu *first, struct vcpu *late, u64 deadline))
@@ -427,7 +425,6 @@ static void pass_deadline(void (*change)(struct vcpu *first, struct vcpu *late, 
 
 	NEED_CAP(KVM_CAP_TSC_DEADLINE_TIMER);
 	NEED_CAP(KVM_CAP_VCPU_ATTRIBUTES);
-	skip_where_timers_stay();
 	first = vcpu_create(vm, 0);
 	late = vcpu_add(vm, wait_for_deadline, 0);
 	vcpu_run_to_stage(late, 1);
@@ -448,6 +445,8 @@ static void restore_tsc(struct vcpu *first, struct vcpu *late, u64 deadline)
 /* As Firecracker restores them. */
 TEST(a_deadline_restored_before_the_tsc_fires_by_the_tsc)
 {
+	if (is_linux_kvm())
+		SKIP(TIMERS_STAY);
 	pass_deadline(restore_tsc);
 }
 
@@ -460,6 +459,8 @@ static void restore_first_and_join(struct vcpu *first, struct vcpu *late, u64 de
 
 TEST(a_deadline_that_has_passed_for_the_others_fires_when_its_vcpu_joins_them)
 {
+	if (is_linux_kvm())
+		SKIP(TIMERS_STAY);
 	pass_deadline(restore_first_and_join);
 }
 
@@ -471,6 +472,8 @@ static void by_offset(struct vcpu *first, struct vcpu *late, u64 deadline)
 
 TEST(a_deadline_fires_by_an_offset_that_is_set_later)
 {
+	if (is_linux_kvm())
+		SKIP(TIMERS_STAY);
 	pass_deadline(by_offset);
 }
 
@@ -494,7 +497,8 @@ TEST(a_deadline_goes_back_with_the_tsc)
 	u64 deadline, start;
 
 	NEED_CAP(KVM_CAP_TSC_DEADLINE_TIMER);
-	skip_where_timers_stay();
+	if (is_linux_kvm())
+		SKIP(TIMERS_STAY);
 	set_tsc(vcpu, 3 * FAR);
 	vcpu_run_to_stage(vcpu, 1);
 	deadline = vcpu_get_msr(vcpu, MSR_TSC_DEADLINE);

@@ -144,6 +144,11 @@ static int svm_exit_invlpg(struct mkvm_vcpu *vcpu)
 	return mkvm_skip_instruction(vcpu);
 }
 
+static int svm_exit_invpcid(struct mkvm_vcpu *vcpu)
+{
+	return vcpu->shown & MKVM_SHOWN_INVPCID ? svm_exit_invlpg(vcpu) : mkvm_exit_ud(vcpu);
+}
+
 /* Exits while soft_tlb.c stands for the page tables that it may change. */
 static int svm_exit_task_switch(struct mkvm_vcpu *vcpu)
 {
@@ -206,11 +211,13 @@ static int (*const handlers[])(struct mkvm_vcpu *vcpu) = {
 	[SVM_EXIT_VMRUN] = mkvm_exit_ud,
 	[SVM_EXIT_VMMCALL] = mkvm_exit_hypercall,
 	[SVM_EXIT_VMLOAD ... SVM_EXIT_SKINIT] = mkvm_exit_ud,
+	[SVM_EXIT_RDTSCP] = mkvm_exit_ud,	/* intercepted where CPUID hides it, as is INVPCID */
 	[SVM_EXIT_WBINVD] = mkvm_skip_instruction,
-	[SVM_EXIT_MONITOR ... SVM_EXIT_MWAIT_COND] = mkvm_exit_ud,
+	[SVM_EXIT_MONITOR] = mkvm_exit_monitor,
+	[SVM_EXIT_MWAIT ... SVM_EXIT_MWAIT_COND] = mkvm_exit_mwait,
 	[SVM_EXIT_XSETBV] = mkvm_exit_xsetbv,
 	[SVM_EXIT_RDPRU] = mkvm_exit_ud,
-	[SVM_EXIT_INVPCID] = svm_exit_invlpg,
+	[SVM_EXIT_INVPCID] = svm_exit_invpcid,
 };
 
 /* Those that are skipped; a CPU that does not save the next RIP has them decoded for it. */
@@ -220,6 +227,8 @@ static const u32 skipped[] = {
 	[SVM_EXIT_HLT] = 0xf4,
 	[SVM_EXIT_VMMCALL] = 0xd9010f,
 	[SVM_EXIT_WBINVD] = 0x090f,
+	[SVM_EXIT_MONITOR] = 0xc8010f,
+	[SVM_EXIT_MWAIT ... SVM_EXIT_MWAIT_COND] = 0xc9010f,
 	[SVM_EXIT_XSETBV] = 0xd1010f,
 };
 

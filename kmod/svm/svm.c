@@ -204,6 +204,25 @@ static void arm_breakpoints(struct svm_vcpu *svm)
 		svm_dr_live(svm);
 }
 
+/* INVPCID exits where CPUID hides it, and where it drops what the software walk has found. */
+static void intercept_invpcid(struct svm_vcpu *svm)
+{
+	bool wanted = svm->vcpu.soft_root || !(svm->vcpu.shown & MKVM_SHOWN_INVPCID);
+
+	if (boot_cpu_has(X86_FEATURE_INVPCID))
+		svm_intercept(svm, INTERCEPT_INVPCID, wanted);
+}
+
+/* Instructions that CPUID hides are #UD. */
+static void svm_cpuid_changed(struct mkvm_vcpu *vcpu)
+{
+	struct svm_vcpu *svm = to_svm(vcpu);
+
+	svm_intercept(svm, INTERCEPT_RDTSCP,
+		      boot_cpu_has(X86_FEATURE_RDTSCP) && !(vcpu->shown & MKVM_SHOWN_RDTSCP));
+	intercept_invpcid(svm);
+}
+
 static void set_intercepts(struct svm_vcpu *svm)
 {
 	static const u8 always[] = {
@@ -227,6 +246,7 @@ static void set_intercepts(struct svm_vcpu *svm)
 	}
 	svm->vmcb->control.intercepts[INTERCEPT_EXCEPTION] = svm_exceptions(svm);
 	svm_dr_intercepts(svm, true);
+	svm_cpuid_changed(&svm->vcpu);
 }
 
 static void reset_segment(struct vmcb_seg *seg, u16 selector, u64 base, u16 attrib)
@@ -291,6 +311,7 @@ static void svm_vcpu_reset(struct mkvm_vcpu *vcpu, bool init)
 	svm->nmi_masked = false;
 	svm->in_iret = false;
 	svm->step_wanted = false;
+	svm->step_once = false;
 	svm->stepping = false;
 	svm->debugged = false;
 	vcpu->dr_live = false;
@@ -356,10 +377,9 @@ static void svm_set_soft_tlb(struct mkvm_vcpu *vcpu, u64 root_pa)
 	svm_intercept(svm, INTERCEPT_CR3_WRITE, on);
 	svm_intercept(svm, INTERCEPT_INVLPG, on);
 	svm_intercept(svm, INTERCEPT_TASK_SWITCH, on);
-	if (boot_cpu_has(X86_FEATURE_INVPCID))
-		svm_intercept(svm, INTERCEPT_INVPCID, on);
+	intercept_invpcid(svm);
 	c->intercepts[INTERCEPT_EXCEPTION] = svm_exceptions(svm);
-	svm->asid.gen = 0;
+	svm->asid.flush = true;
 }
 
 /* The guest's paging changes: the CPU may be able to walk its tables again. */
@@ -367,6 +387,19 @@ static void end_soft_tlb(struct mkvm_vcpu *vcpu)
 {
 	if (unlikely(vcpu->soft_root))
 		svm_set_soft_tlb(vcpu, 0);
+}
+
+/* hw_ops use_root. */
+static bool svm_use_root(struct mkvm_vcpu *vcpu, u64 root_pa, bool step)
+{
+	struct svm_vcpu *svm = to_svm(vcpu);
+
+	if (!root_pa)
+		root_pa = vcpu->soft_root ?: vcpu->vm->tdp[vcpu->in_smm].root_pa;
+	svm->vmcb->control.nested_cr3 = root_pa;
+	svm->step_once = step;
+	svm->asid.flush = true;
+	return true;
 }
 
 static void svm_set_tdp_root(struct mkvm_vcpu *vcpu, u64 root_pa)
@@ -431,7 +464,7 @@ static void svm_enter(struct mkvm_vcpu *vcpu)
 	vmcb->save.rsp = vcpu->regs[4];
 	vmcb->save.rip = vcpu->rip;
 	vmcb->save.rflags = vcpu->rflags;
-	if (unlikely(svm->step_wanted || (vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP)) && !vcpu->exit_soon)
+	if (unlikely(svm->step_wanted || svm->step_once || (vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP)) && !vcpu->exit_soon)
 		svm_begin_step(svm);
 	vmcb->control.int_ctl = (vmcb->control.int_ctl & ~V_TPR_MASK) | cr8;
 
@@ -685,6 +718,7 @@ static void svm_msr_filter_changed(struct mkvm_vcpu *vcpu)
 
 const struct mkvm_hw_ops mkvm_svm_ops = {
 	.name = "AMD SVM",
+	.ucode_rev = 0x01000065,	/* as in Linux KVM */
 	.tdp = {
 		.table = _PAGE_PRESENT | _PAGE_RW | _PAGE_USER | _PAGE_ACCESSED,
 		.leaf = _PAGE_PRESENT | _PAGE_USER | _PAGE_ACCESSED | _PAGE_DIRTY,
@@ -723,6 +757,7 @@ const struct mkvm_hw_ops mkvm_svm_ops = {
 	.get_msr = svm_get_msr,
 	.set_msr = svm_set_msr,
 	.tsc_offset_changed = svm_tsc_offset_changed,
+	.cpuid_changed = svm_cpuid_changed,
 	.msr_filter_changed = svm_msr_filter_changed,
 	.get_shadow = svm_get_shadow,
 	.set_shadow = svm_set_shadow,
@@ -733,4 +768,5 @@ const struct mkvm_hw_ops mkvm_svm_ops = {
 	.flush_tlb = svm_flush_tlb,
 	.set_tdp_root = svm_set_tdp_root,
 	.set_soft_tlb = svm_set_soft_tlb,
+	.use_root = svm_use_root,
 };

@@ -525,7 +525,17 @@ static u32 secondary_controls(struct vmx_vcpu *vmx)
 {
 	u32 ctl = vmx->vpid ? vmx_caps.cpu2 : vmx_caps.cpu2 & ~SECONDARY_EXEC_ENABLE_VPID;
 
+	/* Instructions that CPUID hides are #UD; one control is for RDTSCP and RDPID together. */
+	if (!(vmx->vcpu.shown & MKVM_SHOWN_TSC_AUX))
+		ctl &= ~SECONDARY_EXEC_ENABLE_RDTSCP;
+	if (!(vmx->vcpu.shown & MKVM_SHOWN_INVPCID))
+		ctl &= ~SECONDARY_EXEC_ENABLE_INVPCID;
 	return vmx->apicv ? ctl | vmx_caps.apicv : ctl;
+}
+
+static void vmx_cpuid_changed(struct mkvm_vcpu *vcpu)
+{
+	vmx_write(SECONDARY_VM_EXEC_CONTROL, secondary_controls(to_vmx(vcpu)));
 }
 
 static void write_awaited_eois(struct vmx_vcpu *vmx)
@@ -666,15 +676,28 @@ static void write_host_state(void)
 	vmx_write(HOST_IA32_EFER, val);
 }
 
+static void set_ept_root(struct vmx_vcpu *vmx, u64 root_pa)
+{
+	bool ad = (vmx_caps.ept & VMX_EPT_AD_BIT) && !vmx->walks_read;
+
+	vmx_write(EPT_POINTER, root_pa | VMX_EPTP_MT_WB | VMX_EPTP_PWL_4 | (ad ? VMX_EPTP_AD_ENABLE_BIT : 0));
+	vmx->flush = true;
+}
+
 /* hw_ops set_tdp_root; SMM, which has its own, has #UD exit. */
 static void vmx_set_tdp_root(struct mkvm_vcpu *vcpu, u64 root_pa)
 {
-	struct vmx_vcpu *vmx = to_vmx(vcpu);
+	set_ept_root(to_vmx(vcpu), root_pa);
+	vmx_update_exceptions(to_vmx(vcpu));
+}
 
-	vmx_write(EPT_POINTER, root_pa | VMX_EPTP_MT_WB | VMX_EPTP_PWL_4 |
-			       (vmx_caps.ept & VMX_EPT_AD_BIT && !vmx->walks_read ? VMX_EPTP_AD_ENABLE_BIT : 0));
-	vmx->flush = true;
-	vmx_update_exceptions(vmx);
+/* hw_ops use_root. There is no step but userspace's. */
+static bool vmx_use_root(struct mkvm_vcpu *vcpu, u64 root_pa, bool step)
+{
+	if (step)
+		return false;
+	set_ept_root(to_vmx(vcpu), root_pa ?: vcpu->vm->tdp[vcpu->in_smm].root_pa);
+	return true;
 }
 
 /*
@@ -689,7 +712,7 @@ static bool vmx_walks_read(struct mkvm_vcpu *vcpu)
 	if (!(vmx_caps.ept & VMX_EPT_AD_BIT) || vmx->walks_read)
 		return false;
 	vmx->walks_read = true;
-	vmx_set_tdp_root(vcpu, vcpu->vm->tdp[vcpu->in_smm].root_pa);
+	set_ept_root(vmx, vcpu->vm->tdp[vcpu->in_smm].root_pa);
 	return true;
 }
 
@@ -1062,6 +1085,7 @@ static void vmx_enter(struct mkvm_vcpu *vcpu)
 
 struct mkvm_hw_ops mkvm_vmx_ops = {
 	.name = "Intel VMX",
+	.ucode_rev = 1ull << 32,	/* as in Linux KVM */
 	.tdp = {
 		.table = VMX_EPT_RWX_MASK,
 		.leaf = VMX_EPT_READABLE_MASK | VMX_EPT_EXECUTABLE_MASK | VMX_EPTP_MT_WB << VMX_EPT_MT_EPTE_SHIFT |
@@ -1101,6 +1125,7 @@ struct mkvm_hw_ops mkvm_vmx_ops = {
 	.get_msr = vmx_get_msr,
 	.set_msr = vmx_set_msr,
 	.tsc_offset_changed = vmx_tsc_offset_changed,
+	.cpuid_changed = vmx_cpuid_changed,
 	.msr_filter_changed = vmx_msr_filter_changed,
 	.get_shadow = vmx_get_shadow,
 	.set_shadow = vmx_set_shadow,
@@ -1111,4 +1136,5 @@ struct mkvm_hw_ops mkvm_vmx_ops = {
 	.flush_tlb = vmx_flush_tlb,
 	.set_tdp_root = vmx_set_tdp_root,
 	.walks_read = vmx_walks_read,
+	.use_root = vmx_use_root,
 };

@@ -90,7 +90,8 @@ static u64 breakpoints(struct mkvm_vcpu *vcpu, const u64 **dr)
 		return vcpu->debug.dr7;
 	}
 	*dr = vcpu->dr;
-	return vcpu->dr_live ? mkvm_hw->get_dr(vcpu, 7) : 0;	/* a vCPU that has one on has them live */
+	/* A vCPU that has one on has them live. */
+	return vcpu->dr_live ? mkvm_hw->get_dr(vcpu, 7) : 0;
 }
 
 /* mkvm_watching - is a breakpoint on, so that mkvm_breakpoints_met must be asked? Own thread. */
@@ -118,7 +119,8 @@ u32 mkvm_breakpoints_met(struct mkvm_vcpu *vcpu, enum mkvm_watch how, u64 addr, 
 	int i;
 
 	for (i = 0; i < 4; i++) {
-		unsigned int control = dr7 >> (DR_CONTROL_SHIFT + DR_CONTROL_SIZE * i) & 0xf, size = sizes[control >> 2];
+		unsigned int control = dr7 >> (DR_CONTROL_SHIFT + DR_CONTROL_SIZE * i) & 0xf;
+		unsigned int size = sizes[control >> 2];
 		u64 start = dr[i] & ~(u64)(size - 1);
 		bool wanted;
 
@@ -135,7 +137,8 @@ u32 mkvm_breakpoints_met(struct mkvm_vcpu *vcpu, enum mkvm_watch how, u64 addr, 
 		default:
 			wanted = false;
 		}
-		if (wanted && (dr7 >> (DR_ENABLE_SIZE * i) & 3) && (addr - start < size || start - addr < len))
+		if (wanted && (dr7 >> (DR_ENABLE_SIZE * i) & 3) &&
+		    (addr - start < size || start - addr < len))
 			met |= BIT(i);
 	}
 	return met;

@@ -306,9 +306,9 @@ struct mkvm_vcpu {
 	u8 insn_len, insn[MKVM_INSN_ROOM];	/* (v) bytes of the exit's instruction that are known */
 	u8 cause;				/* (v) enum mkvm_cause of what the emulator runs or is to finish */
 	u64 fault_gpa;				/* (v) of the second-level fault being handled, */
-	u64 fault_la;				/* and its linear address, ~0: the CPU does not tell */
-	u8 insn_by_cpu;				/* (v) so many bytes of insn the CPU itself has fetched */
-	u32 intercepted;			/* (v) last bytes of the instruction that was, to skip it; 0: not known */
+	u64 fault_la;				/* and its linear address, ~0: not known */
+	u8 insn_by_cpu;				/* (v) bytes of insn that the CPU has fetched */
+	u32 intercepted;			/* (v) last bytes of what is to be skipped, 0: any */
 	unsigned long waiting;			/* (v) pending bits that a window will bring back */
 	unsigned long pending;			/* (a) 1 << enum mkvm_pending */
 	int where;				/* (a) enum mkvm_where */
@@ -382,7 +382,7 @@ struct mkvm_vcpu {
 
 	struct {
 		u32 control;			/* KVM_GUESTDBG_* while enabled, else 0 */
-		u32 traps;			/* to be told, as in DR6: of what was done outside of the guest */
+		u32 traps;			/* to be told, as in DR6 */
 		u64 dr[4], dr7;			/* userspace's breakpoints */
 	} debug;				/* (v) debug.c */
 

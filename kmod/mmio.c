@@ -192,8 +192,9 @@ static __always_inline enum mkvm_emu_result walk(struct mkvm_emu *emu, u64 la, u
 }
 
 /*
- * An entry of the guest's tables has changed under a walk: walk again? A signal ends it, for nobody else
- * bounds what other processors do, but not soon where the walk cannot be put off: something was done already.
+ * An entry of the guest's tables has changed under a walk: walk again? A signal ends it, for nobody
+ * else bounds what other processors do, but not soon where the walk cannot be put off, since
+ * something was done already.
  */
 static bool may_walk_again(const struct mkvm_emu *emu, unsigned int walks)
 {
@@ -355,9 +356,9 @@ static enum mkvm_emu_result page_access(struct mkvm_emu *emu, u64 gpa, void *dat
 }
 
 /*
- * The fault's own address saves the walk for the one operand, if that is still the one that faulted: the
- * code may have changed since, but for bytes that the CPU gives. So what a fault by a write proves is not
- * proved by one of a read, either.
+ * The fault's own address saves the walk for the one operand, if that is still the one that
+ * faulted: the code may have changed since, but for bytes that the CPU gives. So what a fault by a
+ * write proves is not proved by one of a read, either.
  */
 static bool know_gpa(const struct mkvm_emu *emu, u64 la, unsigned int len, enum mkvm_emu_how how)
 {
@@ -384,7 +385,7 @@ static noinline enum mkvm_emu_result access_by_walk(struct mkvm_emu *emu, u64 la
 		r = translate(emu, la + first, acc, &gpa2);
 	if (r == MKVM_EMU_DONE && how == MKVM_EMU_WRITE && first < len && ram_at(vcpu, gpa, true) &&
 	    !ram_at(vcpu, gpa2, true)) {
-		/* The device first: a replay that reads the operand again must find the RAM as it was. */
+		/* The device first: a replay that reads the operand again must find the same. */
 		r = page_access(emu, gpa2, data + first, len - first, how);
 		len = first;
 	}
@@ -400,8 +401,8 @@ enum mkvm_emu_result mkvm_emu_access(struct mkvm_emu *emu, u64 la, void *data, u
 	struct mkvm_vcpu *vcpu = emu->vcpu;
 
 	if (unlikely(emu->watched) && how != MKVM_EMU_PROBE)
-		emu->traps |= mkvm_breakpoints_met(vcpu, how == MKVM_EMU_WRITE ? MKVM_WATCH_WRITE : MKVM_WATCH_READ,
-						   la, len);
+		emu->traps |= mkvm_breakpoints_met(vcpu, how == MKVM_EMU_WRITE ? MKVM_WATCH_WRITE :
+						   MKVM_WATCH_READ, la, len);
 	if (unlikely(!know_gpa(emu, la, len, how)))
 		return access_by_walk(emu, la, data, len, how);
 	/* A fault means no RAM, but one by a write may mean memory that can be read. */
@@ -606,11 +607,12 @@ static bool is_intercepted(const struct mkvm_emu *emu)
 			return !number;
 		return emu->d.op == OP_SET_CR && (emu->prefix[LOCK] ? 8 : emu->reg) == number;
 	default:
-		return emu->d.op == (what == MKVM_INTERCEPT_SET_DR ? OP_SET_DR : OP_GET_DR) && emu->reg == number;
+		return emu->reg == number &&
+		       emu->d.op == (what == MKVM_INTERCEPT_SET_DR ? OP_SET_DR : OP_GET_DR);
 	}
 }
 
-/* RETRY: another processor has changed the code since, and the guest shall see what becomes of that. */
+/* RETRY: another processor has changed the code since; the guest runs what stands there now. */
 static enum mkvm_emu_result check_intercepted(struct mkvm_emu *emu)
 {
 	enum mkvm_emu_result r = mkvm_decode(emu);
@@ -633,12 +635,12 @@ static u32 due_traps(const struct mkvm_vcpu *vcpu, bool tf)
 	return vcpu->emu.traps | (tf ? DR_STEP : 0);
 }
 
-/* The instruction has to be run again, later: by userspace's next KVM_RUN, with its bytes and its log as they are. */
+/* The next KVM_RUN has to run the instruction again, with its bytes and its log as they are. */
 static void suspend_emulation(struct mkvm_vcpu *vcpu)
 {
 	vcpu->io_rip = vcpu->rip;
 	vcpu->complete = complete_emulation;
-	vcpu->insn_len = vcpu->emu.insn_len;	/* the replay runs these, whoever patches the code */
+	vcpu->insn_len = vcpu->emu.insn_len;	/* whoever patches the code */
 }
 
 /* The emulator's last result becomes the vCPU's state. Return: as handle_exit. */
@@ -648,6 +650,9 @@ static int end_emulation(struct mkvm_vcpu *vcpu, enum mkvm_emu_result r, u32 tra
 
 	switch (r) {
 	case MKVM_EMU_DONE:
+		/* The guest gets no trap between a load of SS and the next instruction. */
+		if (emu->ss_loaded && !mkvm_debug_takes(vcpu, X86_TRAP_DB))
+			traps = 0;
 		mkvm_end_instruction(vcpu, traps);
 		if (unlikely(emu->ss_loaded))
 			mkvm_hw->set_shadow(vcpu, KVM_X86_SHADOW_INT_MOV_SS);
@@ -712,7 +717,8 @@ int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause)
 		}
 		mkvm_forget_io(vcpu);
 		vcpu->rip = emu->rip;
-		if (r == MKVM_EMU_AGAIN)	/* met its breakpoint in the code: AMD APM vol. 2, "Resume Flag (RF) Bit" */
+		/* A breakpoint on its code was met before: AMD APM vol. 2, "Resume Flag (RF) Bit". */
+		if (r == MKVM_EMU_AGAIN)
 			emu->rflags |= X86_EFLAGS_RF;
 		vcpu->rflags = emu->rflags;
 	} while (r == MKVM_EMU_AGAIN && !stepped && !emu->traps && may_repeat(vcpu, round++));
@@ -803,7 +809,7 @@ int mkvm_skip_by_decoding(struct mkvm_vcpu *vcpu)
 	mkvm_test_point(MKVM_POINT_SKIP);
 	len = decode_at_rip(vcpu, &emu);
 	if (vcpu->intercepted && !ends_with(emu->insn, len, vcpu->intercepted))
-		len = bytes_in(vcpu->intercepted);	/* other code is there by now; a prefix it had is run as one */
+		len = bytes_in(vcpu->intercepted);	/* other code stands there by now */
 	if (!len)
 		return mkvm_emulation_failed(vcpu, emu);
 	vcpu->rip += len;

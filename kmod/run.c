@@ -275,7 +275,7 @@ int mkvm_exit_hypercall(struct mkvm_vcpu *vcpu)
 
 /* ---- port I/O: one element; strings go through the emulator ---- */
 
-/* The end of an access to ports, with the breakpoints that watch them. Return: as mkvm_skip_instruction. */
+/* The end of an access to ports, which breakpoints may watch. Return: as mkvm_skip_instruction. */
 static int skip_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size)
 {
 	u32 traps = 0;
@@ -387,7 +387,7 @@ static int tdp_fault_locked(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fe
 		return 1;
 	if (unlikely(vcpu->vectoring))
 		return exit_delivery_failed(vcpu, gpa);
-	/* Where the CPU says how long the instruction is, a doorbell needs no look at it, unless it is watched. */
+	/* Where the CPU tells its length, a doorbell's instruction needs no look, unless it is watched. */
 	if (write && vcpu->next_rip && !mkvm_watching(vcpu) && mkvm_fast_mmio(vcpu, gpa)) {
 		mkvm_trace_event(mmio, vcpu, gpa, 0, true, 0, "kernel");
 		return mkvm_skip_instruction(vcpu);

@@ -222,6 +222,10 @@ static void stepped_exits(u64 arg)
 	nr_traps = 0;
 	STEPPED("addl %%eax, (%%rdx)", "+a"(a) : "d"(MMIO_GPA) : "memory");
 	GUEST_TRAPPED(DR6_BS);
+	/* The device gives SS a null selector. No trap comes before the next instruction has run. */
+	STEPPED("movw (%1), %%ss; movl %%eax, (%1)", "+a"(a) : "d"(MMIO_GPA) : "memory");
+	asm volatile("movl %0, %%ss" :: "r"(SEL_DATA));
+	GUEST_TRAPPED(DR6_BS);
 	write_dr6(DR6_CLEAR | DR6_BD | DR6_BT | 0xf);
 	STEPPED("cpuid", "+a"(a), "+b"(b), "+c"(c), "+d"(d));
 	GUEST_TRAPPED(DR6_BS | DR6_BD | DR6_BT);	/* B0 to B3 are of this trap, the others stay */

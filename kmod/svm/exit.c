@@ -38,7 +38,8 @@ static int svm_exit_ioio(struct mkvm_vcpu *vcpu)
 
 	vcpu->stats[MKVM_STAT_IO_EXITS]++;
 	if (info & SVM_IOIO_STR_MASK)
-		return mkvm_exit_emulate(vcpu, info & SVM_IOIO_TYPE_MASK ? MKVM_INTERCEPT_INS : MKVM_INTERCEPT_OUTS, size);
+		return mkvm_exit_emulate(vcpu, info & SVM_IOIO_TYPE_MASK ? MKVM_INTERCEPT_INS :
+					 MKVM_INTERCEPT_OUTS, size);
 	vcpu->next_rip = c->exit_info_2;
 	return mkvm_exit_pio(vcpu, info >> 16, size, info & SVM_IOIO_TYPE_MASK);
 }

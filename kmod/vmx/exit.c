@@ -41,7 +41,8 @@ static int vmx_exit_io(struct mkvm_vcpu *vcpu)
 
 	vcpu->stats[MKVM_STAT_IO_EXITS]++;
 	if (qual & BIT(4))		/* string */
-		return mkvm_exit_emulate(vcpu, qual & BIT(3) ? MKVM_INTERCEPT_INS : MKVM_INTERCEPT_OUTS, (qual & 7) + 1);
+		return mkvm_exit_emulate(vcpu, qual & BIT(3) ? MKVM_INTERCEPT_INS : MKVM_INTERCEPT_OUTS,
+					 (qual & 7) + 1);
 	return mkvm_exit_pio(vcpu, qual >> 16, (qual & 7) + 1, qual & BIT(3));
 }
 

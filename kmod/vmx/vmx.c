@@ -407,7 +407,7 @@ static void vmx_set_dr(struct mkvm_vcpu *vcpu, int dr, u64 val)
 	}
 }
 
-/* Intel SDM vol. 3, "Guest Non-Register State": pending debug exceptions, whose bit 12 says that one is on. */
+/* Intel SDM vol. 3, "Guest Non-Register State": bit 12 of the pending ones says that one is on. */
 static u32 vmx_take_held_traps(struct mkvm_vcpu *vcpu)
 {
 	u64 pending = vmx_read(GUEST_PENDING_DBG_EXCEPTIONS);

@@ -272,7 +272,7 @@ static void show_page(struct mkvm_vcpu *vcpu, unsigned int n)
 	WRITE_ONCE(*window_leaf(soft, n), leaf);
 }
 
-/* Our entry for what the guest's tables say. The window holds back writes of a page that is not dirty. */
+/* Our entry for what the guest's tables say. The window holds back the first write. */
 static u64 rights(const struct mkvm_translation *t)
 {
 	return PTE_P | PTE_A | PTE_D | (t->all & (PTE_W | PTE_U)) | (t->any & PTE_NX) |

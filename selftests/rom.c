@@ -189,7 +189,7 @@ static void run_with_tables(u32 in_rom, u64 flags)
 /* Linux KVM has its emulator run each instruction, the few that it knows. */
 #define NOT_ON_LINUX_KVM() do {						\
 	if (is_linux_kvm())						\
-		SKIP("Linux KVM cannot run guests whose page tables are in a read-only slot"); \
+		SKIP("Linux KVM loses stores of a guest with page tables in ROM, or ends it"); \
 } while (0)
 
 /* Without accessed bits in ROM the emulator runs each instruction there. */
@@ -521,7 +521,7 @@ static void take_interrupts(u64 arg)
 	}
 }
 
-/* Puts a table into ROM, or so that its byte number over is the first behind it. Returns its address. */
+/* Puts a table into ROM, or so that its byte number over is the first behind it. */
 static u64 put_table(const void *table, u64 size, u64 over)
 {
 	u64 gpa = over ? AREA - over : ROM_DATA;

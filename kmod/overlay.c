@@ -81,7 +81,8 @@ static bool in_descriptors(struct mkvm_vcpu *vcpu, u64 gpa)
 	if (in_table(vcpu, gdt.base, gdt.limit, gpa))
 		return true;
 	mkvm_hw->get_segment(vcpu, MKVM_LDTR, &ldt);
-	return !ldt.unusable && (ldt.selector & ~3) && in_table(vcpu, ldt.base, min(ldt.limit, 0xffffU), gpa);
+	return !ldt.unusable && (ldt.selector & ~3) &&
+	       in_table(vcpu, ldt.base, min(ldt.limit, 0xffffU), gpa);
 }
 
 /* Puts the copy in place. False: no memory, or the vendor's part cannot. */

@@ -231,7 +231,8 @@ static u64 new_table(struct mkvm_soft_tlb *soft)
 }
 
 /* The last-level table for la and the index in it; NULL: no room. */
-static void *last_table(struct mkvm_soft_tlb *soft, const struct paging *p, u64 la, unsigned int *index)
+static void *last_table(struct mkvm_soft_tlb *soft, const struct paging *p, u64 la,
+			unsigned int *index)
 {
 	void *table = soft->top + (p->wide && !p->lm ? soft->cr3 & 0xfe0 : 0);
 	unsigned int level, shift = PAGE_SHIFT + p->bits * p->levels;
@@ -271,10 +272,11 @@ static void show_page(struct mkvm_vcpu *vcpu, unsigned int n)
 	WRITE_ONCE(*window_leaf(soft, n), leaf);
 }
 
-/* Our entry for what the guest's tables say. Writes of a page that is not dirty are held back by the window. */
+/* Our entry for what the guest's tables say. The window holds back the first write. */
 static u64 rights(const struct mkvm_translation *t)
 {
-	return PTE_P | PTE_A | PTE_D | (t->all & (PTE_W | PTE_U)) | (t->any & PTE_NX) | (t->leaf & PTE_KEY);
+	return PTE_P | PTE_A | PTE_D | (t->all & (PTE_W | PTE_U)) | (t->any & PTE_NX) |
+	       (t->leaf & PTE_KEY);
 }
 
 /* Puts a translation into the tables. False: they are full. */
@@ -305,7 +307,7 @@ static bool soft_enter(struct mkvm_vcpu *vcpu, u64 la, const struct mkvm_transla
 }
 
 /*
- * mkvm_exit_soft_fault - a #PF while software does the walks: the guest's, or an entry that is to be made
+ * mkvm_exit_soft_fault - a #PF while software does the walks: the guest's, or an entry is missing
  * @error: the CPU's error code
  *
  * Context: own thread, may sleep. Return: as handle_exit.

@@ -138,7 +138,8 @@ static void store_and_load(void)
 	GUEST_EQ(4, at(AREA + 3 * PAGE_SIZE - 8)[3]);
 	/* 3.0 squared; the guest has the registers to itself. */
 	to[8] = 0x4008000000000000;
-	asm volatile("movsd %0, %%xmm0; mulsd %0, %%xmm0; movsd %%xmm0, %0; fldl %0; fistpq %0" : "+m"(to[8]) :: "memory");
+	asm volatile("movsd %0, %%xmm0; mulsd %0, %%xmm0; movsd %%xmm0, %0; fldl %0; fistpq %0"
+		     : "+m"(to[8]) :: "memory");
 	GUEST_EQ(9, to[8]);
 	asm volatile("pushq %0; popq 8(%0)" :: "r"(AREA) : "memory");
 	GUEST_EQ(AREA, to[1]);
@@ -185,10 +186,10 @@ static void run_with_tables(u32 in_rom, u64 flags)
 		expect_rom_as_built();
 }
 
-/* Linux KVM emulates each instruction, the few that it knows, and takes the table's address for the operand's. */
+/* Linux KVM has its emulator run each instruction, the few that it knows. */
 #define NOT_ON_LINUX_KVM() do {						\
 	if (is_linux_kvm())						\
-		SKIP("Linux KVM cannot run guests whose page tables are in a read-only slot"); \
+		SKIP("Linux KVM loses stores of a guest with page tables in ROM, or ends it"); \
 } while (0)
 
 /* Without accessed bits in ROM the emulator runs each instruction there. */
@@ -520,7 +521,7 @@ static void take_interrupts(u64 arg)
 	}
 }
 
-/* Puts a table so that it ends, or has its byte number over, at the ROM's end. Returns its address. */
+/* Puts a table into ROM, or so that its byte number over is the first behind it. */
 static u64 put_table(const void *table, u64 size, u64 over)
 {
 	u64 gpa = over ? AREA - over : ROM_DATA;
@@ -719,7 +720,7 @@ static void soft_interrupt(u64 arg)
 	asm volatile("int %0" :: "i"(VECTOR));
 }
 
-/* KVM_RUN ends with what the CPU said; so it does when it is called again, and a signal is not needed. */
+/* KVM_RUN ends with what the CPU said, and does so again when it is called again. */
 static void expect_delivery_error(struct vcpu *vcpu, u32 type, u64 gpa)
 {
 	struct kvm_run *run = vcpu->run;

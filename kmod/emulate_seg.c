@@ -199,7 +199,7 @@ static enum mkvm_emu_result run_mov_from_segment(struct mkvm_emu *c)
 	struct kvm_segment s;
 	u64 val;
 
-	mkvm_emu_get_segment(c, c->reg, &s);
+	mkvm_emu_get_segment(c, c->reg & 7, &s);	/* REX.R does not count */
 	val = s.selector;
 	return mkvm_emu_rm(c, MKVM_EMU_WRITE, c->mod == 3 ? c->size : 2, &val);
 }
@@ -212,9 +212,9 @@ static enum mkvm_emu_result run_mov_to_segment(struct mkvm_emu *c)
 
 	res = mkvm_emu_rm(c, MKVM_EMU_READ, 2, &val);
 	if (!res)
-		res = load_segment(c, c->reg, val, &s);
+		res = load_segment(c, c->reg & 7, val, &s);
 	if (!res)
-		put_segment(c, c->reg, &s);
+		put_segment(c, c->reg & 7, &s);
 	return res;
 }
 

@@ -90,6 +90,11 @@ struct mkvm_hw_ops {
 	 * And flush_tlb, but for what soft_tlb.c knows. NULL: is not done.
 	 */
 	void (*set_soft_tlb)(struct mkvm_vcpu *vcpu, u64 root_pa);
+	/*
+	 * Walk second-level tables from there, or, 0, from where the functions above say; and flush_tlb. step:
+	 * leave the guest after one instruction, the next. False: cannot; nothing has changed.
+	 */
+	bool (*use_root)(struct mkvm_vcpu *vcpu, u64 root_pa, bool step);
 	/* Have walks that set no bit count as reads from now on. False: they do, or cannot. NULL: they cannot. */
 	bool (*walks_read)(struct mkvm_vcpu *vcpu);
 };

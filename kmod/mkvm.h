@@ -402,6 +402,8 @@ struct mkvm_vcpu {
 	struct mkvm_emu emu;			/* (v) the instruction being emulated */
 	struct mkvm_soft_tlb *soft;		/* (v) soft_tlb.c; NULL: was never needed */
 	u64 soft_root;				/* (v) while it is used: of its private address space, else 0 */
+	struct mkvm_overlay *overlay;		/* (v) overlay.c; NULL: was never needed */
+	u64 overlay_root;			/* (v) where the CPU's second-level walk starts because of it, else 0 */
 	void *tdp_pages[3];			/* (v) zeroed pages kept for mmu_lock sections */
 	u8 nr_tdp_pages;			/* (v) */
 	const struct mkvm_memslot *last_slot;	/* (v) valid while last_generation is current, under srcu */
@@ -609,16 +611,19 @@ void mkvm_tdp_zap_gfns(struct mkvm *vm, unsigned int as, u64 first, u64 end);
 bool mkvm_tdp_write_protect(struct mkvm *vm, unsigned int as, u64 gfn, u64 mask);
 void mkvm_tdp_flush(struct mkvm *vm);
 void mkvm_tdp_free_pages(struct mkvm_vcpu *vcpu);
+void mkvm_tdp_clone_path(struct mkvm_vcpu *vcpu, u64 **tables, u64 gpa, u64 page_pa);
 u64 mkvm_tdp_leaf(struct mkvm_vcpu *vcpu, u64 gfn);
 
 #define MKVM_FAULT_MAPPED	0	/* run the guest again */
-#define MKVM_FAULT_MMIO		1	/* no memory there, or a write to read-only memory */
+#define MKVM_FAULT_MMIO		1	/* no memory there */
+#define MKVM_FAULT_ROM		2	/* a write to read-only memory: MMIO, too */
 
 /* mmio.c: the emulator's surroundings */
 int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause);
 int mkvm_skip_by_decoding(struct mkvm_vcpu *vcpu);
 enum mkvm_insn { MKVM_INSN_OTHER, MKVM_INSN_HYPERCALL, MKVM_INSN_RSM, MKVM_INSN_INT3, MKVM_INSN_INTO, MKVM_INSN_INT_N };
 enum mkvm_insn mkvm_insn_at_rip(struct mkvm_vcpu *vcpu, u8 *vector);
+bool mkvm_insn_is_emulated(struct mkvm_vcpu *vcpu);
 bool mkvm_translate(struct mkvm_vcpu *vcpu, u64 la, u64 *gpa);
 void mkvm_forget_io(struct mkvm_vcpu *vcpu);
 
@@ -639,6 +644,13 @@ void mkvm_soft_free(struct mkvm_vcpu *vcpu);
 int mkvm_exit_soft_fault(struct mkvm_vcpu *vcpu, u64 la, u32 error);
 int mkvm_soft_fault_gpa(struct mkvm_vcpu *vcpu, u64 *gpa, bool write);
 void mkvm_soft_mapped(struct mkvm_vcpu *vcpu);
+
+u64 *mkvm_soft_space(struct mkvm_vcpu *vcpu, u64 *gpa);
+
+/* overlay.c */
+bool mkvm_overlay_fault(struct mkvm_vcpu *vcpu, u64 gpa);
+void mkvm_overlay_end(struct mkvm_vcpu *vcpu);
+void mkvm_overlay_free(struct mkvm_vcpu *vcpu);
 
 /* iodev.c; true: an in-kernel device answered */
 bool mkvm_kernel_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size, bool in, void *data);

@@ -733,6 +733,14 @@ static unsigned int decode_at_rip(struct mkvm_vcpu *vcpu, struct mkvm_emu **emu)
 	return len;
 }
 
+/* Is the instruction at RIP one that the emulator runs? Own thread. */
+bool mkvm_insn_is_emulated(struct mkvm_vcpu *vcpu)
+{
+	struct mkvm_emu *emu;
+
+	return decode_at_rip(vcpu, &emu) && emu->d.op != OP_LENGTH;
+}
+
 /*
  * mkvm_insn_at_rip - which of the instructions that some CPU does not know, or not apart, is at RIP?
  * @vector: of INT n; may be NULL

@@ -381,8 +381,10 @@ static int tdp_fault_locked(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fe
 
 	trace_page_fault(vcpu, gpa, 0, write, 0, fetch ? "fetch" : "data");
 	r = map_gpa(vcpu, gpa, write);
-	if (r != MKVM_FAULT_MMIO)
+	if (r < MKVM_FAULT_MMIO)
 		return r ?: 1;
+	if (unlikely(r == MKVM_FAULT_ROM) && mkvm_overlay_fault(vcpu, gpa))
+		return 1;
 	if (unlikely(vcpu->vectoring))
 		return exit_delivery_failed(vcpu, gpa);
 	/* Where the CPU says how long the instruction is, a doorbell needs no look at it, unless it is watched. */
@@ -433,7 +435,7 @@ int mkvm_exit_walk_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
 	idx = srcu_read_lock(&vcpu->vm->srcu);
 	r = map_gpa(vcpu, gpa, write);
 	srcu_read_unlock(&vcpu->vm->srcu, idx);
-	if (r != MKVM_FAULT_MMIO) {
+	if (r < MKVM_FAULT_MMIO) {
 		vcpu->stats[MKVM_STAT_PF_TAKEN]++;
 		return r ?: 1;
 	}
@@ -492,6 +494,8 @@ static void enter_guest_irqoff(struct mkvm_vcpu *vcpu)
 		vcpu->tlb_seen = tlb_gen;
 		vcpu->stats[MKVM_STAT_TLB_FLUSH]++;
 		mkvm_hw->flush_tlb(vcpu);
+		if (unlikely(vcpu->overlay_root))
+			mkvm_overlay_end(vcpu);
 	}
 	mkvm_trace_event(enter, vcpu, "", 0, 0, 0, vcpu->event.type ? vcpu->event.vector | BIT(31) : 0);
 	if (test_thread_flag(TIF_NEED_FPU_LOAD))
@@ -579,6 +583,8 @@ static int enter_guest(struct mkvm_vcpu *vcpu)
 		if (vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP)
 			vcpu->debug.traps = DR_STEP;
 	}
+	if (unlikely(vcpu->overlay_root))
+		mkvm_overlay_end(vcpu);
 	if (unlikely(vcpu->vapic_addr))
 		vapic_look(vcpu);
 	return mkvm_hw->handle_exit(vcpu);

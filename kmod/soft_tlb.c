@@ -369,6 +369,18 @@ int mkvm_soft_fault_gpa(struct mkvm_vcpu *vcpu, u64 *gpa, bool write)
 	return 0;
 }
 
+/*
+ * mkvm_soft_space - the root of the private space, its fourth level
+ * @gpa: in: of the fault that is being handled; out: where it is there
+ */
+u64 *mkvm_soft_space(struct mkvm_vcpu *vcpu, u64 *gpa)
+{
+	struct mkvm_soft_tlb *soft = vcpu->soft;
+
+	*gpa = soft->base + (SOFT_TABLES + soft->fault) * PAGE_SIZE;
+	return soft->npt[0];
+}
+
 /* mkvm_soft_mapped - the page of the second-level fault is there now. Context: own thread. */
 void mkvm_soft_mapped(struct mkvm_vcpu *vcpu)
 {

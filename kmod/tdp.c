@@ -224,6 +224,46 @@ u64 mkvm_tdp_leaf(struct mkvm_vcpu *vcpu, u64 gfn)
 	return entry;
 }
 
+/* A table of last-level entries that map what a 2 MiB leaf does. */
+static void split_leaf(u64 *table, u64 entry)
+{
+	int i;
+
+	for (i = 0; i < 512; i++)
+		table[i] = (entry & ~mkvm_hw->tdp.huge) + ((u64)i << PAGE_SHIFT);
+}
+
+/*
+ * mkvm_tdp_clone_path - second-level tables in which one page is another than in those that the CPU walks now
+ * @tables: by level - 1, pages whose contents do not matter
+ * @gpa: the guest's address of the page
+ * @page_pa: what is there instead, writable
+ *
+ * Like a TLB they are to be used no longer than until the next flush. Context: the vCPU's thread.
+ */
+void mkvm_tdp_clone_path(struct mkvm_vcpu *vcpu, u64 **tables, u64 gpa, u64 page_pa)
+{
+	const struct mkvm_tdp_format *f = &mkvm_hw->tdp;
+	u64 *from = vcpu->soft_root ? mkvm_soft_space(vcpu, &gpa) : vcpu->vm->tdp[vcpu->in_smm].root;
+	u64 entry = 0;
+	int l;
+
+	spin_lock(&vcpu->vm->mmu_lock);
+	for (l = TDP_LEVELS; l >= 1; l--) {
+		if (from)
+			memcpy(tables[l - 1], from, PAGE_SIZE);
+		else if (tdp_present(entry))
+			split_leaf(tables[l - 1], entry);
+		else
+			memset(tables[l - 1], 0, PAGE_SIZE);
+		entry = tables[l - 1][tdp_index(gpa >> PAGE_SHIFT, l)];
+		from = tdp_present(entry) && !tdp_is_leaf(entry, l) ? tdp_table(entry) : NULL;
+		tables[l - 1][tdp_index(gpa >> PAGE_SHIFT, l)] =
+			l > 1 ? __pa(tables[l - 2]) | f->table : page_pa | f->leaf | f->write;
+	}
+	spin_unlock(&vcpu->vm->mmu_lock);
+}
+
 /*
  * mkvm_tdp_write_protect - 4 KiB leaves of the frames gfn + n, n a bit of mask, become read-only
  *
@@ -393,8 +433,8 @@ static struct page *host_page(unsigned long hva, bool readonly, bool *writable)
  * mkvm_tdp_fault - the guest touched a guest-physical address that is not mapped (so)
  *
  * Context: the vCPU's thread, may sleep; vm->srcu held.
- * Return: MKVM_FAULT_MAPPED (run the guest again), MKVM_FAULT_MMIO (no memory there, or a
- * write to read-only memory), -EFAULT (the host has no page there, or one without a
+ * Return: MKVM_FAULT_MAPPED (run the guest again), MKVM_FAULT_MMIO (no memory there),
+ * MKVM_FAULT_ROM (a write to read-only memory), -EFAULT (the host has no page there, or one without a
  * struct page), -ENOMEM.
  */
 int mkvm_tdp_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
@@ -412,7 +452,7 @@ int mkvm_tdp_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
 		return MKVM_FAULT_MMIO;
 	readonly = slot->flags & KVM_MEM_READONLY;
 	if (write && readonly)
-		return MKVM_FAULT_MMIO;
+		return MKVM_FAULT_ROM;
 	if (tdp_fill_pages(vcpu))
 		return -ENOMEM;
 	hva = slot->hva + ((gfn - slot->gfn) << PAGE_SHIFT);

@@ -245,7 +245,7 @@ DECLARE_EVENT_CLASS(access,
 ACCESS_EVENT(mmio);
 /* The same for a port; of a string instruction the last element. */
 ACCESS_EVENT(pio);
-/* The guest touches an address that has no (such) second-level mapping. by: fetch (or a table walk), data. */
+/* The guest touches an address that has no (such) second-level mapping. by: fetch, data, walk (of its page tables). */
 ACCESS_EVENT(page_fault);
 
 #endif

@@ -748,6 +748,7 @@ void mkvm_vcpu_destroy(struct mkvm_vcpu *vcpu)
 		mkvm_lapic_destroy(vcpu);
 	mkvm_tdp_free_pages(vcpu);
 	mkvm_soft_free(vcpu);
+	mkvm_overlay_free(vcpu);
 	kvfree(vcpu->cpuid);
 	if (vcpu->fpu.fpstate)
 		fpu_free_guest_fpstate(&vcpu->fpu);

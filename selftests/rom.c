@@ -589,6 +589,103 @@ TEST(a_descriptor_of_the_gdt_may_lie_over_the_end_of_rom)
 	deliver_by_gdt(SEL_CODE64 + 4);
 }
 
+#define ACCESSED (1ull << 40)
+
+/* Whatever loads a segment would have the CPU write to the GDT, as the SDM and APM have it. */
+static void load_segments(u64 arg)
+{
+	(void)arg;
+	guest_handlers[VECTOR] = irq_count;
+	guest_handlers[VEC_NMI] = irq_count_only;
+	apic_enable();
+	for (u32 i = 1; i <= 3; i++) {
+		stage(i);
+		sti_nop_cli();			/* a delivery loads CS; IRET does, and SS */
+		GUEST_EQ(i, irqs[VECTOR]);
+		GUEST_EQ(i, irqs[VEC_NMI]);
+		GUEST_EQ(VEC_UD, GUEST_TRY("ud2", "=m"(answer)));
+		asm volatile("mov %0, %%ds; mov %0, %%es; mov %0, %%ss" :: "r"(SEL_DATA));
+		asm volatile("pushq %q0; popq %%fs; pushq %q0; popq %%gs" :: "r"(SEL_DATA) : "memory");
+		asm volatile("pushq %0; pushq $1f; lretq; 1:" :: "i"(SEL_CODE64) : "memory");
+		at(AREA)[0] = i;
+		GUEST_EQ(i, at(AREA)[0]);
+	}
+}
+
+static struct vcpu *unaccessed_gdt(struct vm **vm, void (*entry)(u64 arg), u32 in_rom)
+{
+	struct vcpu *vcpu = rom_guest(vm, entry, in_rom, PTE_ALL);
+	u64 *gdt = (u64 *)(rom + (ROM_DATA - ROM_GPA));
+	struct kvm_sregs sregs;
+
+	for (u32 i = 0; i < 8; i++)
+		gdt[i] = guest_gdt[i] & ~ACCESSED;
+	vcpu_get_sregs(vcpu, &sregs);
+	sregs.gdt.base = ROM_DATA;
+	vcpu_set_sregs(vcpu, &sregs);
+	return vcpu;
+}
+
+static void deliver_by_unaccessed_gdt(u32 in_rom)
+{
+	struct vm *vm;
+	struct vcpu *vcpu = unaccessed_gdt(&vm, load_segments, in_rom);
+	u64 *gdt = (u64 *)(rom + (ROM_DATA - ROM_GPA));
+
+	for (u32 i = 1; i <= 3; i++) {
+		vcpu_run_to_stage(vcpu, i);
+		vm_msi(vm, MSI_ADDR(0), VECTOR);
+		ASSERT_OK(ioctl(vcpu->fd, KVM_NMI, 0));
+	}
+	vcpu_run_to_done(vcpu);
+	for (u32 i = 0; i < 8; i++)
+		EXPECT_EQ(guest_gdt[i] & ~ACCESSED, gdt[i]);
+}
+
+TEST(the_accessed_bit_of_a_descriptor_in_rom_is_lost)
+{
+	if (is_linux_kvm())
+		SKIP("on Linux KVM the delivery of an event through such a descriptor ends the VM");
+	if (cpu_is_intel())
+		SKIP("on Intel an IRET through such a descriptor ends the VM");
+	deliver_by_unaccessed_gdt(0);
+}
+
+static void told(struct guest_frame *frame)
+{
+	(void)frame;
+	stage(2);
+}
+
+static void wait_for_one(u64 arg)
+{
+	(void)arg;
+	guest_handlers[VECTOR] = told;
+	apic_enable();
+	stage(1);
+	sti_nop_cli();
+}
+
+TEST(an_interrupt_loads_a_descriptor_in_rom_that_is_not_accessed)
+{
+	struct vm *vm;
+	struct vcpu *vcpu;
+
+	if (is_linux_kvm())
+		SKIP("on Linux KVM the delivery of an event through such a descriptor ends the VM");
+	vcpu = unaccessed_gdt(&vm, wait_for_one, 0);
+	vcpu_run_to_stage(vcpu, 1);
+	vm_msi(vm, MSI_ADDR(0), VECTOR);
+	vcpu_run_to_stage(vcpu, 2);
+}
+
+TEST(page_tables_and_descriptors_may_both_be_in_rom)
+{
+	NOT_ON_LINUX_KVM();
+	NOT_ON_INTEL();
+	deliver_by_unaccessed_gdt(ROM_ALL);
+}
+
 #define TSS_IST1 36
 
 static void deliver_by_tss(u64 over)

@@ -311,6 +311,7 @@ static void svm_vcpu_reset(struct mkvm_vcpu *vcpu, bool init)
 	svm->nmi_masked = false;
 	svm->in_iret = false;
 	svm->step_wanted = false;
+	svm->step_once = false;
 	svm->stepping = false;
 	svm->debugged = false;
 	vcpu->dr_live = false;
@@ -378,7 +379,7 @@ static void svm_set_soft_tlb(struct mkvm_vcpu *vcpu, u64 root_pa)
 	svm_intercept(svm, INTERCEPT_TASK_SWITCH, on);
 	intercept_invpcid(svm);
 	c->intercepts[INTERCEPT_EXCEPTION] = svm_exceptions(svm);
-	svm->asid.gen = 0;
+	svm->asid.flush = true;
 }
 
 /* The guest's paging changes: the CPU may be able to walk its tables again. */
@@ -386,6 +387,19 @@ static void end_soft_tlb(struct mkvm_vcpu *vcpu)
 {
 	if (unlikely(vcpu->soft_root))
 		svm_set_soft_tlb(vcpu, 0);
+}
+
+/* hw_ops use_root. */
+static bool svm_use_root(struct mkvm_vcpu *vcpu, u64 root_pa, bool step)
+{
+	struct svm_vcpu *svm = to_svm(vcpu);
+
+	if (!root_pa)
+		root_pa = vcpu->soft_root ?: vcpu->vm->tdp[vcpu->in_smm].root_pa;
+	svm->vmcb->control.nested_cr3 = root_pa;
+	svm->step_once = step;
+	svm->asid.flush = true;
+	return true;
 }
 
 static void svm_set_tdp_root(struct mkvm_vcpu *vcpu, u64 root_pa)
@@ -450,7 +464,7 @@ static void svm_enter(struct mkvm_vcpu *vcpu)
 	vmcb->save.rsp = vcpu->regs[4];
 	vmcb->save.rip = vcpu->rip;
 	vmcb->save.rflags = vcpu->rflags;
-	if (unlikely(svm->step_wanted || (vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP)) && !vcpu->exit_soon)
+	if (unlikely(svm->step_wanted || svm->step_once || (vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP)) && !vcpu->exit_soon)
 		svm_begin_step(svm);
 	vmcb->control.int_ctl = (vmcb->control.int_ctl & ~V_TPR_MASK) | cr8;
 
@@ -754,4 +768,5 @@ const struct mkvm_hw_ops mkvm_svm_ops = {
 	.flush_tlb = svm_flush_tlb,
 	.set_tdp_root = svm_set_tdp_root,
 	.set_soft_tlb = svm_set_soft_tlb,
+	.use_root = svm_use_root,
 };

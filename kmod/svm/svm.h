@@ -24,6 +24,7 @@ struct svm_vcpu {
 	u64 iret_rip;
 	/* One instruction with TF set and exceptions intercepted, since nothing else ends a shadow or IRET. */
 	bool step_wanted;	/* by svm_open_window: from the next entry on */
+	bool step_once;		/* by svm_use_root: after the next entry */
 	bool stepping;
 	bool step_had_tf;	/* the guest's own TF */
 	bool step_trap;		/* this exit's #DB is the step's, not the guest's */

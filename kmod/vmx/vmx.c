@@ -676,15 +676,28 @@ static void write_host_state(void)
 	vmx_write(HOST_IA32_EFER, val);
 }
 
+static void set_ept_root(struct vmx_vcpu *vmx, u64 root_pa)
+{
+	bool ad = (vmx_caps.ept & VMX_EPT_AD_BIT) && !vmx->walks_read;
+
+	vmx_write(EPT_POINTER, root_pa | VMX_EPTP_MT_WB | VMX_EPTP_PWL_4 | (ad ? VMX_EPTP_AD_ENABLE_BIT : 0));
+	vmx->flush = true;
+}
+
 /* hw_ops set_tdp_root; SMM, which has its own, has #UD exit. */
 static void vmx_set_tdp_root(struct mkvm_vcpu *vcpu, u64 root_pa)
 {
-	struct vmx_vcpu *vmx = to_vmx(vcpu);
+	set_ept_root(to_vmx(vcpu), root_pa);
+	vmx_update_exceptions(to_vmx(vcpu));
+}
 
-	vmx_write(EPT_POINTER, root_pa | VMX_EPTP_MT_WB | VMX_EPTP_PWL_4 |
-			       (vmx_caps.ept & VMX_EPT_AD_BIT && !vmx->walks_read ? VMX_EPTP_AD_ENABLE_BIT : 0));
-	vmx->flush = true;
-	vmx_update_exceptions(vmx);
+/* hw_ops use_root. There is no step but userspace's. */
+static bool vmx_use_root(struct mkvm_vcpu *vcpu, u64 root_pa, bool step)
+{
+	if (step)
+		return false;
+	set_ept_root(to_vmx(vcpu), root_pa ?: vcpu->vm->tdp[vcpu->in_smm].root_pa);
+	return true;
 }
 
 /*
@@ -699,7 +712,7 @@ static bool vmx_walks_read(struct mkvm_vcpu *vcpu)
 	if (!(vmx_caps.ept & VMX_EPT_AD_BIT) || vmx->walks_read)
 		return false;
 	vmx->walks_read = true;
-	vmx_set_tdp_root(vcpu, vcpu->vm->tdp[vcpu->in_smm].root_pa);
+	set_ept_root(vmx, vcpu->vm->tdp[vcpu->in_smm].root_pa);
 	return true;
 }
 
@@ -1123,4 +1136,5 @@ struct mkvm_hw_ops mkvm_vmx_ops = {
 	.flush_tlb = vmx_flush_tlb,
 	.set_tdp_root = vmx_set_tdp_root,
 	.walks_read = vmx_walks_read,
+	.use_root = vmx_use_root,
 };

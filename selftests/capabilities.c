@@ -218,10 +218,11 @@ static void irq_routing(void)
 static void signal_msi(void)
 {
 	struct vm *vm = vm_create(VM_IRQCHIP);
-	struct kvm_msi msi = { .address_lo = MSI_ADDR(0), .data = 0x40 };
+	/* An NMI, which a local APIC takes that no guest has switched on yet. */
+	struct kvm_msi msi = { .address_lo = MSI_ADDR(0), .data = ICR_NMI };
 
-	vcpu_create(vm, 0);
-	EXPECT_LE(0, ioctl(vm->fd, KVM_SIGNAL_MSI, &msi));
+	vcpu_run_to_done(vcpu_add(vm, nop_guest, 0));
+	EXPECT_EQ(1, ioctl(vm->fd, KVM_SIGNAL_MSI, &msi));
 }
 
 static void split_irqchip(void)

@@ -286,7 +286,7 @@ TEST(ltr_and_lldt_read_descriptors_from_rom)
 	u64 *rom = vm_add_memory(vm, SLOT_TEST, KVM_MEM_READONLY, TEST_GPA, PAGE_SIZE);
 
 	memcpy(rom, guest_gdt, sizeof(guest_gdt));
-	rom[10] = 0x0000890000000067 | (u64)TEST_GPA << 16;	/* a TSS, not yet busy */
+	rom[10] = 0x0000890000000067 | (u64)(TEST_GPA >> 24) << 56;	/* a TSS, not yet busy */
 	rom[11] = 0;
 	rom[12] = 0x000082000000000f;
 	rom[13] = 0;

@@ -896,7 +896,7 @@ static void compare_mode(enum mode mode, unsigned int rounds)
 		bad += !compare_one(done);
 	}
 	for (i = 0; i < NR_OPS; i++)
-		if (known_op[i] && !EXPECT_GE(done[i], rounds / 4000))
+		if (known_op[i] && !EXPECT_GE(done[i], rounds / 10000))
 			printf("# operation %u: %u times with memory in %s mode\n", i, done[i], mode_name[mode]);
 }
 

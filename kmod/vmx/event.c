@@ -204,11 +204,19 @@ void vmx_begin_step(struct vmx_vcpu *vmx)
 	vmx_update_exceptions(vmx);
 }
 
-/* Any exit ends the step. Bochs has its trap pending even where the instruction has not run. */
+/* Bochs has TF's trap pending even where the instruction has not run; a CPU under a shadow alone. */
+void vmx_forget_step(void)
+{
+	u64 pending = vmx_read(GUEST_PENDING_DBG_EXCEPTIONS);
+
+	vmx_write(GUEST_PENDING_DBG_EXCEPTIONS, pending & ~(u64)PENDING_STEP);
+}
+
+/* Any exit ends the step. */
 void vmx_end_step(struct vmx_vcpu *vmx)
 {
 	vmx->stepping = false;
-	vmx_write(GUEST_PENDING_DBG_EXCEPTIONS, vmx_read(GUEST_PENDING_DBG_EXCEPTIONS) & ~PENDING_STEP);
+	vmx_forget_step();
 	if (!vmx->step_had_tf)
 		vmx->vcpu.rflags &= ~X86_EFLAGS_TF;
 	vmx_update_exceptions(vmx);

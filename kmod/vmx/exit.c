@@ -137,6 +137,8 @@ static int vmx_exit_ept_violation(struct mkvm_vcpu *vcpu)
 	bool operand = (qual & WALK_DONE) == WALK_DONE && !(qual & BIT(EPT_VIOLATION_ACC_INSTR_BIT));
 
 	vmx_keep_nmi_mask(to_vmx(vcpu), qual);
+	if (unlikely(vcpu->rflags & X86_EFLAGS_TF))
+		vmx_forget_step();
 	vcpu->insn_len = 0;
 	vcpu->insn_by_cpu = 0;
 	vcpu->fault_la = operand ? vmx_read(GUEST_LINEAR_ADDRESS) : ~0ULL;

@@ -133,6 +133,7 @@ void vmx_guest_debug_changed(struct mkvm_vcpu *vcpu);
 void vmx_update_exceptions(struct vmx_vcpu *vmx);
 void vmx_settle_shadow(struct vmx_vcpu *vmx);
 void vmx_begin_step(struct vmx_vcpu *vmx);
+void vmx_forget_step(void);
 void vmx_end_step(struct vmx_vcpu *vmx);
 u8 vmx_get_shadow(struct mkvm_vcpu *vcpu);
 void vmx_set_shadow(struct mkvm_vcpu *vcpu, u8 shadow);

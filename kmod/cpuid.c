@@ -469,10 +469,12 @@ const struct kvm_cpuid_entry2 *mkvm_cpuid(struct mkvm_vcpu *vcpu, u32 leaf, u32 
 }
 
 /*
- * Does CPUID show this? A kernel's X86_FEATURE number of a register in words[]; before
- * KVM_SET_CPUID2 all.
+ * mkvm_cpuid_has - does CPUID show this feature?
+ * @feature: the kernel's X86_FEATURE number, in a register that words[] has
+ *
+ * Before KVM_SET_CPUID2 all are there. Context: vcpu->mutex held.
  */
-static bool guest_has(struct mkvm_vcpu *vcpu, unsigned int feature)
+bool mkvm_cpuid_has(struct mkvm_vcpu *vcpu, unsigned int feature)
 {
 	struct kvm_cpuid_entry2 *e;
 	int i;
@@ -517,18 +519,18 @@ static u64 cr4_allowed(struct mkvm_vcpu *vcpu)
 	int i;
 
 	for (i = 0; i < ARRAY_SIZE(cr4_features); i++)
-		if (guest_has(vcpu, cr4_features[i].guest) && boot_cpu_has(cr4_features[i].host))
+		if (mkvm_cpuid_has(vcpu, cr4_features[i].guest) && boot_cpu_has(cr4_features[i].host))
 			bits |= cr4_features[i].bits;
 	return bits;
 }
 
 static u64 efer_allowed(struct mkvm_vcpu *vcpu)
 {
-	bool ffxsr = guest_has(vcpu, X86_FEATURE_FXSR_OPT) && boot_cpu_has(X86_FEATURE_FXSR_OPT);
+	bool ffxsr = mkvm_cpuid_has(vcpu, X86_FEATURE_FXSR_OPT) && boot_cpu_has(X86_FEATURE_FXSR_OPT);
 
-	return (guest_has(vcpu, X86_FEATURE_SYSCALL) ? EFER_SCE : 0) |
-	       (guest_has(vcpu, X86_FEATURE_LM) ? EFER_LME | EFER_LMA : 0) |
-	       (guest_has(vcpu, X86_FEATURE_NX) ? EFER_NX : 0) |
+	return (mkvm_cpuid_has(vcpu, X86_FEATURE_SYSCALL) ? EFER_SCE : 0) |
+	       (mkvm_cpuid_has(vcpu, X86_FEATURE_LM) ? EFER_LME | EFER_LMA : 0) |
+	       (mkvm_cpuid_has(vcpu, X86_FEATURE_NX) ? EFER_NX : 0) |
 	       (ffxsr ? EFER_FFXSR : 0);
 }
 
@@ -558,7 +560,7 @@ static u32 features_shown(struct mkvm_vcpu *vcpu)
 	u32 i, shown = 0;
 
 	for (i = 0; i < ARRAY_SIZE(map); i++)
-		if (guest_has(vcpu, map[i].feature))
+		if (mkvm_cpuid_has(vcpu, map[i].feature))
 			shown |= map[i].shown;
 	return shown;
 }

@@ -584,6 +584,7 @@ int mkvm_cpuid_emulated(struct kvm_cpuid2 __user *arg);
 int mkvm_cpuid_set(struct mkvm_vcpu *vcpu, struct kvm_cpuid2 __user *arg);
 int mkvm_cpuid_get(struct mkvm_vcpu *vcpu, struct kvm_cpuid2 __user *arg);
 const struct kvm_cpuid_entry2 *mkvm_cpuid(struct mkvm_vcpu *vcpu, u32 leaf, u32 index);
+bool mkvm_cpuid_has(struct mkvm_vcpu *vcpu, unsigned int feature);
 void mkvm_cpuid_update(struct mkvm_vcpu *vcpu);
 void mkvm_cpuid_setup(void);
 bool mkvm_has_mwait(struct mkvm_vcpu *vcpu);

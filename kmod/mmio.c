@@ -504,20 +504,7 @@ void mkvm_emu_dt(struct mkvm_emu *emu, bool idt, struct kvm_dtable *dt, bool wri
 
 bool mkvm_emu_has(struct mkvm_emu *emu, unsigned int feature)
 {
-	static const struct {
-		u32 leaf;
-		u8 reg;			/* 1 EBX, 2 ECX, 3 EDX */
-	} words[] = {
-		[CPUID_1_EDX] = { 1, 3 }, [CPUID_1_ECX] = { 1, 2 }, [CPUID_7_0_EBX] = { 7, 1 },
-		[CPUID_7_ECX] = { 7, 2 }, [CPUID_8000_0001_EDX] = { 0x80000001, 3 },
-		[CPUID_8000_0001_ECX] = { 0x80000001, 2 },
-	};
-	const struct kvm_cpuid_entry2 *e = mkvm_cpuid(emu->vcpu, words[feature / 32].leaf, 0);
-	u32 regs[4] = { 0 };
-
-	if (e)
-		memcpy(regs, &e->eax, sizeof(regs));
-	return regs[words[feature / 32].reg] >> (feature & 31) & 1;
+	return mkvm_cpuid_has(emu->vcpu, feature);
 }
 
 int mkvm_emu_set_cr(struct mkvm_emu *emu, int cr, u64 val)

@@ -251,8 +251,12 @@ static void halt_often(u64 arg)
 	apic_write(APIC_LVTT, VECTOR | LVT_PERIODIC);
 	apic_write(APIC_TMICT, 1000000);
 	inside = 1;
-	while (!go)
+	while (!go) {
+		/* Long enough for a tick of the host, by which the CPU clock is looked at. */
+		for (u32 i = 0; i < 200000; i++)
+			asm volatile("");
 		sti_hlt_cli();
+	}
 }
 
 TEST(work_of_the_thread_is_done_though_its_guest_halts)

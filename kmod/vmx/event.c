@@ -141,13 +141,14 @@ static bool cpu_took_interrupt(struct vmx_vcpu *vmx)
 
 /*
  * After an exit: was an event being delivered? It becomes vcpu->event and goes in again.
- * INT n, INT1, INT3 and INTO are not put in again: RIP is still at the instruction, which
- * runs once more.
+ * INT n, INT1, INT3 and INTO of the guest are not put in again: RIP is still at the instruction,
+ * which runs once more. An INT n that we have put in goes in again: its RIP is userspace's to say.
  */
 void vmx_event_after_exit(struct vmx_vcpu *vmx)
 {
 	struct mkvm_event *ev = &vmx->vcpu.event;
 	u32 info = vmx_read(IDT_VECTORING_INFO_FIELD);
+	bool soft = ev->type == MKVM_EV_SOFT && ev->vector == (info & VECTORING_INFO_VECTOR_MASK);
 
 	ev->type = MKVM_EV_NONE;
 	vmx->vcpu.vectoring = 0;
@@ -171,6 +172,10 @@ void vmx_event_after_exit(struct vmx_vcpu *vmx)
 		break;
 	case INTR_TYPE_HARD_EXCEPTION:
 		ev->type = MKVM_EV_EXCEPTION;
+		break;
+	case INTR_TYPE_SOFT_INTR:
+		if (soft)
+			ev->type = MKVM_EV_SOFT;
 		break;
 	}
 }

@@ -127,7 +127,7 @@ static const struct mkvm_opcode groups[][8] = {
 	[GROUP_SYSTEM] = { INSN(OP_SLDT, RM, NO, 0), INSN(OP_STR, RM, NO, 0), INSN(OP_LLDT, NO, RM, REGS),
 		INSN(OP_LTR, NO, RM, REGS), INSN(OP_VERR, NO, RM, REGS), INSN(OP_VERW, NO, RM, REGS) },
 	[GROUP_TABLES] = { INSN(OP_SGDT, RM, NO, 0), INSN(OP_SIDT, RM, NO, 0), INSN(OP_LGDT, NO, RM, 0),
-		INSN(OP_LIDT, NO, RM, 0), INSN(OP_SMSW, RM, NO, 0), LENGTH(0), INSN(OP_LMSW, NO, RM, 0),
+		INSN(OP_LIDT, NO, RM, 0), INSN(OP_SMSW, RM, NO, 0), LENGTH(0), INSN(OP_LMSW, NO, RM, REGS),
 		LENGTH(0) },
 	[GROUP_CX8] = { [1] = NEEDS(CX8, OP_CMPXCHG_PAIR, RM, NO, RMW) },
 };
@@ -302,7 +302,8 @@ static void parse_modrm(struct mkvm_emu *c, const u8 **p)
 	}
 	if (c->d.op >= OP_SET_CR && c->d.op <= OP_SET_DR)	/* mod is taken as 3 */
 		return;
-	if (c->mod == 3 && d.op == OP_GROUP && d.dst == GROUP_TABLES)	/* VMMCALL and the like */
+	/* VMMCALL and the like */
+	if (c->mod == 3 && d.op == OP_GROUP && d.dst == GROUP_TABLES && c->d.op != OP_LMSW)
 		c->d = (struct mkvm_opcode)LENGTH(MODRM);
 	if (c->mod != 3)
 		parse_address(c, p);
@@ -352,7 +353,7 @@ static void parse_vex(struct mkvm_emu *c, u8 first, const u8 **p)
 	if (first != 0xc5) {
 		map = rxb & (evex ? 7 : 31);
 		last = *(*p)++;
-		c->vex.w = last & 0x80;
+		c->vex.w = c->mode64 && (last & 0x80);
 	}
 	/* inverted: R in all of them, X and B where there are two bytes or more, EVEX's second bit of R */
 	c->prefix[REX] = 0x40;

@@ -69,6 +69,7 @@ struct mkvm_emu {
 	u64 rip, rflags;		/* in, out */
 	struct mkvm_mode mode;		/* in */
 	bool io_checked;		/* in: the CPU has checked that INS and OUTS may use their port */
+	u16 ins_taken;			/* the surroundings' own: elements that INS has got and not stored, 0: none */
 	bool one_by_one;		/* in: INS takes one element a call, as all other strings do */
 	void *ins_buf;			/* in: the page where mkvm_emu_pio puts what it reads */
 	u8 *insn;			/* in: MKVM_INSN_ROOM bytes; out: the instruction */

@@ -130,6 +130,12 @@ static void real_segment(struct mkvm_emu *c, int seg, u16 selector, struct kvm_s
 	mkvm_emu_get_segment(c, seg, s);
 	s->selector = selector;
 	s->base = selector << 4;
+	if (s->unusable) {	/* it was null in protected mode */
+		s->unusable = 0;
+		s->present = 1;
+		s->s = 1;
+		s->type = TYPE_WRITABLE | TYPE_ACCESSED;
+	}
 }
 
 /* No segment; 64-bit mode has an SS of that kind below CPL 3. */

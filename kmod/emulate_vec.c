@@ -20,6 +20,7 @@
 #define XCR0_AVX	0x06ULL		/* and SSE */
 #define XCR0_AVX512	0xe6ULL
 #define FSW_PENDING	0x80		/* an exception that is not masked */
+#define FSW_NO_STORE	0x19		/* IE, OE, UE: not masked, they leave the destination as it is */
 
 /* Which register has the vector operand? */
 static unsigned int vec_register(const struct mkvm_emu *c)
@@ -164,7 +165,8 @@ static enum mkvm_emu_result run_on_buffer(struct mkvm_emu *c, unsigned int size,
 			return res;
 	}
 	mkvm_emu_x87(c, &fx, buf);
-	if (store) {
+	/* An exception that is not masked keeps the CPU from storing; none was pending before. */
+	if (store && !(waits(c) && (fx.fsw & FSW_PENDING) && (fx.fsw & ~fx.fcw & FSW_NO_STORE))) {
 		res = mkvm_emu_mem(c, MKVM_EMU_WRITE, c->seg, c->ea, size, buf);
 		if (res)
 			return res;

@@ -239,8 +239,8 @@ enum mkvm_emu_result mkvm_walk(struct mkvm_vcpu *vcpu, u64 la, u32 access, struc
 	enum mkvm_emu_result r;
 
 	mkvm_hw->get_mode(vcpu, &emu.mode);
-	/* A user's program has no say in what the CPU does by itself as a supervisor. */
-	emu.rflags = emu.mode.cpl == 3 ? 0 : vcpu->rflags;
+	/* AC has no say in what the CPU does by itself as a supervisor. */
+	emu.rflags = emu.mode.cpl == 3 || vcpu->vectoring ? 0 : vcpu->rflags;
 	emu.mode.cpl = 0;
 	emu.mode.cs_l = emu.mode.efer & EFER_LMA;
 	if (access & MKVM_WALK_UNCHECKED) {
@@ -415,13 +415,14 @@ enum mkvm_emu_result mkvm_emu_access(struct mkvm_emu *emu, u64 la, void *data, u
 enum mkvm_emu_result mkvm_emu_system(struct mkvm_emu *emu, u64 la, void *data, unsigned int len,
 				     enum mkvm_emu_how how)
 {
-	bool write = how == MKVM_EMU_WRITE;
+	bool write = how == MKVM_EMU_WRITE, cs_l = emu->mode.cs_l;
 	u8 cpl = emu->mode.cpl;
 	u64 rflags = emu->rflags, gpa;
 	enum mkvm_emu_result r;
 
-	/* implicit accesses are a supervisor's, and AC does not lift SMAP from them */
+	/* Implicit accesses are a supervisor's, and AC does not lift SMAP from them. */
 	emu->mode.cpl = 0;
+	emu->mode.cs_l = emu->mode.efer & EFER_LMA;	/* tables have addresses of 64 bits in compatibility mode, too */
 	emu->rflags &= ~(u64)X86_EFLAGS_AC;
 	r = translate(emu, la, write ? ACC_WRITE : 0, &gpa);
 	if (r == MKVM_EMU_DONE && !write)
@@ -429,6 +430,7 @@ enum mkvm_emu_result mkvm_emu_system(struct mkvm_emu *emu, u64 la, void *data, u
 	else if (r == MKVM_EMU_DONE && mkvm_gpa_to_user(emu->vcpu, gpa, true))
 		r = page_access(emu, gpa, data, len, how);
 	emu->mode.cpl = cpl;
+	emu->mode.cs_l = cs_l;
 	emu->rflags = rflags;
 	return r;
 }
@@ -470,6 +472,7 @@ enum mkvm_emu_result mkvm_emu_pio(struct mkvm_emu *emu, u16 port, unsigned int s
 	for (i = 0; i < count && mkvm_kernel_pio(vcpu, port, size, !out, &val); i++)
 		memcpy(emu->ins_buf + i * size, &val, size);
 	mkvm_trace_event(pio, vcpu, port, size, out, val, i ? "kernel" : "user");
+	emu->ins_taken = count;
 	vcpu->pio.done = true;		/* a port is a kernel device's or not, so that is all of them or none */
 	if (i)
 		return MKVM_EMU_DONE;
@@ -557,6 +560,7 @@ void mkvm_forget_io(struct mkvm_vcpu *vcpu)
 	vcpu->log.pos = 0;
 	vcpu->log.open = false;
 	vcpu->pio.done = false;
+	vcpu->emu.ins_taken = 0;
 	vcpu->insn_len = 0;
 }
 

@@ -220,6 +220,9 @@ static int set_efer(struct mkvm_vcpu *vcpu, u64 val, bool host)
 		return 1;
 	if (!host && (mode.cr0 & X86_CR0_PG) && ((val ^ mode.efer) & EFER_LME))
 		return 1;
+	/* Userspace may restore the two registers in any order. */
+	if (!host && (val & EFER_NX) && (vcpu->misc_enable & MSR_IA32_MISC_ENABLE_XD_DISABLE))
+		return 1;
 	/* LMA follows LME and paging: KVM_SET_SREGS sets all three together. */
 	val = (val & ~EFER_LMA) | (mode.efer & EFER_LMA);
 	mkvm_hw->set_efer(vcpu, val);

@@ -59,16 +59,15 @@ static bool overlay_alloc(struct mkvm_vcpu *vcpu)
 	return false;
 }
 
-/* Is gpa within the table of descriptors at base? */
-static bool in_table(struct mkvm_vcpu *vcpu, u64 base, u32 limit, u64 gpa)
+/* Is gpa within the table of descriptors at base? It may wrap at the end of the address space. */
+static bool in_table(struct mkvm_vcpu *vcpu, u64 base, u16 limit, u64 gpa)
 {
-	u64 la, page, at;
+	u32 off = (u32)(gpa - base) & ~PAGE_MASK;	/* of the first byte that lies in a page where gpa does */
+	u64 at;
 
-	for (page = base & PAGE_MASK; page <= base + limit; page += PAGE_SIZE) {
-		la = page | (gpa & ~PAGE_MASK);
-		if (la >= base && la <= base + limit && mkvm_translate(vcpu, la, &at) && at == gpa)
+	for (; off <= limit; off += PAGE_SIZE)
+		if (mkvm_translate(vcpu, base + off, &at) && at == gpa)
 			return true;
-	}
 	return false;
 }
 
@@ -132,9 +131,5 @@ bool mkvm_overlay_fault(struct mkvm_vcpu *vcpu, u64 gpa)
 		return false;
 	if (!vcpu->vectoring && mkvm_insn_is_emulated(vcpu))
 		return false;
-	if (!in_descriptors(vcpu, gpa) || !overlay_begin(vcpu, gpa, !vcpu->vectoring))
-		return false;
-	if (vcpu->vectoring)
-		vcpu->exit_soon = true;
-	return true;
+	return in_descriptors(vcpu, gpa) && overlay_begin(vcpu, gpa, !vcpu->vectoring);
 }

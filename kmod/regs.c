@@ -106,11 +106,9 @@ bool mkvm_cr4_valid(struct mkvm_vcpu *vcpu, u64 cr4)
 	return !(cr4 & vcpu->cr4_reserved);
 }
 
-/* EFER has only bits that CPUID allows, and IA32_MISC_ENABLE does. */
+/* EFER has only bits that CPUID allows. */
 bool mkvm_efer_valid(struct mkvm_vcpu *vcpu, u64 efer)
 {
-	if ((efer & EFER_NX) && (vcpu->misc_enable & MSR_IA32_MISC_ENABLE_XD_DISABLE))
-		return false;
 	return !(efer & vcpu->efer_reserved);
 }
 

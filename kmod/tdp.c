@@ -272,7 +272,7 @@ void mkvm_tdp_clone_path(struct mkvm_vcpu *vcpu, u64 **tables, u64 gpa, u64 page
 bool mkvm_tdp_write_protect(struct mkvm *vm, unsigned int as, u64 gfn, u64 mask)
 {
 	u64 *entry, frame, write = mkvm_hw->tdp.write;
-	bool flush = false;
+	bool flush = mask && vm->tlbs_stale;	/* an entry that went may still be in a TLB */
 	int level;
 
 	for (; mask; mask &= mask - 1) {

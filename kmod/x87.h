@@ -40,6 +40,9 @@ static inline void x87_on_memory(u8 opcode, u8 reg, void *mem, u32 rip, u32 ea)
 	X87_CASES(0xd8) X87_CASES(0xd9) X87_CASES(0xda) X87_CASES(0xdb)
 	X87_CASES(0xdc) X87_CASES(0xdd) X87_CASES(0xde) X87_CASES(0xdf)
 	}
+	/* FLDCW, FNSTCW and FNSTSW leave the pointers alone. */
+	if ((opcode == 0xd9 && reg >= 5) || (opcode == 0xdd && reg == 7))
+		return;
 	asm volatile("fnstenv %0" : "=m" (env));
 	env[3] = rip;
 	env[4] = (opcode & 7) << 24 | reg << 19;

@@ -794,6 +794,34 @@ TEST(a_delivery_whose_stack_is_in_rom_is_reported_with_its_address)
 	expect_delivery_error(vcpu, EVENT_SOFT, ROM_DATA + 0x100 - 8);
 }
 
+static void save_whole_state(u64 arg)
+{
+	(void)arg;
+	asm volatile("fxsave64 (%0)" :: "r"(ROM_DATA + 0x200) : "memory");
+}
+
+/* Nobody emulates it, so it is asked whether the CPU was at a descriptor: in 64 KiB up to the last byte, and beyond. */
+TEST(a_write_to_rom_ends_though_the_gdt_wraps_at_the_end_of_addresses)
+{
+	struct kvm_sregs sregs;
+	struct vm *vm;
+	struct vcpu *vcpu;
+
+	if (is_linux_kvm())
+		SKIP("Linux KVM emulates FXSAVE");
+	for (u64 base = 0xffffffffffff0000; base; base += PAGE_SIZE * 5) {
+		vcpu = rom_guest(&vm, save_whole_state, 0, PTE_ALL);
+		vcpu_get_sregs(vcpu, &sregs);
+		sregs.gdt.base = base;
+		sregs.gdt.limit = 0xffff;
+		vcpu_set_sregs(vcpu, &sregs);
+		ASSERT_EQ(KVM_EXIT_INTERNAL_ERROR, vcpu_run(vcpu));
+		EXPECT_EQ(KVM_INTERNAL_ERROR_EMULATION, vcpu->run->internal.suberror);
+		if (base + PAGE_SIZE * 5 < base)
+			break;
+	}
+}
+
 /* --- Where no memory is --- */
 
 static void walk_into_nothing(u64 arg)

@@ -1207,12 +1207,14 @@ static bool uses_stack(const ZydisDecodedInstruction *i)
 	}
 }
 
-/* Descriptors are memory, too. */
+/* Descriptors are memory, too; and what changes CR0 is intercepted. */
 static bool reads_descriptor(const ZydisDecodedInstruction *i)
 {
 	switch (i->mnemonic) {
 	case ZYDIS_MNEMONIC_LLDT: case ZYDIS_MNEMONIC_LTR: case ZYDIS_MNEMONIC_VERR: case ZYDIS_MNEMONIC_VERW:
 	case ZYDIS_MNEMONIC_LAR: case ZYDIS_MNEMONIC_LSL:
+		return true;
+	case ZYDIS_MNEMONIC_LMSW:	/* no descriptor; AMD intercepts it with any operand */
 		return true;
 	case ZYDIS_MNEMONIC_JMP:
 		return i->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
@@ -1250,7 +1252,7 @@ static const ZydisMnemonic known[] = {
 	ZYDIS_MNEMONIC_CLFLUSHOPT, ZYDIS_MNEMONIC_CLWB, ZYDIS_MNEMONIC_LDS, ZYDIS_MNEMONIC_LES,
 	ZYDIS_MNEMONIC_LSS, ZYDIS_MNEMONIC_LFS, ZYDIS_MNEMONIC_LGS, ZYDIS_MNEMONIC_SGDT,
 	ZYDIS_MNEMONIC_SIDT, ZYDIS_MNEMONIC_LGDT, ZYDIS_MNEMONIC_LIDT, ZYDIS_MNEMONIC_SMSW,
-	ZYDIS_MNEMONIC_LMSW, ZYDIS_MNEMONIC_SLDT, ZYDIS_MNEMONIC_STR,
+	ZYDIS_MNEMONIC_SLDT, ZYDIS_MNEMONIC_STR,
 };
 
 /* Must the emulator know this instruction? */
@@ -1767,6 +1769,18 @@ TEST(x87_and_mmx_run_on_the_guests_registers)
 	EXPECT_EQ(RUN(0x0f, 0x7e, 0x4b, 0x10), MKVM_EMU_DONE);		/* movd [rbx + 16], mm1 */
 	EXPECT_EQ(ram_get(m.regs[RBX] + 16, 4), 0x55667788);
 	EXPECT_EQ(m.log[0].len, 4);
+	m.fx.rip = 0x1234;
+	ram_put(m.regs[RBX], 0x37e, 2);
+	EXPECT_EQ(RUN(0xd9, 0x2b), MKVM_EMU_DONE);			/* fldcw [rbx]: not an instruction to point to */
+	EXPECT_TRUE(!m.fx.rip || m.fx.rip == 0x1234);
+	EXPECT_EQ(m.fx.fcw, 0x37e);
+	m.fx.ftw = 0;							/* empty: a store is invalid, which is not masked */
+	m.fx.fsw = 0;
+	ram_put(m.regs[RBX], 0x55667788, 4);
+	EXPECT_EQ(RUN(0xd9, 0x1b), MKVM_EMU_DONE);			/* fstp dword [rbx] */
+	EXPECT_EQ(m.nr, 0);
+	EXPECT_EQ(m.fx.fsw & 0x81, 0x81);
+	m.fx.fcw = 0x37f;
 	m.fx.fsw |= 0x81;						/* an exception waits */
 	EXPECT_FAULT(MF_VECTOR, 0xdd, 0x03);
 	EXPECT_FAULT(MF_VECTOR, 0x0f, 0x6f, 0x0b);
@@ -2402,6 +2416,9 @@ TEST(descriptor_tables_and_system_registers_are_stored_and_loaded)
 	ram_put(m.regs[RBX], 0xfffa, 2);			/* PE stays */
 	EXPECT_EQ(RUN(0x0f, 0x01, 0x33), MKVM_EMU_DONE);	/* lmsw [rbx] */
 	EXPECT_EQ(m.cr[0], 0xb);
+	m.regs[RAX] = 0xfff5;
+	EXPECT_EQ(RUN(0x0f, 0x01, 0xf0), MKVM_EMU_DONE);	/* lmsw ax */
+	EXPECT_EQ(m.cr[0], 5);
 	m.emu.mode.cpl = 3;
 	EXPECT_EQ(RUN(0x0f, 0x01, 0x03), MKVM_EMU_DONE);
 	m.emu.mode.cr4 |= X86_CR4_UMIP;

@@ -48,7 +48,8 @@ enum op {
 
 /*
  * Where an operand is. RM: memory, or a register where REGS allows one; RM8 to RM32 of its own size.
- * SECOND: the register that VEX names. SI, DI: strings. IMMZ: up to 32 bits. VEC: XMM. A shift's count: CL, ONE or IMM8.
+ * SECOND: the register that VEX names. SI, DI: strings. IMMZ: up to 32 bits. VEC: XMM. A shift's
+ * count: CL, ONE or IMM8.
  */
 enum { NO, RM, REG, ACC, SECOND, SI, DI, PORT, RM8, RM16, RM32, VEC, CL, ONE, IMM8, IMMZ };
 

@@ -377,7 +377,8 @@ static bool undefined(const struct mkvm_emu *c)
 	if ((c->d.op == OP_ARPL || (c->d.op >= OP_SLDT && c->d.op <= OP_LSL)) && !protected_mode(c))
 		return true;
 	if (c->d.op == OP_MOV_FROM_SEG || c->d.op == OP_MOV_TO_SEG)
-		return c->prefix[LOCK] || (c->reg & 7) > MKVM_GS || (c->d.op == OP_MOV_TO_SEG && (c->reg & 7) == MKVM_CS);
+		return c->prefix[LOCK] || (c->reg & 7) > MKVM_GS ||
+		       (c->d.op == OP_MOV_TO_SEG && (c->reg & 7) == MKVM_CS);
 	return c->prefix[LOCK] && !lockable(c);
 }
 

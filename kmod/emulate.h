@@ -116,7 +116,10 @@ enum mkvm_emu_how {
 	MKVM_EMU_PROBE,		/* no access: would a WRITE fault? Of more than 8 bytes: UNHANDLED unless RAM */
 };
 
-/* buf: at least a u64 (a DONE read fills len bytes); len: 1, 2, 4, 8, 10, 16, 32, 64, for PROBE and WRITE of INS up to a page */
+/*
+ * buf: at least a u64 (a DONE read fills len bytes); len: 1, 2, 4, 8, 10, 16, 32, 64, for PROBE and
+ * WRITE of INS up to a page
+ */
 enum mkvm_emu_result mkvm_emu_access(struct mkvm_emu *emu, u64 la, void *buf, unsigned int len,
 				     enum mkvm_emu_how how);
 /* Bytes of the instruction into buf, which has room for 16; len up to 15, within a page. */
@@ -149,7 +152,7 @@ struct mkvm_fx {
 	u64 rip, rdp;
 	u32 mxcsr, mxcsr_mask;
 	u8 registers[480];
-} __attribute__((aligned(16)));
+} __aligned(16);
 
 /*
  * Reads or writes len bytes, 16, 32 or 64, of vector register n. A write of more than 16

@@ -63,7 +63,7 @@ static u64 multiply_high(u64 a, u64 b, bool is_signed)
 {
 	if (is_signed)
 		return ((__int128)(s64)a * (s64)b) >> 64;
-	return ((unsigned __int128)a * b) >> 64;
+	return ((__uint128_t)a * b) >> 64;
 }
 
 /*
@@ -165,7 +165,7 @@ static u64 bit_field(const struct mkvm_emu *c, u64 v, u64 control)
 static u64 add_carry(struct mkvm_emu *c, u64 a, u64 b)
 {
 	u64 flag = c->d.op == OP_ADCX ? X86_EFLAGS_CF : X86_EFLAGS_OF;
-	unsigned __int128 sum = (unsigned __int128)a + b + !!(c->flags & flag);
+	__uint128_t sum = (__uint128_t)a + b + !!(c->flags & flag);
 
 	put_flags(c, flag, sum >> (8 * c->size) ? flag : 0);
 	return sum;

@@ -420,9 +420,12 @@ enum mkvm_emu_result mkvm_emu_system(struct mkvm_emu *emu, u64 la, void *data, u
 	u64 rflags = emu->rflags, gpa;
 	enum mkvm_emu_result r;
 
-	/* Implicit accesses are a supervisor's, and AC does not lift SMAP from them. */
+	/*
+	 * Implicit accesses are a supervisor's, and AC does not lift SMAP from them. Tables have
+	 * addresses of 64 bits in compatibility mode, too.
+	 */
 	emu->mode.cpl = 0;
-	emu->mode.cs_l = emu->mode.efer & EFER_LMA;	/* tables have addresses of 64 bits in compatibility mode, too */
+	emu->mode.cs_l = emu->mode.efer & EFER_LMA;
 	emu->rflags &= ~(u64)X86_EFLAGS_AC;
 	r = translate(emu, la, write ? ACC_WRITE : 0, &gpa);
 	if (r == MKVM_EMU_DONE && !write)

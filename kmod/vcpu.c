@@ -706,7 +706,8 @@ static vm_fault_t vcpu_fault(struct vm_fault *vmf)
 	if (vmf->pgoff == KVM_COALESCED_MMIO_PAGE_OFFSET)
 		vmf->page = virt_to_page(vcpu->vm->ring);
 	else if (vmf->pgoff < MKVM_RUN_PAGES)
-		vmf->page = virt_to_page((void *)vcpu->run + array_index_nospec(vmf->pgoff, MKVM_RUN_PAGES) * PAGE_SIZE);
+		vmf->page = virt_to_page((void *)vcpu->run +
+					 array_index_nospec(vmf->pgoff, MKVM_RUN_PAGES) * PAGE_SIZE);
 	else
 		return VM_FAULT_SIGBUS;
 	get_page(vmf->page);

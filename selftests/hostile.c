@@ -33,12 +33,12 @@ struct state {
 	struct kvm_regs regs;
 	struct kvm_sregs sregs;
 	struct kvm_xcrs xcrs;
-	struct kvm_xsave xsave;
 	struct kvm_fpu fpu;
 	struct kvm_debugregs debugregs;
 	struct kvm_lapic_state lapic;
 	struct kvm_mp_state mp_state;
 	struct kvm_vcpu_events events;
+	struct kvm_xsave xsave;		/* the last: its end is open */
 };
 
 /* In an order that restores soundly. */

@@ -464,7 +464,8 @@ static void svm_enter(struct mkvm_vcpu *vcpu)
 	vmcb->save.rsp = vcpu->regs[4];
 	vmcb->save.rip = vcpu->rip;
 	vmcb->save.rflags = vcpu->rflags;
-	if (unlikely(svm->step_wanted || svm->step_once || (vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP)) && !vcpu->exit_soon)
+	if (unlikely(svm->step_wanted || svm->step_once ||
+		     (vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP)) && !vcpu->exit_soon)
 		svm_begin_step(svm);
 	vmcb->control.int_ctl = (vmcb->control.int_ctl & ~V_TPR_MASK) | cr8;
 

@@ -517,7 +517,8 @@ static bool unicorn_lacks(const struct candidate *cand)
 	if (m.mode == LONG64 && (cand->d.flags & NO64))
 		return true;
 	switch (cand->d.feature) {
-	case X86_FEATURE_MOVDIRI: case X86_FEATURE_XMM4_1: case X86_FEATURE_MOVBE: case X86_FEATURE_POPCNT: case X86_FEATURE_XMM4_2:
+	case X86_FEATURE_MOVDIRI: case X86_FEATURE_XMM4_1: case X86_FEATURE_MOVBE: case X86_FEATURE_POPCNT:
+	case X86_FEATURE_XMM4_2:
 		return true;
 	}
 	return cand->d.op == OP_NOP || cand->d.op == OP_CLFLUSH || (cand->d.op >= OP_BLSI && cand->d.op <= OP_PEXT);
@@ -1285,8 +1286,9 @@ static bool must_run(const ZydisDecodedInstruction *i)
 	case ZYDIS_MNEMONIC_MOVSD:	/* the string's, and that of an XMM register */
 		return i->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY;
 	default:
-		return moves_vector(i) || i->mnemonic == ZYDIS_MNEMONIC_STMXCSR || i->mnemonic == ZYDIS_MNEMONIC_LDMXCSR ||
-		       i->mnemonic == ZYDIS_MNEMONIC_VSTMXCSR || i->mnemonic == ZYDIS_MNEMONIC_VLDMXCSR;
+		return moves_vector(i) || i->mnemonic == ZYDIS_MNEMONIC_STMXCSR ||
+		       i->mnemonic == ZYDIS_MNEMONIC_LDMXCSR || i->mnemonic == ZYDIS_MNEMONIC_VSTMXCSR ||
+		       i->mnemonic == ZYDIS_MNEMONIC_VLDMXCSR;
 	}
 }
 
@@ -1683,7 +1685,7 @@ TEST(wide_vector_moves_clear_what_is_above_and_legacy_ones_keep_it)
 	EXPECT_EQ(RUN(0xc5, 0xfa, 0x10, 0x0b), MKVM_EMU_DONE);		/* vmovss xmm1, [rbx] */
 	EXPECT_EQ(m.log[0].len, 4);
 	EXPECT_EQ(m.xmm[1][1] | m.upper[1][0] | m.upper[1][5], 0);
-	EXPECT_EQ(RUN(0x62, 0xe1, 0xfe, 0x48, 0x6f, 0x4b, 0x01), MKVM_EMU_DONE);	/* vmovdqu64 zmm17, [rbx + 64] */
+	EXPECT_EQ(RUN(0x62, 0xe1, 0xfe, 0x48, 0x6f, 0x4b, 0x01), MKVM_EMU_DONE);	/* vmovdqu64 zmm17, [rbx+64] */
 	EXPECT_EQ(m.log[0].len, 64);
 	EXPECT_EQ(m.xmm[17][0], 0x108);
 	EXPECT_EQ(m.upper[17][5], 0x10f);
@@ -1771,10 +1773,10 @@ TEST(x87_and_mmx_run_on_the_guests_registers)
 	EXPECT_EQ(m.log[0].len, 4);
 	m.fx.rip = 0x1234;
 	ram_put(m.regs[RBX], 0x37e, 2);
-	EXPECT_EQ(RUN(0xd9, 0x2b), MKVM_EMU_DONE);			/* fldcw [rbx]: not an instruction to point to */
+	EXPECT_EQ(RUN(0xd9, 0x2b), MKVM_EMU_DONE);			/* fldcw [rbx] is not pointed to */
 	EXPECT_TRUE(!m.fx.rip || m.fx.rip == 0x1234);
 	EXPECT_EQ(m.fx.fcw, 0x37e);
-	m.fx.ftw = 0;							/* empty: a store is invalid, which is not masked */
+	m.fx.ftw = 0;							/* empty: a store is invalid, unmasked */
 	m.fx.fsw = 0;
 	ram_put(m.regs[RBX], 0x55667788, 4);
 	EXPECT_EQ(RUN(0xd9, 0x1b), MKVM_EMU_DONE);			/* fstp dword [rbx] */
@@ -2295,7 +2297,8 @@ TEST(programs_that_ask_for_it_hear_of_addresses_that_are_not_aligned)
 /* A GDT at 0x3000 of RAM: 8 code, 0x10 data, 0x18 TSS, 0x28 LDT, each present; all of it supervisor's. */
 static void put_gdt(void)
 {
-	u64 at = m.ram_base + 0x3000, tss = m.ram_base + 0x2000, long_code = m.mode == LONG64 ? 0x00af9a000000ffff : 0x00cf9a000000ffff;
+	u64 long_code = m.mode == LONG64 ? 0x00af9a000000ffff : 0x00cf9a000000ffff;
+	u64 at = m.ram_base + 0x3000, tss = m.ram_base + 0x2000;
 
 	m.dt[0] = (struct kvm_dtable){ .base = at, .limit = 0x37 };
 	ram_put(at, 0, 8);
@@ -2559,7 +2562,7 @@ TEST(garbage_is_harmless)
 		m.exit_at = chance(10) ? 1 + random_below(3) : ~0u;
 		res = mkvm_emulate(&m.emu);
 		results[res]++;
-		if (!EXPECT_LE(m.emu.insn_len, MKVM_MAX_INSN) || !EXPECT_LE(m.nr, 64) ||	/* ENTER makes as many */
+		if (!EXPECT_LE(m.emu.insn_len, MKVM_MAX_INSN) || !EXPECT_LE(m.nr, 64) ||	/* as ENTER */
 		    (res != MKVM_EMU_DONE && !EXPECT_EQ(m.emu.rip, rip)))
 			return;
 	}

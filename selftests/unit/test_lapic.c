@@ -551,7 +551,7 @@ TEST(lint0_delivers_by_its_mode_at_an_edge_of_its_polarity)
 					setup_enabled(false);
 					set_int(low);
 					reg_write(apic, APIC_LVT0, lvt);
-					EXPECT_EQ(delivered(modes[i]), 0);	/* an entry that is written is no edge */
+					EXPECT_EQ(delivered(modes[i]), 0);	/* writing an entry is no edge */
 					set_int(!low);
 					EXPECT_EQ(delivered(modes[i]), !masked);
 					set_int(low);

@@ -144,9 +144,9 @@ static u64 flushes(struct vm *vm)
 {
 	struct kvm_stats_header head;
 	int fd = ioctl(vm->fd, KVM_GET_STATS_FD, NULL);
-	struct {
-		struct kvm_stats_desc desc;
-		char name[128];
+	union {
+		struct kvm_stats_desc desc;	/* a name behind it */
+		char room[sizeof(struct kvm_stats_desc) + 128];
 	} d;
 	u64 value;
 
@@ -157,7 +157,7 @@ static u64 flushes(struct vm *vm)
 
 		ASSERT_LE(size, sizeof(d));
 		ASSERT_EQ(size, pread(fd, &d, size, head.desc_offset + i * size));
-		if (strcmp(d.name, "remote_tlb_flush"))
+		if (strcmp(d.desc.name, "remote_tlb_flush"))
 			continue;
 		ASSERT_EQ(sizeof(value), pread(fd, &value, sizeof(value), head.data_offset + d.desc.offset));
 		close(fd);

@@ -661,6 +661,9 @@ static int vcpu_loop(struct mkvm_vcpu *vcpu)
 			r = wait_to_run(vcpu);
 		if (r <= 0)
 			return r;
+		/* It ends KVM_RUN before a signal does: no ioctl would show it to who reads the state then. */
+		if (unlikely(vcpu->triple_fault))
+			continue;
 		if (mkvm_user_window_open(vcpu)) {
 			vcpu->run->exit_reason = KVM_EXIT_IRQ_WINDOW_OPEN;
 			return 0;

@@ -102,7 +102,7 @@ static enum mkvm_emu_result operand(struct mkvm_emu *c, unsigned int where, enum
 
 	switch (where) {
 	case REG: case ACC: case SECOND:
-		if (how == MKVM_EMU_WRITE)
+		if (how >= MKVM_EMU_WRITE)
 			reg_write(c, reg, size, *val);
 		else
 			*val = reg_read(c, reg, size);
@@ -258,8 +258,9 @@ static enum mkvm_emu_result run_plain(struct mkvm_emu *c)
 	new = likely(c->d.op == OP_MOV) ? src : compute(c, dst, src);
 	if (unlikely(keeps_destination(c, src)))
 		return MKVM_EMU_DONE;
+	c->was[0] = dst;
 	if (c->d.flags & WR)
-		res = operand(c, c->d.dst, MKVM_EMU_WRITE, c->size, &new);
+		res = operand(c, c->d.dst, c->d.flags & RD ? MKVM_EMU_REPLACE : MKVM_EMU_WRITE, c->size, &new);
 	if (res)
 		return res;
 	if (c->d.op == OP_XCHG || c->d.op == OP_XADD)

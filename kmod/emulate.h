@@ -29,7 +29,7 @@ enum mkvm_emu_result {
 	MKVM_EMU_EXIT,		/* userspace must answer: nothing changed, run again later */
 	MKVM_EMU_FAULT,		/* the guest gets emu->fault: nothing changed */
 	MKVM_EMU_UNHANDLED,	/* not an instruction that is emulated: nothing changed */
-	MKVM_EMU_RETRY,		/* the surroundings' own, another processor was quicker: nothing changed */
+	MKVM_EMU_RETRY,		/* another processor was quicker: nothing changed, run again */
 };
 
 enum { MKVM_ES, MKVM_CS, MKVM_SS, MKVM_DS, MKVM_FS, MKVM_GS };	/* encoding order */
@@ -101,18 +101,24 @@ struct mkvm_emu {
 	u8 prefix[8];			/* the last of its kind, 0: absent */
 	u64 ea, imm;
 	u16 imm16;			/* besides imm */
+	u64 was[2];			/* of REPLACE: what the operand was when it was read */
 	u64 next_rip, flags;		/* RIP and RFLAGS when it has run */
 };
 
 /*
  * What the surroundings supply. Accesses return DONE, EXIT, FAULT (with emu->fault
- * filled in) or UNHANDLED. Linear addresses are already checked against segment
+ * filled in), RETRY or UNHANDLED. Linear addresses are already checked against segment
  * limits and for being canonical (48 bits); an access may cross a page.
  */
 enum mkvm_emu_how {
 	MKVM_EMU_READ,
 	MKVM_EMU_MODIFY,	/* reads what a WRITE to the same place follows: #PF as for a write */
 	MKVM_EMU_WRITE,
+	/*
+	 * A WRITE over what emu->was says was there. Of RAM that is 1, 2, 4, 8 or 16 bytes in a cache
+	 * line it is atomic; RETRY: by now something else is there, and stays.
+	 */
+	MKVM_EMU_REPLACE,
 	MKVM_EMU_PROBE,		/* no access: would a WRITE fault? Of more than 8 bytes: UNHANDLED unless RAM */
 };
 

@@ -9,6 +9,7 @@
  * Manuals: AMD APM vol. 3; Intel SDM vol. 2.
  * Read next: emulate.c, which calls this.
  */
+#include <linux/string.h>
 #include <linux/swab.h>
 
 #include "decode.h"
@@ -332,6 +333,7 @@ static enum mkvm_emu_result run_cmpxchg_pair(struct mkvm_emu *c)
 	res = mkvm_emu_mem(c, MKVM_EMU_MODIFY, c->seg, c->ea, 2 * half, buf);
 	if (res)
 		return res;
+	memcpy(c->was, buf, sizeof(c->was));
 	old[0] = half == 8 ? buf[0] : (u32)buf[0];
 	old[1] = half == 8 ? buf[1] : buf[0] >> 32;
 	equal = old[0] == reg_read(c, RAX, half) && old[1] == reg_read(c, RDX, half);
@@ -341,7 +343,7 @@ static enum mkvm_emu_result run_cmpxchg_pair(struct mkvm_emu *c)
 	} else if (equal) {
 		buf[0] = (u32)c->regs[RBX] | c->regs[RCX] << 32;
 	}
-	res = mkvm_emu_mem(c, MKVM_EMU_WRITE, c->seg, c->ea, 2 * half, buf);
+	res = mkvm_emu_mem(c, MKVM_EMU_REPLACE, c->seg, c->ea, 2 * half, buf);
 	if (res)
 		return res;
 	put_flags(c, X86_EFLAGS_ZF, equal ? X86_EFLAGS_ZF : 0);
@@ -375,8 +377,9 @@ static enum mkvm_emu_result run_arpl(struct mkvm_emu *c)
 	bool below = (selector & 3) < rpl;
 
 	if (!res && below) {
+		c->was[0] = selector;
 		selector = (selector & ~3ULL) | rpl;
-		res = mkvm_emu_mem(c, MKVM_EMU_WRITE, c->seg, c->ea, 2, &selector);
+		res = mkvm_emu_mem(c, MKVM_EMU_REPLACE, c->seg, c->ea, 2, &selector);
 	}
 	if (!res)
 		put_flags(c, X86_EFLAGS_ZF, below ? X86_EFLAGS_ZF : 0);

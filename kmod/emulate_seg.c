@@ -90,7 +90,10 @@ static enum mkvm_emu_result read_descriptor(struct mkvm_emu *c, u16 selector, bo
 	return res;
 }
 
-/* Sets bits of the type, in memory too. */
+/*
+ * Sets bits of the type, in memory too. RETRY: the byte that holds them is no longer the one that was
+ * checked; whether it may be used has to be asked again.
+ */
 static enum mkvm_emu_result set_type_bits(struct mkvm_emu *c, struct descriptor *d,
 					  unsigned int bits)
 {
@@ -98,9 +101,10 @@ static enum mkvm_emu_result set_type_bits(struct mkvm_emu *c, struct descriptor 
 
 	if ((desc_type(d) & bits) == bits)
 		return MKVM_EMU_DONE;
+	c->was[0] = d->low >> 40 & 0xff;
 	d->low |= (u64)bits << 40;
 	byte = d->low >> 40 & 0xff;
-	return mkvm_emu_system(c, d->la + 5, &byte, 1, MKVM_EMU_WRITE);
+	return mkvm_emu_system(c, d->la + 5, &byte, 1, MKVM_EMU_REPLACE);
 }
 
 static struct kvm_segment segment_of(const struct descriptor *d)

@@ -323,6 +323,95 @@ static void __user *ram_at(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
 	return mkvm_gpa_to_user(vcpu, gpa, write);
 }
 
+/* Reads or writes RAM; what a CPU does at once, others see at once, too. Returns whether the host has no memory. */
+static bool copy_ram(void __user *p, void *data, unsigned int len, bool write)
+{
+	switch (len) {
+	case 1:
+		return write ? put_user(*(u8 *)data, (u8 __user *)p) : get_user(*(u8 *)data, (u8 __user *)p);
+	case 2:
+		return write ? put_user(*(u16 *)data, (u16 __user *)p) : get_user(*(u16 *)data, (u16 __user *)p);
+	case 4:
+		return write ? put_user(*(u32 *)data, (u32 __user *)p) : get_user(*(u32 *)data, (u32 __user *)p);
+	case 8:
+		return write ? put_user(*(u64 *)data, (u64 __user *)p) : get_user(*(u64 *)data, (u64 __user *)p);
+	}
+	return write ? copy_to_user(p, data, len) : copy_from_user(data, p, len);
+}
+
+/* CMPXCHG16B, which the CPU has since the guest's CPUID shows it. Faults: as unsafe_try_cmpxchg_user. */
+static int try_cmpxchg16_user(void __user *p, const u64 *old, const u64 *new, bool *done)
+{
+	u64 low = old[0], high = old[1];
+	bool equal;
+	int err = 0;
+
+	asm volatile("1: lock cmpxchg16b %[mem]; sete %[equal]\n"
+		     "2:\n"
+		     _ASM_EXTABLE_TYPE_REG(1b, 2b, EX_TYPE_EFAULT_REG, %[err])
+		     : [mem] "+m" (*(u64 __force (*)[2])p), [equal] "=qm" (equal), [err] "+r" (err),
+		       "+a" (low), "+d" (high)
+		     : "b" (new[0]), "c" (new[1]) : "memory", "cc");
+	*done = !err && equal;
+	return err;
+}
+
+#define TRY_CMPXCHG(type)								\
+	do {										\
+		type was = emu->was[0];							\
+											\
+		done = unsafe_try_cmpxchg_user((type __user *)p, &was, *(type *)data, fault);	\
+	} while (0)
+
+/* Replaces emu->was by data, of 1, 2, 4, 8 or 16 bytes. RETRY: something else is there by now. */
+static enum mkvm_emu_result replace_ram(struct mkvm_emu *emu, void __user *p, void *data, unsigned int len)
+{
+	bool done = false;
+
+	mkvm_test_point(MKVM_POINT_REPLACE);
+	if (!user_access_begin(p, len))
+		goto no_access;
+	switch (len) {
+	case 1:
+		TRY_CMPXCHG(u8);
+		break;
+	case 2:
+		TRY_CMPXCHG(u16);
+		break;
+	case 4:
+		TRY_CMPXCHG(u32);
+		break;
+	case 8:
+		TRY_CMPXCHG(u64);
+		break;
+	default:
+		if (try_cmpxchg16_user(p, emu->was, data, &done))
+			goto fault;
+	}
+	user_access_end();
+	return done ? MKVM_EMU_DONE : MKVM_EMU_RETRY;
+fault:
+	user_access_end();
+no_access:
+	emu->host_fault = true;
+	return MKVM_EMU_UNHANDLED;
+}
+
+/*
+ * Within one guest page of RAM. What lies across cache lines is replaced by a plain write: a host may
+ * forbid locked accesses of that kind (split-lock detection), even in the kernel.
+ */
+static enum mkvm_emu_result ram_access(struct mkvm_emu *emu, void __user *p, void *data, unsigned int len,
+				       enum mkvm_emu_how how)
+{
+	bool in_line = ((unsigned long)p & (SMP_CACHE_BYTES - 1)) + len <= SMP_CACHE_BYTES;
+
+	if (how == MKVM_EMU_REPLACE && in_line)
+		return replace_ram(emu, p, data, len);
+	emu->host_fault = copy_ram(p, data, len, how >= MKVM_EMU_WRITE);
+	return emu->host_fault ? MKVM_EMU_UNHANDLED : MKVM_EMU_DONE;
+}
+
 /* Within one guest page: RAM, or devices in pieces of at most 8 bytes. */
 static enum mkvm_emu_result page_access(struct mkvm_emu *emu, u64 gpa, void *data, unsigned int len,
 					enum mkvm_emu_how how)
@@ -338,10 +427,10 @@ static enum mkvm_emu_result page_access(struct mkvm_emu *emu, u64 gpa, void *dat
 	if (how == MKVM_EMU_PROBE)
 		return p || len <= 8 ? MKVM_EMU_DONE : MKVM_EMU_UNHANDLED;
 	if (p) {
-		emu->host_fault = write ? copy_to_user(p, data, len) : copy_from_user(data, p, len);
+		r = ram_access(emu, p, data, len, how);
 		if (write)
 			mkvm_mark_dirty(vcpu, gpa);
-		return emu->host_fault ? MKVM_EMU_UNHANDLED : MKVM_EMU_DONE;
+		return r;
 	}
 	for (; len && r == MKVM_EMU_DONE; len -= n, gpa += n, data += n) {
 		n = min(len, 8u);
@@ -379,6 +468,9 @@ static noinline enum mkvm_emu_result access_by_walk(struct mkvm_emu *emu, u64 la
 	enum mkvm_emu_result r;
 	u64 gpa, gpa2;
 
+	/* Over two pages nothing is atomic. */
+	if (how == MKVM_EMU_REPLACE && first < len)
+		how = MKVM_EMU_WRITE;
 	/* Both pages are translated before either is touched. */
 	r = translate(emu, la, acc, &gpa);
 	if (r == MKVM_EMU_DONE && first < len)
@@ -401,13 +493,13 @@ enum mkvm_emu_result mkvm_emu_access(struct mkvm_emu *emu, u64 la, void *data, u
 	struct mkvm_vcpu *vcpu = emu->vcpu;
 
 	if (unlikely(emu->watched) && how != MKVM_EMU_PROBE)
-		emu->traps |= mkvm_breakpoints_met(vcpu, how == MKVM_EMU_WRITE ? MKVM_WATCH_WRITE :
+		emu->traps |= mkvm_breakpoints_met(vcpu, how >= MKVM_EMU_WRITE ? MKVM_WATCH_WRITE :
 						   MKVM_WATCH_READ, la, len);
 	if (unlikely(!know_gpa(emu, la, len, how)))
 		return access_by_walk(emu, la, data, len, how);
 	/* A fault means no RAM, but one by a write may mean memory that can be read. */
-	if (len <= 8 && (vcpu->cause == MKVM_BY_READ || how == MKVM_EMU_WRITE))
-		return device_access(vcpu, vcpu->fault_gpa, data, len, how == MKVM_EMU_WRITE);
+	if (len <= 8 && (vcpu->cause == MKVM_BY_READ || how == MKVM_EMU_WRITE || how == MKVM_EMU_REPLACE))
+		return device_access(vcpu, vcpu->fault_gpa, data, len, how != MKVM_EMU_READ);
 	return page_access(emu, vcpu->fault_gpa, data, len, how);
 }
 
@@ -415,7 +507,7 @@ enum mkvm_emu_result mkvm_emu_access(struct mkvm_emu *emu, u64 la, void *data, u
 enum mkvm_emu_result mkvm_emu_system(struct mkvm_emu *emu, u64 la, void *data, unsigned int len,
 				     enum mkvm_emu_how how)
 {
-	bool write = how == MKVM_EMU_WRITE, cs_l = emu->mode.cs_l;
+	bool write = how >= MKVM_EMU_WRITE, cs_l = emu->mode.cs_l;
 	u8 cpl = emu->mode.cpl;
 	u64 rflags = emu->rflags, gpa;
 	enum mkvm_emu_result r;
@@ -673,6 +765,20 @@ static int end_emulation(struct mkvm_vcpu *vcpu, enum mkvm_emu_result r, u32 tra
 	}
 }
 
+/* Runs the instruction, or a round of REP; from its start where another processor was quicker. */
+static enum mkvm_emu_result emulate_now(struct mkvm_vcpu *vcpu)
+{
+	enum mkvm_emu_result r;
+	unsigned int tries = 0;
+
+	do {
+		vcpu->log.pos = 0;
+		vcpu->emu.traps = 0;
+		r = mkvm_emulate(&vcpu->emu);
+	} while (unlikely(r == MKVM_EMU_RETRY) && !signal_pending(current) && ++tries < 100);
+	return r;
+}
+
 /*
  * mkvm_emulate_exit - run the instruction at RIP in the emulator
  * @cause: of the exit; with MKVM_BY_READ and MKVM_BY_WRITE vcpu->fault_gpa is the operand's address
@@ -696,9 +802,8 @@ int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause)
 		r = check_intercepted(emu);
 	do {
 		tf = vcpu->rflags & X86_EFLAGS_TF;
-		emu->traps = 0;
 		if (r == MKVM_EMU_DONE || r == MKVM_EMU_AGAIN)
-			r = mkvm_emulate(emu);
+			r = emulate_now(vcpu);
 		if (r == MKVM_EMU_EXIT) {
 			suspend_emulation(vcpu);
 			return 0;

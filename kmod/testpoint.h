@@ -15,6 +15,7 @@ enum mkvm_test_point {
 	MKVM_POINT_HLT,		/* HLT is decoded, mp_state not yet HALTED */
 	MKVM_POINT_BLOCK,	/* found nothing to run for, not yet asleep */
 	MKVM_POINT_EMULATE,	/* an instruction is to be emulated, its bytes not yet fetched */
+	MKVM_POINT_REPLACE,	/* an operand in RAM was read, what replaces it not yet written */
 	MKVM_POINT_WALK,	/* an entry of the guest's page tables was read, its A or D bit not yet set */
 	MKVM_POINT_SKIP,	/* an intercepted instruction was done, its length not yet looked up */
 	MKVM_POINT_LOADED_MSR,	/* a register's value is noted as the guest's, not yet in the CPU */

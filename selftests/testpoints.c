@@ -20,7 +20,8 @@
 #include "vm.h"
 
 enum {	/* as in kmod/testpoint.h */
-	POINT_HLT, POINT_BLOCK, POINT_EMULATE, POINT_WALK, POINT_SKIP, POINT_LOADED_MSR, POINT_ZAP, POINT_FREE,
+	POINT_HLT, POINT_BLOCK, POINT_EMULATE, POINT_REPLACE, POINT_WALK, POINT_SKIP, POINT_LOADED_MSR, POINT_ZAP,
+	POINT_FREE,
 	NR_POINTS
 };
 
@@ -505,6 +506,113 @@ TEST(a_load_that_becomes_one_from_elsewhere_reads_there)
 	patch(load_here, (const u8 []) { 0x8a, 0x03 }, 2);	/* movb (%rbx), %al */
 	hold(NR_POINTS);
 	vcpu_wait_done(vcpu);
+}
+
+/* --- An operand in RAM that changes while the emulator computes what becomes of it --- */
+
+static u64 registers[2];		/* RAX and RBX afterwards */
+extern u8 locked_here[], accessed_here[];
+
+/* A load from a device, which becomes an instruction with its operand at (%rdi), in RAM. */
+static void load_that_becomes_locked(u64 arg)
+{
+	(void)arg;
+	asm volatile("locked_here: movb (%%rsi), %%dl; nop; nop; nop"
+		     : "=a"(registers[0]), "=b"(registers[1])
+		     : "0"(5ull), "1"(7ull), "c"(0ull), "d"(0ull), "S"(MMIO_GPA), "D"(TEST_GPA) : "memory", "cc");
+}
+
+/* The operand was 5, and is 6 by the time that it is written. */
+static void lock_and_change(const u8 *code, u64 low, u64 rax)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_add(vm, load_that_becomes_locked, 0);
+	u64 *memory = vm_add_memory(vm, SLOT_TEST, 0, TEST_GPA, PAGE_SIZE);
+	int emulated = held(POINT_EMULATE), replaced = held(POINT_REPLACE);
+
+	memory[0] = 5;
+	vcpu->on_exit = no_exit;
+	hold_points(1 << POINT_EMULATE | 1 << POINT_REPLACE);
+	vcpu_start(vcpu);
+	wait_held(POINT_EMULATE, emulated);
+	patch(locked_here, code, 5);
+	hold(POINT_REPLACE);
+	wait_held(POINT_REPLACE, replaced);
+	__atomic_fetch_add(memory, 1, __ATOMIC_SEQ_CST);
+	hold(NR_POINTS);
+	vcpu_wait_done(vcpu);
+	EXPECT_EQ(low, memory[0]);
+	EXPECT_EQ(0, memory[1]);
+	EXPECT_EQ(rax, registers[0]);
+}
+
+TEST(a_locked_add_and_another_processors_are_both_done)
+{
+	lock_and_change((const u8 []) { 0xf0, 0x00, 0x1f, 0x90, 0x90 }, 6 + 7, 5);
+}
+
+TEST(a_locked_bit_and_another_processors_change_are_both_done)
+{
+	lock_and_change((const u8 []) { 0xf0, 0x0f, 0xba, 0x2f, 0x03 }, 6 | 8, 5);
+}
+
+TEST(an_exchange_gets_what_another_processor_has_stored)
+{
+	lock_and_change((const u8 []) { 0x87, 0x1f, 0x90, 0x90, 0x90 }, 7, 5);
+	EXPECT_EQ(6, registers[1]);
+}
+
+TEST(a_word_is_added_to_what_another_processor_has_stored)
+{
+	lock_and_change((const u8 []) { 0x66, 0xf0, 0x0f, 0xc1, 0x1f }, 6 + 7, 5);
+	EXPECT_EQ(6, registers[1]);
+}
+
+TEST(a_compare_and_exchange_fails_where_another_processor_was_quicker)
+{
+	lock_and_change((const u8 []) { 0xf0, 0x48, 0x0f, 0xb1, 0x1f }, 6, 6);
+}
+
+TEST(a_pair_is_not_exchanged_where_another_processor_was_quicker)
+{
+	lock_and_change((const u8 []) { 0xf0, 0x48, 0x0f, 0xc7, 0x0f }, 6, 6);
+}
+
+/* Its GDT is in RAM of its own; the load from a device becomes one of a data segment. */
+static void load_that_becomes_mov_to_segment(u64 arg)
+{
+	struct {
+		u16 limit;
+		u64 base;
+	} __attribute__((packed)) gdtr = { .limit = 0x7f, .base = TEST_GPA };
+
+	(void)arg;
+	asm volatile("lgdt %0; movw %w2, (%%rdi)\n"
+		     "accessed_here: movb (%%rsi), %%dl"	/* 8a 16 */
+		     :: "m"(gdtr), "d"(0), "a"(10 * 8), "S"(MMIO_GPA), "D"(TEST_GPA + 512) : "memory");
+}
+
+/* What changes in between is the descriptor's DPL, which becomes 3. */
+TEST(an_accessed_bit_is_set_without_loss_of_another_processors_change)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_add(vm, load_that_becomes_mov_to_segment, 0);
+	u64 *gdt = vm_add_memory(vm, SLOT_TEST, 0, TEST_GPA, PAGE_SIZE);
+	int emulated = held(POINT_EMULATE), replaced = held(POINT_REPLACE);
+
+	memcpy(gdt, guest_gdt, sizeof(guest_gdt));
+	gdt[10] = 0x00cf92000000ffff;
+	vcpu->on_exit = no_exit;
+	hold_points(1 << POINT_EMULATE | 1 << POINT_REPLACE);
+	vcpu_start(vcpu);
+	wait_held(POINT_EMULATE, emulated);
+	patch(accessed_here, (const u8 []) { 0x8e, 0x07 }, 2);	/* mov (%rdi), %es */
+	hold(POINT_REPLACE);
+	wait_held(POINT_REPLACE, replaced);
+	__atomic_fetch_or(&gdt[10], 3ull << 45, __ATOMIC_SEQ_CST);
+	hold(NR_POINTS);
+	vcpu_wait_done(vcpu);
+	EXPECT_EQ(0x00cff3000000ffff, gdt[10]);
 }
 
 /* --- Page-table entries that change under the emulator's walk --- */

@@ -63,6 +63,7 @@ static struct machine {
 	bool differs;				/* a replay asked something else */
 	unsigned int fetches, segments;
 	unsigned int lacks;			/* X86_FEATURE_* that CPUID does not show */
+	u64 meddle;				/* before a byte here is replaced, another processor inverts it */
 	u64 fetch_la[4];
 	unsigned int fetch_len[4];
 } m;
@@ -154,10 +155,24 @@ static enum mkvm_emu_result do_read(char kind, u64 la, void *buf, unsigned int l
 	return MKVM_EMU_DONE;
 }
 
-static enum mkvm_emu_result do_write(u64 la, const void *buf, unsigned int len)
+/* Another processor is quicker, if the test wants so. RETRY: what was read is there no more. */
+static enum mkvm_emu_result meddle(u64 la, unsigned int len)
+{
+	if (!ram_at(la, len))
+		return MKVM_EMU_DONE;
+	if (m.meddle - la < len)
+		*(u8 *)ram_at(m.meddle, 1) ^= 0xff;
+	m.meddle = 0;
+	return memcmp(ram_at(la, len), m.emu.was, len) ? MKVM_EMU_RETRY : MKVM_EMU_DONE;
+}
+
+static enum mkvm_emu_result do_write(u64 la, const void *buf, unsigned int len, bool replace)
 {
 	struct access *a;
 	enum mkvm_emu_result res = access_note('w', la, len, buf, &a);
+
+	if (res == MKVM_EMU_DONE && replace && meddle(la, len))
+		return MKVM_EMU_RETRY;
 
 	if (res == MKVM_EMU_DONE) {
 		if (!ram_at(la, len))
@@ -178,7 +193,8 @@ enum mkvm_emu_result mkvm_emu_access(struct mkvm_emu *emu, u64 la, void *buf, un
 	case MKVM_EMU_MODIFY:
 		return do_read('m', la, buf, len);
 	case MKVM_EMU_WRITE:
-		return do_write(la, buf, len);
+	case MKVM_EMU_REPLACE:
+		return do_write(la, buf, len, how == MKVM_EMU_REPLACE);
 	default:
 		return la + len > m.probe_limit ? page_fault(la, 2) : MKVM_EMU_DONE;
 	}
@@ -225,7 +241,7 @@ void mkvm_emu_dt(struct mkvm_emu *emu, bool idt, struct kvm_dtable *dt, bool wri
 enum mkvm_emu_result mkvm_emu_system(struct mkvm_emu *emu, u64 la, void *buf, unsigned int len,
 				     enum mkvm_emu_how how)
 {
-	if (how == MKVM_EMU_WRITE && la < m.rom_end)
+	if (how >= MKVM_EMU_WRITE && la < m.rom_end)
 		return MKVM_EMU_DONE;
 	return mkvm_emu_access(emu, la, buf, len, how);
 }
@@ -2171,6 +2187,46 @@ TEST(division_faults_where_the_quotient_does_not_fit)
 	EXPECT_FAULT(DE_VECTOR, 0xf6, 0x3b);
 }
 
+/* What reads its operand and writes it; with the operand at [rbx]. */
+static const u8 replacing[][6] = {
+	{ 0xf0, 0x01, 0x0b },			/* lock add [rbx], ecx */
+	{ 0xf0, 0x48, 0x83, 0x2b, 0x05 },	/* lock sub qword [rbx], 5 */
+	{ 0x86, 0x0b },				/* xchg [rbx], cl */
+	{ 0x66, 0x87, 0x0b },			/* xchg [rbx], cx */
+	{ 0xf0, 0x0f, 0xc1, 0x0b },		/* lock xadd [rbx], ecx */
+	{ 0xf0, 0x0f, 0xb1, 0x0b },		/* lock cmpxchg [rbx], ecx */
+	{ 0xf0, 0x0f, 0xc7, 0x0b },		/* lock cmpxchg8b [rbx] */
+	{ 0xf0, 0x48, 0x0f, 0xc7, 0x0b },	/* lock cmpxchg16b [rbx] */
+	{ 0xf0, 0x0f, 0xba, 0x2b, 0x09 },	/* lock bts dword [rbx], 9 */
+	{ 0xf0, 0xf7, 0x1b },			/* lock neg dword [rbx] */
+	{ 0xf0, 0xf7, 0x13 },			/* lock not dword [rbx] */
+	{ 0xf0, 0xfe, 0x0b },			/* lock dec byte [rbx] */
+};
+
+TEST(an_operand_that_another_processor_changes_is_not_written_over)
+{
+	struct machine before;
+	unsigned int n;
+
+	for (n = 0; n < ARRAY_SIZE(replacing); n++) {
+		machine_init(LONG64);
+		m.regs[RBX] = m.ram_base + 0x2000;
+		m.regs[RCX] = 0x1122334455667788;
+		ram_put(m.regs[RBX], 0x55, 8);
+		ram_put(m.regs[RBX] + 8, 0, 8);
+		put_code(code_la(), replacing[n], sizeof(replacing[n]));
+		m.meddle = m.regs[RBX];
+		before = m;
+		if (!EXPECT_EQ(run_once(), MKVM_EMU_RETRY) || !EXPECT_EQ(ram_get(m.regs[RBX], 8), 0xaa) ||
+		    !EXPECT_FALSE(memcmp(m.regs, before.regs, sizeof(m.regs))) ||
+		    !EXPECT_EQ(m.emu.rip, before.emu.rip) || !EXPECT_EQ(m.emu.rflags, before.emu.rflags))
+			printf("# case %u\n", n);
+		EXPECT_EQ(run_once(), MKVM_EMU_DONE);
+		if (n == 4)
+			EXPECT_EQ(ram_get(m.regs[RBX], 8), 0x55667788 + 0xaa);
+	}
+}
+
 TEST(pairs_are_compared_and_always_written)
 {
 	machine_init(LONG64);
@@ -2397,6 +2453,26 @@ TEST(the_task_register_marks_its_descriptor_unless_that_is_in_a_rom)
 	EXPECT_SELECTOR_FAULT(GP_VECTOR, 0x28, 0x0f, 0x00, 0xd9);
 	m.emu.mode.cpl = 3;
 	EXPECT_FAULT(GP_VECTOR, 0x0f, 0x00, 0xd1);
+}
+
+TEST(a_descriptor_that_another_processor_changes_is_checked_again)
+{
+	machine_init(LONG64);
+	put_gdt();
+	m.regs[RCX] = 0x18;
+	m.meddle = m.ram_base + 0x301d;
+	put_code(code_la(), (const u8 []){ 0x0f, 0x00, 0xd9 }, 3);	/* ltr cx */
+	EXPECT_EQ(run_once(), MKVM_EMU_RETRY);
+	EXPECT_EQ(ram_get(m.ram_base + 0x301d, 1), 0x76);
+	EXPECT_EQ(m.seg[MKVM_EMU_TR].selector, 0);
+	ram_put(m.ram_base + 0x301d, 0x8b, 1);			/* another one has loaded it */
+	EXPECT_SELECTOR_FAULT(GP_VECTOR, 0x18, 0x0f, 0x00, 0xd9);
+	m.regs[RCX] = 0x10;
+	m.meddle = m.ram_base + 0x3015;
+	put_code(code_la(), (const u8 []){ 0x8e, 0xd9 }, 2);	/* mov ds, ecx */
+	EXPECT_EQ(run_once(), MKVM_EMU_RETRY);
+	EXPECT_EQ(ram_get(m.ram_base + 0x3015, 1), 0x6d);
+	EXPECT_EQ(m.seg[MKVM_DS].selector, 0);
 }
 
 TEST(descriptor_tables_and_system_registers_are_stored_and_loaded)

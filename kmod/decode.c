@@ -83,7 +83,7 @@ static const struct mkvm_opcode two_byte[256] = {	/* after 0F */
 	[0x08 ... 0x09] = LENGTH(0), [0x30 ... 0x33] = LENGTH(0),
 	[0x0d] = INSN(OP_NOP, NO, NO, MODRM), [0x18 ... 0x19] = INSN(OP_NOP, NO, NO, MODRM),
 	[0x1c ... 0x1f] = INSN(OP_NOP, NO, NO, MODRM),
-	[0x10 ... 0x13] = ROW, [0x16 ... 0x17] = ROW, [0xf0] = ROW,
+	[0x10 ... 0x13] = ROW, [0x16 ... 0x17] = ROW, [0xc4] = ROW, [0xf0] = ROW, [0xf7] = ROW,
 	[0x28 ... 0x29] = ROW, [0x2b] = ROW, [0x6e ... 0x6f] = ROW, [0x7e ... 0x7f] = ROW,
 	[0xd6] = ROW, [0xe7] = ROW, [0xae] = ROW, [0xb8] = ROW, [0xbc ... 0xbd] = ROW,
 	[0x40 ... 0x4f] = NEEDS(CMOV, OP_CMOV, REG, RM, MODRM | RMW),
@@ -137,7 +137,7 @@ static const struct mkvm_opcode groups[][8] = {
  * map: 1 to 3 for 0F, 0F 38 and 0F 3A. pp: the prefixes that go with it. reg: a bit for each ModRM.reg, 0: all.
  */
 enum { PP_NO = 1, PP_66 = 2, PP_F3 = 4, PP_F2 = 8, PP_INT = PP_NO | PP_66 };
-enum { LEGACY = 1, VEX = 2, EVEX = 4 };
+enum { LEGACY = 1, VEX = 2, EVEX = 4, W0 = 8, W1 = 16 };	/* W0, W1: VEX.W has to be that */
 
 /* bytes: 0 for as many as a register of the vector's length has */
 #define LOAD_VEC(bytes, flags)	{ OP_VEC, VEC, RM, bytes, MODRM | WR | (flags), 0 }
@@ -146,37 +146,114 @@ enum { LEGACY = 1, VEX = 2, EVEX = 4 };
 #define STORE_HALF		{ OP_VEC_HALF, RM, VEC, 8, MODRM | WR | VEX_128, 0 }
 #define MMX(dst, src, bytes, flags)	{ OP_MMX, dst, src, bytes, MODRM | WR | (flags), X86_FEATURE_MMX }
 #define ALL	(LEGACY | VEX | EVEX)
+/* With the CPUID bit that they need, 0: none beyond that of their kind. */
+#define REPEAT(bytes, flags, feature)	{ OP_VEC_REPEAT, VEC, RM, bytes, MODRM | WR | (flags), feature }
+#define DUP(bytes, feature)		{ OP_VEC_DUP, VEC, RM, bytes, MODRM | WR | MASKS, feature }
+#define INSERT(bytes, flags, feature)	{ OP_VEC_INSERT, VEC, RM, bytes, MODRM | WR | USES_VVVV | IMM_8 | (flags), feature }
+#define EXTRACT(bytes, flags, feature)	{ OP_VEC_EXTRACT, RM, VEC, bytes, MODRM | WR | IMM_8 | (flags), feature }
+#define LOAD_BY_SIGN(bytes, feature)	{ OP_VEC_BY_SIGN, VEC, RM, bytes, MODRM | WR | USES_VVVV, feature }
+#define STORE_BY_SIGN(bytes, feature)	{ OP_VEC_BY_SIGN, RM, VEC, bytes, MODRM | WR | USES_VVVV, feature }
+#define KMOV(opcode, pp, w, bytes, feature)						\
+	{ 1, opcode, pp, VEX | (w), 0,							\
+	  { OP_KMOV, (opcode) & 1 ? RM : VEC, (opcode) & 1 ? VEC : RM, bytes, MODRM | WR | VEX_128, feature } }
+/* EVEX's four of a kind: by W the mask's elements, and the CPUID bit, differ. */
+#define EVEX_BLOCKS(map, opcode, block, bytes, flags, w0, w1)				\
+	{ map, opcode, PP_66, EVEX | W0, 0, block(bytes, MASKS | WIDER | (flags), X86_FEATURE_##w0) },	\
+	{ map, opcode, PP_66, EVEX | W1, 0, block(bytes, MASKS | WIDER | (flags), X86_FEATURE_##w1) }
 
 static const struct row {
 	u8 map, opcode, pp, kinds, reg;
 	struct mkvm_opcode d;
 } rows[] = {
-	{ 1, 0x10, PP_INT, ALL, 0, LOAD_VEC(0, 0) },		/* MOVUPS, MOVUPD */
-	{ 1, 0x11, PP_INT, ALL, 0, STORE_VEC(0, 0) },
-	{ 1, 0x10, PP_F3, ALL, 0, LOAD_VEC(4, 0) },		/* MOVSS */
-	{ 1, 0x11, PP_F3, ALL, 0, STORE_VEC(4, 0) },
-	{ 1, 0x10, PP_F2, ALL, 0, LOAD_VEC(8, 0) },		/* MOVSD */
-	{ 1, 0x11, PP_F2, ALL, 0, STORE_VEC(8, 0) },
+	{ 1, 0x10, PP_INT, ALL, 0, LOAD_VEC(0, MASKS) },		/* MOVUPS, MOVUPD */
+	{ 1, 0x11, PP_INT, ALL, 0, STORE_VEC(0, MASKS) },
+	{ 1, 0x10, PP_F3, ALL, 0, LOAD_VEC(4, MASKS) },		/* MOVSS */
+	{ 1, 0x11, PP_F3, ALL, 0, STORE_VEC(4, MASKS) },
+	{ 1, 0x10, PP_F2, ALL, 0, LOAD_VEC(8, MASKS) },		/* MOVSD */
+	{ 1, 0x11, PP_F2, ALL, 0, STORE_VEC(8, MASKS) },
 	{ 1, 0x12, PP_INT, ALL, 0, LOAD_HALF },			/* MOVLPS, MOVLPD */
 	{ 1, 0x13, PP_INT, ALL, 0, STORE_HALF },
 	{ 1, 0x16, PP_INT, ALL, 0, LOAD_HALF },			/* MOVHPS, MOVHPD */
 	{ 1, 0x17, PP_INT, ALL, 0, STORE_HALF },
-	{ 1, 0x28, PP_INT, ALL, 0, LOAD_VEC(0, ALIGNED) },	/* MOVAPS, MOVAPD */
-	{ 1, 0x29, PP_INT, ALL, 0, STORE_VEC(0, ALIGNED) },
+	{ 1, 0x28, PP_INT, ALL, 0, LOAD_VEC(0, ALIGNED | MASKS) },	/* MOVAPS, MOVAPD */
+	{ 1, 0x29, PP_INT, ALL, 0, STORE_VEC(0, ALIGNED | MASKS) },
 	{ 1, 0x2b, PP_INT, ALL, 0, STORE_VEC(0, ALIGNED) },	/* MOVNTPS, MOVNTPD */
 	{ 1, 0x6e, PP_66, ALL, 0, LOAD_VEC(0, BY_W | VEX_128) },	/* MOVD, MOVQ */
 	{ 1, 0x7e, PP_66, ALL, 0, STORE_VEC(0, BY_W | VEX_128) },
 	{ 1, 0x7e, PP_F3, ALL, 0, LOAD_VEC(8, VEX_128) },	/* MOVQ */
 	{ 1, 0xd6, PP_66, ALL, 0, STORE_VEC(8, VEX_128) },
-	{ 1, 0x6f, PP_66, ALL, 0, LOAD_VEC(0, ALIGNED) },	/* MOVDQA */
-	{ 1, 0x7f, PP_66, ALL, 0, STORE_VEC(0, ALIGNED) },
-	{ 1, 0x6f, PP_F3, ALL, 0, LOAD_VEC(0, 0) },		/* MOVDQU */
-	{ 1, 0x7f, PP_F3, ALL, 0, STORE_VEC(0, 0) },
-	{ 1, 0x6f, PP_F2, EVEX, 0, { OP_VEC, VEC, RM, 0, MODRM | WR, X86_FEATURE_AVX512BW } },	/* VMOVDQU8, 16 */
-	{ 1, 0x7f, PP_F2, EVEX, 0, { OP_VEC, RM, VEC, 0, MODRM | WR, X86_FEATURE_AVX512BW } },
+	{ 1, 0x6f, PP_66, ALL, 0, LOAD_VEC(0, ALIGNED | MASKS) },	/* MOVDQA */
+	{ 1, 0x7f, PP_66, ALL, 0, STORE_VEC(0, ALIGNED | MASKS) },
+	{ 1, 0x6f, PP_F3, ALL, 0, LOAD_VEC(0, MASKS) },		/* MOVDQU */
+	{ 1, 0x7f, PP_F3, ALL, 0, STORE_VEC(0, MASKS) },
+	/* VMOVDQU8, VMOVDQU16 */
+	{ 1, 0x6f, PP_F2, EVEX, 0, { OP_VEC, VEC, RM, 0, MODRM | WR | MASKS | NARROW, X86_FEATURE_AVX512BW } },
+	{ 1, 0x7f, PP_F2, EVEX, 0, { OP_VEC, RM, VEC, 0, MODRM | WR | MASKS | NARROW, X86_FEATURE_AVX512BW } },
 	{ 1, 0xe7, PP_66, ALL, 0, STORE_VEC(0, ALIGNED) },	/* MOVNTDQ */
 	{ 1, 0xf0, PP_F2, LEGACY | VEX, 0, { OP_VEC, VEC, RM, 0, MODRM | WR, X86_FEATURE_XMM3 } },	/* LDDQU */
 	{ 2, 0x2a, PP_66, ALL, 0, { OP_VEC, VEC, RM, 0, MODRM | WR | ALIGNED, X86_FEATURE_XMM4_1 } },	/* MOVNTDQA */
+	{ 1, 0x12, PP_F2, ALL, 0, DUP(8, X86_FEATURE_XMM3) },	/* MOVDDUP, MOVSLDUP, MOVSHDUP */
+	{ 1, 0x12, PP_F3, ALL, 0, DUP(4, X86_FEATURE_XMM3) },
+	{ 1, 0x16, PP_F3, ALL, 0, DUP(4, X86_FEATURE_XMM3) },
+	{ 2, 0x18, PP_66, VEX | W0, 0, REPEAT(4, 0, X86_FEATURE_AVX) },	/* VBROADCASTSS, SD, F128 and their like */
+	{ 2, 0x18, PP_66, EVEX | W0, 0, REPEAT(4, MASKS, 0) },
+	{ 2, 0x19, PP_66, VEX | W0, 0, REPEAT(8, WIDER, X86_FEATURE_AVX) },
+	EVEX_BLOCKS(2, 0x19, REPEAT, 8, 0, AVX512DQ, AVX512F),
+	{ 2, 0x1a, PP_66, VEX | W0, 0, REPEAT(16, WIDER, X86_FEATURE_AVX) },
+	EVEX_BLOCKS(2, 0x1a, REPEAT, 16, 0, AVX512F, AVX512DQ),
+	EVEX_BLOCKS(2, 0x1b, REPEAT, 32, 0, AVX512DQ, AVX512F),
+	{ 2, 0x58, PP_66, VEX | W0, 0, REPEAT(4, 0, X86_FEATURE_AVX2) },	/* VPBROADCASTD, Q, I128, B, W */
+	{ 2, 0x58, PP_66, EVEX | W0, 0, REPEAT(4, MASKS, 0) },
+	{ 2, 0x59, PP_66, VEX | W0, 0, REPEAT(8, 0, X86_FEATURE_AVX2) },
+	{ 2, 0x59, PP_66, EVEX | W0, 0, REPEAT(8, MASKS, X86_FEATURE_AVX512DQ) },
+	{ 2, 0x59, PP_66, EVEX | W1, 0, REPEAT(8, MASKS, 0) },
+	{ 2, 0x5a, PP_66, VEX | W0, 0, REPEAT(16, WIDER, X86_FEATURE_AVX2) },
+	EVEX_BLOCKS(2, 0x5a, REPEAT, 16, 0, AVX512F, AVX512DQ),
+	EVEX_BLOCKS(2, 0x5b, REPEAT, 32, 0, AVX512DQ, AVX512F),
+	{ 2, 0x78, PP_66, VEX | W0, 0, REPEAT(1, 0, X86_FEATURE_AVX2) },
+	{ 2, 0x78, PP_66, EVEX | W0, 0, REPEAT(1, MASKS, X86_FEATURE_AVX512BW) },
+	{ 2, 0x79, PP_66, VEX | W0, 0, REPEAT(2, 0, X86_FEATURE_AVX2) },
+	{ 2, 0x79, PP_66, EVEX | W0, 0, REPEAT(2, MASKS, X86_FEATURE_AVX512BW) },
+	{ 1, 0xc4, PP_66, LEGACY | VEX, 0, INSERT(2, VEX_128, 0) },	/* PINSRW, B, D, Q */
+	{ 1, 0xc4, PP_66, EVEX, 0, INSERT(2, VEX_128, X86_FEATURE_AVX512BW) },
+	{ 3, 0x20, PP_66, LEGACY | VEX, 0, INSERT(1, VEX_128, X86_FEATURE_XMM4_1) },
+	{ 3, 0x20, PP_66, EVEX, 0, INSERT(1, VEX_128, X86_FEATURE_AVX512BW) },
+	{ 3, 0x22, PP_66, LEGACY | VEX, 0, INSERT(0, VEX_128 | BY_W, X86_FEATURE_XMM4_1) },
+	{ 3, 0x22, PP_66, EVEX, 0, INSERT(0, VEX_128 | BY_W, X86_FEATURE_AVX512DQ) },
+	{ 3, 0x21, PP_66, ALL, 0, { OP_VEC_INSERTPS, VEC, RM, 4, MODRM | WR | USES_VVVV | IMM_8 | VEX_128,
+				    X86_FEATURE_XMM4_1 } },
+	{ 3, 0x14, PP_66, LEGACY | VEX, 0, EXTRACT(1, VEX_128, X86_FEATURE_XMM4_1) },	/* PEXTRB, W, D, Q */
+	{ 3, 0x14, PP_66, EVEX, 0, EXTRACT(1, VEX_128, X86_FEATURE_AVX512BW) },
+	{ 3, 0x15, PP_66, LEGACY | VEX, 0, EXTRACT(2, VEX_128, X86_FEATURE_XMM4_1) },
+	{ 3, 0x15, PP_66, EVEX, 0, EXTRACT(2, VEX_128, X86_FEATURE_AVX512BW) },
+	{ 3, 0x16, PP_66, LEGACY | VEX, 0, EXTRACT(0, VEX_128 | BY_W, X86_FEATURE_XMM4_1) },
+	{ 3, 0x16, PP_66, EVEX, 0, EXTRACT(0, VEX_128 | BY_W, X86_FEATURE_AVX512DQ) },
+	{ 3, 0x17, PP_66, ALL, 0, EXTRACT(4, VEX_128, X86_FEATURE_XMM4_1) },		/* EXTRACTPS */
+	{ 3, 0x18, PP_66, VEX | W0, 0, INSERT(16, WIDER, X86_FEATURE_AVX) },	/* VINSERTF128, I128 and their like */
+	EVEX_BLOCKS(3, 0x18, INSERT, 16, 0, AVX512F, AVX512DQ),
+	EVEX_BLOCKS(3, 0x1a, INSERT, 32, 0, AVX512DQ, AVX512F),
+	{ 3, 0x38, PP_66, VEX | W0, 0, INSERT(16, WIDER, X86_FEATURE_AVX2) },
+	EVEX_BLOCKS(3, 0x38, INSERT, 16, 0, AVX512F, AVX512DQ),
+	EVEX_BLOCKS(3, 0x3a, INSERT, 32, 0, AVX512DQ, AVX512F),
+	{ 3, 0x19, PP_66, VEX | W0, 0, EXTRACT(16, WIDER, X86_FEATURE_AVX) },	/* VEXTRACTF128, I128 and their like */
+	EVEX_BLOCKS(3, 0x19, EXTRACT, 16, 0, AVX512F, AVX512DQ),
+	EVEX_BLOCKS(3, 0x1b, EXTRACT, 32, 0, AVX512DQ, AVX512F),
+	{ 3, 0x39, PP_66, VEX | W0, 0, EXTRACT(16, WIDER, X86_FEATURE_AVX2) },
+	EVEX_BLOCKS(3, 0x39, EXTRACT, 16, 0, AVX512F, AVX512DQ),
+	EVEX_BLOCKS(3, 0x3b, EXTRACT, 32, 0, AVX512DQ, AVX512F),
+	{ 2, 0x2c, PP_66, VEX | W0, 0, LOAD_BY_SIGN(4, X86_FEATURE_AVX) },	/* VMASKMOVPS, VMASKMOVPD */
+	{ 2, 0x2d, PP_66, VEX | W0, 0, LOAD_BY_SIGN(8, X86_FEATURE_AVX) },
+	{ 2, 0x2e, PP_66, VEX | W0, 0, STORE_BY_SIGN(4, X86_FEATURE_AVX) },
+	{ 2, 0x2f, PP_66, VEX | W0, 0, STORE_BY_SIGN(8, X86_FEATURE_AVX) },
+	{ 2, 0x8c, PP_66, VEX, 0, LOAD_BY_SIGN(0, X86_FEATURE_AVX2) },		/* VPMASKMOVD, VPMASKMOVQ */
+	{ 2, 0x8e, PP_66, VEX, 0, STORE_BY_SIGN(0, X86_FEATURE_AVX2) },
+	{ 1, 0xf7, PP_66, LEGACY | VEX, 0, { OP_VEC_BY_BYTE, DI, VEC, 16, MODRM | WR | REGS | VEX_128, 0 } },
+	KMOV(0x90, PP_NO, W0, 2, X86_FEATURE_AVX512F), KMOV(0x91, PP_NO, W0, 2, X86_FEATURE_AVX512F),
+	KMOV(0x90, PP_66, W0, 1, X86_FEATURE_AVX512DQ), KMOV(0x91, PP_66, W0, 1, X86_FEATURE_AVX512DQ),
+	KMOV(0x90, PP_NO, W1, 8, X86_FEATURE_AVX512BW), KMOV(0x91, PP_NO, W1, 8, X86_FEATURE_AVX512BW),
+	KMOV(0x90, PP_66, W1, 4, X86_FEATURE_AVX512BW), KMOV(0x91, PP_66, W1, 4, X86_FEATURE_AVX512BW),
+	{ 1, 0xae, PP_NO, LEGACY, BIT(0), NEEDS(FXSR, OP_FXSAVE, RM, NO, MODRM | WR) },
+	{ 1, 0xae, PP_NO, LEGACY, BIT(1), NEEDS(FXSR, OP_FXRSTOR, NO, RM, MODRM) },
 	{ 1, 0x6e, PP_NO, LEGACY, 0, MMX(VEC, RM, 0, BY_W) },	/* MOVD, MOVQ of MMX */
 	{ 1, 0x7e, PP_NO, LEGACY, 0, MMX(RM, VEC, 0, BY_W) },
 	{ 1, 0x6f, PP_NO, LEGACY, 0, MMX(VEC, RM, 8, 0) },
@@ -245,14 +322,6 @@ static u8 parse_prefixes(struct mkvm_emu *c, const u8 **p)
 	return byte;
 }
 
-/* What the one-byte displacement of an instruction with an EVEX prefix counts. */
-static unsigned int memory_bytes(const struct mkvm_emu *c)
-{
-	if (c->d.flags & BY_W)
-		return c->vex.w ? 8 : 4;
-	return c->d.width ?: 16 << c->vex.length;
-}
-
 /* SIB and displacement; c->ea, and the segment that goes with the base. */
 static void parse_address(struct mkvm_emu *c, const u8 **p)
 {
@@ -275,7 +344,7 @@ static void parse_address(struct mkvm_emu *c, const u8 **p)
 		c->rip_relative = c->mode64 && !c->mod && (base & 7) == 5;
 	}
 	if (c->mod == 1)
-		c->ea += take(p, 1) * (c->vex.kind == EVEX_BYTES ? memory_bytes(c) : 1);
+		c->ea += take(p, 1) * (c->vex.kind == EVEX_BYTES ? vec_bytes(c) : 1);
 	else if (c->mod == 2 || (base & 7) == absolute)
 		c->ea += take(p, c->ad == 2 ? 2 : 4);
 	if (!c->mod && (base & 7) == absolute)
@@ -315,10 +384,11 @@ static void parse_modrm(struct mkvm_emu *c, const u8 **p)
 static struct mkvm_opcode find_row(const struct mkvm_emu *c, unsigned int map, u8 pp, u8 modrm)
 {
 	u8 kind = c->vex.kind == EVEX_BYTES ? EVEX : c->vex.kind ? VEX : LEGACY;
+	u8 w = c->vex.w ? W0 : W1;	/* what the row may not want */
 	const struct row *r;
 
 	for (r = rows; r < rows + ARRAY_SIZE(rows); r++)
-		if (r->map == map && r->opcode == c->opcode && (r->pp & pp) && (r->kinds & kind) &&
+		if (r->map == map && r->opcode == c->opcode && (r->pp & pp) && (r->kinds & kind) && !(r->kinds & w) &&
 		    (!r->reg || (r->reg >> (modrm >> 3 & 7) & 1)))
 			return r->d;
 	return (struct mkvm_opcode){ OP_NONE };
@@ -353,7 +423,7 @@ static void parse_vex(struct mkvm_emu *c, u8 first, const u8 **p)
 	if (first != 0xc5) {
 		map = rxb & (evex ? 7 : 31);
 		last = *(*p)++;
-		c->vex.w = c->mode64 && (last & 0x80);
+		c->vex.w = last & 0x80;
 	}
 	/* inverted: R in all of them, X and B where there are two bytes or more, EVEX's second bit of R */
 	c->prefix[REX] = 0x40;
@@ -367,13 +437,18 @@ static void parse_vex(struct mkvm_emu *c, u8 first, const u8 **p)
 		c->vex.length = e >> 5 & 3;
 		c->vex.upper = c->mode64 && !(rxb & 0x10);
 		c->vex.vvvv |= c->mode64 && !(e & 8) ? 16 : 0;
-		/* masks and broadcasts are not for plain moves */
-		refused |= (rxb & 8) || !(last & 4) || (e & 0x97) || c->vex.length == 3;
+		c->vex.mask = e & 7;
+		c->vex.zero = e & 0x80;
+		/* broadcasts by a bit of the prefix are for arithmetic alone */
+		refused |= (rxb & 8) || !(last & 4) || (e & 0x10) || c->vex.length == 3;
 	}
 	c->opcode = *(*p)++;
 	c->d = find_row(c, map, 1 << (last & 3), **p);
 	refused |= !(c->d.flags & USES_VVVV) && ((~last >> 3 & 15) || c->vex.vvvv);
 	refused |= (c->d.op < OP_VEC || (c->d.flags & VEX_128)) && c->vex.length;
+	refused |= c->vex.mask && !(c->d.flags & MASKS);
+	refused |= c->vex.zero && (!c->vex.mask || c->d.dst != VEC);
+	refused |= (c->d.flags & WIDER) && (16 << c->vex.length) <= max_t(u8, c->d.width, 16);
 	if (refused || !protected_mode(c))
 		c->d.op = OP_NONE;
 }

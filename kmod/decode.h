@@ -30,6 +30,9 @@ enum op {
 	OP_NOP, OP_CLFLUSH,
 	/* emulate_vec.c */
 	OP_VEC, OP_VEC_HALF,	/* moves between memory and a vector register */
+	OP_VEC_REPEAT, OP_VEC_DUP, OP_VEC_INSERT, OP_VEC_INSERTPS, OP_VEC_EXTRACT,
+	OP_VEC_BY_SIGN, OP_VEC_BY_BYTE,	/* VMASKMOV and VPMASKMOV, MASKMOVDQU */
+	OP_KMOV, OP_FXSAVE, OP_FXRSTOR,
 	OP_MXCSR, OP_MMX, OP_X87,
 	OP_LAST_ONE_OPERAND = OP_X87,
 	/* with the stack (emulate_stack.c) */
@@ -74,6 +77,9 @@ enum { REX, SEGMENT, OPSIZE, ADSIZE, LOCK, REP };	/* prefixes, as in emu->prefix
 #define USES_VVVV 0x10000	/* VEX names a register; else it may not */
 #define BY_W	0x20000	/* of vectors: 8 bytes with REX.W or VEX.W, else 4 */
 #define VEX_128	0x40000	/* VEX may not say 256 bits */
+#define MASKS	0x80000	/* EVEX may name a mask */
+#define NARROW	0x100000 /* the mask's elements are of 1 or 2 bytes */
+#define WIDER	0x200000 /* the vector has more than 128 bits, and more than the operand */
 #define RMW	(RD | WR)
 
 #define EVEX_BYTES	4	/* emu->vex.kind of EVEX */
@@ -84,6 +90,20 @@ enum { REX, SEGMENT, OPSIZE, ADSIZE, LOCK, REP };	/* prefixes, as in emu->prefix
  * Context: as mkvm_emulate. Return: DONE; what mkvm_emu_fetch says; UNHANDLED.
  */
 enum mkvm_emu_result mkvm_decode(struct mkvm_emu *c);
+
+/* Bytes in memory of a vector instruction's operand, which is what EVEX's short displacements count. */
+static inline unsigned int vec_bytes(const struct mkvm_emu *c)
+{
+	u32 flags = c->d.flags;
+
+	if (flags & BY_W)
+		return c->mode64 && (c->vex.w || (!c->vex.kind && (c->prefix[REX] & 8))) ? 8 : 4;
+	if (c->d.op == OP_VEC_DUP && c->d.width == 8 && !c->vex.length)	/* MOVDDUP */
+		return 8;
+	if (c->d.width && c->d.op != OP_VEC_DUP && c->d.op != OP_VEC_BY_SIGN)
+		return c->d.width;
+	return 16 << c->vex.length;
+}
 
 /* AMD APM vol. 2, "Error Codes". */
 static inline bool vector_has_error(u8 vector)

@@ -380,6 +380,8 @@ static bool undefined(const struct mkvm_emu *c)
 	if (c->d.op == OP_MOV_FROM_SEG || c->d.op == OP_MOV_TO_SEG)
 		return c->prefix[LOCK] || (c->reg & 7) > MKVM_GS ||
 		       (c->d.op == OP_MOV_TO_SEG && (c->reg & 7) == MKVM_CS);
+	if ((c->d.op == OP_VEC_BY_BYTE && c->mod != 3) || (c->d.op == OP_KMOV && c->reg > 7))
+		return true;
 	return c->prefix[LOCK] && !lockable(c);
 }
 

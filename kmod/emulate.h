@@ -59,6 +59,8 @@ struct mkvm_vex {
 	u8 kind;		/* 0: neither; else its length in bytes, EVEX's is 4 */
 	u8 vvvv;		/* the second source */
 	u8 length;		/* of vectors: 16 << length bytes */
+	u8 mask;		/* 0: none */
+	bool zero;		/* what the mask leaves out is cleared, not kept */
 	bool w;
 	bool upper;		/* ModRM.reg is of a vector register from 16 on */
 };
@@ -165,6 +167,8 @@ struct mkvm_fx {
  * clears all above.
  */
 void mkvm_emu_vec(struct mkvm_emu *emu, unsigned int n, struct mkvm_vec *buf, unsigned int len, bool write);
+/* Reads or writes mask register n; of a CPU without AVX512BW it has 16 bits. */
+void mkvm_emu_mask(struct mkvm_emu *emu, unsigned int n, u64 *val, bool write);
 /* Reads or writes x87, MMX and XMM registers. */
 void mkvm_emu_fx(struct mkvm_emu *emu, struct mkvm_fx *fx, bool write);
 /* Runs the x87 or MMX instruction that is decoded on those in fx, with mem, 16 bytes, as the operand. */

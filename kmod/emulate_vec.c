@@ -3,10 +3,13 @@
  * emulate_vec.c - moves between memory and vector registers, and x87 and MMX
  * instructions with an operand in memory.
  *
- * Moves of SSE, AVX and AVX-512 are done here. An x87 instruction is run by the
+ * Moves of SSE, AVX and AVX-512 are done here, those that repeat, insert or extract a part
+ * of a register and those under a mask included. Under a mask only the elements that it names are
+ * accessed, in ascending order, in the largest pieces of up to 8 bytes that are aligned
+ * within the operand. An x87 instruction is run by the
  * CPU itself, on a copy of the guest's registers with a buffer for its operand; the
- * copy becomes the guest's when memory has been accessed. Moves under a mask, other
- * vector instructions, and saves and loads of a whole FPU state stay UNHANDLED.
+ * copy becomes the guest's when memory has been accessed. Other vector instructions, and
+ * saves and loads of a whole FPU state but FXSAVE and FXRSTOR, stay UNHANDLED.
  *
  * State: none, as emulate.c.
  *
@@ -35,12 +38,12 @@ static bool vec_enabled(struct mkvm_emu *c)
 		return !(c->mode.cr0 & X86_CR0_EM) && (c->mode.cr4 & X86_CR4_OSFXSR);
 	if (!(c->mode.cr4 & X86_CR4_OSXSAVE) || !mkvm_emu_has(c, X86_FEATURE_AVX))
 		return false;
-	if (c->vex.kind != EVEX_BYTES)
+	if (c->vex.kind != EVEX_BYTES && c->d.op != OP_KMOV)
 		return (mkvm_emu_xcr0(c) & XCR0_AVX) == XCR0_AVX;
 	if ((mkvm_emu_xcr0(c) & XCR0_AVX512) != XCR0_AVX512 ||
 	    !mkvm_emu_has(c, X86_FEATURE_AVX512F))
 		return false;
-	return c->vex.length == 2 || c->d.width || (c->d.flags & BY_W) ||
+	return c->vex.length == 2 || (c->d.op == OP_VEC && c->d.width) || (c->d.flags & (BY_W | VEX_128)) ||
 	       mkvm_emu_has(c, X86_FEATURE_AVX512VL);
 }
 
@@ -52,13 +55,6 @@ static enum mkvm_emu_result vec_check(struct mkvm_emu *c)
 	return c->mode.cr0 & X86_CR0_TS ? fault(c, NM_VECTOR) : MKVM_EMU_DONE;
 }
 
-static unsigned int vec_bytes(const struct mkvm_emu *c)
-{
-	if (c->d.flags & BY_W)
-		return c->vex.w || (!c->vex.kind && (c->prefix[REX] & 8)) ? 8 : 4;
-	return c->d.width ?: 16 << c->vex.length;
-}
-
 /* As much of a register as the instruction's encoding reaches: writes clear what is above, legacy ones keep it. */
 static unsigned int reach(const struct mkvm_emu *c)
 {
@@ -66,6 +62,259 @@ static unsigned int reach(const struct mkvm_emu *c)
 		return 16;
 	return c->vex.kind == EVEX_BYTES ? 64 : 32;
 }
+
+static enum mkvm_emu_result mem_operand(struct mkvm_emu *c, enum mkvm_emu_how how, unsigned int len, void *buf)
+{
+	return mkvm_emu_mem(c, how, c->seg, c->ea, len, buf);
+}
+
+/* ---- elements ---- */
+
+static u64 ones(unsigned int n)
+{
+	return n < 64 ? BIT_ULL(n) - 1 : ~0ULL;
+}
+
+/* Bytes that go with one bit of a mask. */
+static unsigned int element_bytes(const struct mkvm_emu *c)
+{
+	if (c->d.flags & NARROW)
+		return c->vex.w ? 2 : 1;
+	if (c->d.width && (c->d.width <= 2 || c->d.op == OP_VEC_DUP || c->d.op == OP_VEC_BY_SIGN))
+		return c->d.width;
+	return c->vex.w ? 8 : 4;
+}
+
+/* Of len bytes those that EVEX's mask names, a bit each; without a mask all. */
+static u64 masked_bytes(struct mkvm_emu *c, unsigned int len)
+{
+	unsigned int size = element_bytes(c), at;
+	u64 mask, bytes = 0;
+
+	if (!c->vex.mask)
+		return ones(len);
+	mkvm_emu_mask(c, c->vex.mask, &mask, false);
+	for (at = 0; at < len; at += size, mask >>= 1)
+		if (mask & 1)
+			bytes |= ones(size) << at;
+	return bytes;
+}
+
+/* The same where the mask is the sign bits of another register's elements. */
+static u64 signed_bytes(struct mkvm_emu *c, unsigned int n, unsigned int size, unsigned int len)
+{
+	struct mkvm_vec signs = { { 0 } };
+	unsigned int at;
+	u64 bytes = 0;
+
+	mkvm_emu_vec(c, n, &signs, reach(c), false);
+	for (at = 0; at < len; at += size)
+		if (((u8 *)signs.q)[at + size - 1] & 0x80)
+			bytes |= ones(size) << at;
+	return bytes;
+}
+
+/* Accesses the bytes of the operand that are named. No others fault, or are seen on a bus. */
+static enum mkvm_emu_result access_named(struct mkvm_emu *c, enum mkvm_emu_how how, struct mkvm_vec *vec, u64 named)
+{
+	enum mkvm_emu_result res;
+	unsigned int at, n;
+	u64 la, val = 0;
+
+	for (; named; named &= ~(ones(n) << at)) {
+		at = __ffs(named);
+		for (n = 8; (at & (n - 1)) || (named >> at & ones(n)) != ones(n); n /= 2)
+			;
+		memcpy(&val, (u8 *)vec->q + at, n);
+		res = mkvm_emu_linearize(c, c->seg, (c->ea + at) & size_mask(c->ad), n, how != MKVM_EMU_READ, &la);
+		if (!res)
+			res = mkvm_emu_access(c, la, &val, n, how);
+		if (res)
+			return res;
+		memcpy((u8 *)vec->q + at, &val, n);
+	}
+	return MKVM_EMU_DONE;
+}
+
+/* All of it may be written before a byte of it is. */
+static enum mkvm_emu_result store_named(struct mkvm_emu *c, struct mkvm_vec *vec, u64 named)
+{
+	enum mkvm_emu_result res = access_named(c, MKVM_EMU_PROBE, vec, named);
+
+	return res ? res : access_named(c, MKVM_EMU_WRITE, vec, named);
+}
+
+/* What the register becomes: vec, where EVEX's mask does not say otherwise. What is above len is 0 in vec. */
+static void write_result(struct mkvm_emu *c, struct mkvm_vec *vec, unsigned int len)
+{
+	u64 named = masked_bytes(c, len);
+	struct mkvm_vec old = { { 0 } };
+	unsigned int i;
+
+	if (!c->vex.zero && named != ones(len))
+		mkvm_emu_vec(c, vec_register(c), &old, reach(c), false);
+	for (i = 0; i < len; i++)
+		if (!(named >> i & 1))
+			((u8 *)vec->q)[i] = ((u8 *)old.q)[i];
+	mkvm_emu_vec(c, vec_register(c), vec, reach(c), true);
+}
+
+/* A move under EVEX's mask. What is asked of the operand's alignment does not depend on the mask. */
+static enum mkvm_emu_result run_masked(struct mkvm_emu *c)
+{
+	unsigned int len = vec_bytes(c);
+	struct mkvm_vec vec = { { 0 } };
+	u64 named = masked_bytes(c, len), base = 0;
+	enum mkvm_emu_result res;
+	struct kvm_segment s;
+
+	if (!c->mode64 || c->seg >= MKVM_FS) {
+		mkvm_emu_get_segment(c, c->seg, &s);
+		base = s.base;
+	}
+	if ((c->d.flags & ALIGNED) && ((base + c->ea) & (len - 1)))
+		return fault(c, GP_VECTOR);
+	if (c->d.dst != VEC) {
+		mkvm_emu_vec(c, vec_register(c), &vec, reach(c), false);
+		return store_named(c, &vec, named);
+	}
+	res = access_named(c, MKVM_EMU_READ, &vec, named);
+	if (!res)
+		write_result(c, &vec, len);
+	return res;
+}
+
+/* VMASKMOVPS and PD, VPMASKMOVD and Q: what the mask does not name is loaded as 0. */
+static enum mkvm_emu_result run_by_sign(struct mkvm_emu *c)
+{
+	unsigned int len = vec_bytes(c);
+	u64 named = signed_bytes(c, c->vex.vvvv, element_bytes(c), len);
+	struct mkvm_vec vec = { { 0 } };
+	enum mkvm_emu_result res;
+
+	if (c->d.dst != VEC) {
+		mkvm_emu_vec(c, vec_register(c), &vec, reach(c), false);
+		return store_named(c, &vec, named);
+	}
+	res = access_named(c, MKVM_EMU_READ, &vec, named);
+	if (!res)
+		mkvm_emu_vec(c, vec_register(c), &vec, reach(c), true);
+	return res;
+}
+
+/* MASKMOVDQU: to DS:rDI, the bytes whose sign bits another register has set. */
+static enum mkvm_emu_result run_by_byte(struct mkvm_emu *c)
+{
+	struct mkvm_vec vec = { { 0 } };
+
+	c->ea = c->regs[RDI] & size_mask(c->ad);
+	mkvm_emu_vec(c, vec_register(c), &vec, reach(c), false);
+	return store_named(c, &vec, signed_bytes(c, c->rm, 1, 16));
+}
+
+/* VBROADCAST and VPBROADCAST: an element, or a block of them, again and again. Nothing is read for a mask of 0. */
+static enum mkvm_emu_result run_repeat(struct mkvm_emu *c)
+{
+	unsigned int len = 16 << c->vex.length, size = vec_bytes(c), at;
+	struct mkvm_vec vec = { { 0 } };
+	u64 named = masked_bytes(c, len), wanted = 0;
+	enum mkvm_emu_result res;
+
+	for (at = 0; at < len; at += size)
+		wanted |= named >> at & ones(size);
+	if (wanted == ones(size))
+		res = mem_operand(c, MKVM_EMU_READ, size, vec.q);
+	else
+		res = access_named(c, MKVM_EMU_READ, &vec, wanted);
+	if (res)
+		return res;
+	for (at = size; at < len; at++)
+		((u8 *)vec.q)[at] = ((u8 *)vec.q)[at - size];
+	memset((u8 *)vec.q + len, 0, sizeof(vec) - len);
+	write_result(c, &vec, len);
+	return MKVM_EMU_DONE;
+}
+
+/* MOVDDUP, MOVSLDUP and MOVSHDUP: each element with an even number, or an odd one, twice. */
+static enum mkvm_emu_result run_dup(struct mkvm_emu *c)
+{
+	unsigned int len = 16 << c->vex.length, size = c->d.width, odd = c->opcode == 0x16 ? size : 0, at;
+	struct mkvm_vec vec = { { 0 } };
+	enum mkvm_emu_result res;
+	u8 *bytes = (u8 *)vec.q;
+	u64 la;
+
+	res = mkvm_emu_linearize(c, c->seg, c->ea, vec_bytes(c), false, &la);
+	if (res)
+		return res;
+	if (!c->vex.kind && vec_bytes(c) == 16 && (la & 15))
+		return fault(c, GP_VECTOR);
+	res = mem_operand(c, MKVM_EMU_READ, vec_bytes(c), vec.q);
+	if (res)
+		return res;
+	for (at = 0; at < len; at += 2 * size)
+		memcpy(bytes + at + size - odd, bytes + at + odd, size);
+	write_result(c, &vec, len);
+	return MKVM_EMU_DONE;
+}
+
+/* Where in a vector the immediate says that the part is. */
+static unsigned int part(const struct mkvm_emu *c, unsigned int size, unsigned int len)
+{
+	return (c->imm & (len / size - 1)) * size;
+}
+
+/* PINSRB and its like, INSERTPS, VINSERTF128 and its like: all else is of the second source. */
+static enum mkvm_emu_result run_insert(struct mkvm_emu *c)
+{
+	unsigned int size = vec_bytes(c), len = 16 << c->vex.length, at = part(c, size, len), i;
+	struct mkvm_vec val = { { 0 } }, vec = { { 0 } };
+	enum mkvm_emu_result res = mem_operand(c, MKVM_EMU_READ, size, val.q);
+
+	if (res)
+		return res;
+	mkvm_emu_vec(c, c->vex.kind ? c->vex.vvvv : vec_register(c), &vec, reach(c), false);
+	memset((u8 *)vec.q + len, 0, sizeof(vec) - len);
+	if (c->d.op == OP_VEC_INSERTPS)
+		at = c->imm >> 2 & 12;
+	memcpy((u8 *)vec.q + at, val.q, size);
+	for (i = 0; i < 4 && c->d.op == OP_VEC_INSERTPS; i++)
+		if (c->imm >> i & 1)
+			memset((u8 *)vec.q + 4 * i, 0, 4);
+	write_result(c, &vec, len);
+	return MKVM_EMU_DONE;
+}
+
+/* PEXTRB and its like, EXTRACTPS, VEXTRACTF128 and its like. */
+static enum mkvm_emu_result run_extract(struct mkvm_emu *c)
+{
+	unsigned int size = vec_bytes(c), at = part(c, size, 16 << c->vex.length);
+	struct mkvm_vec val = { { 0 } }, vec = { { 0 } };
+
+	mkvm_emu_vec(c, vec_register(c), &vec, reach(c), false);
+	memcpy(val.q, (u8 *)vec.q + at, size);
+	if (c->vex.mask)
+		return store_named(c, &val, masked_bytes(c, size));
+	return mem_operand(c, MKVM_EMU_WRITE, size, val.q);
+}
+
+/* A load clears the rest of the mask register. */
+static enum mkvm_emu_result run_kmov(struct mkvm_emu *c)
+{
+	enum mkvm_emu_result res;
+	u64 val = 0;
+
+	if (c->d.dst == RM) {
+		mkvm_emu_mask(c, c->reg, &val, false);
+		return mem_operand(c, MKVM_EMU_WRITE, c->d.width, &val);
+	}
+	res = mem_operand(c, MKVM_EMU_READ, c->d.width, &val);
+	if (!res)
+		mkvm_emu_mask(c, c->reg, &val, true);
+	return res;
+}
+
+/* ---- whole registers ---- */
 
 /* Loads clear the rest of the register. AMD APM vol. 4, the instructions' tables of exceptions. */
 static enum mkvm_emu_result run_move(struct mkvm_emu *c)
@@ -83,7 +332,7 @@ static enum mkvm_emu_result run_move(struct mkvm_emu *c)
 		return fault(c, GP_VECTOR);
 	if (!load)
 		mkvm_emu_vec(c, vec_register(c), &val, reach(c), false);
-	res = mkvm_emu_access(c, la, val.q, size, load ? MKVM_EMU_READ : MKVM_EMU_WRITE);
+	res = mem_operand(c, load ? MKVM_EMU_READ : MKVM_EMU_WRITE, size, val.q);
 	if (!res && load)
 		mkvm_emu_vec(c, vec_register(c), &val, reach(c), true);
 	return res;
@@ -197,18 +446,92 @@ static enum mkvm_emu_result run_mmx(struct mkvm_emu *c)
 	return run_on_buffer(c, vec_bytes(c), c->d.dst == RM);
 }
 
+/* ---- FXSAVE and FXRSTOR ---- */
+
+#define FX_XMM		160		/* behind the x87 registers */
+
+/* How much of the image is used: AMD's EFER.FFXSR keeps the kernel's from the vector registers. */
+static unsigned int fx_bytes(const struct mkvm_emu *c)
+{
+	if (c->mode64 && !c->mode.cpl && (c->mode.efer & EFER_FFXSR))
+		return FX_XMM;
+	return FX_XMM + 16 * (c->mode64 ? 16 : 8);
+}
+
+/* Without REX.W the pointers have 32 bits, and selectors, which CPUs no longer have. */
+static void shorten_pointers(const struct mkvm_emu *c, struct mkvm_fx *fx)
+{
+	if (c->mode64 && (c->prefix[REX] & 8))
+		return;
+	fx->rip = (u32)fx->rip;
+	fx->rdp = (u32)fx->rdp;
+}
+
+/* AMD APM vol. 2, "FXSAVE and FXRSTOR Instructions". What they do not use is neither written nor read. */
+static enum mkvm_emu_result run_fx(struct mkvm_emu *c)
+{
+	bool save = c->d.op == OP_FXSAVE;
+	unsigned int len = fx_bytes(c);
+	struct mkvm_fx fx, image;
+	enum mkvm_emu_result res;
+	u64 la;
+
+	if (c->mode.cr0 & (X86_CR0_EM | X86_CR0_TS))
+		return fault(c, NM_VECTOR);
+	res = mkvm_emu_linearize(c, c->seg, c->ea, len, save, &la);
+	if (res)
+		return res;
+	if (la & 15)
+		return fault(c, GP_VECTOR);
+	mkvm_emu_fx(c, &fx, false);
+	if (save) {
+		shorten_pointers(c, &fx);
+		return mem_operand(c, MKVM_EMU_WRITE, len, &fx);
+	}
+	res = mem_operand(c, MKVM_EMU_READ, len, &image);
+	if (res)
+		return res;
+	if (image.mxcsr & ~(fx.mxcsr_mask ?: 0xffbf))
+		return fault(c, GP_VECTOR);
+	shorten_pointers(c, &image);
+	image.mxcsr_mask = fx.mxcsr_mask;
+	memcpy(&fx, &image, len);
+	mkvm_emu_fx(c, &fx, true);
+	return MKVM_EMU_DONE;
+}
+
 enum mkvm_emu_result mkvm_emu_run_vec(struct mkvm_emu *c)
 {
 	enum mkvm_emu_result res;
 
 	if (c->d.op == OP_X87)
 		return run_x87(c);
+	if (c->d.op == OP_FXSAVE || c->d.op == OP_FXRSTOR)
+		return run_fx(c);
 	if (c->d.op == OP_MMX)
 		return run_mmx(c);
 	res = vec_check(c);
 	if (res)
 		return res;
-	if (c->d.op == OP_MXCSR)
+	switch (c->d.op) {
+	case OP_MXCSR:
 		return run_mxcsr(c);
-	return c->d.op == OP_VEC_HALF ? run_half(c) : run_move(c);
+	case OP_VEC_HALF:
+		return run_half(c);
+	case OP_VEC_REPEAT:
+		return run_repeat(c);
+	case OP_VEC_DUP:
+		return run_dup(c);
+	case OP_VEC_INSERT: case OP_VEC_INSERTPS:
+		return run_insert(c);
+	case OP_VEC_EXTRACT:
+		return run_extract(c);
+	case OP_VEC_BY_SIGN:
+		return run_by_sign(c);
+	case OP_VEC_BY_BYTE:
+		return run_by_byte(c);
+	case OP_KMOV:
+		return run_kmov(c);
+	}
+	return c->vex.mask ? run_masked(c) : run_move(c);
 }

@@ -72,6 +72,29 @@ void mkvm_emu_vec(struct mkvm_emu *emu, unsigned int n, struct mkvm_vec *buf, un
 	fpregs_unlock();
 }
 
+#define MOVE_MASK(n)									\
+	case n:										\
+		if (boot_cpu_has(X86_FEATURE_AVX512BW) && write)			\
+			asm volatile("kmovq %0, %%k" #n : : "m" (*val));		\
+		else if (boot_cpu_has(X86_FEATURE_AVX512BW))				\
+			asm volatile("kmovq %%k" #n ", %0" : "=m" (*val));		\
+		else if (write)								\
+			asm volatile("kmovw %0, %%k" #n : : "m" (*(u16 *)val));		\
+		else									\
+			asm volatile("kmovw %%k" #n ", %0" : "+m" (*(u16 *)val));	\
+		break;
+
+void mkvm_emu_mask(struct mkvm_emu *emu, unsigned int n, u64 *val, bool write)
+{
+	if (!write)
+		*val = 0;
+	registers_lock();
+	switch (n) {
+	MOVE_MASK(0) MOVE_MASK(1) MOVE_MASK(2) MOVE_MASK(3) MOVE_MASK(4) MOVE_MASK(5) MOVE_MASK(6) MOVE_MASK(7)
+	}
+	fpregs_unlock();
+}
+
 static void fxsave(struct mkvm_fx *fx)
 {
 	asm volatile("fxsave64 %0" : "+m" (*fx));

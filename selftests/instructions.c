@@ -102,6 +102,34 @@ BLOCK(avx256, "vmovdqa (%rdi), %ymm9; vmovups %ymm9, 33(%rdi); vmovdqu %ymm9, (%
 BLOCK(avx_scalar, "vmovss (%rdi), %xmm1; vmovhps 8(%rdi), %xmm1, %xmm2; vmovq %xmm2, 64(%rdi);"
       "vmovdqu %ymm2, (%rsi)");
 
+BLOCK(sse3, "movddup (%rdi), %xmm1; movups %xmm1, (%rsi); movshdup 16(%rdi), %xmm1; movups %xmm1, 16(%rsi);"
+      "movsldup 16(%rdi), %xmm1; movups %xmm1, 32(%rsi)");
+BLOCK(pinsr, "pxor %xmm1, %xmm1; pinsrb $3, (%rdi), %xmm1; pinsrw $4, 2(%rdi), %xmm1; pinsrd $3, 4(%rdi), %xmm1;"
+      "insertps $0x10, 8(%rdi), %xmm1; pextrb $3, %xmm1, 32(%rdi); pextrw $4, %xmm1, 40(%rdi);"
+      "pextrq $1, %xmm1, 48(%rdi); extractps $1, %xmm1, 56(%rdi); movups %xmm1, (%rsi)");
+BLOCK(maskmovdqu, "movdqu (%rdi), %xmm1; psllw $4, %xmm1; movdqu (%rdi), %xmm2; maskmovdqu %xmm1, %xmm2");
+BLOCK(fx, "fninit; fxsave (%rdi); fxrstor (%rdi); fnstcw (%rsi)");
+BLOCK(broadcast, "vbroadcastss 4(%rdi), %ymm1; vbroadcastsd 8(%rdi), %ymm2; vbroadcastf128 16(%rdi), %ymm3;"
+      "vxorps %ymm1, %ymm2, %ymm1; vxorps %ymm3, %ymm1, %ymm1; vmovups %ymm1, (%rsi)");
+BLOCK(pbroadcast, "vpbroadcastb 3(%rdi), %ymm1; vpbroadcastw 6(%rdi), %xmm2; vbroadcasti128 16(%rdi), %ymm3;"
+      "vxorps %ymm1, %ymm2, %ymm1; vxorps %ymm3, %ymm1, %ymm1; vmovups %ymm1, (%rsi)");
+BLOCK(lanes, "vmovups (%rdi), %ymm1; vinsertf128 $1, 64(%rdi), %ymm1, %ymm2; vextracti128 $1, %ymm1, 96(%rdi);"
+      "vmovups %ymm2, (%rsi)");
+BLOCK(vmaskmov, "vmovups (%rdi), %ymm1; vpslld $3, %ymm1, %ymm1; vmaskmovps %ymm1, %ymm1, 32(%rdi);"
+      "vpmaskmovq 64(%rdi), %ymm1, %ymm2; vmovups %ymm2, (%rsi)");
+
+/* Masks from the operand's own bytes. */
+BLOCK(kmov, "kmovq (%rdi), %k1; kmovw 8(%rdi), %k2; kmovb %k1, 16(%rdi); kmovd %k1, 24(%rdi); kmovw %k2, (%rsi)");
+BLOCK(masked_loads, "kmovq 4(%rdi), %k1; vpternlogd $255, %zmm1, %zmm1, %zmm1; vmovdqu8 64(%rdi), %zmm1{%k1};"
+      "vmovdqu16 (%rdi), %ymm2{%k1}{z}; vmovups 32(%rdi), %zmm3{%k1}{z}; vmovdqu64 7(%rdi), %zmm4{%k1}{z};"
+      "vpxorq %zmm1, %zmm2, %zmm1; vpxorq %zmm3, %zmm1, %zmm1; vpxorq %zmm4, %zmm1, %zmm1; vmovdqu64 %zmm1, (%rsi)");
+BLOCK(masked_stores, "kmovq 4(%rdi), %k1; kmovq 12(%rdi), %k2; vmovdqu64 (%rdi), %zmm1; vmovdqu8 %zmm1, 64(%rdi){%k1};"
+      "vmovdqu16 %zmm1, 1(%rdi){%k2}; vmovdqu32 %ymm1, 3(%rdi){%k1}; vmovupd %zmm1, 9(%rdi){%k2};"
+      "vextracti64x2 $1, %ymm1, 17(%rdi){%k1}");
+BLOCK(evex_blocks, "kmovq 4(%rdi), %k1; vbroadcastf32x4 (%rdi), %zmm1; vpbroadcastw 2(%rdi), %zmm1{%k1};"
+      "vinsertf64x4 $1, 32(%rdi), %zmm1, %zmm2; vmovddup (%rdi), %zmm3{%k1}{z}; vpxorq %zmm2, %zmm3, %zmm2;"
+      "vmovdqu64 %zmm2, (%rsi)");
+
 #define CASE(name, flags) { #name, code_##name, flags }
 static const struct insn_case integer_cases[] = {
 	CASE(cmovz, ARITH), CASE(cmovb, ARITH), CASE(setnz, ARITH), CASE(imul, 0x801), CASE(imul3, 0x801),
@@ -121,15 +149,23 @@ static const struct insn_case more_cases[] = {
 
 static const struct insn_case vector_cases[] = {
 	CASE(fld, ARITH), CASE(fild, ARITH), CASE(mmx, ARITH), CASE(half, ARITH), CASE(mxcsr, ARITH),
-	CASE(lddqu, ARITH),
+	CASE(lddqu, ARITH), CASE(sse3, ARITH), CASE(pinsr, ARITH), CASE(maskmovdqu, ARITH), CASE(fx, ARITH),
 };
 
 static const struct insn_case avx_cases[] = { CASE(avx128, ARITH), CASE(avx256, ARITH), CASE(avx_scalar, ARITH) };
 
+static const struct insn_case avx2_cases[] = {
+	CASE(broadcast, ARITH), CASE(pbroadcast, ARITH), CASE(lanes, ARITH), CASE(vmaskmov, ARITH),
+};
+
+static const struct insn_case avx512_cases[] = {
+	CASE(kmov, ARITH), CASE(masked_loads, ARITH), CASE(masked_stores, ARITH), CASE(evex_blocks, ARITH),
+};
+
 static u8 memory[BYTES] __attribute__((aligned(64))), device[BYTES];
 static struct registers before, on_memory, on_device;
 static const struct insn_case *running;
-static u64 with_avx;
+static u64 with_avx;	/* bits for XCR0 */
 
 /* Runs the code with before's registers, and leaves what they are afterwards in regs. */
 static void run_code(const u8 *code, u64 operand, struct registers *regs)
@@ -160,7 +196,7 @@ static void on_both(u64 avx)
 		asm volatile("mov %%cr4, %0" : "=r"(cr4));
 		asm volatile("mov %0, %%cr4" :: "r"(cr4 | 1 << 18));
 		asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-		asm volatile("xsetbv" :: "a"(low | 7), "d"(high), "c"(0));
+		asm volatile("xsetbv" :: "a"(low | avx), "d"(high), "c"(0));
 	}
 	run_code(running->code, (u64)memory, &on_memory);
 	run_code(running->code, MMIO_GPA, &on_device);
@@ -257,8 +293,39 @@ TEST(avx_moves_do_on_a_device_what_they_do_on_memory)
 		SKIP("Linux KVM does not emulate AVX");
 	if (!(ecx & (1 << 28)))
 		SKIP("the CPU has no AVX");
-	with_avx = 1;
+	with_avx = 7;
 	check_cases(avx_cases, ARRAY_SIZE(avx_cases));
+	with_avx = 0;
+}
+
+/* CPUID's leaf 7, EBX. */
+static bool has_leaf7(u32 bits)
+{
+	u32 eax, ebx = 0, ecx, edx;
+
+	__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx);
+	return (ebx & bits) == bits;
+}
+
+TEST(avx2_moves_of_parts_do_on_a_device_what_they_do_on_memory)
+{
+	if (is_linux_kvm())
+		SKIP("Linux KVM does not emulate AVX");
+	if (!has_leaf7(1 << 5))
+		SKIP("the CPU has no AVX2");
+	with_avx = 7;
+	check_cases(avx2_cases, ARRAY_SIZE(avx2_cases));
+	with_avx = 0;
+}
+
+TEST(avx512_moves_under_masks_do_on_a_device_what_they_do_on_memory)
+{
+	if (is_linux_kvm())
+		SKIP("Linux KVM does not emulate AVX-512");
+	if (!has_leaf7(1u << 16 | 1u << 17 | 1u << 30 | 1u << 31))
+		SKIP("the CPU has no AVX-512 with byte masks and short vectors");
+	with_avx = 0xe7;
+	check_cases(avx512_cases, ARRAY_SIZE(avx512_cases));
 	with_avx = 0;
 }
 

@@ -232,6 +232,62 @@ TEST(the_last_page_table_alone_may_be_in_rom)
 	run_with_tables(ROM_PT, PTE_ALL);
 }
 
+/* --- Two processors: one with tables in ROM, whose instructions the emulator may run --- */
+
+#define ROUNDS 300
+
+static volatile bool counting, counted;
+static volatile u64 others;
+
+static void count_emulated(u64 arg)
+{
+	u64 *to = (u64 *)AREA, n = 1, old;
+
+	(void)arg;
+	counting = true;
+	while (!others)
+		asm volatile("pause");
+	for (u32 i = 0; i < ROUNDS; i++) {
+		asm volatile("lock incq %0" : "+m"(to[0]) :: "memory");
+		asm volatile("lock xaddl %k1, %0" : "+m"(*(u32 *)&to[0]), "+r"(n) :: "memory");
+		n = 1;
+		old = to[0];
+		while (!__atomic_compare_exchange_n(&to[0], &old, old + 1, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+			;
+		asm volatile("lock btsq $63, %0; lock btrq $63, %0" : "+m"(to[1]) :: "memory");
+	}
+	counted = true;
+}
+
+static void count_with_it(u64 arg)
+{
+	u64 *to = (u64 *)AREA;
+
+	(void)arg;
+	while (!counting)
+		asm volatile("pause");
+	while (!counted) {
+		asm volatile("lock incq %0; lock incq %1" : "+m"(to[0]), "+m"(to[1]) :: "memory");
+		others++;
+	}
+}
+
+TEST(locked_operations_below_tables_in_rom_are_atomic)
+{
+	struct vm *vm;
+	struct vcpu *vcpu, *other;
+
+	NOT_ON_LINUX_KVM();
+	vcpu = rom_guest(&vm, count_emulated, ROM_PT, PTE_ALL);
+	other = vcpu_add(vm, count_with_it, 0);
+	vcpu_start(other);
+	vcpu_run_to_done(vcpu);
+	vcpu_wait_done(other);
+	EXPECT_LT(0, others);
+	EXPECT_EQ(others + 3 * ROUNDS, ((u64 *)area)[0]);
+	EXPECT_EQ(others, ((u64 *)area)[1]);
+}
+
 /* --- What of the tables is RAM is as always --- */
 
 static void dirty_bits(u64 arg)
@@ -797,7 +853,7 @@ TEST(a_delivery_whose_stack_is_in_rom_is_reported_with_its_address)
 static void save_whole_state(u64 arg)
 {
 	(void)arg;
-	asm volatile("fxsave64 (%0)" :: "r"(ROM_DATA + 0x200) : "memory");
+	asm volatile("fnsave (%0)" :: "r"(ROM_DATA + 0x200) : "memory");
 }
 
 /* Nobody emulates it, so it is asked whether the CPU was at a descriptor: in 64 KiB up to the last byte, and beyond. */
@@ -807,8 +863,6 @@ TEST(a_write_to_rom_ends_though_the_gdt_wraps_at_the_end_of_addresses)
 	struct vm *vm;
 	struct vcpu *vcpu;
 
-	if (is_linux_kvm())
-		SKIP("Linux KVM emulates FXSAVE");
 	for (u64 base = 0xffffffffffff0000; base; base += PAGE_SIZE * 5) {
 		vcpu = rom_guest(&vm, save_whole_state, 0, PTE_ALL);
 		vcpu_get_sregs(vcpu, &sregs);

@@ -50,6 +50,7 @@ static struct machine {
 	u64 cr[16];
 	u64 dr[8];
 	u64 xmm[32][2], upper[32][6];		/* vector registers: the lowest 16 bytes, and those above */
+	u64 k[8];
 	struct mkvm_fx fx;
 	u64 xcr0;
 	u64 ram_base;
@@ -270,6 +271,11 @@ void mkvm_emu_vec(struct mkvm_emu *emu, unsigned int n, struct mkvm_vec *buf, un
 void mkvm_emu_fx(struct mkvm_emu *emu, struct mkvm_fx *fx, bool write)
 {
 	*(write ? &m.fx : fx) = write ? *fx : m.fx;
+}
+
+void mkvm_emu_mask(struct mkvm_emu *emu, unsigned int n, u64 *val, bool write)
+{
+	*(write ? &m.k[n] : val) = write ? *val : m.k[n];
 }
 
 /* This program's own FPU lends its registers. */
@@ -1166,6 +1172,90 @@ TEST(integer_instructions_do_what_the_cpu_does)
 	EXPECT_GT(fits, 100);
 }
 
+/*
+ * Vector instructions likewise: the operand is at [rbx], or [rdi], and R15 points to 16 YMM registers.
+ */
+asm(".pushsection .text\n"
+    ".macro each_ymm what:vararg\n"
+    ".irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15\n"
+    "	\\what \\n\n"
+    ".endr\n"
+    ".endm\n"
+    ".macro load_ymm n\n	vmovdqu 32*\\n(%r15), %ymm\\n\n.endm\n"
+    ".macro store_ymm n\n	vmovdqu %ymm\\n, 32*\\n(%r15)\n.endm\n"
+    "vec_stub:	push %rbx; push %r15; mov %rdi, %r15; mov %rsi, %rbx; mov %rsi, %rdi\n"
+    "	each_ymm load_ymm\n"
+    "vec_hole:	.fill 16, 1, 0x90\n"
+    "	each_ymm store_ymm\n"
+    "	vzeroupper; pop %r15; pop %rbx; ret\n"
+    "vec_end:	.popsection\n");
+extern const u8 vec_stub[], vec_hole[], vec_end[];
+
+static void native_vec_run(const u8 *code, unsigned int len, void *registers, void *operand)
+{
+	static u8 *page;
+
+	if (!page)
+		page = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	memcpy(page, vec_stub, vec_end - vec_stub);
+	memcpy(page + (vec_hole - vec_stub), code, len);
+	((void (*)(void *, void *))page)(registers, operand);
+}
+
+static void random_vector_bytes(u8 *p, enum mode mode);
+
+/* One whose operand is at [rbx] or, of MASKMOVDQU, at [rdi]. */
+static bool random_native_vector(u8 *code)
+{
+	random_vector_bytes(code, LONG64);
+	load_bytes(code);
+	if (mkvm_decode(&m.emu) || undefined(&m.emu) || m.emu.d.op < OP_VEC || m.emu.d.op > OP_VEC_BY_BYTE ||
+	    m.emu.vex.kind == EVEX_BYTES || m.emu.ad != 8 || m.emu.prefix[SEGMENT])
+		return false;
+	return m.emu.d.op == OP_VEC_BY_BYTE || (!m.emu.mod && m.emu.rm == RBX);
+}
+
+TEST(vector_moves_do_what_the_cpu_does)
+{
+	unsigned int done[OP_VEC_BY_BYTE + 1] = { 0 }, n, i;
+	u8 code[MKVM_MAX_INSN], operand[64] __attribute__((aligned(64)));
+	u64 ymm[16][4], mine[16][4];
+
+	if (!__builtin_cpu_supports("avx2"))
+		SKIP("the CPU has no AVX2");
+	machine_init(LONG64);
+	for (n = 0; n < 1500000 && ktap_failures < 5; n++) {
+		if (!random_native_vector(code))
+			continue;
+		for (i = 0; i < 16; i++) {
+			ymm[i][0] = m.xmm[i][0] = ktap_random();
+			ymm[i][1] = m.xmm[i][1] = ktap_random();
+			ymm[i][2] = m.upper[i][0] = ktap_random();
+			ymm[i][3] = m.upper[i][1] = ktap_random();
+		}
+		m.regs[RBX] = m.regs[RDI] = m.ram_base + 0x2000;
+		for (i = 0; i < sizeof(operand); i++)
+			operand[i] = ktap_random();
+		memcpy(ram_at(m.regs[RBX], 64), operand, 64);
+		m.emu.rip = m.ram_base + 0x1000;
+		put_code(m.emu.rip, code, sizeof(code));
+		if (!EXPECT_EQ(run_once(), MKVM_EMU_DONE))
+			continue;
+		native_vec_run(code, m.emu.insn_len, ymm, operand);
+		for (i = 0; i < 16; i++) {
+			memcpy(mine[i], m.xmm[i], 16);
+			memcpy(mine[i] + 2, m.upper[i], 16);
+		}
+		if (!EXPECT_FALSE(memcmp(mine, ymm, sizeof(ymm))) ||
+		    !EXPECT_FALSE(memcmp(operand, ram_at(m.regs[RBX], 64), 64)))
+			print_case(code, m.emu.insn_len, m.regs);
+		done[m.emu.d.op]++;
+	}
+	for (n = OP_VEC; n <= OP_VEC_BY_BYTE; n++)
+		if (!EXPECT_GT(done[n], 30))
+			printf("# operation %u\n", n);
+}
+
 /* ---- Against Zydis ---- */
 
 static void zydis_open(ZydisDecoder *z, enum mode mode)
@@ -1185,7 +1275,7 @@ static bool memory_without_modrm(const ZydisDecodedInstruction *i)
 	       ((i->opcode & 0xf0) == 0xa0 && (i->opcode & 0xfe) != 0xa8));
 }
 
-/* Under no mask: those have to be known. x87's may be left out (whole states). */
+/* Those have to be known, under a mask, too. x87's may be left out (whole states). */
 static bool moves_vector(const ZydisDecodedInstruction *i)
 {
 	static const ZydisMnemonic moves[] = {
@@ -1198,13 +1288,38 @@ static bool moves_vector(const ZydisDecodedInstruction *i)
 		ZYDIS_MNEMONIC_VMOVDQU, ZYDIS_MNEMONIC_VMOVNTDQ, ZYDIS_MNEMONIC_VMOVNTDQA, ZYDIS_MNEMONIC_VLDDQU,
 		ZYDIS_MNEMONIC_VMOVDQA32, ZYDIS_MNEMONIC_VMOVDQA64, ZYDIS_MNEMONIC_VMOVDQU8,
 		ZYDIS_MNEMONIC_VMOVDQU16, ZYDIS_MNEMONIC_VMOVDQU32, ZYDIS_MNEMONIC_VMOVDQU64,
+		ZYDIS_MNEMONIC_MOVDDUP, ZYDIS_MNEMONIC_MOVSLDUP, ZYDIS_MNEMONIC_MOVSHDUP,
+		ZYDIS_MNEMONIC_VMOVDDUP, ZYDIS_MNEMONIC_VMOVSLDUP, ZYDIS_MNEMONIC_VMOVSHDUP,
+		ZYDIS_MNEMONIC_PINSRB, ZYDIS_MNEMONIC_PINSRD, ZYDIS_MNEMONIC_PINSRQ, ZYDIS_MNEMONIC_INSERTPS,
+		ZYDIS_MNEMONIC_VPINSRB, ZYDIS_MNEMONIC_VPINSRW, ZYDIS_MNEMONIC_VPINSRD, ZYDIS_MNEMONIC_VPINSRQ,
+		ZYDIS_MNEMONIC_VINSERTPS, ZYDIS_MNEMONIC_PEXTRB, ZYDIS_MNEMONIC_PEXTRW, ZYDIS_MNEMONIC_PEXTRD,
+		ZYDIS_MNEMONIC_PEXTRQ, ZYDIS_MNEMONIC_EXTRACTPS, ZYDIS_MNEMONIC_VPEXTRB, ZYDIS_MNEMONIC_VPEXTRW,
+		ZYDIS_MNEMONIC_VPEXTRD, ZYDIS_MNEMONIC_VPEXTRQ, ZYDIS_MNEMONIC_VEXTRACTPS,
+		ZYDIS_MNEMONIC_VBROADCASTSS, ZYDIS_MNEMONIC_VBROADCASTSD, ZYDIS_MNEMONIC_VBROADCASTF128,
+		ZYDIS_MNEMONIC_VBROADCASTF32X2, ZYDIS_MNEMONIC_VBROADCASTF32X4, ZYDIS_MNEMONIC_VBROADCASTF64X2,
+		ZYDIS_MNEMONIC_VBROADCASTF32X8, ZYDIS_MNEMONIC_VBROADCASTF64X4, ZYDIS_MNEMONIC_VPBROADCASTB,
+		ZYDIS_MNEMONIC_VPBROADCASTW, ZYDIS_MNEMONIC_VPBROADCASTD, ZYDIS_MNEMONIC_VPBROADCASTQ,
+		ZYDIS_MNEMONIC_VBROADCASTI128, ZYDIS_MNEMONIC_VBROADCASTI32X2, ZYDIS_MNEMONIC_VBROADCASTI32X4,
+		ZYDIS_MNEMONIC_VBROADCASTI64X2, ZYDIS_MNEMONIC_VBROADCASTI32X8, ZYDIS_MNEMONIC_VBROADCASTI64X4,
+		ZYDIS_MNEMONIC_VINSERTF128, ZYDIS_MNEMONIC_VINSERTI128, ZYDIS_MNEMONIC_VINSERTF32X4,
+		ZYDIS_MNEMONIC_VINSERTF64X2, ZYDIS_MNEMONIC_VINSERTF32X8, ZYDIS_MNEMONIC_VINSERTF64X4,
+		ZYDIS_MNEMONIC_VINSERTI32X4, ZYDIS_MNEMONIC_VINSERTI64X2, ZYDIS_MNEMONIC_VINSERTI32X8,
+		ZYDIS_MNEMONIC_VINSERTI64X4, ZYDIS_MNEMONIC_VEXTRACTF128, ZYDIS_MNEMONIC_VEXTRACTI128,
+		ZYDIS_MNEMONIC_VEXTRACTF32X4, ZYDIS_MNEMONIC_VEXTRACTF64X2, ZYDIS_MNEMONIC_VEXTRACTF32X8,
+		ZYDIS_MNEMONIC_VEXTRACTF64X4, ZYDIS_MNEMONIC_VEXTRACTI32X4, ZYDIS_MNEMONIC_VEXTRACTI64X2,
+		ZYDIS_MNEMONIC_VEXTRACTI32X8, ZYDIS_MNEMONIC_VEXTRACTI64X4, ZYDIS_MNEMONIC_VMASKMOVPS,
+		ZYDIS_MNEMONIC_VMASKMOVPD, ZYDIS_MNEMONIC_VPMASKMOVD, ZYDIS_MNEMONIC_VPMASKMOVQ,
+		ZYDIS_MNEMONIC_KMOVB, ZYDIS_MNEMONIC_KMOVW, ZYDIS_MNEMONIC_KMOVD, ZYDIS_MNEMONIC_KMOVQ,
+		ZYDIS_MNEMONIC_FXSAVE, ZYDIS_MNEMONIC_FXSAVE64, ZYDIS_MNEMONIC_FXRSTOR, ZYDIS_MNEMONIC_FXRSTOR64,
 	};
 	unsigned int k;
 
-	for (k = 0; k < sizeof(moves) / sizeof(moves[0]); k++)
+	/* MMX's is none of them */
+	if (i->mnemonic == ZYDIS_MNEMONIC_PINSRW)
+		return i->meta.isa_ext == ZYDIS_ISA_EXT_SSE2;
+	for (k = 0; k < ARRAY_SIZE(moves); k++)
 		if (i->mnemonic == moves[k])
-			return i->encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX ||
-			       i->avx.mask.mode == ZYDIS_MASK_MODE_DISABLED;
+			return true;
 	return false;
 }
 
@@ -1280,6 +1395,8 @@ static bool must_run(const ZydisDecodedInstruction *i)
 	if (i->mnemonic == ZYDIS_MNEMONIC_MOV && i->opcode_map == ZYDIS_OPCODE_MAP_0F)
 		return i->opcode > 0x20 && i->opcode < 0x24;	/* to control registers, debug registers */
 	if (uses_stack(i) || reads_descriptor(i) || i->mnemonic == ZYDIS_MNEMONIC_XLAT)
+		return true;
+	if (i->mnemonic == ZYDIS_MNEMONIC_MASKMOVDQU || i->mnemonic == ZYDIS_MNEMONIC_VMASKMOVDQU)
 		return true;
 	if (i->attributes & ZYDIS_ATTRIB_HAS_MODRM ? i->raw.modrm.mod == 3 : !memory_without_modrm(i))
 		return false;
@@ -1408,6 +1525,95 @@ TEST(zydis_knows_the_same_instructions_and_lengths_in_protected_mode)
 TEST(zydis_knows_the_same_instructions_and_lengths_in_long_mode)
 {
 	zydis_mode(LONG64, 300000);
+}
+
+/* One of rows[] with a prefix of a kind that it may have or not, masks and lengths of all kinds. */
+static void random_vector_bytes(u8 *p, enum mode mode)
+{
+	const struct row *r;
+	unsigned int n = 0, kind = random_below(3);
+	u8 rxb = mode == LONG64 ? ktap_random() : 0xf0 | ktap_random();
+
+	do
+		r = &rows[random_below(ARRAY_SIZE(rows))];
+	while (r->d.op < OP_VEC || r->d.op > OP_X87);
+	for (n = 0; n < MKVM_MAX_INSN; n++)
+		p[n] = ktap_random();
+	n = 0;
+	if (!kind) {
+		static const u8 pp[] = { 0, 0x66, 0xf3, 0, 0xf2 };
+		u8 wanted = r->pp == PP_INT ? chance(50) ? 0 : 0x66 : pp[r->pp >> 1 & 3 ? r->pp >> 1 : r->pp >> 3 ? 4 : 0];
+
+		if (wanted)
+			p[n++] = wanted;
+		if (mode == LONG64 && chance(50))
+			p[n++] = 0x40 | (ktap_random() & 15);
+		p[n++] = 0x0f;
+		if (r->map > 1)
+			p[n++] = r->map == 2 ? 0x38 : 0x3a;
+	} else {
+		u8 bits = r->pp & PP_66 ? chance(r->pp == PP_INT ? 50 : 100) : r->pp == PP_F3 ? 2 : r->pp == PP_F2 ? 3 : 0;
+		u8 vvvv = r->d.flags & USES_VVVV ? ktap_random() & 0x78 : chance(90) ? 0x78 : ktap_random() & 0x78;
+
+		p[n++] = kind == 1 ? 0xc4 : 0x62;
+		p[n++] = (rxb & (kind == 1 ? 0xe0 : 0xf0)) | r->map;
+		p[n++] = (chance(50) ? 0x80 : 0) | vvvv | bits | (kind == 1 ? ktap_random() & 4 : 4);
+		if (kind == 2)
+			p[n++] = (chance(70) ? ktap_random() & 7 : 0) | (chance(80) ? 8 : 0) |
+				 (ktap_random() & 0x60) | (chance(40) ? 0x80 : 0) | (chance(5) ? 0x10 : 0);
+	}
+	p[n++] = r->opcode;
+	if (chance(90))
+		p[n] = random_below(0xc0);
+	if (r->reg)
+		p[n] = (p[n] & 0xc7) | __builtin_ctz(r->reg) << 3;
+}
+
+static void zydis_vectors(enum mode mode)
+{
+	unsigned int n, ran = 0, masked = 0;
+	ZydisDecodedInstruction i;
+	u8 bytes[MKVM_MAX_INSN];
+	ZydisDecoder z;
+
+	zydis_open(&z, mode);
+	machine_init(mode);
+	for (n = 0; n < 400000 && ktap_failures < 10; n++) {
+		enum mkvm_emu_result res;
+		bool ok = true;
+
+		random_vector_bytes(bytes, mode);
+		load_bytes(bytes);
+		res = mkvm_decode(&m.emu);
+		if (ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&z, NULL, bytes, MKVM_MAX_INSN, &i))) {
+			if (must_run(&i)) {
+				ok = EXPECT_EQ(res, MKVM_EMU_DONE) && EXPECT_EQ(m.emu.pos, i.length);
+				ran++;
+				masked += m.emu.vex.mask != 0;
+			} else if (!res && m.emu.d.op != OP_X87 && m.emu.d.op != OP_NOP) {
+				ok = EXPECT_EQ(res, MKVM_EMU_UNHANDLED);
+			}
+		} else if (!res && m.emu.d.op != OP_X87 && m.emu.vex.kind != EVEX_BYTES) {
+			ok = EXPECT_TRUE(undefined(&m.emu));
+		}
+		if (!ok) {
+			u64 none[16] = { 0 };
+
+			print_case(bytes, MKVM_MAX_INSN, none);
+		}
+	}
+	EXPECT_GT(ran, 50000);
+	EXPECT_GT(masked, 10000);
+}
+
+TEST(zydis_knows_the_same_vector_instructions_in_protected_mode)
+{
+	zydis_vectors(PROT32);
+}
+
+TEST(zydis_knows_the_same_vector_instructions_in_long_mode)
+{
+	zydis_vectors(LONG64);
 }
 
 TEST(intercepted_instructions_have_zydis_length)
@@ -1717,7 +1923,158 @@ TEST(wide_vector_moves_clear_what_is_above_and_legacy_ones_keep_it)
 	m.regs[RBX] += 24;
 	EXPECT_EQ(RUN(0xc5, 0xfc, 0x29, 0x0b), MKVM_EMU_DONE);
 	EXPECT_FAULT(GP_VECTOR, 0x62, 0xf1, 0x7c, 0x48, 0x29, 0x0b);	/* with zmm1 */
-	EXPECT_EQ(RUN(0x62, 0xf1, 0xfe, 0x49, 0x6f, 0x0b), MKVM_EMU_UNHANDLED);	/* under a mask */
+}
+
+/* 0x2000 of RAM holds bytes that count up; all registers hold ones. */
+static void masks_machine(u64 mask)
+{
+	unsigned int i;
+
+	machine_init(LONG64);
+	m.regs[RBX] = m.ram_base + 0x2000;
+	for (i = 0; i < 64; i++)
+		ram_put(m.regs[RBX] + i, i, 1);
+	memset(m.xmm, 0xff, sizeof(m.xmm));
+	memset(m.upper, 0xff, sizeof(m.upper));
+	m.k[1] = mask;
+}
+
+static void expect_access(unsigned int n, unsigned int at, unsigned int len)
+{
+	EXPECT_EQ(m.log[n].addr, m.regs[RBX] + at);
+	EXPECT_EQ(m.log[n].len, len);
+}
+
+TEST(masked_loads_read_what_the_mask_names_and_keep_or_clear_the_rest)
+{
+	masks_machine(0xffff800000000e06);
+	EXPECT_EQ(RUN(0x62, 0xf1, 0x7f, 0x49, 0x6f, 0x13), MKVM_EMU_DONE);	/* vmovdqu8 zmm2 {k1}, [rbx] */
+	EXPECT_EQ(m.nr, 7);
+	expect_access(0, 1, 1);
+	expect_access(1, 2, 1);
+	expect_access(2, 9, 1);
+	expect_access(3, 10, 2);
+	expect_access(4, 47, 1);
+	expect_access(5, 48, 8);
+	expect_access(6, 56, 8);
+	EXPECT_EQ(m.xmm[2][0], 0xffffffffff0201ff);
+	EXPECT_EQ(m.xmm[2][1], 0xffffffff0b0a09ff);
+	EXPECT_EQ(m.upper[2][3], 0x2fffffffffffffff);
+	EXPECT_EQ(m.upper[2][5], 0x3f3e3d3c3b3a3938);
+
+	masks_machine(0x5);
+	EXPECT_EQ(RUN(0x62, 0xf1, 0x7e, 0xa9, 0x6f, 0x13), MKVM_EMU_DONE);	/* vmovdqu32 ymm2 {k1}{z}, [rbx] */
+	EXPECT_EQ(m.nr, 2);
+	expect_access(0, 0, 4);
+	expect_access(1, 8, 4);
+	EXPECT_EQ(m.xmm[2][0], 0x03020100);
+	EXPECT_EQ(m.xmm[2][1], 0x0b0a0908);
+	EXPECT_EQ(m.upper[2][0] | m.upper[2][5], 0);
+	masks_machine(0);
+	EXPECT_EQ(RUN(0x62, 0xf1, 0xfd, 0x49, 0x28, 0x13), MKVM_EMU_DONE);	/* vmovapd zmm2 {k1}, [rbx] */
+	EXPECT_EQ(m.nr, 0);
+	EXPECT_EQ(m.xmm[2][0] & m.upper[2][5], ~0ULL);
+	m.regs[RBX] += 8;
+	EXPECT_FAULT(GP_VECTOR, 0x62, 0xf1, 0xfd, 0x49, 0x28, 0x13);
+	masks_machine(0);
+	EXPECT_EQ(RUN(0x62, 0xf1, 0x7e, 0x09, 0x10, 0x13), MKVM_EMU_DONE);	/* vmovss xmm2 {k1}, [rbx] */
+	EXPECT_EQ(m.xmm[2][0], 0xffffffff);
+	EXPECT_EQ(m.xmm[2][1] | m.upper[2][0], 0);
+	masks_machine(0x3);
+	EXPECT_EQ(RUN(0x62, 0xf2, 0xfd, 0x49, 0x5b, 0x13), MKVM_EMU_DONE);	/* vbroadcasti64x4 zmm2 {k1}, [rbx] */
+	EXPECT_EQ(m.nr, 2);
+	EXPECT_EQ(m.xmm[2][1], 0x0f0e0d0c0b0a0908);
+	EXPECT_EQ(m.upper[2][0] & m.upper[2][2] & m.upper[2][5], ~0ULL);
+	EXPECT_EQ(RUN(0x62, 0xf2, 0x7d, 0xc9, 0x58, 0x53, 0x02), MKVM_EMU_DONE);	/* vpbroadcastd zmm2 {k1}{z}, [rbx + 8] */
+	EXPECT_EQ(m.nr, 1);
+	expect_access(0, 8, 4);
+	EXPECT_EQ(m.xmm[2][0], 0x0b0a09080b0a0908);
+	EXPECT_EQ(m.xmm[2][1] | m.upper[2][5], 0);
+	EXPECT_EQ(RUN(0x62, 0xf3, 0xf5, 0x48, 0x3a, 0x13, 0x01), MKVM_EMU_DONE);	/* vinserti64x4 zmm2, zmm1, [rbx], 1 */
+	EXPECT_EQ(m.xmm[2][0] & m.upper[2][1], ~0ULL);
+	EXPECT_EQ(m.upper[2][2], 0x0706050403020100);
+	EXPECT_FAULT(UD_VECTOR, 0xc5, 0x78, 0x90, 0x0b);			/* kmovw k9, [rbx] */
+	EXPECT_EQ(RUN(0xc5, 0xf8, 0x90, 0x13), MKVM_EMU_DONE);			/* kmovw k2, [rbx] */
+	EXPECT_EQ(m.k[2], 0x0100);
+	EXPECT_EQ(RUN(0xc4, 0xe1, 0xf8, 0x91, 0x53, 0x08), MKVM_EMU_DONE);	/* kmovq [rbx + 8], k2 */
+	EXPECT_EQ(ram_get(m.regs[RBX] + 8, 8), 0x0100);
+}
+
+TEST(masked_stores_write_what_the_mask_names_once_all_of_it_may_be_written)
+{
+	masks_machine(0x8002);
+	EXPECT_EQ(RUN(0x62, 0xf1, 0x7e, 0x49, 0x7f, 0x13), MKVM_EMU_DONE);	/* vmovdqu32 [rbx] {k1}, zmm2 */
+	EXPECT_EQ(m.nr, 2);
+	expect_access(0, 4, 4);
+	expect_access(1, 60, 4);
+	EXPECT_EQ(ram_get(m.regs[RBX], 8), 0xffffffff03020100);
+	EXPECT_EQ(ram_get(m.regs[RBX] + 56, 8), 0xffffffff3b3a3938);
+	EXPECT_EQ(RUN(0x62, 0xf1, 0x7e, 0xc9, 0x7f, 0x13), MKVM_EMU_UNHANDLED);	/* {z}: none */
+	m.probe_limit = m.regs[RBX] + 61;
+	EXPECT_EQ(RUN(0x62, 0xf1, 0x7e, 0x49, 0x7f, 0x13), MKVM_EMU_FAULT);
+	EXPECT_EQ(m.nr, 0);
+	EXPECT_EQ(m.emu.fault.cr2, m.regs[RBX] + 60);
+	m.k[1] = 0x4002;							/* the last element is none of it */
+	EXPECT_EQ(RUN(0x62, 0xf1, 0x7e, 0x49, 0x7f, 0x13), MKVM_EMU_DONE);
+	m.probe_limit = ~0ULL;
+	masks_machine(0x2);
+	EXPECT_EQ(RUN(0x62, 0xf3, 0xfd, 0x49, 0x19, 0x13, 0x01), MKVM_EMU_DONE);	/* vextractf64x2 [rbx] {k1}, zmm2, 1 */
+	EXPECT_EQ(m.nr, 1);
+	expect_access(0, 8, 8);
+	m.xmm[3][0] = 0x80000000;						/* the first element alone */
+	m.xmm[3][1] = 0;
+	EXPECT_EQ(RUN(0xc4, 0xe2, 0x61, 0x2e, 0x13), MKVM_EMU_DONE);		/* vmaskmovps [rbx], xmm3, xmm2 */
+	EXPECT_EQ(m.nr, 1);
+	expect_access(0, 0, 4);
+	m.regs[RBX] = m.ram_base + RAM_SIZE - 4;				/* nothing behind it is accessed */
+	ram_put(m.regs[RBX], 0x12345678, 4);
+	EXPECT_EQ(RUN(0xc4, 0xe2, 0x61, 0x2c, 0x13), MKVM_EMU_DONE);		/* vmaskmovps xmm2, xmm3, [rbx] */
+	EXPECT_EQ(m.xmm[2][0], 0x12345678);
+	EXPECT_EQ(m.xmm[2][1], 0);
+}
+
+TEST(whole_states_are_stored_and_loaded_as_far_as_the_mode_has_them)
+{
+	struct mkvm_fx image = { .fcw = 0x37f, .fsw = 0x3800, .ftw = 1, .rip = ~0ULL, .mxcsr = 0x1f80 };
+	u64 at;
+
+	machine_init(LONG64);
+	at = m.regs[RBX] = m.ram_base + 0x2000;
+	memset(m.fx.registers, 0x77, sizeof(m.fx.registers));
+	m.fx.rip = 0x1234567890;
+	memset(ram_at(at, 512), 0xee, 512);
+	EXPECT_EQ(RUN(0x0f, 0xae, 0x03), MKVM_EMU_DONE);			/* fxsave [rbx] */
+	EXPECT_EQ(ram_get(at, 2), 0x37f);
+	EXPECT_EQ(ram_get(at + 8, 8), 0x34567890);
+	EXPECT_EQ(ram_get(at + 408, 8), 0x7777777777777777);
+	EXPECT_EQ(ram_get(at + 416, 8), 0xeeeeeeeeeeeeeeee);			/* others may use it */
+	EXPECT_EQ(RUN(0x48, 0x0f, 0xae, 0x03), MKVM_EMU_DONE);			/* fxsave64 [rbx] */
+	EXPECT_EQ(ram_get(at + 8, 8), 0x1234567890);
+	memset(image.registers, 0x55, sizeof(image.registers));
+	memcpy(ram_at(at, 512), &image, 512);
+	m.emu.mode.efer |= EFER_FFXSR;
+	EXPECT_EQ(RUN(0x0f, 0xae, 0x0b), MKVM_EMU_DONE);			/* fxrstor [rbx] */
+	EXPECT_EQ(m.fx.fsw, 0x3800);
+	EXPECT_EQ(m.fx.rip, 0xffffffff);
+	EXPECT_EQ(m.fx.registers[0], 0x55);
+	EXPECT_EQ(m.fx.registers[128], 0x77);					/* xmm0 */
+	m.emu.mode.efer &= ~(u64)EFER_FFXSR;
+	EXPECT_EQ(RUN(0x48, 0x0f, 0xae, 0x0b), MKVM_EMU_DONE);
+	EXPECT_EQ(m.fx.rip, ~0ULL);
+	EXPECT_EQ(m.fx.registers[383], 0x55);
+	ram_put(at + 24, 0x80001f80, 4);
+	m.fx.mxcsr_mask = 0xffff;
+	EXPECT_FAULT(GP_VECTOR, 0x0f, 0xae, 0x0b);
+	m.regs[RBX] += 8;
+	EXPECT_FAULT(GP_VECTOR, 0x0f, 0xae, 0x03);
+	m.emu.mode.cr0 |= X86_CR0_TS;
+	EXPECT_FAULT(NM_VECTOR, 0x0f, 0xae, 0x03);
+	machine_init(PROT32);
+	at = m.regs[RBX] = m.ram_base + 0x2000;
+	memset(ram_at(at, 512), 0xee, 512);
+	EXPECT_EQ(RUN(0x0f, 0xae, 0x03), MKVM_EMU_DONE);
+	EXPECT_EQ(ram_get(at + 280, 8), 0);					/* xmm7 is the last */
+	EXPECT_EQ(ram_get(at + 288, 8), 0xeeeeeeeeeeeeeeee);
 }
 
 TEST(wide_vector_moves_need_their_state_enabled)

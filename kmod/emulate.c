@@ -60,11 +60,12 @@ static bool checks_alignment(const struct mkvm_emu *c)
 static noinline enum mkvm_emu_result mem_in_segment(struct mkvm_emu *c, enum mkvm_emu_how how, int seg, u64 off,
 						    unsigned int len, void *buf)
 {
+	unsigned int align = len == 10 ? 8 : len;	/* an x87 register's */
 	enum mkvm_emu_result res = mkvm_emu_linearize(c, seg, off, len, how != MKVM_EMU_READ, &off);
 
 	if (res)
 		return res;
-	if (checks_alignment(c) && len <= 8 && is_power_of_2(len) && (off & (len - 1)))
+	if (checks_alignment(c) && align <= 8 && is_power_of_2(align) && (off & (align - 1)))
 		return fault(c, AC_VECTOR);
 	return mkvm_emu_access(c, off, buf, len, how);
 }

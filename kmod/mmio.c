@@ -368,7 +368,6 @@ static enum mkvm_emu_result replace_ram(struct mkvm_emu *emu, void __user *p, vo
 {
 	bool done = false;
 
-	mkvm_test_point(MKVM_POINT_REPLACE);
 	if (!user_access_begin(p, len))
 		goto no_access;
 	switch (len) {
@@ -406,6 +405,8 @@ static enum mkvm_emu_result ram_access(struct mkvm_emu *emu, void __user *p, voi
 {
 	bool in_line = ((unsigned long)p & (SMP_CACHE_BYTES - 1)) + len <= SMP_CACHE_BYTES;
 
+	if (how == MKVM_EMU_REPLACE)
+		mkvm_test_point(MKVM_POINT_REPLACE);
 	if (how == MKVM_EMU_REPLACE && in_line)
 		return replace_ram(emu, p, data, len);
 	emu->host_fault = copy_ram(p, data, len, how >= MKVM_EMU_WRITE);

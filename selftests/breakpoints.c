@@ -28,6 +28,7 @@ enum { SIZE_1, SIZE_2, SIZE_8, SIZE_4 };
 #define CONTROL(n, on, size) (((u64)(on) | (u64)(size) << 2) << (16 + 4 * (n)))
 static const u32 sizes[4] = { 1, 2, 8, 4 };
 
+#define TSS_IST1 36
 #define PORT 0x1230u
 #define PIC_MASK 0x21u
 
@@ -251,6 +252,51 @@ TEST(under_tf_hlt_ends_by_its_own_trap)
 	run_guest(stepped_halt, VM_IRQCHIP);
 	if (!is_linux_kvm())		/* which leaves the trap to a KVM_RUN that userspace may never make */
 		run_guest(stepped_halt, 0);
+}
+
+/* With the stack in a device, POPF is emulated; what the device gives it is the argument, with TF or without. */
+static void popped_flags(u64 flags)
+{
+	u64 stack = (u64)guest_stacks[3];
+
+	memcpy(guest_tss[0] + TSS_IST1, &stack, sizeof(stack));
+	guest_idt[2 * VEC_DB] |= 1ull << 32;
+	start();
+	if (flags & RFLAGS_TF) {
+		/* No trap comes behind POPF itself: it began without TF. */
+		asm volatile("movq $772f, next_rip; movq %%rsp, %%rbx; movq %0, %%rsp\n\t"
+			     "popfq; movq %%rbx, %%rsp\n772:\tnop" :: "r"(MMIO_GPA) : "rbx", "memory", "cc");
+		GUEST_TRAPPED(DR6_BS);
+		return;
+	}
+	asm volatile("movq $772f, next_rip; movq %%rsp, %%rbx; pushfq; orl $0x100, (%%rsp); popfq\n\t"
+		     "movq %0, %%rsp; popfq\n772:\tmovq %%rbx, %%rsp"
+		     :: "r"(MMIO_GPA) : "rbx", "memory", "cc");
+	GUEST_EQ(2, nr_traps);
+	GUEST_EQ(next_rip, traps[1].rip);
+	GUEST_EQ(DR6_CLEAR | DR6_BS, traps[1].dr6);
+	GUEST_EQ(0, traps[1].rflags & RFLAGS_TF);
+}
+
+static void run_popf(u64 flags)
+{
+	struct vcpu *vcpu = vcpu_add(vm_create(0), popped_flags, flags);
+	struct kvm_run *run = vcpu_run_to_exit(vcpu, KVM_EXIT_MMIO);
+
+	EXPECT_EQ(MMIO_GPA, run->mmio.phys_addr);
+	EXPECT_EQ(8, run->mmio.len);
+	memcpy(run->mmio.data, &flags, sizeof(flags));
+	vcpu_run_to_done(vcpu);
+}
+
+TEST(an_emulated_popf_that_sets_tf_traps_behind_the_next_instruction)
+{
+	run_popf(2 | RFLAGS_TF);
+}
+
+TEST(an_emulated_popf_that_clears_tf_traps_once_more)
+{
+	run_popf(2);
 }
 
 /* --- Breakpoints on memory --- */

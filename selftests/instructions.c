@@ -13,7 +13,7 @@
 
 #include "vm.h"
 
-#define BYTES 128
+#define BYTES 512
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 #define ARITH 0x8d5ull		/* CF PF AF ZF SF OF */
 #define ZF 0x40ull

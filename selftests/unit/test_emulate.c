@@ -37,7 +37,7 @@ struct access {
 	char kind;
 	u64 addr;
 	unsigned int len;
-	u8 data[64];
+	u8 data[512];
 };
 
 static struct machine {
@@ -161,7 +161,7 @@ static enum mkvm_emu_result meddle(u64 la, unsigned int len)
 {
 	if (!ram_at(la, len))
 		return MKVM_EMU_DONE;
-	if (m.meddle - la < len)
+	if (m.meddle && m.meddle - la < len)
 		*(u8 *)ram_at(m.meddle, 1) ^= 0xff;
 	m.meddle = 0;
 	return memcmp(ram_at(la, len), m.emu.was, len) ? MKVM_EMU_RETRY : MKVM_EMU_DONE;
@@ -1707,6 +1707,15 @@ static const struct {
 	{ "call [rbx]", { 0xff, 0x13 }, 2 },
 	{ "jmp [rbx]", { 0xff, 0x23 }, 1 },
 	{ "ret 8", { 0xc2, 0x08, 0x00 }, 1 },
+	{ "vmovdqu8 [rbx] {k1}, zmm2", { 0x62, 0xf1, 0x7f, 0x49, 0x7f, 0x13 }, 5 },
+	{ "vmovdqu8 zmm2 {k1}, [rbx]", { 0x62, 0xf1, 0x7f, 0x49, 0x6f, 0x13 }, 5 },
+	{ "vpmaskmovd [rbx], ymm3, ymm2", { 0xc4, 0xe2, 0x65, 0x8e, 0x13 }, 2 },
+	{ "vpbroadcastb zmm2 {k1}{z}, [rbx]", { 0x62, 0xf2, 0x7d, 0xc9, 0x78, 0x13 }, 1 },
+	{ "pinsrw xmm2, [rbx], 1", { 0x66, 0x0f, 0xc4, 0x13, 0x01 }, 1 },
+	{ "pextrq [rbx], xmm2, 1", { 0x66, 0x48, 0x0f, 0x3a, 0x16, 0x13, 0x01 }, 1 },
+	{ "kmovq k2, [rbx]", { 0xc4, 0xe1, 0xf8, 0x90, 0x13 }, 1 },
+	{ "fxsave [rbx]", { 0x0f, 0xae, 0x03 }, 1 },
+	{ "fxrstor [rbx]", { 0x0f, 0xae, 0x0b }, 1 },
 };
 
 static void restart_machine(unsigned int n)
@@ -1723,6 +1732,10 @@ static void restart_machine(unsigned int n)
 	m.regs[RBP] = m.ram_base + 0x3800;
 	for (i = 0; i < 0x6000; i += 4)
 		ram_put(m.ram_base + i, 0x01020304 * (i + 1), 4);
+	ram_put(m.regs[RBX] + 24, 0x1f80, 4);	/* MXCSR, of FXRSTOR */
+	m.k[1] = 0x8700000100000001;		/* bytes 0, 32, 56 to 58, 63 */
+	m.xmm[3][0] = 0x80000000;
+	m.upper[3][1] = 0x8000000000000000;
 	ram_put(m.regs[RBX], 0x10203040, 8);
 	ram_put(m.regs[RSP], 0x10203040, 8);
 	put_code(m.emu.rip, restarts[n].code, sizeof(restarts[n].code));
@@ -2702,7 +2715,13 @@ TEST(programs_that_ask_for_it_hear_of_addresses_that_are_not_aligned)
 	m.emu.mode.cpl = 3;
 	EXPECT_FAULT(AC_VECTOR, 0x8b, 0x03);
 	EXPECT_FAULT(AC_VECTOR, 0x0f, 0x44, 0x03);		/* cmov */
+	EXPECT_FAULT(AC_VECTOR, 0xf3, 0x0f, 0x10, 0x03);	/* movss */
+	EXPECT_EQ(RUN(0x0f, 0x10, 0x03), MKVM_EMU_DONE);	/* movups has no alignment */
+	EXPECT_FAULT(AC_VECTOR, 0xdb, 0x2b);			/* fld of 10 bytes: 8 */
 	EXPECT_EQ(RUN(0x8a, 0x03), MKVM_EMU_DONE);
+	m.regs[RBX] = 0x666001;					/* before the page is found to be missing */
+	EXPECT_FAULT(AC_VECTOR, 0x8b, 0x03);
+	m.regs[RBX] = m.ram_base + 0x2001;
 	m.emu.rflags &= ~(u64)X86_EFLAGS_AC;
 	EXPECT_EQ(RUN(0x8b, 0x03), MKVM_EMU_DONE);
 }

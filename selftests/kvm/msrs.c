@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * MSRs that guests touch unasked: each row of kmod/quiet_msrs.h, and those with a function that
+ * MSRs that guests touch unasked: each row of kmod/cpu/quiet_msrs.h, and those with a function that
  * belong to no other subject: microcode, SMI count, DEBUGCTL, TSC_AUX.
  *
  * Read next: cpuid.c, regs.c.
@@ -28,7 +28,7 @@ static const struct row {
 	enum access access;
 } rows[] = {
 #define ROW(first, last, reads, access) { first, last, reads, access },
-#include "../../kmod/quiet_msrs.h"
+#include "../../kmod/cpu/quiet_msrs.h"
 #undef ROW
 };
 #define NR_ROWS (sizeof(rows) / sizeof(rows[0]))

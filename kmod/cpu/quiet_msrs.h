@@ -10,7 +10,7 @@
  *   ABSENT	neither: guests that look at it expect #GP, or CPUID does not announce it
  *
  * Userspace reads what a guest reads, and its writes to these change nothing.
- * msr.c answers by the first three; selftests/msrs.c tries all. It has no include guard:
+ * msr.c answers by the first three; selftests/kvm/msrs.c tries all. It has no include guard:
  * whoever includes it decides what a row becomes.
  */
 

@@ -13,7 +13,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "../userspace/top/json.h"
+#include "../../userspace/top/json.h"
 #include "vm.h"
 
 #define TOP "/sys/kernel/debug/mkvm"

@@ -2,14 +2,14 @@
 /*
  * A small test harness that speaks KTAP.
  *
- * TEST(name) { ... } defines a test; lib/ktap.c has main(), which runs each
+ * TEST(name) { ... } defines a test; ktap.c has main(), which runs each
  * test in a child process of its own with a time limit, so that a test may
  * crash, hang or leave file descriptors open without harm to the next one.
  * EXPECT_* notes a failure and goes on, ASSERT_* ends the test, SKIP() ends it
  * with the reason why it cannot run here.
  *
  * State: the list of tests of this binary, and whether this test has failed.
- * Read next: lib/ktap.c, then vm.h.
+ * Read next: ktap.c, then ../kvm/include/vm.h.
  */
 #ifndef KTAP_H
 #define KTAP_H

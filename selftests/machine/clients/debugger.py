@@ -2,7 +2,7 @@
 #
 # debugger.py: gdb on QEMU's stub, which uses KVM_SET_GUEST_DEBUG.
 #
-# Read next: lib.py; selftests/debug.c, the same without QEMU.
+# Read next: lib.py; selftests/kvm/debug.c, the same without QEMU.
 
 import re, shutil, subprocess
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * viewer.js - opens the trace of the page in the trace viewer, and writes what that has of it, as
- * JSON, to an element that `viewer` (the test) reads.
+ * JSON, to an element that viewer-test reads.
  *
- * State: the page. Read next: viewer.
+ * State: the page. Read next: viewer-test.
  */
 'use strict';
 

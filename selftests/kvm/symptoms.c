@@ -2,7 +2,7 @@
 /*
  * The symptoms of Documentation/debugging.rst, each provoked by a mistake of
  * a guest or of its VMM. The symptom is what passes; which mistake it was is what
- * the scripts of trace/ must tell (lab/trace-test).
+ * the scripts of trace/ must tell (machine/trace-test).
  *
  * Read next: initsipi.c, ioapic.c, smm.c, where these things work.
  */

@@ -4,7 +4,7 @@
  *
  * State: the list of tests in the order of the file, and a page shared with
  * the child that holds its skip reason. A child's exit status is its result.
- * Read next: include/ktap.h.
+ * Read next: ktap.h.
  */
 #define _GNU_SOURCE
 #include <pthread.h>

@@ -147,19 +147,28 @@ enum { LEGACY = 1, VEX = 2, EVEX = 4, W0 = 8, W1 = 16 };	/* W0, W1: VEX.W has to
 #define MMX(dst, src, bytes, flags)	{ OP_MMX, dst, src, bytes, MODRM | WR | (flags), X86_FEATURE_MMX }
 #define ALL	(LEGACY | VEX | EVEX)
 /* With the CPUID bit that they need, 0: none beyond that of their kind. */
-#define REPEAT(bytes, flags, feature)	{ OP_VEC_REPEAT, VEC, RM, bytes, MODRM | WR | (flags), feature }
+#define REPEAT(bytes, flags, feature)							\
+	{ OP_VEC_REPEAT, VEC, RM, bytes, MODRM | WR | (flags), feature }
 #define DUP(bytes, feature)		{ OP_VEC_DUP, VEC, RM, bytes, MODRM | WR | MASKS, feature }
-#define INSERT(bytes, flags, feature)	{ OP_VEC_INSERT, VEC, RM, bytes, MODRM | WR | USES_VVVV | IMM_8 | (flags), feature }
-#define EXTRACT(bytes, flags, feature)	{ OP_VEC_EXTRACT, RM, VEC, bytes, MODRM | WR | IMM_8 | (flags), feature }
-#define LOAD_BY_SIGN(bytes, feature)	{ OP_VEC_BY_SIGN, VEC, RM, bytes, MODRM | WR | USES_VVVV, feature }
-#define STORE_BY_SIGN(bytes, feature)	{ OP_VEC_BY_SIGN, RM, VEC, bytes, MODRM | WR | USES_VVVV, feature }
-#define KMOV(opcode, pp, w, bytes, feature)						\
-	{ 1, opcode, pp, VEX | (w), 0,							\
-	  { OP_KMOV, (opcode) & 1 ? RM : VEC, (opcode) & 1 ? VEC : RM, bytes, MODRM | WR | VEX_128, feature } }
+#define INSERT(bytes, flags, feature)							\
+	{ OP_VEC_INSERT, VEC, RM, bytes, MODRM | WR | USES_VVVV | IMM_8 | (flags), feature }
+#define EXTRACT(bytes, flags, feature)							\
+	{ OP_VEC_EXTRACT, RM, VEC, bytes, MODRM | WR | IMM_8 | (flags), feature }
+#define LOAD_BY_SIGN(bytes, feature)							\
+	{ OP_VEC_BY_SIGN, VEC, RM, bytes, MODRM | WR | USES_VVVV, feature }
+#define STORE_BY_SIGN(bytes, feature)							\
+	{ OP_VEC_BY_SIGN, RM, VEC, bytes, MODRM | WR | USES_VVVV, feature }
+#define KMOV(pp, w, bytes, feature)							\
+	{ 1, 0x90, pp, VEX | (w), 0,							\
+	  { OP_KMOV, VEC, RM, bytes, MODRM | WR | VEX_128, X86_FEATURE_##feature } },	\
+	{ 1, 0x91, pp, VEX | (w), 0,							\
+	  { OP_KMOV, RM, VEC, bytes, MODRM | WR | VEX_128, X86_FEATURE_##feature } }
 /* EVEX's four of a kind: by W the mask's elements, and the CPUID bit, differ. */
 #define EVEX_BLOCKS(map, opcode, block, bytes, flags, w0, w1)				\
-	{ map, opcode, PP_66, EVEX | W0, 0, block(bytes, MASKS | WIDER | (flags), X86_FEATURE_##w0) },	\
-	{ map, opcode, PP_66, EVEX | W1, 0, block(bytes, MASKS | WIDER | (flags), X86_FEATURE_##w1) }
+	{ map, opcode, PP_66, EVEX | W0, 0,						\
+	  block(bytes, MASKS | WIDER | (flags), X86_FEATURE_##w0) },			\
+	{ map, opcode, PP_66, EVEX | W1, 0,						\
+	  block(bytes, MASKS | WIDER | (flags), X86_FEATURE_##w1) }
 
 static const struct row {
 	u8 map, opcode, pp, kinds, reg;
@@ -187,22 +196,24 @@ static const struct row {
 	{ 1, 0x6f, PP_F3, ALL, 0, LOAD_VEC(0, MASKS) },		/* MOVDQU */
 	{ 1, 0x7f, PP_F3, ALL, 0, STORE_VEC(0, MASKS) },
 	/* VMOVDQU8, VMOVDQU16 */
-	{ 1, 0x6f, PP_F2, EVEX, 0, { OP_VEC, VEC, RM, 0, MODRM | WR | MASKS | NARROW, X86_FEATURE_AVX512BW } },
-	{ 1, 0x7f, PP_F2, EVEX, 0, { OP_VEC, RM, VEC, 0, MODRM | WR | MASKS | NARROW, X86_FEATURE_AVX512BW } },
+	{ 1, 0x6f, PP_F2, EVEX, 0, NEEDS(AVX512BW, OP_VEC, VEC, RM, MODRM | WR | MASKS | NARROW) },
+	{ 1, 0x7f, PP_F2, EVEX, 0, NEEDS(AVX512BW, OP_VEC, RM, VEC, MODRM | WR | MASKS | NARROW) },
 	{ 1, 0xe7, PP_66, ALL, 0, STORE_VEC(0, ALIGNED) },	/* MOVNTDQ */
 	{ 1, 0xf0, PP_F2, LEGACY | VEX, 0, { OP_VEC, VEC, RM, 0, MODRM | WR, X86_FEATURE_XMM3 } },	/* LDDQU */
 	{ 2, 0x2a, PP_66, ALL, 0, { OP_VEC, VEC, RM, 0, MODRM | WR | ALIGNED, X86_FEATURE_XMM4_1 } },	/* MOVNTDQA */
 	{ 1, 0x12, PP_F2, ALL, 0, DUP(8, X86_FEATURE_XMM3) },	/* MOVDDUP, MOVSLDUP, MOVSHDUP */
 	{ 1, 0x12, PP_F3, ALL, 0, DUP(4, X86_FEATURE_XMM3) },
 	{ 1, 0x16, PP_F3, ALL, 0, DUP(4, X86_FEATURE_XMM3) },
-	{ 2, 0x18, PP_66, VEX | W0, 0, REPEAT(4, 0, X86_FEATURE_AVX) },	/* VBROADCASTSS, SD, F128 and their like */
+	/* VBROADCASTSS, VBROADCASTSD, VBROADCASTF128 and their like */
+	{ 2, 0x18, PP_66, VEX | W0, 0, REPEAT(4, 0, X86_FEATURE_AVX) },
 	{ 2, 0x18, PP_66, EVEX | W0, 0, REPEAT(4, MASKS, 0) },
 	{ 2, 0x19, PP_66, VEX | W0, 0, REPEAT(8, WIDER, X86_FEATURE_AVX) },
 	EVEX_BLOCKS(2, 0x19, REPEAT, 8, 0, AVX512DQ, AVX512F),
 	{ 2, 0x1a, PP_66, VEX | W0, 0, REPEAT(16, WIDER, X86_FEATURE_AVX) },
 	EVEX_BLOCKS(2, 0x1a, REPEAT, 16, 0, AVX512F, AVX512DQ),
 	EVEX_BLOCKS(2, 0x1b, REPEAT, 32, 0, AVX512DQ, AVX512F),
-	{ 2, 0x58, PP_66, VEX | W0, 0, REPEAT(4, 0, X86_FEATURE_AVX2) },	/* VPBROADCASTD, Q, I128, B, W */
+	/* VPBROADCASTD, VPBROADCASTQ, VBROADCASTI128 and their like, VPBROADCASTB, VPBROADCASTW */
+	{ 2, 0x58, PP_66, VEX | W0, 0, REPEAT(4, 0, X86_FEATURE_AVX2) },
 	{ 2, 0x58, PP_66, EVEX | W0, 0, REPEAT(4, MASKS, 0) },
 	{ 2, 0x59, PP_66, VEX | W0, 0, REPEAT(8, 0, X86_FEATURE_AVX2) },
 	{ 2, 0x59, PP_66, EVEX | W0, 0, REPEAT(8, MASKS, X86_FEATURE_AVX512DQ) },
@@ -214,44 +225,48 @@ static const struct row {
 	{ 2, 0x78, PP_66, EVEX | W0, 0, REPEAT(1, MASKS, X86_FEATURE_AVX512BW) },
 	{ 2, 0x79, PP_66, VEX | W0, 0, REPEAT(2, 0, X86_FEATURE_AVX2) },
 	{ 2, 0x79, PP_66, EVEX | W0, 0, REPEAT(2, MASKS, X86_FEATURE_AVX512BW) },
-	{ 1, 0xc4, PP_66, LEGACY | VEX, 0, INSERT(2, VEX_128, 0) },	/* PINSRW, B, D, Q */
+	/* PINSRW, PINSRB, PINSRD, PINSRQ, INSERTPS */
+	{ 1, 0xc4, PP_66, LEGACY | VEX, 0, INSERT(2, VEX_128, 0) },
 	{ 1, 0xc4, PP_66, EVEX, 0, INSERT(2, VEX_128, X86_FEATURE_AVX512BW) },
 	{ 3, 0x20, PP_66, LEGACY | VEX, 0, INSERT(1, VEX_128, X86_FEATURE_XMM4_1) },
 	{ 3, 0x20, PP_66, EVEX, 0, INSERT(1, VEX_128, X86_FEATURE_AVX512BW) },
 	{ 3, 0x22, PP_66, LEGACY | VEX, 0, INSERT(0, VEX_128 | BY_W, X86_FEATURE_XMM4_1) },
 	{ 3, 0x22, PP_66, EVEX, 0, INSERT(0, VEX_128 | BY_W, X86_FEATURE_AVX512DQ) },
-	{ 3, 0x21, PP_66, ALL, 0, { OP_VEC_INSERTPS, VEC, RM, 4, MODRM | WR | USES_VVVV | IMM_8 | VEX_128,
-				    X86_FEATURE_XMM4_1 } },
-	{ 3, 0x14, PP_66, LEGACY | VEX, 0, EXTRACT(1, VEX_128, X86_FEATURE_XMM4_1) },	/* PEXTRB, W, D, Q */
+	{ 3, 0x21, PP_66, ALL, 0,
+	  { OP_VEC_INSERTPS, VEC, RM, 4, MODRM | WR | USES_VVVV | IMM_8 | VEX_128, X86_FEATURE_XMM4_1 } },
+	/* PEXTRB, PEXTRW, PEXTRD, PEXTRQ, EXTRACTPS */
+	{ 3, 0x14, PP_66, LEGACY | VEX, 0, EXTRACT(1, VEX_128, X86_FEATURE_XMM4_1) },
 	{ 3, 0x14, PP_66, EVEX, 0, EXTRACT(1, VEX_128, X86_FEATURE_AVX512BW) },
 	{ 3, 0x15, PP_66, LEGACY | VEX, 0, EXTRACT(2, VEX_128, X86_FEATURE_XMM4_1) },
 	{ 3, 0x15, PP_66, EVEX, 0, EXTRACT(2, VEX_128, X86_FEATURE_AVX512BW) },
 	{ 3, 0x16, PP_66, LEGACY | VEX, 0, EXTRACT(0, VEX_128 | BY_W, X86_FEATURE_XMM4_1) },
 	{ 3, 0x16, PP_66, EVEX, 0, EXTRACT(0, VEX_128 | BY_W, X86_FEATURE_AVX512DQ) },
-	{ 3, 0x17, PP_66, ALL, 0, EXTRACT(4, VEX_128, X86_FEATURE_XMM4_1) },		/* EXTRACTPS */
-	{ 3, 0x18, PP_66, VEX | W0, 0, INSERT(16, WIDER, X86_FEATURE_AVX) },	/* VINSERTF128, I128 and their like */
+	{ 3, 0x17, PP_66, ALL, 0, EXTRACT(4, VEX_128, X86_FEATURE_XMM4_1) },
+	/* VINSERTF128, VINSERTI128 and their like */
+	{ 3, 0x18, PP_66, VEX | W0, 0, INSERT(16, WIDER, X86_FEATURE_AVX) },
 	EVEX_BLOCKS(3, 0x18, INSERT, 16, 0, AVX512F, AVX512DQ),
 	EVEX_BLOCKS(3, 0x1a, INSERT, 32, 0, AVX512DQ, AVX512F),
 	{ 3, 0x38, PP_66, VEX | W0, 0, INSERT(16, WIDER, X86_FEATURE_AVX2) },
 	EVEX_BLOCKS(3, 0x38, INSERT, 16, 0, AVX512F, AVX512DQ),
 	EVEX_BLOCKS(3, 0x3a, INSERT, 32, 0, AVX512DQ, AVX512F),
-	{ 3, 0x19, PP_66, VEX | W0, 0, EXTRACT(16, WIDER, X86_FEATURE_AVX) },	/* VEXTRACTF128, I128 and their like */
+	/* VEXTRACTF128, VEXTRACTI128 and their like */
+	{ 3, 0x19, PP_66, VEX | W0, 0, EXTRACT(16, WIDER, X86_FEATURE_AVX) },
 	EVEX_BLOCKS(3, 0x19, EXTRACT, 16, 0, AVX512F, AVX512DQ),
 	EVEX_BLOCKS(3, 0x1b, EXTRACT, 32, 0, AVX512DQ, AVX512F),
 	{ 3, 0x39, PP_66, VEX | W0, 0, EXTRACT(16, WIDER, X86_FEATURE_AVX2) },
 	EVEX_BLOCKS(3, 0x39, EXTRACT, 16, 0, AVX512F, AVX512DQ),
 	EVEX_BLOCKS(3, 0x3b, EXTRACT, 32, 0, AVX512DQ, AVX512F),
-	{ 2, 0x2c, PP_66, VEX | W0, 0, LOAD_BY_SIGN(4, X86_FEATURE_AVX) },	/* VMASKMOVPS, VMASKMOVPD */
+	/* VMASKMOVPS, VMASKMOVPD, VPMASKMOVD, VPMASKMOVQ, MASKMOVDQU */
+	{ 2, 0x2c, PP_66, VEX | W0, 0, LOAD_BY_SIGN(4, X86_FEATURE_AVX) },
 	{ 2, 0x2d, PP_66, VEX | W0, 0, LOAD_BY_SIGN(8, X86_FEATURE_AVX) },
 	{ 2, 0x2e, PP_66, VEX | W0, 0, STORE_BY_SIGN(4, X86_FEATURE_AVX) },
 	{ 2, 0x2f, PP_66, VEX | W0, 0, STORE_BY_SIGN(8, X86_FEATURE_AVX) },
-	{ 2, 0x8c, PP_66, VEX, 0, LOAD_BY_SIGN(0, X86_FEATURE_AVX2) },		/* VPMASKMOVD, VPMASKMOVQ */
+	{ 2, 0x8c, PP_66, VEX, 0, LOAD_BY_SIGN(0, X86_FEATURE_AVX2) },
 	{ 2, 0x8e, PP_66, VEX, 0, STORE_BY_SIGN(0, X86_FEATURE_AVX2) },
-	{ 1, 0xf7, PP_66, LEGACY | VEX, 0, { OP_VEC_BY_BYTE, DI, VEC, 16, MODRM | WR | REGS | VEX_128, 0 } },
-	KMOV(0x90, PP_NO, W0, 2, X86_FEATURE_AVX512F), KMOV(0x91, PP_NO, W0, 2, X86_FEATURE_AVX512F),
-	KMOV(0x90, PP_66, W0, 1, X86_FEATURE_AVX512DQ), KMOV(0x91, PP_66, W0, 1, X86_FEATURE_AVX512DQ),
-	KMOV(0x90, PP_NO, W1, 8, X86_FEATURE_AVX512BW), KMOV(0x91, PP_NO, W1, 8, X86_FEATURE_AVX512BW),
-	KMOV(0x90, PP_66, W1, 4, X86_FEATURE_AVX512BW), KMOV(0x91, PP_66, W1, 4, X86_FEATURE_AVX512BW),
+	{ 1, 0xf7, PP_66, LEGACY | VEX, 0,
+	  { OP_VEC_BY_BYTE, DI, VEC, 16, MODRM | WR | REGS | VEX_128, 0 } },
+	KMOV(PP_NO, W0, 2, AVX512F), KMOV(PP_66, W0, 1, AVX512DQ), KMOV(PP_NO, W1, 8, AVX512BW),
+	KMOV(PP_66, W1, 4, AVX512BW),
 	{ 1, 0xae, PP_NO, LEGACY, BIT(0), NEEDS(FXSR, OP_FXSAVE, RM, NO, MODRM | WR) },
 	{ 1, 0xae, PP_NO, LEGACY, BIT(1), NEEDS(FXSR, OP_FXRSTOR, NO, RM, MODRM) },
 	{ 1, 0x6e, PP_NO, LEGACY, 0, MMX(VEC, RM, 0, BY_W) },	/* MOVD, MOVQ of MMX */
@@ -384,11 +399,12 @@ static void parse_modrm(struct mkvm_emu *c, const u8 **p)
 static struct mkvm_opcode find_row(const struct mkvm_emu *c, unsigned int map, u8 pp, u8 modrm)
 {
 	u8 kind = c->vex.kind == EVEX_BYTES ? EVEX : c->vex.kind ? VEX : LEGACY;
-	u8 w = c->vex.w ? W0 : W1;	/* what the row may not want */
+	u8 other_w = c->vex.w ? W0 : W1;
 	const struct row *r;
 
 	for (r = rows; r < rows + ARRAY_SIZE(rows); r++)
-		if (r->map == map && r->opcode == c->opcode && (r->pp & pp) && (r->kinds & kind) && !(r->kinds & w) &&
+		if (r->map == map && r->opcode == c->opcode && (r->pp & pp) &&
+		    (r->kinds & kind) && !(r->kinds & other_w) &&
 		    (!r->reg || (r->reg >> (modrm >> 3 & 7) & 1)))
 			return r->d;
 	return (struct mkvm_opcode){ OP_NONE };

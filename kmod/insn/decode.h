@@ -91,7 +91,7 @@ enum { REX, SEGMENT, OPSIZE, ADSIZE, LOCK, REP };	/* prefixes, as in emu->prefix
  */
 enum mkvm_emu_result mkvm_decode(struct mkvm_emu *c);
 
-/* Bytes in memory of a vector instruction's operand, which is what EVEX's short displacements count. */
+/* Bytes in memory of a vector instruction's operand: what EVEX's short displacements count. */
 static inline unsigned int vec_bytes(const struct mkvm_emu *c)
 {
 	u32 flags = c->d.flags;

@@ -261,7 +261,8 @@ static enum mkvm_emu_result run_plain(struct mkvm_emu *c)
 		return MKVM_EMU_DONE;
 	c->was[0] = dst;
 	if (c->d.flags & WR)
-		res = operand(c, c->d.dst, c->d.flags & RD ? MKVM_EMU_REPLACE : MKVM_EMU_WRITE, c->size, &new);
+		res = operand(c, c->d.dst, c->d.flags & RD ? MKVM_EMU_REPLACE : MKVM_EMU_WRITE,
+			      c->size, &new);
 	if (res)
 		return res;
 	if (c->d.op == OP_XCHG || c->d.op == OP_XADD)

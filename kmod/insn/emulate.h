@@ -117,8 +117,8 @@ enum mkvm_emu_how {
 	MKVM_EMU_MODIFY,	/* reads what a WRITE to the same place follows: #PF as for a write */
 	MKVM_EMU_WRITE,
 	/*
-	 * A WRITE over what emu->was says was there. Of RAM that is 1, 2, 4, 8 or 16 bytes in a cache
-	 * line it is atomic; RETRY: by now something else is there, and stays.
+	 * A WRITE over what emu->was says was there. Of 1, 2, 4, 8 or 16 bytes of RAM within a
+	 * cache line it is atomic; RETRY: by now something else is there, and stays.
 	 */
 	MKVM_EMU_REPLACE,
 	MKVM_EMU_PROBE,		/* no access: would a WRITE fault? Of more than 8 bytes: UNHANDLED unless RAM */

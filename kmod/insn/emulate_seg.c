@@ -91,8 +91,8 @@ static enum mkvm_emu_result read_descriptor(struct mkvm_emu *c, u16 selector, bo
 }
 
 /*
- * Sets bits of the type, in memory too. RETRY: the byte that holds them is no longer the one that was
- * checked; whether it may be used has to be asked again.
+ * Sets bits of the type, in memory too. RETRY: the byte that holds them is no longer the one that
+ * was checked, so the checks have to be made again.
  */
 static enum mkvm_emu_result set_type_bits(struct mkvm_emu *c, struct descriptor *d,
 					  unsigned int bits)

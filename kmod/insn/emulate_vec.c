@@ -43,8 +43,8 @@ static bool vec_enabled(struct mkvm_emu *c)
 	if ((mkvm_emu_xcr0(c) & XCR0_AVX512) != XCR0_AVX512 ||
 	    !mkvm_emu_has(c, X86_FEATURE_AVX512F))
 		return false;
-	return c->vex.length == 2 || (c->d.op == OP_VEC && c->d.width) || (c->d.flags & (BY_W | VEX_128)) ||
-	       mkvm_emu_has(c, X86_FEATURE_AVX512VL);
+	return c->vex.length == 2 || (c->d.op == OP_VEC && c->d.width) ||
+	       (c->d.flags & (BY_W | VEX_128)) || mkvm_emu_has(c, X86_FEATURE_AVX512VL);
 }
 
 /* #UD, #NM, or none. */
@@ -63,7 +63,8 @@ static unsigned int reach(const struct mkvm_emu *c)
 	return c->vex.kind == EVEX_BYTES ? 64 : 32;
 }
 
-static enum mkvm_emu_result mem_operand(struct mkvm_emu *c, enum mkvm_emu_how how, unsigned int len, void *buf)
+static enum mkvm_emu_result mem_operand(struct mkvm_emu *c, enum mkvm_emu_how how, unsigned int len,
+					void *buf)
 {
 	return mkvm_emu_mem(c, how, c->seg, c->ea, len, buf);
 }
@@ -115,7 +116,8 @@ static u64 signed_bytes(struct mkvm_emu *c, unsigned int n, unsigned int size, u
 }
 
 /* Accesses the bytes of the operand that are named. No others fault, or are seen on a bus. */
-static enum mkvm_emu_result access_named(struct mkvm_emu *c, enum mkvm_emu_how how, struct mkvm_vec *vec, u64 named)
+static enum mkvm_emu_result access_named(struct mkvm_emu *c, enum mkvm_emu_how how,
+					 struct mkvm_vec *vec, u64 named)
 {
 	enum mkvm_emu_result res;
 	unsigned int at, n;
@@ -126,7 +128,8 @@ static enum mkvm_emu_result access_named(struct mkvm_emu *c, enum mkvm_emu_how h
 		for (n = 8; (at & (n - 1)) || (named >> at & ones(n)) != ones(n); n /= 2)
 			;
 		memcpy(&val, (u8 *)vec->q + at, n);
-		res = mkvm_emu_linearize(c, c->seg, (c->ea + at) & size_mask(c->ad), n, how != MKVM_EMU_READ, &la);
+		res = mkvm_emu_linearize(c, c->seg, (c->ea + at) & size_mask(c->ad), n,
+					 how != MKVM_EMU_READ, &la);
 		if (!res)
 			res = mkvm_emu_access(c, la, &val, n, how);
 		if (res)
@@ -144,7 +147,7 @@ static enum mkvm_emu_result store_named(struct mkvm_emu *c, struct mkvm_vec *vec
 	return res ? res : access_named(c, MKVM_EMU_WRITE, vec, named);
 }
 
-/* What the register becomes: vec, where EVEX's mask does not say otherwise. What is above len is 0 in vec. */
+/* The register becomes vec, where EVEX's mask does not say otherwise. In vec 0 is above len. */
 static void write_result(struct mkvm_emu *c, struct mkvm_vec *vec, unsigned int len)
 {
 	u64 named = masked_bytes(c, len);
@@ -159,7 +162,7 @@ static void write_result(struct mkvm_emu *c, struct mkvm_vec *vec, unsigned int 
 	mkvm_emu_vec(c, vec_register(c), vec, reach(c), true);
 }
 
-/* A move under EVEX's mask. What is asked of the operand's alignment does not depend on the mask. */
+/* A move under EVEX's mask. The operand is to be aligned as a whole, whatever the mask names. */
 static enum mkvm_emu_result run_masked(struct mkvm_emu *c)
 {
 	unsigned int len = vec_bytes(c);
@@ -212,7 +215,10 @@ static enum mkvm_emu_result run_by_byte(struct mkvm_emu *c)
 	return store_named(c, &vec, signed_bytes(c, c->rm, 1, 16));
 }
 
-/* VBROADCAST and VPBROADCAST: an element, or a block of them, again and again. Nothing is read for a mask of 0. */
+/*
+ * VBROADCAST and VPBROADCAST: an element, or a block of them, again and again. Nothing is read for
+ * a mask of 0.
+ */
 static enum mkvm_emu_result run_repeat(struct mkvm_emu *c)
 {
 	unsigned int len = 16 << c->vex.length, size = vec_bytes(c), at;
@@ -238,7 +244,8 @@ static enum mkvm_emu_result run_repeat(struct mkvm_emu *c)
 /* MOVDDUP, MOVSLDUP and MOVSHDUP: each element with an even number, or an odd one, twice. */
 static enum mkvm_emu_result run_dup(struct mkvm_emu *c)
 {
-	unsigned int len = 16 << c->vex.length, size = c->d.width, odd = c->opcode == 0x16 ? size : 0, at;
+	unsigned int len = 16 << c->vex.length, size = c->d.width, at;
+	unsigned int odd = c->opcode == 0x16 ? size : 0;
 	struct mkvm_vec vec = { { 0 } };
 	enum mkvm_emu_result res;
 	u8 *bytes = (u8 *)vec.q;
@@ -467,12 +474,12 @@ static void shorten_pointers(const struct mkvm_emu *c, struct mkvm_fx *fx)
 	fx->rdp = (u32)fx->rdp;
 }
 
-/* AMD APM vol. 2, "FXSAVE and FXRSTOR Instructions". What they do not use is neither written nor read. */
+/* AMD APM vol. 2, "FXSAVE and FXRSTOR Instructions". The unused rest is neither written nor read. */
 static enum mkvm_emu_result run_fx(struct mkvm_emu *c)
 {
 	bool save = c->d.op == OP_FXSAVE;
 	unsigned int len = fx_bytes(c);
-	struct mkvm_fx fx, image;
+	struct mkvm_fx fx = { 0 }, image;	/* the CPU leaves reserved bytes as they are */
 	enum mkvm_emu_result res;
 	u64 la;
 

@@ -90,7 +90,8 @@ void mkvm_emu_mask(struct mkvm_emu *emu, unsigned int n, u64 *val, bool write)
 		*val = 0;
 	registers_lock();
 	switch (n) {
-	MOVE_MASK(0) MOVE_MASK(1) MOVE_MASK(2) MOVE_MASK(3) MOVE_MASK(4) MOVE_MASK(5) MOVE_MASK(6) MOVE_MASK(7)
+	MOVE_MASK(0) MOVE_MASK(1) MOVE_MASK(2) MOVE_MASK(3)
+	MOVE_MASK(4) MOVE_MASK(5) MOVE_MASK(6) MOVE_MASK(7)
 	}
 	fpregs_unlock();
 }

@@ -323,23 +323,29 @@ static void __user *ram_at(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
 	return mkvm_gpa_to_user(vcpu, gpa, write);
 }
 
-/* Reads or writes RAM; what a CPU does at once, others see at once, too. Returns whether the host has no memory. */
+#define COPY_RAM(type)									\
+	(write ? put_user(*(type *)data, (type __user *)p) : get_user(*(type *)data, (type __user *)p))
+
+/*
+ * Reads or writes RAM. What a CPU accesses at once others see at once, too. Returns whether the host
+ * has no memory there.
+ */
 static bool copy_ram(void __user *p, void *data, unsigned int len, bool write)
 {
 	switch (len) {
 	case 1:
-		return write ? put_user(*(u8 *)data, (u8 __user *)p) : get_user(*(u8 *)data, (u8 __user *)p);
+		return COPY_RAM(u8);
 	case 2:
-		return write ? put_user(*(u16 *)data, (u16 __user *)p) : get_user(*(u16 *)data, (u16 __user *)p);
+		return COPY_RAM(u16);
 	case 4:
-		return write ? put_user(*(u32 *)data, (u32 __user *)p) : get_user(*(u32 *)data, (u32 __user *)p);
+		return COPY_RAM(u32);
 	case 8:
-		return write ? put_user(*(u64 *)data, (u64 __user *)p) : get_user(*(u64 *)data, (u64 __user *)p);
+		return COPY_RAM(u64);
 	}
 	return write ? copy_to_user(p, data, len) : copy_from_user(data, p, len);
 }
 
-/* CMPXCHG16B, which the CPU has since the guest's CPUID shows it. Faults: as unsafe_try_cmpxchg_user. */
+/* CMPXCHG16B, which the CPU has since the guest's CPUID shows it. Returns 0 or -EFAULT. */
 static int try_cmpxchg16_user(void __user *p, const u64 *old, const u64 *new, bool *done)
 {
 	u64 low = old[0], high = old[1];
@@ -364,7 +370,8 @@ static int try_cmpxchg16_user(void __user *p, const u64 *old, const u64 *new, bo
 	} while (0)
 
 /* Replaces emu->was by data, of 1, 2, 4, 8 or 16 bytes. RETRY: something else is there by now. */
-static enum mkvm_emu_result replace_ram(struct mkvm_emu *emu, void __user *p, void *data, unsigned int len)
+static enum mkvm_emu_result replace_ram(struct mkvm_emu *emu, void __user *p, void *data,
+					unsigned int len)
 {
 	bool done = false;
 
@@ -397,11 +404,11 @@ no_access:
 }
 
 /*
- * Within one guest page of RAM. What lies across cache lines is replaced by a plain write: a host may
- * forbid locked accesses of that kind (split-lock detection), even in the kernel.
+ * Within one guest page of RAM. What lies across cache lines is replaced by a plain write: a host
+ * may forbid locked accesses of that kind (split-lock detection), even in the kernel.
  */
-static enum mkvm_emu_result ram_access(struct mkvm_emu *emu, void __user *p, void *data, unsigned int len,
-				       enum mkvm_emu_how how)
+static enum mkvm_emu_result ram_access(struct mkvm_emu *emu, void __user *p, void *data,
+				       unsigned int len, enum mkvm_emu_how how)
 {
 	bool in_line = ((unsigned long)p & (SMP_CACHE_BYTES - 1)) + len <= SMP_CACHE_BYTES;
 
@@ -499,7 +506,8 @@ enum mkvm_emu_result mkvm_emu_access(struct mkvm_emu *emu, u64 la, void *data, u
 	if (unlikely(!know_gpa(emu, la, len, how)))
 		return access_by_walk(emu, la, data, len, how);
 	/* A fault means no RAM, but one by a write may mean memory that can be read. */
-	if (len <= 8 && (vcpu->cause == MKVM_BY_READ || how == MKVM_EMU_WRITE || how == MKVM_EMU_REPLACE))
+	if (len <= 8 && (vcpu->cause == MKVM_BY_READ || how == MKVM_EMU_WRITE ||
+			 how == MKVM_EMU_REPLACE))
 		return device_access(vcpu, vcpu->fault_gpa, data, len, how != MKVM_EMU_READ);
 	return page_access(emu, vcpu->fault_gpa, data, len, how);
 }

@@ -108,7 +108,9 @@ BLOCK(pinsr, "pxor %xmm1, %xmm1; pinsrb $3, (%rdi), %xmm1; pinsrw $4, 2(%rdi), %
       "insertps $0x10, 8(%rdi), %xmm1; pextrb $3, %xmm1, 32(%rdi); pextrw $4, %xmm1, 40(%rdi);"
       "pextrq $1, %xmm1, 48(%rdi); extractps $1, %xmm1, 56(%rdi); movups %xmm1, (%rsi)");
 BLOCK(maskmovdqu, "movdqu (%rdi), %xmm1; psllw $4, %xmm1; movdqu (%rdi), %xmm2; maskmovdqu %xmm1, %xmm2");
-BLOCK(fx, "fninit; fxsave (%rdi); fxrstor (%rdi); fnstcw (%rsi)");
+/* The reserved bytes of the image are 0 before and stay so. */
+BLOCK(fx, "mov %rdi, %r8; mov $64, %ecx; xor %eax, %eax; rep stosq; mov %r8, %rdi; xor %r8d, %r8d;"
+      "fninit; fxsave (%rdi); fxrstor (%rdi); fnstcw (%rsi)");
 BLOCK(broadcast, "vbroadcastss 4(%rdi), %ymm1; vbroadcastsd 8(%rdi), %ymm2; vbroadcastf128 16(%rdi), %ymm3;"
       "vxorps %ymm1, %ymm2, %ymm1; vxorps %ymm3, %ymm1, %ymm1; vmovups %ymm1, (%rsi)");
 BLOCK(pbroadcast, "vpbroadcastb 3(%rdi), %ymm1; vpbroadcastw 6(%rdi), %xmm2; vbroadcasti128 16(%rdi), %ymm3;"

@@ -451,6 +451,8 @@ static int pit_ioctl(struct mkvm *vm, unsigned int ioctl, void __user *argp)
 	default:
 		if (copy_from_user(&control, argp, sizeof(control)))
 			return -EFAULT;
+		if (memchr_inv(control.reserved, 0, sizeof(control.reserved)))
+			return -EINVAL;
 		mkvm_pit_set_reinject(pit, control.pit_reinject);
 		return 0;
 	}
@@ -533,6 +535,8 @@ static int set_clock(struct mkvm *vm, struct kvm_clock_data __user *arg)
 	if (copy_from_user(&data, arg, sizeof(data)))
 		return -EFAULT;
 	if (data.flags & ~(KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC))
+		return -EINVAL;
+	if (data.pad0 || memchr_inv(data.pad, 0, sizeof(data.pad)))
 		return -EINVAL;
 	if (data.flags & KVM_CLOCK_REALTIME)		/* the time that passed since it was saved counts */
 		passed = max_t(s64, ktime_get_real_ns() - data.realtime, 0);

@@ -106,6 +106,13 @@ static void pin_set_low(struct mkvm_ioapic *ioapic, unsigned int pin)
 	ioapic->storming &= ~BIT(pin);
 }
 
+static void pin_release(struct mkvm_ioapic *ioapic, unsigned int pin, enum mkvm_irq_source source)
+{
+	ioapic->source[pin] &= ~mkvm_source_released(source);
+	if (!ioapic->source[pin])
+		pin_set_low(ioapic, pin);
+}
+
 static int pin_set_high(struct mkvm_ioapic *ioapic, unsigned int pin)
 {
 	bool was_high = ioapic->line & BIT(pin);
@@ -140,15 +147,14 @@ int mkvm_ioapic_set_irq(struct mkvm_ioapic *ioapic, unsigned int pin, enum mkvm_
 	if (source == MKVM_SOURCE_PIT)
 		ioapic->pit_pins |= BIT(pin);
 	if (level) {
+		if (mkvm_source_pulses(source) && !pin_is_level(ioapic, pin))
+			pin_release(ioapic, pin, MKVM_SOURCE_RESTORED);
 		ioapic->source[pin] |= BIT(source);
 		ioapic->resample_pins |= source == MKVM_SOURCE_RESAMPLE ? BIT(pin) : 0;
 		ret = pin_set_high(ioapic, pin);
 	}
-	if (level != 1) {
-		ioapic->source[pin] &= ~mkvm_source_released(source);
-		if (!ioapic->source[pin])
-			pin_set_low(ioapic, pin);
-	}
+	if (level != 1)
+		pin_release(ioapic, pin, source);
 	raw_spin_unlock_irqrestore(&ioapic->lock, flags);
 	return ret;
 }

@@ -65,7 +65,7 @@ enum mkvm_irq_source {
 	MKVM_SOURCE_PIT,	/* the in-kernel PIT */
 	MKVM_SOURCE_IRQFD,	/* pulses of irqfds */
 	MKVM_SOURCE_RESAMPLE,	/* irqfds with a resamplefd: high until the guest's EOI */
-	MKVM_SOURCE_RESTORED,	/* was high in a state that was set: USER and RESAMPLE let go of it, too */
+	MKVM_SOURCE_RESTORED,	/* was high in a state that was set; the functions below say what ends it */
 };
 
 /* What a source that goes low does not hold any more. */
@@ -74,6 +74,16 @@ static inline u8 mkvm_source_released(enum mkvm_irq_source source)
 	bool restored = source == MKVM_SOURCE_USER || source == MKVM_SOURCE_RESAMPLE;
 
 	return BIT(source) | (restored ? BIT(MKVM_SOURCE_RESTORED) : 0);
+}
+
+/*
+ * Each tick of the PIT and each signal of a plain irqfd is an edge. If an edge-triggered pin is high
+ * only because the state that was set had it high, that state was saved in the middle of such a
+ * pulse, and the next one must not merge with it.
+ */
+static inline bool mkvm_source_pulses(enum mkvm_irq_source source)
+{
+	return source == MKVM_SOURCE_PIT || source == MKVM_SOURCE_IRQFD;
 }
 
 /* Level of a source: 0 low, 1 high, or high and low again in one step that nobody gets between. */

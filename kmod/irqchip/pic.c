@@ -244,6 +244,10 @@ int mkvm_pic_set_irq(struct mkvm_pic *pic, unsigned int pin, enum mkvm_irq_sourc
 	raw_spin_lock_irqsave(&pic->lock, flags);
 	if (source == MKVM_SOURCE_PIT)
 		pic->pit_pins |= BIT(pin);
+	if (level && mkvm_source_pulses(source) && !(chip->elcr & bit)) {
+		pin_release(pic, pin, MKVM_SOURCE_RESTORED);
+		pic_update_line(pic);
+	}
 	if (level || (pic->source[pin] & ~mkvm_source_released(source))) {
 		pic->source[pin] |= level ? BIT(source) : 0;
 		ret = !(chip->irr & bit) && (chip->elcr & bit || !(chip->last_irr & bit));

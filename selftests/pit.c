@@ -312,6 +312,7 @@ static void ticks_after_restore(u64 through_pic)
 	} else {
 		irq_count_range(0x40, 0xfe);
 		apic_enable();
+		apic_write(APIC_LVT0, LVT_MASKED);
 		rte_write(0, 0x55);
 	}
 	stage(1);			/* IRQ 0 is high in a state that is set */

@@ -15,7 +15,7 @@
 #include <asm/msr.h>
 
 #include "mkvm.h"
-#include "testpoint.h"
+#include "explain/testpoint.h"
 
 /* How second-level page-table entries look. The four levels of 512 entries are common. */
 struct mkvm_tdp_format {

@@ -38,7 +38,7 @@
 #include <asm/fpu/types.h>
 #include <asm/trapnr.h>
 
-#include "emulate.h"
+#include "insn/emulate.h"
 #include "irqchip/irqchip.h"
 
 #define MKVM_MAX_VCPUS		1024	/* and ids 0..1023; over 254 only x2APIC messages reach them */

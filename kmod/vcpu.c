@@ -34,8 +34,8 @@
 
 #include "hw_ops.h"
 #include "compat.h"
-#include "testpoint.h"
-#include "trace.h"
+#include "explain/testpoint.h"
+#include "explain/trace.h"
 
 /* ---- posting and waking: any context ---- */
 

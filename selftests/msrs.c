@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * MSRs that guests touch unasked: each row of kmod/quiet_msrs.h, and those with a function that
+ * MSRs that guests touch unasked: each row of kmod/cpu/quiet_msrs.h, and those with a function that
  * belong to no other subject: microcode, SMI count, DEBUGCTL, TSC_AUX.
  *
  * Read next: cpuid.c, regs.c.

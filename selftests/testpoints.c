@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Races made certain: the module holds a thread at a point (kmod/testpoint.h), a vCPU's inside
+ * Races made certain: the module holds a thread at a point (kmod/explain/testpoint.h), a vCPU's inside
  * KVM_RUN or one that takes memory away, while the test does what must not be lost or wait there.
  * Needs a module built with MKVM_TEST_POINTS=y.
  *
@@ -19,7 +19,7 @@
 
 #include "vm.h"
 
-enum {	/* as in kmod/testpoint.h */
+enum {	/* as in kmod/explain/testpoint.h */
 	POINT_HLT, POINT_BLOCK, POINT_EMULATE, POINT_WALK, POINT_SKIP, POINT_LOADED_MSR, POINT_ZAP, POINT_FREE,
 	NR_POINTS
 };

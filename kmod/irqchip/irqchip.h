@@ -39,7 +39,7 @@
 #include <linux/hrtimer.h>
 #include <linux/bitmap.h>
 
-#include "provenance.h"
+#include "explain/provenance.h"
 
 struct mkvm;
 struct mkvm_vcpu;

@@ -8,8 +8,8 @@
 #include <linux/linkage.h>
 #include <asm/asm.h>
 #include <asm/cpufeatures.h>
-#include "../compat.h"
-#include "../enter.h"
+#include "compat.h"
+#include "enter.h"
 
 /*
  * int svm_vmrun(u64 vmcb_pa, u64 *regs, u64 host_save_pa)

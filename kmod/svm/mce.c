@@ -14,7 +14,7 @@
 #include <asm/msr.h>
 #include <asm/tlbflush.h>
 
-#include "../compat.h"
+#include "compat.h"
 #include "mce.h"
 #include "svm.h"
 

@@ -18,8 +18,8 @@
 
 #include "svm.h"
 #include "mce.h"
-#include "../trace.h"
-#include "../compat.h"
+#include "explain/trace.h"
+#include "compat.h"
 
 #define IOPM_ORDER	2	/* 12 KiB, rounded up */
 #define MSRPM_SIZE	(2 * PAGE_SIZE)

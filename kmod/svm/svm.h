@@ -9,7 +9,7 @@
 
 #include <asm/svm.h>
 
-#include "../hw_ops.h"
+#include "hw_ops.h"
 #include "asid.h"
 
 struct svm_vcpu {

@@ -11,7 +11,7 @@
 #include <asm/msr.h>
 
 #include "vmx.h"
-#include "../compat.h"
+#include "compat.h"
 
 struct vmx_caps vmx_caps;
 

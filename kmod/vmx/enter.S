@@ -9,8 +9,8 @@
 #include <asm/asm.h>
 #include <asm/cpufeatures.h>
 #include <asm/msr-index.h>
-#include "../compat.h"
-#include "../enter.h"
+#include "compat.h"
+#include "enter.h"
 #define HOST_RSP_FIELD 0x6c14		/* enum vmcs_field is not for assembly files */
 
 /*

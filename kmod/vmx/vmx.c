@@ -26,8 +26,8 @@
 #include <asm/tlbflush.h>
 
 #include "vmx.h"
-#include "../trace.h"
-#include "../compat.h"
+#include "explain/trace.h"
+#include "compat.h"
 
 #define VPIDS		0x10000
 

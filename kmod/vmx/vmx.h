@@ -15,7 +15,7 @@
 #include <asm/asm.h>
 #include <asm/vmx.h>
 
-#include "../hw_ops.h"
+#include "hw_ops.h"
 
 #define VMX_NR_SYSCALL_MSRS	4
 

@@ -4,7 +4,7 @@
 # the guest does not notice (see guest).
 #
 # State: a swap device in the lab's memory (zram) and a cgroup, made once.
-# Read next: lib.py; kmod/tdp.c, whose MMU notifier is asked for the pages.
+# Read next: lib.py; kmod/mem/tdp.c, whose MMU notifier is asked for the pages.
 
 import functools, os, re
 

@@ -21,7 +21,7 @@
 #include <asm/apicdef.h>
 
 #include "hw_ops.h"
-#include "irqchip.h"
+#include "irqchip/irqchip.h"
 
 #define CREATE_TRACE_POINTS
 #include "trace.h"

@@ -20,7 +20,7 @@
 #include <linux/uaccess.h>
 
 #include "hw_ops.h"
-#include "trace.h"
+#include "explain/trace.h"
 
 #define SMM_ENTRY	0x8000		/* offset of the handler, and of the upper half that holds the state */
 #define SMRAM_OFFSET	0xfe00		/* of the state from SMBASE */

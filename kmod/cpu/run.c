@@ -26,8 +26,8 @@
 
 #include "hw_ops.h"
 #include "compat.h"
-#include "testpoint.h"
-#include "trace.h"
+#include "explain/testpoint.h"
+#include "explain/trace.h"
 
 /* The bits of the pending word that ask for work before an entry. */
 #define PEND_WORK (BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_SIPI) | BIT(MKVM_PEND_NMI) | BIT(MKVM_PEND_NMI2) | \

@@ -18,7 +18,7 @@
 #include <uapi/asm/debugreg.h>
 
 #include "hw_ops.h"
-#include "trace.h"
+#include "explain/trace.h"
 
 /* Classes for double faults: AMD APM vol. 2, "#DF - Double-Fault Exception". */
 static bool is_contributory(u8 vector)

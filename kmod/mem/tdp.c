@@ -26,7 +26,7 @@
 #include <linux/smp.h>
 
 #include "hw_ops.h"
-#include "testpoint.h"
+#include "explain/testpoint.h"
 
 #define TDP_LEVELS	4
 #define TDP_ADDR_MASK	0x000ffffffffff000ULL

@@ -20,8 +20,8 @@
 
 #include "decode.h"
 #include "hw_ops.h"
-#include "testpoint.h"
-#include "trace.h"
+#include "explain/testpoint.h"
+#include "explain/trace.h"
 
 #define PTE_P	BIT_ULL(0)
 #define PTE_W	BIT_ULL(1)

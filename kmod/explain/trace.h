@@ -4,11 +4,11 @@
  *
  * Fields that several events have: vm, the VM's number; vcpu, a vCPU's APIC id, -1: none
  * is concerned; id, which interrupt, NMI, SMI, INIT or SIPI this is about
- * (irqchip/provenance.c), 0: none, or raised before anybody traced. Words are strings, so
+ * (explain/provenance.c), 0: none, or raised before anybody traced. Words are strings, so
  * that scripts need no tables. Documentation/tracepoints.rst is made from this file: the
  * comment of an event is its description there.
  *
- * State: none. Read next: irqchip/provenance.c.
+ * State: none. Read next: explain/provenance.c.
  */
 #undef TRACE_SYSTEM
 #define TRACE_SYSTEM mkvm
@@ -251,7 +251,7 @@ ACCESS_EVENT(page_fault);
 #endif
 
 #undef TRACE_INCLUDE_PATH
-#define TRACE_INCLUDE_PATH .
+#define TRACE_INCLUDE_PATH explain
 #undef TRACE_INCLUDE_FILE
 #define TRACE_INCLUDE_FILE trace
 #include <trace/define_trace.h>

@@ -28,7 +28,7 @@ static const struct row {
 	enum access access;
 } rows[] = {
 #define ROW(first, last, reads, access) { first, last, reads, access },
-#include "../kmod/quiet_msrs.h"
+#include "../kmod/cpu/quiet_msrs.h"
 #undef ROW
 };
 #define NR_ROWS (sizeof(rows) / sizeof(rows[0]))

@@ -123,7 +123,7 @@ static void show_vcpu(struct out *o, struct mkvm_vcpu *vcpu)
 	const char *last = READ_ONCE(vcpu->stats[MKVM_STAT_EXITS]) ? mkvm_hw->last_exit(vcpu) : "none";
 	unsigned long pending = READ_ONCE(vcpu->pending);
 	int vector;
-	const char *why = mkvm_why_waiting(vcpu, &vector) ?: "for an entry";
+	const char *why = mkvm_hold_name(mkvm_interrupt_waits(vcpu, &vector)) ?: "for an entry";
 
 	begin(o, NULL, '{');
 	show(o, "vcpu {id %u}: {mp_state %s}, {where %s}, cpu {cpu %d}{?in_smm %s}", vcpu->id,

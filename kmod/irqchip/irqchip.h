@@ -11,7 +11,7 @@
  *     -> mkvm_msi_deliver (routing.c)     -> mkvm_irq_deliver (ipi.c)
  *   mkvm_irq_deliver            picks the target LAPICs
  *     -> mkvm_lapic_accept (lapic.c)      sets IRR, or posts NMI, INIT, SIPI
- *     -> mkvm_vcpu_kick_event (vcpu.c)    the target looks at its IRR
+ *     -> mkvm_vcpu_kick_event (pending.c)   the target looks at its IRR
  *   mkvm_lapic_pending, mkvm_lapic_ack    called by the target in inject.c
  *   EOI -> mkvm_ioapic_eoi, or a write to the PIC
  *     -> mkvm_irq_acked (irqfd.c)         lowers the pin, signals resamplefds
@@ -181,6 +181,7 @@ u32 mkvm_lapic_id(struct mkvm_lapic *apic);					/* any context: as its mode has 
 bool mkvm_lapic_sw_enabled(struct mkvm_lapic *apic);				/* any context */
 u32 mkvm_lapic_arb_priority(struct mkvm_lapic *apic);				/* any context: for lowest priority */
 int mkvm_lapic_local_deliver(struct mkvm_lapic *apic, unsigned int lvt_reg);	/* any context: it fires */
+void mkvm_pic_output_changed(struct mkvm *vm, unsigned int changes);		/* any context, no lock held: MKVM_INT_* */
 bool mkvm_lapic_accepts_pic(struct mkvm_lapic *apic);				/* any context: ExtINT gets through */
 void mkvm_lapic_lint0(struct mkvm_lapic *apic, unsigned int changes);		/* any context: MKVM_INT_* */
 int mkvm_lapic_pending(struct mkvm_lapic *apic);				/* own: highest IRR above PPR, or -1 */
@@ -215,8 +216,8 @@ void mkvm_lapic_timer_stop(struct mkvm_lapic *apic);	/* returns when no callback
 u32 mkvm_lapic_timer_count(struct mkvm_lapic *apic);	/* TMCCT */
 
 /*
- * What the controllers ask of the rest (vcpu.c, vm.c); the unit tests have
- * their own versions. All may be called in any context.
+ * What the controllers ask of the rest, all of it in cpu/pending.c; the unit tests have their own
+ * versions. All may be called in any context unless it says otherwise.
  */
 void mkvm_vcpu_kick_event(struct mkvm_vcpu *vcpu);		/* look at IRR and ExtINT again; wakes it if it halts */
 void mkvm_vcpu_post_nmi(struct mkvm_vcpu *vcpu);
@@ -225,7 +226,5 @@ void mkvm_vcpu_post_init(struct mkvm_vcpu *vcpu);		/* also drops a SIPI that is 
 void mkvm_vcpu_post_sipi(struct mkvm_vcpu *vcpu, u8 vector);
 void mkvm_vcpu_tell_eoi(struct mkvm_vcpu *vcpu, u8 vector);	/* own thread: KVM_EXIT_IOAPIC_EOI */
 void mkvm_vcpu_tell_tpr(struct mkvm_vcpu *vcpu, bool write);	/* own thread: KVM_EXIT_TPR_ACCESS, if that is on */
-u64 mkvm_vcpu_tsc_offset(struct mkvm_vcpu *vcpu);		/* guest TSC = host TSC + offset */
-void mkvm_pic_output_changed(struct mkvm *vm, unsigned int changes);	/* MKVM_INT_*; no lock held */
 
 #endif

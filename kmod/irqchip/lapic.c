@@ -407,6 +407,17 @@ void mkvm_lapic_lint0(struct mkvm_lapic *apic, unsigned int changes)
 	}
 }
 
+/* INT of the PIC is wired to LINT0 of every CPU. Any context. */
+void mkvm_pic_output_changed(struct mkvm *vm, unsigned int changes)
+{
+	struct mkvm_vcpu *vcpu;
+	int i;
+
+	mkvm_for_each_vcpu(i, vcpu, vm)
+		if (vcpu->lapic)
+			mkvm_lapic_lint0(vcpu->lapic, changes);
+}
+
 /*
  * Split: does userspace's IOAPIC wait for the EOI of @vector? "Directed EOI with
  * x2APIC Mode": with SPIV bit 12 no EOI is broadcast, software writes to the IOAPIC.

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * vm.c - a VM: its file descriptor, its ioctls, and which capabilities exist.
+ * vm.c - a VM: its file descriptor, its ioctls, and the capabilities that it offers.
  *
- * State: struct mkvm, counted by the VM's descriptor and those of its vCPUs;
- * all vCPUs live until the last of these closes. Only the process (mm) that
- * created the VM may use it.
+ * State: struct mkvm, which is reference-counted by the descriptors of the VM and of its vCPUs.
+ * All vCPUs live until the last of these closes. Only the process (mm) that created the VM may
+ * use it.
  *
- * Read next: vcpu.c, memslot.c, irqchip/routing.c.
+ * Read next: vcpu.c, mem/memslot.c, irqchip/routing.c.
  */
 #include <linux/anon_inodes.h>
 #include <linux/fs.h>

@@ -2,11 +2,11 @@
 /*
  * trace.h - the tracepoints of system "mkvm".
  *
- * Fields that several events have: vm, the VM's number; vcpu, a vCPU's APIC id, -1: none
- * is concerned; id, which interrupt, NMI, SMI, INIT or SIPI this is about
- * (explain/provenance.c), 0: none, or raised before anybody traced. Words are strings, so
- * that scripts need no tables. Documentation/tracepoints.rst is made from this file: the
- * comment of an event is its description there.
+ * Fields that several events have: vm, the VM's number; vcpu, a vCPU's APIC id, -1: no vCPU is
+ * concerned; id, the interrupt, NMI, SMI, INIT or SIPI that the event is about
+ * (explain/provenance.c), 0: none, or one raised before tracing began. Words are strings, so
+ * that scripts need no tables. Documentation/tracepoints.rst is generated from this file: the
+ * comment before an event is its description there.
  *
  * State: none. Read next: explain/provenance.c.
  */

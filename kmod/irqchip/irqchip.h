@@ -17,9 +17,9 @@
  *     -> mkvm_irq_acked (irqfd.c)         lowers the pin, signals resamplefds
  *     -> the IOAPIC clears remote-IRR and delivers again what is high
  *
- * Split: PIC, PIT and IOAPIC are userspace's. Only mkvm_msi_deliver is left of the
- * ways in, ExtINT comes by KVM_INTERRUPT, and an EOI that the IOAPIC waits for is
- * mkvm_vcpu_tell_eoi.
+ * Split irqchip: PIC, PIT and IOAPIC are in userspace. Interrupts then enter only by
+ * mkvm_msi_deliver, ExtINT comes from KVM_INTERRUPT, and an EOI for which the IOAPIC
+ * waits goes to mkvm_vcpu_tell_eoi.
  *
  * Lock order: pit->lock, then pic->lock or ioapic->lock (never both at once),
  * then nothing. All are raw spinlocks taken with interrupts off, since timers

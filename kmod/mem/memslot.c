@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * memslot.c - maps guest-physical addresses to host-virtual ones.
+ * memslot.c - memory slots: maps guest-physical addresses to host-virtual ones.
  *
- * State: vm->slots, for each address space an immutable array sorted by guest
- * frame that is replaced as a whole under vm->slots_lock. Readers hold vm->srcu for as long as they
- * use what a slot told them. A slot goes in two steps: first it is dead (no new
- * access, no new second-level entry), but the MMU notifier still finds it, so
- * that pages which the host takes away meanwhile are zapped; when its entries
- * are gone it leaves the array.
+ * State: vm->slots, for each address space an immutable array that is sorted by guest frame and
+ * replaced as a whole under vm->slots_lock. Readers hold vm->srcu for as long as they use what
+ * they found in a slot. A slot is removed in two steps: first it is marked dead (no new access,
+ * no new second-level entry), but the MMU notifier still finds it, so that pages which the host
+ * takes away meanwhile are zapped; when its entries are gone, it leaves the array.
  *
  * Read next: tdp.c.
  */

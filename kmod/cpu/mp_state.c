@@ -11,7 +11,8 @@
  *   INIT_RECEIVED   INIT_RECEIVED   RUNNABLE    -        -          any
  *
  * INIT makes the boot processor RUNNABLE instead, and RSM may return to HALTED. Without an
- * in-kernel LAPIC "any" is RUNNABLE only. SIPI_RECEIVED set by userspace is INIT_RECEIVED with a SIPI.
+ * in-kernel LAPIC "any" is RUNNABLE only. SIPI_RECEIVED set by userspace is INIT_RECEIVED with
+ * a SIPI.
  *
  * State: vcpu->mp_state, which only the vCPU's own thread writes.
  *

@@ -2,9 +2,10 @@
 /*
  * tsc.c - the guest's time-stamp counters, and which vCPUs have the same.
  *
- * Guests expect the TSC to be one clock of the whole platform (Intel SDM vol. 3, "Invariant TSC"; AMD
- * APM vol. 2, "Time-Stamp Counter"), but userspace sets it vCPU by vCPU, and time passes between
- * its ioctls. So the VM has one offset to the host's TSC, and follows Linux KVM's rules:
+ * Guests expect the TSC to be one clock of the whole platform (Intel SDM vol. 3, "Invariant
+ * TSC"; AMD APM vol. 2, "Time-Stamp Counter"), but userspace sets it vCPU by vCPU, and time
+ * passes between its ioctls. So the VM has one offset to the host's TSC, and follows Linux
+ * KVM's rules:
  *
  *   a vCPU that is created          has the VM's offset
  *   userspace writes 0              the vCPU joins the others: 0 is what a client writes to a CPU

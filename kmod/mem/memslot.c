@@ -272,7 +272,7 @@ static int move_slot(struct mkvm *vm, struct mkvm_memslots *slots, struct mkvm_m
 	if (!(new->flags & KVM_MEM_LOG_DIRTY_PAGES))
 		new->dirty = NULL;
 	else if (!dirty)
-		r = mkvm_dirty_start(vm, new);
+		r = start_logging(vm, new);
 	if (!r)
 		r = change_slot(vm, slots, new, old);
 	/* Of two bitmaps one is left over: the old one, or after a failure the new one. */

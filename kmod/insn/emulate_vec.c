@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * emulate_vec.c - moves between memory and vector registers, and x87 and MMX
- * instructions with an operand in memory.
+ * emulate_vec.c - moves between memory and vector registers, and x87 and MMX instructions with
+ * an operand in memory.
  *
- * Moves of SSE, AVX and AVX-512 are done here, those that repeat, insert or extract a part
- * of a register and those under a mask included. Under a mask only the elements that it names are
- * accessed, in ascending order, in the largest pieces of up to 8 bytes that are aligned
- * within the operand. An x87 instruction is run by the
- * CPU itself, on a copy of the guest's registers with a buffer for its operand; the
- * copy becomes the guest's when memory has been accessed. Other vector instructions, and
- * saves and loads of a whole FPU state but FXSAVE and FXRSTOR, stay UNHANDLED.
+ * This file executes moves of SSE, AVX and AVX-512 itself, including those that repeat, insert or
+ * extract a part of a register, and those under a mask. Under a mask only the elements that it
+ * names are accessed, in ascending order, in the largest pieces of up to 8 bytes that are aligned
+ * within the operand. The CPU executes an x87 instruction, on a copy of the guest's registers with
+ * a buffer for its operand; the copy becomes the guest's after memory has been accessed. Other
+ * vector instructions, and saves and loads of a whole FPU state but FXSAVE and FXRSTOR, stay
+ * UNHANDLED.
  *
- * State: none, as emulate.c.
+ * State: none, as in emulate.c.
  *
  * Manuals: AMD APM vol. 4 and 5; Intel SDM vol. 1, "Programming with the x87 FPU".
- * Read next: emulate.c, which calls this; guest_fpu.c, the registers.
+ *
+ * Read next: emulate.c, which calls this file; guest_fpu.c, the registers.
  */
 #include <linux/string.h>
 

@@ -9,12 +9,14 @@
  *   (v) under vcpu->mutex: the thread in a vCPU ioctl, KVM_RUN included
  *   (m) written under vm->mmu_lock
  *   (r) published with RCU or SRCU, written under vm->lock
+ *   (s) under vm->slots_lock
+ *   (q) under vm->irqchip.lock
  *   (a) atomic: any context
  *
  * Lock order, outermost first:
- *   vcpu->mutex, vm->lock, vm->slots_lock, mm's mmap_lock, vm->mmu_lock,
+ *   vcpu->mutex, vm->lock, vm->irqchip.lock, vm->slots_lock, mm's mmap_lock, vm->mmu_lock,
  *   irqchip locks (irqchip/irqchip.h).
- * vm->ring_lock and vm->tsc.lock are innermost. vm->srcu is entered anywhere above mmu_lock; a
+ * vm->iodev.ring_lock and vm->tsc.lock are innermost. vm->srcu is entered anywhere above mmu_lock; a
  * holder of slots_lock or vm->lock may wait for its grace period, so nobody holds srcu when
  * taking them. mmu_lock is a spinlock that is taken with interrupts on. Nobody takes vm->lock
  * while holding irqchip locks.
@@ -99,6 +101,16 @@ struct mkvm_memslots {
 	struct mkvm_memslot slot[];
 };
 
+/* Doorbells and coalesced writes. */
+struct mkvm_iodev {
+	struct hlist_head ioeventfds[MKVM_IOEVENTFD_BUCKETS];	/* (r) but under irqchip.lock: by address */
+	u32 nr_ioeventfds;				/* (q) */
+	struct list_head zones;				/* (r) but under irqchip.lock: of coalesced writes */
+	u32 nr_zones;					/* (q) */
+	spinlock_t ring_lock;				/* held while a write is added to the ring */
+	struct kvm_coalesced_mmio_ring *ring;		/* (c) a page, shared with userspace: untrusted */
+};
+
 struct mkvm {
 	struct mm_struct *mm;				/* (c) pinned by mm_count */
 	struct kref refs;				/* (a) the VM fd, each vCPU fd */
@@ -127,27 +139,10 @@ struct mkvm {
 	struct mkvm_vcpu *vcpus[MKVM_MAX_VCPUS];	/* (l) grows only; read by index < nr_vcpus */
 	u32 bsp_id;					/* (l) until the first vCPU exists */
 
-	bool irqchip;					/* (l) in-kernel LAPICs and routing; published with release */
-	struct mkvm_pic *pic;				/* (c) once irqchip; NULL: split, the PIC is userspace's */
-	struct mkvm_ioapic *ioapic;			/* (c) once irqchip, as pic */
-	u32 ioapic_pins;				/* (c) once irqchip; split: GSIs of userspace's IOAPICs */
-	DECLARE_BITMAP(eoi_vectors, 256);		/* (a) that these pins send level triggered (routing.c) */
-	struct mkvm_pit *pit;				/* (l) published with release */
-	struct mkvm_routing __rcu *routing;		/* (r) */
-	struct mutex irq_lock;				/* routing, irqfd and iodev changes; inside vm->lock */
-	bool x2apic_ids, no_broadcast_quirk;		/* (l) KVM_CAP_X2APIC_API; read by anybody */
+	struct mkvm_irqchip irqchip;			/* irqchip/irqchip.h */
+	struct mkvm_iodev iodev;			/* insn/iodev.c */
 	bool hides_platform_info;			/* (l) KVM_CAP_MSR_PLATFORM_INFO */
 	bool payload_events, triple_fault_events;	/* (l) KVM_CAP_EXCEPTION_PAYLOAD, _X86_TRIPLE_FAULT_EVENT */
-	struct list_head irqfds;			/* under irq_lock */
-	struct list_head resamplers;			/* (r) but under irq_lock: irqfds that have a resamplefd */
-	struct work_struct irqfd_reap;			/* takes away irqfds whose eventfd was closed */
-	struct hlist_head ioeventfds[MKVM_IOEVENTFD_BUCKETS];	/* (r) but under irq_lock: by address */
-	u32 nr_ioeventfds;				/* under irq_lock */
-	struct list_head zones;				/* (r) but under irq_lock: of coalesced writes */
-	u32 nr_zones;					/* under irq_lock */
-	spinlock_t ring_lock;				/* who adds to the ring */
-	struct kvm_coalesced_mmio_ring *ring;		/* (c) a page, shared with userspace: untrusted */
-
 	u64 stats[MKVM_NR_VM_STATS];			/* (m) read by anybody */
 	u32 max_vcpu_ids;				/* (l) KVM_CAP_MAX_VCPU_ID: ids are below it; 0: not set */
 	u32 disabled_exits;				/* (c) once a vCPU exists: KVM_X86_DISABLE_EXITS_* */
@@ -181,12 +176,12 @@ void mkvm_not_offered(struct mkvm *vm, bool cap, u32 number);
 
 static inline bool mkvm_irqchip_in_kernel(struct mkvm *vm)
 {
-	return smp_load_acquire(&vm->irqchip);
+	return smp_load_acquire(&vm->irqchip.in_kernel);
 }
 
 static inline bool mkvm_pic_in_kernel(struct mkvm *vm)
 {
-	return mkvm_irqchip_in_kernel(vm) && vm->pic;
+	return mkvm_irqchip_in_kernel(vm) && vm->irqchip.pic;
 }
 
 #define mkvm_for_each_vcpu(i, vcpu, vm) \

@@ -399,7 +399,7 @@ static vm_fault_t vcpu_fault(struct vm_fault *vmf)
 	struct mkvm_vcpu *vcpu = vmf->vma->vm_file->private_data;
 
 	if (vmf->pgoff == KVM_COALESCED_MMIO_PAGE_OFFSET)
-		vmf->page = virt_to_page(vcpu->vm->ring);
+		vmf->page = virt_to_page(vcpu->vm->iodev.ring);
 	else if (vmf->pgoff < MKVM_RUN_PAGES)
 		vmf->page = virt_to_page((void *)vcpu->run +
 					 array_index_nospec(vmf->pgoff, MKVM_RUN_PAGES) * PAGE_SIZE);
@@ -478,7 +478,7 @@ static struct mkvm_vcpu *vcpu_create(struct mkvm *vm, u32 id)
 	vcpu->cpu = -1;
 	vcpu->where = MKVM_OUTSIDE;
 	mkvm_tsc_create(vcpu);
-	vcpu->user_pic = !vm->pic;
+	vcpu->user_pic = !vm->irqchip.pic;
 	vcpu->eoi_vector = -1;
 	mutex_init(&vcpu->mutex);
 	rcuwait_init(&vcpu->wait);
@@ -489,7 +489,7 @@ static struct mkvm_vcpu *vcpu_create(struct mkvm *vm, u32 id)
 	mkvm_cpuid_update(vcpu);
 	vcpu->apic_base = MKVM_LAPIC_BASE | MSR_IA32_APICBASE_ENABLE |
 			  (id == vm->bsp_id ? MSR_IA32_APICBASE_BSP : 0);
-	if (vm->irqchip) {
+	if (vm->irqchip.in_kernel) {
 		r = mkvm_lapic_create(vcpu);
 		if (r)
 			goto out;

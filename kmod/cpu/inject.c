@@ -147,7 +147,7 @@ static bool accepts_extint(struct mkvm_vcpu *vcpu)
 bool mkvm_has_extint(struct mkvm_vcpu *vcpu)
 {
 	return accepts_extint(vcpu) &&
-	       (vcpu->user_pic ? vcpu->user_vector >= 0 : mkvm_pic_output(vcpu->vm->pic));
+	       (vcpu->user_pic ? vcpu->user_vector >= 0 : mkvm_pic_output(vcpu->vm->irqchip.pic));
 }
 
 /* Is there an interrupt that waits, whether or not it can be taken now? */
@@ -163,7 +163,7 @@ static int take_interrupt(struct mkvm_vcpu *vcpu)
 
 	if (mkvm_has_extint(vcpu)) {
 		if (!vcpu->user_pic) {
-			vector = mkvm_pic_ack(vcpu->vm->pic);
+			vector = mkvm_pic_ack(vcpu->vm->irqchip.pic);
 		} else {
 			vector = vcpu->user_vector;
 			vcpu->user_vector = -1;

@@ -80,7 +80,7 @@ static void change(struct mkvm_vcpu *vcpu, u32 state, const char *why)
  * SIPI sets CS, RIP and mp_state; KVM_SET_MP_STATE sets mp_state, and SIPI_RECEIVED posts a
  * SIPI; nothing else changes or is dropped by either. There is no ioctl that resets: userspace
  * sets each state anew, and takes a pending SMI or NMI away by KVM_SET_VCPU_EVENTS.
- * selftests/reset.c looks at each row. A shutdown leaves what INIT does.
+ * selftests/kvm/reset.c looks at each row. A shutdown leaves what INIT does.
  *
  * Context: own thread, or before the vCPU is seen.
  */

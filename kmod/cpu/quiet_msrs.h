@@ -10,7 +10,7 @@
  *   ABSENT	neither: guests that look at it expect #GP, or CPUID does not announce it
  *
  * Userspace reads what a guest reads, and its writes change nothing. msr.c implements the
- * first three; selftests/msrs.c tests all. There is no include guard, because each including file
+ * first three; selftests/kvm/msrs.c tests all. There is no include guard, because each including file
  * decides what a row becomes.
  */
 

@@ -190,7 +190,7 @@ static void show_pics(struct out *o, struct mkvm *vm)
 	int i;
 
 	for (i = 0; i < 2 && mkvm_pic_in_kernel(vm); i++) {
-		mkvm_pic_get(vm->pic, i, &pic);
+		mkvm_pic_get(vm->irqchip.pic, i, &pic);
 		begin(o, NULL, '{');
 		show(o, "pic {id %d}: base {base 0x%x} irr {irr 0x%02x} isr {isr 0x%02x} imr {imr 0x%02x}", i,
 		     pic.irq_base, pic.irr, pic.isr, pic.imr);
@@ -206,7 +206,7 @@ static void show_ioapic(struct out *o, struct mkvm *vm)
 
 	if (!mkvm_pic_in_kernel(vm))
 		return;
-	mkvm_ioapic_get(vm->ioapic, &ioapic);
+	mkvm_ioapic_get(vm->irqchip.ioapic, &ioapic);
 	for (i = 0; i < KVM_IOAPIC_NUM_PINS; i++) {
 		begin(o, NULL, '{');
 		show(o, "ioapic pin {pin %d}: vector {vector 0x%02x} mode {mode %d} dest {dest 0x%02x}", i,

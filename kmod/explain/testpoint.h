@@ -6,7 +6,7 @@
  * test_hold holds each thread that reaches point n while its n-th number is not 0, for ten
  * seconds at most; test_held counts those threads.
  *
- * Read next: testpoint.c, selftests/testpoints.c.
+ * Read next: testpoint.c, selftests/kvm/testpoints.c.
  */
 #ifndef MKVM_TESTPOINT_H
 #define MKVM_TESTPOINT_H

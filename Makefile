@@ -48,7 +48,7 @@ help:
 	@echo "  make tests      only build the kselftests, build/selftests/"
 	@echo "  make unit       only the unit tests, without any machine"
 	@echo "  make lint       warnings of gcc, clang and sparse; style; make sparse: sparse alone"
-	@echo "  make install    module, launcher, mkvm-top, man pages and udev rule for the running kernel"
+	@echo "  make install    module, launcher, mkvm-top, mkvm.h, man pages and udev rule for the running kernel"
 	@echo "  make uninstall  removes them;   make clean  removes everything built"
 	@echo
 	@echo "  KERNEL=6.12     use Debian's 6.12 kernel (default: 6.1); KERNEL=debug: in the lab a 6.1 that"
@@ -130,6 +130,7 @@ else
 endif
 	install -D -m 755 userspace/mkvm-run $(DESTDIR)$(PREFIX)/bin/mkvm-run
 	install -D -m 755 userspace/mkvm-top $(DESTDIR)$(PREFIX)/bin/mkvm-top
+	install -D -m 644 uapi/mkvm.h $(DESTDIR)$(PREFIX)/include/mkvm.h
 	install -D -m 644 Documentation/mkvm-run.1 $(MAN)/mkvm-run.1
 	install -D -m 644 Documentation/mkvm-top.1 $(MAN)/mkvm-top.1
 	install -D -m 644 userspace/60-mkvm.rules $(RULES)/60-mkvm.rules
@@ -139,6 +140,7 @@ endif
 uninstall:
 	$(if $(DKMS),dkms remove $(DKMS_NAME) --all; rm -rf /usr/src/$(subst /,-,$(DKMS_NAME)))
 	rm -f $(UPDATES)/mkvm.ko $(RULES)/60-mkvm.rules
+	rm -f $(DESTDIR)$(PREFIX)/include/mkvm.h
 	rm -f $(foreach name,mkvm-run mkvm-top,$(DESTDIR)$(PREFIX)/bin/$(name) $(MAN)/$(name).1)
 	$(if $(DESTDIR),,depmod $(RELEASE))
 

@@ -612,37 +612,6 @@ bool mkvm_has_mwait(struct mkvm_vcpu *vcpu)
 	       (vcpu->misc_enable & MSR_IA32_MISC_ENABLE_MWAIT);
 }
 
-/*
- * Neither waits: MWAIT may end at any time, and nothing tells when memory is written. Intel SDM
- * vol. 2, "MONITOR", "MWAIT"; AMD APM vol. 3.
- */
-static int exit_monitor_mwait(struct mkvm_vcpu *vcpu, u32 extensions)
-{
-	struct mkvm_mode mode;
-
-	mkvm_hw->get_mode(vcpu, &mode);
-	if (!mkvm_has_mwait(vcpu) || mode.cpl)
-		return mkvm_exit_ud(vcpu);
-	if ((u32)vcpu->regs[1] & ~extensions)
-		return mkvm_exit_gp(vcpu);
-	return mkvm_skip_instruction(vcpu);
-}
-
-/* Handles the exit of MONITOR, whose ECX has no extension. Own thread; return: as handle_exit. */
-int mkvm_exit_monitor(struct mkvm_vcpu *vcpu)
-{
-	return exit_monitor_mwait(vcpu, 0);
-}
-
-/*
- * Handles the exit of MWAIT: ECX bit 0 lets interrupts end it that are masked. Own thread; return:
- * as handle_exit.
- */
-int mkvm_exit_mwait(struct mkvm_vcpu *vcpu)
-{
-	return exit_monitor_mwait(vcpu, 1);
-}
-
 /* ---- KVM_SET_CPUID2, KVM_GET_CPUID2 ---- */
 
 /* Is this what the guest sees already? Bits that mirror other state do not count. */
@@ -697,7 +666,7 @@ int mkvm_cpuid_set(struct mkvm_vcpu *vcpu, struct kvm_cpuid2 __user *arg)
 	vcpu->nr_cpuid = n;
 	mkvm_cpuid_update(vcpu);
 	mkvm_hw->cpuid_changed(vcpu);
-	set_bit(MKVM_PEND_MSRS, &vcpu->pending);	/* some registers may exit now */
+	mkvm_pending_set(vcpu, MKVM_PEND_MSRS);	/* some registers may exit now */
 	return 0;
 }
 

@@ -44,7 +44,7 @@ int mkvm_set_guest_debug(struct mkvm_vcpu *vcpu, const struct kvm_guest_debug *d
 	vcpu->debug.dr7 = dbg->arch.debugreg[7] | 0x400;
 	vcpu->debug.traps = 0;
 	mkvm_hw->guest_debug_changed(vcpu);
-	set_bit(MKVM_PEND_EVENT, &vcpu->pending);	/* what KVM_GUESTDBG_BLOCKIRQ has held back */
+	mkvm_pending_set(vcpu, MKVM_PEND_EVENT);	/* what KVM_GUESTDBG_BLOCKIRQ has held back */
 	return 0;
 }
 
@@ -70,14 +70,6 @@ int mkvm_exit_debug(struct mkvm_vcpu *vcpu, u8 vector, u64 dr6)
 		.exception = vector, .pc = cs.base + vcpu->rip, .dr6 = dr6, .dr7 = vcpu->debug.dr7,
 	};
 	return 0;
-}
-
-/* mkvm_exit_mov_dr - a debug register is accessed while they are userspace's, which can watch that by DR7.GD */
-int mkvm_exit_mov_dr(struct mkvm_vcpu *vcpu, unsigned int dr, bool write)
-{
-	if (vcpu->debug.dr7 & MKVM_DR7_GD)
-		return mkvm_exit_debug(vcpu, X86_TRAP_DB, DR6_RESERVED | BIT(13));
-	return mkvm_exit_emulate(vcpu, write ? MKVM_INTERCEPT_SET_DR : MKVM_INTERCEPT_GET_DR, dr);
 }
 
 /* ---- traps of instructions that the CPU does not run itself ---- */

@@ -88,7 +88,7 @@ int mkvm_msr_filter_set(struct mkvm *vm, const struct kvm_msr_filter *user)
 	synchronize_srcu(&vm->srcu);
 	mkvm_msr_filter_free(old);
 	mkvm_for_each_vcpu(i, vcpu, vm)
-		set_bit(MKVM_PEND_MSRS, &vcpu->pending);
+		mkvm_pending_set(vcpu, MKVM_PEND_MSRS);
 	mkvm_tdp_flush(vm);		/* makes all leave the guest, and waits for it */
 	return 0;
 }
@@ -141,34 +141,8 @@ bool mkvm_msrs_allowed(struct mkvm_vcpu *vcpu, const u32 *index, u32 n)
 	return true;
 }
 
-/* KVM_RUN again after userspace has answered. If it moved RIP meanwhile, the access is over. */
-static int finish_msr(struct mkvm_vcpu *vcpu, bool read)
-{
-	u64 data = READ_ONCE(vcpu->run->msr.data);
-
-	if (vcpu->rip != vcpu->io_rip)
-		return 1;
-	if (READ_ONCE(vcpu->run->msr.error))
-		return mkvm_exit_gp(vcpu);
-	if (read) {
-		vcpu->regs[0] = (u32)data;
-		vcpu->regs[2] = data >> 32;
-	}
-	return mkvm_skip_instruction(vcpu);
-}
-
-static int complete_rdmsr(struct mkvm_vcpu *vcpu)
-{
-	return finish_msr(vcpu, true);
-}
-
-static int complete_wrmsr(struct mkvm_vcpu *vcpu)
-{
-	return finish_msr(vcpu, false);
-}
-
 /* Why the access was refused: the filter, a register that is not there, or else what was done with it. */
-static u32 refusal(struct mkvm_vcpu *vcpu, u32 index, bool filtered)
+u32 mkvm_msr_refusal(struct mkvm_vcpu *vcpu, u32 index, bool filtered)
 {
 	u64 val;
 
@@ -177,31 +151,4 @@ static u32 refusal(struct mkvm_vcpu *vcpu, u32 index, bool filtered)
 	if (is_x2apic(index) || !mkvm_msr_get(vcpu, index, &val, true))
 		return KVM_MSR_EXIT_REASON_INVAL;
 	return KVM_MSR_EXIT_REASON_UNKNOWN;
-}
-
-/*
- * mkvm_msr_refused - the guest's access to a register failed: userspace answers it, or it is #GP
- * @write: WRMSR, of val
- * @filtered: by the filter
- *
- * Context: own thread. Return: as handle_exit.
- */
-int mkvm_msr_refused(struct mkvm_vcpu *vcpu, u32 index, bool write, u64 val, bool filtered)
-{
-	u32 reason = refusal(vcpu, index, filtered);
-	struct kvm_run *run = vcpu->run;
-
-	if (!(READ_ONCE(vcpu->vm->user_msr_reasons) & reason))
-		return mkvm_exit_gp(vcpu);
-	memset(&run->msr, 0, sizeof(run->msr));
-	run->msr.reason = reason;
-	run->msr.index = index;
-	run->msr.data = val;
-	if (write)
-		run->exit_reason = KVM_EXIT_X86_WRMSR;
-	else
-		run->exit_reason = KVM_EXIT_X86_RDMSR;
-	vcpu->io_rip = vcpu->rip;
-	vcpu->complete = write ? complete_wrmsr : complete_rdmsr;
-	return 0;
 }

@@ -58,7 +58,7 @@ void mkvm_regs_set(struct mkvm_vcpu *vcpu, const struct kvm_regs *r)
 	vcpu->rip = r->rip;
 	vcpu->rflags = r->rflags | X86_EFLAGS_FIXED;
 	vcpu->exception.type = MKVM_EV_NONE;
-	set_bit(MKVM_PEND_EVENT, &vcpu->pending);
+	mkvm_pending_set(vcpu, MKVM_PEND_EVENT);
 }
 
 /* After a change of CR4 or XCR0: is the CPU's PKRU the guest's own while it runs? */
@@ -283,7 +283,7 @@ int mkvm_sregs_set(struct mkvm_vcpu *vcpu, const struct kvm_sregs *s)
 		mkvm_interrupt_set(vcpu, vector);
 	}
 	mkvm_hw->flush_tlb(vcpu);
-	set_bit(MKVM_PEND_EVENT, &vcpu->pending);
+	mkvm_pending_set(vcpu, MKVM_PEND_EVENT);
 	return 0;
 }
 
@@ -382,58 +382,4 @@ int mkvm_debugregs_set(struct mkvm_vcpu *vcpu, const struct kvm_debugregs *regs)
 	mkvm_hw->set_dr(vcpu, 6, (regs->dr6 & (DR_TRAP_BITS | DR_STEP | BIT(13) | BIT(15))) | DR6_RESERVED);
 	mkvm_hw->set_dr(vcpu, 7, regs->dr7 | 0x400);
 	return 0;
-}
-
-/* ---- registers that travel in struct kvm_run: KVM_CAP_SYNC_REGS ---- */
-
-/*
- * mkvm_sync_regs_in - at the start of KVM_RUN: what userspace marks as dirty becomes the vCPU's
- *
- * Return: -EINVAL for unknown bits or values that the KVM_SET ioctls refuse; nothing has changed then.
- */
-int mkvm_sync_regs_in(struct mkvm_vcpu *vcpu)
-{
-	struct kvm_run *run = vcpu->run;
-	u64 dirty = READ_ONCE(run->kvm_dirty_regs);
-	struct kvm_sync_regs s;
-
-	if ((dirty | READ_ONCE(run->kvm_valid_regs)) & ~(u64)KVM_SYNC_X86_VALID_FIELDS)
-		return -EINVAL;
-	if (likely(!dirty))
-		return 0;
-	memcpy(&s, &run->s.regs, sizeof(s));
-	if ((dirty & KVM_SYNC_X86_EVENTS) && !mkvm_events_valid(vcpu, &s.events))
-		return -EINVAL;
-	if ((dirty & KVM_SYNC_X86_SREGS) && mkvm_sregs_set(vcpu, &s.sregs))
-		return -EINVAL;
-	if (dirty & KVM_SYNC_X86_REGS)
-		mkvm_regs_set(vcpu, &s.regs);
-	if (dirty & KVM_SYNC_X86_EVENTS)
-		mkvm_events_set(vcpu, &s.events);
-	run->kvm_dirty_regs = 0;
-	return 0;
-}
-
-/* mkvm_sync_regs_out - at the end of KVM_RUN: what userspace marks as wanted */
-void mkvm_sync_regs_out(struct mkvm_vcpu *vcpu)
-{
-	struct kvm_run *run = vcpu->run;
-	u64 valid = READ_ONCE(run->kvm_valid_regs);
-	struct kvm_sync_regs s;
-
-	if (likely(!valid))
-		return;
-	if (valid & KVM_SYNC_X86_REGS) {
-		mkvm_regs_get(vcpu, &s.regs);
-		run->s.regs.regs = s.regs;
-	}
-	if (valid & KVM_SYNC_X86_SREGS) {
-		mkvm_sregs_get(vcpu, &s.sregs);
-		run->s.regs.sregs = s.sregs;
-	}
-	if (valid & KVM_SYNC_X86_EVENTS) {
-		mkvm_events_get(vcpu, &s.events);
-		run->s.regs.events = s.events;
-		mkvm_events_seen(vcpu, &s.events);
-	}
 }

@@ -291,7 +291,7 @@ void mkvm_smm_set(struct mkvm_vcpu *vcpu, bool smm)
 	vcpu->in_smm = smm;
 	vcpu->last_generation = 0;
 	mkvm_hw->set_tdp_root(vcpu, vcpu->vm->tdp[smm].root_pa);
-	set_bit(MKVM_PEND_EVENT, &vcpu->pending);	/* other bits of the pending word wait than did before */
+	mkvm_pending_set(vcpu, MKVM_PEND_EVENT);	/* other bits of the pending word wait than did before */
 }
 
 static void collect(struct mkvm_vcpu *vcpu, struct smm_state *st, u32 io)
@@ -336,9 +336,7 @@ static void set_entry_state(struct mkvm_vcpu *vcpu, struct kvm_sregs *s)
 	mkvm_hw->set_shadow(vcpu, 0);
 	vcpu->rip = SMM_ENTRY;
 	vcpu->rflags = X86_EFLAGS_FIXED;
-	if (vcpu->mp_state != KVM_MP_STATE_RUNNABLE)
-		trace_mp_state(vcpu, "RUNNABLE", "SMI");
-	WRITE_ONCE(vcpu->mp_state, KVM_MP_STATE_RUNNABLE);
+	mkvm_wake(vcpu, "SMI");
 }
 
 /*
@@ -354,7 +352,6 @@ static void set_entry_state(struct mkvm_vcpu *vcpu, struct kvm_sregs *s)
  */
 void mkvm_accept_smi(struct mkvm_vcpu *vcpu, u32 io)
 {
-	const unsigned long smi = MKVM_PEND_BOTH(MKVM_PEND_SMI);
 	union smram area;
 	struct smm_state st;
 
@@ -362,9 +359,8 @@ void mkvm_accept_smi(struct mkvm_vcpu *vcpu, u32 io)
 	    (READ_ONCE(vcpu->pending) & BIT(MKVM_PEND_INIT)) ||
 	    (vcpu->mp_state != KVM_MP_STATE_RUNNABLE && vcpu->mp_state != KVM_MP_STATE_HALTED))
 		return;
-	mkvm_trace(consume, vcpu, MKVM_PEND_SMI, READ_ONCE(vcpu->pending), "taken");
+	mkvm_pending_take_smi(vcpu);
 	trace_smm_enter(vcpu, "", vcpu->smbase, vcpu->ids.smi, 0, 0);
-	atomic_long_andnot(smi, (atomic_long_t *)&vcpu->pending);
 	vcpu->smi_count++;
 	collect(vcpu, &st, io);
 	save_state(vcpu, &area, &st);
@@ -405,8 +401,10 @@ int mkvm_exit_rsm(struct mkvm_vcpu *vcpu)
 	union smram area;
 	struct smm_state st;
 
-	if (!vcpu->in_smm)
-		return mkvm_exit_ud(vcpu);
+	if (!vcpu->in_smm) {
+		mkvm_queue_exception(vcpu, X86_TRAP_UD, false, 0);
+		return 1;
+	}
 	mkvm_accept_init_sipi(vcpu);	/* the last moment at which a SIPI is dropped */
 	collect(vcpu, &st, 0);		/* what the area does not hold stays as it is */
 	vcpu->triple_fault = true;

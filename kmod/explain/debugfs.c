@@ -123,7 +123,7 @@ static void show_vcpu(struct out *o, struct mkvm_vcpu *vcpu)
 	const char *last = READ_ONCE(vcpu->stats[MKVM_STAT_EXITS]) ? mkvm_hw->last_exit(vcpu) : "none";
 	unsigned long pending = READ_ONCE(vcpu->pending);
 	int vector;
-	const char *why = mkvm_why_waiting(vcpu, &vector) ?: "for an entry";
+	const char *why = mkvm_hold_name(mkvm_interrupt_waits(vcpu, &vector)) ?: "for an entry";
 
 	begin(o, NULL, '{');
 	show(o, "vcpu {id %u}: {mp_state %s}, {where %s}, cpu {cpu %d}{?in_smm %s}", vcpu->id,
@@ -189,7 +189,7 @@ static void show_pics(struct out *o, struct mkvm *vm)
 	int i;
 
 	for (i = 0; i < 2 && mkvm_pic_in_kernel(vm); i++) {
-		mkvm_pic_get(vm->pic, i, &pic);
+		mkvm_pic_get(vm->irqchip.pic, i, &pic);
 		begin(o, NULL, '{');
 		show(o, "pic {id %d}: base {base 0x%x} irr {irr 0x%02x} isr {isr 0x%02x} imr {imr 0x%02x}", i,
 		     pic.irq_base, pic.irr, pic.isr, pic.imr);
@@ -205,7 +205,7 @@ static void show_ioapic(struct out *o, struct mkvm *vm)
 
 	if (!mkvm_pic_in_kernel(vm))
 		return;
-	mkvm_ioapic_get(vm->ioapic, &ioapic);
+	mkvm_ioapic_get(vm->irqchip.ioapic, &ioapic);
 	for (i = 0; i < KVM_IOAPIC_NUM_PINS; i++) {
 		begin(o, NULL, '{');
 		show(o, "ioapic pin {pin %d}: vector {vector 0x%02x} mode {mode %d} dest {dest 0x%02x}", i,

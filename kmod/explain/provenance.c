@@ -358,84 +358,50 @@ void mkvm_trace_resample(struct mkvm *vm, u32 gsi)
 
 enum { WAITS_IRQ, WAITS_NMI, WAITS_SMI, WAITS_INIT };
 
-/* Tells of a reason once. NULL: it does not wait, or not for long. */
-static void blocked(struct mkvm_vcpu *vcpu, int what, u32 id, int vector, const char *why)
+/* Reports each reason once. */
+static void blocked(struct mkvm_vcpu *vcpu, int what, u32 id, int vector, enum mkvm_hold hold)
 {
 	static const char * const names[] = { "interrupt", "NMI", "SMI", "INIT" };
 
-	if (why && (vcpu->ids.blocked[what].why != why || vcpu->ids.blocked[what].id != id))
-		trace_block(vcpu->vm->nr, vcpu->id, id, vector, names[what], why, 0);
-	vcpu->ids.blocked[what].why = why;
+	if (hold && (vcpu->ids.blocked[what].hold != hold || vcpu->ids.blocked[what].id != id))
+		trace_block(vcpu->vm->nr, vcpu->id, id, vector, names[what], mkvm_hold_name(hold), 0);
+	vcpu->ids.blocked[what].hold = hold;
 	vcpu->ids.blocked[what].id = id;
 }
 
-/* What holds back everything that goes in by delivery. */
-static const char *why_not_deliver(struct mkvm_vcpu *vcpu)
+const char *mkvm_hold_name(enum mkvm_hold hold)
 {
-	if (vcpu->mp_state == KVM_MP_STATE_INIT_RECEIVED || vcpu->mp_state == KVM_MP_STATE_UNINITIALIZED)
-		return "wait-for-SIPI";
-	if (vcpu->debug.control & KVM_GUESTDBG_BLOCKIRQ)
-		return "debugger";
-	if (mkvm_hw->get_shadow(vcpu))
-		return "shadow";
-	return vcpu->event.type || vcpu->exception.type ? "event" : NULL;
+	static const char * const names[] = {
+		[MKVM_HOLD_SIPI] = "wait-for-SIPI", [MKVM_HOLD_DEBUGGER] = "debugger",
+		[MKVM_HOLD_SHADOW] = "shadow", [MKVM_HOLD_EVENT] = "event", [MKVM_HOLD_IF] = "IF=0",
+		[MKVM_HOLD_TPR] = "TPR", [MKVM_HOLD_PPR] = "PPR", [MKVM_HOLD_SMM] = "SMM",
+		[MKVM_HOLD_NMI_MASK] = "NMI-mask",
+	};
+
+	return names[hold];
 }
 
-/* The interrupt that comes next, priorities aside: its id, or 0. vector: -1 none, 256 ExtINT of the kernel's PIC. */
-static u32 next_interrupt(struct mkvm_vcpu *vcpu, int *vector)
-{
-	if (mkvm_has_extint(vcpu)) {
-		*vector = vcpu->user_pic ? vcpu->user_vector : 256;
-		return known(vcpu->user_pic ? &vcpu->ids.user : &vcpu->vm->ids.pic_waits);
-	}
-	*vector = vcpu->lapic ? mkvm_lapic_highest_irr(vcpu->lapic) : -1;
-	return *vector >= 0 ? known(&vcpu->ids.irr[*vector]) : 0;
-}
-
-static const char *why_not_interrupt(struct mkvm_vcpu *vcpu, int vector, const char *why)
+/* The id of the interrupt that waits, 0: none, or unknown. */
+static u32 id_that_waits(struct mkvm_vcpu *vcpu, int vector)
 {
 	if (vector < 0)
-		return NULL;
-	if (vcpu->lapic && !mkvm_has_extint(vcpu) && mkvm_lapic_pending(vcpu->lapic) < 0)
-		return (mkvm_lapic_get_tpr(vcpu->lapic) & 0xf0) >= (vector & 0xf0) ? "TPR" : "PPR";
-	if (why || (vcpu->rflags & X86_EFLAGS_IF))
-		return why;
-	return vcpu->in_smm ? "SMM" : "IF=0";
+		return 0;
+	if (vector == MKVM_WAITS_EXTINT)
+		return known(&vcpu->vm->ids.pic_waits);
+	return known(vcpu->user_pic && vector == vcpu->user_vector ? &vcpu->ids.user : &vcpu->ids.irr[vector]);
 }
 
-/*
- * mkvm_why_waiting - what holds back the interrupt that comes next
- * @vector: which, -1: none waits; 256: whatever the PIC has
- *
- * Any context: a snapshot. Returns NULL if it goes in at the next entry.
- */
-const char *mkvm_why_waiting(struct mkvm_vcpu *vcpu, int *vector)
+/* Traces what waits before an entry or a sleep. Context: own thread. */
+void mkvm_trace_blocked(struct mkvm_vcpu *vcpu, const struct mkvm_waits *w)
 {
-	next_interrupt(vcpu, vector);
-	return why_not_interrupt(vcpu, *vector, why_not_deliver(vcpu));
-}
+	u32 nmi = known(&vcpu->ids.pending[MKVM_PEND_NMI]), irq = id_that_waits(vcpu, w->vector);
 
-/*
- * mkvm_trace_blocked - before an entry, and before a sleep: what waits
- * @irq, @nmi: a window is opened for it
- */
-void mkvm_trace_blocked(struct mkvm_vcpu *vcpu, bool irq, bool nmi)
-{
-	u32 nmi_id = known(&vcpu->ids.pending[MKVM_PEND_NMI]), irq_id;
-	unsigned long pending = READ_ONCE(vcpu->pending);
-	const char *why = why_not_deliver(vcpu), *smm = vcpu->in_smm ? "SMM" : NULL;
-	int vector;
-
-	irq_id = next_interrupt(vcpu, &vector);
-	blocked(vcpu, WAITS_IRQ, irq_id, vector, why_not_interrupt(vcpu, vector, why));
-	blocked(vcpu, WAITS_NMI, nmi_id, -1,
-		pending & BIT(MKVM_PEND_NMI) ? smm ?: mkvm_hw->nmi_masked(vcpu) ? "NMI-mask" : why : NULL);
-	blocked(vcpu, WAITS_SMI, known(&vcpu->ids.pending[MKVM_PEND_SMI]), -1,
-		pending & BIT(MKVM_PEND_SMI) ? smm ?: why : NULL);
-	blocked(vcpu, WAITS_INIT, known(&vcpu->ids.pending[MKVM_PEND_INIT]), -1,
-		pending & BIT(MKVM_PEND_INIT) ? smm : NULL);
-	if (irq)
-		trace_window_open(vcpu->vm->nr, vcpu->id, irq_id, vector, "interrupt", "", 0);
-	if (nmi)
-		trace_window_open(vcpu->vm->nr, vcpu->id, nmi_id, X86_TRAP_NMI, "NMI", "", 0);
+	blocked(vcpu, WAITS_IRQ, irq, w->vector, w->irq);
+	blocked(vcpu, WAITS_NMI, nmi, -1, w->nmi);
+	blocked(vcpu, WAITS_SMI, known(&vcpu->ids.pending[MKVM_PEND_SMI]), -1, w->smi);
+	blocked(vcpu, WAITS_INIT, known(&vcpu->ids.pending[MKVM_PEND_INIT]), -1, w->init);
+	if (w->window_irq)
+		trace_window_open(vcpu->vm->nr, vcpu->id, irq, w->vector, "interrupt", "", 0);
+	if (w->window_nmi)
+		trace_window_open(vcpu->vm->nr, vcpu->id, nmi, X86_TRAP_NMI, "NMI", "", 0);
 }

@@ -31,6 +31,29 @@ DECLARE_STATIC_KEY_FALSE(mkvm_trace_key);
 #define mkvm_trace_event(event, ...) do { if (mkvm_tracing()) trace_##event(__VA_ARGS__); } while (0)
 #define mkvm_trace_id(step, ...) (mkvm_tracing() ? mkvm_trace_##step(__VA_ARGS__) : 0)
 
+/* What holds back an event that waits; inject.c decides. */
+enum mkvm_hold {
+	MKVM_HOLD_NOTHING,	/* it goes in at the next entry */
+	MKVM_HOLD_SIPI,		/* the vCPU waits for INIT or SIPI */
+	MKVM_HOLD_DEBUGGER,	/* KVM_GUESTDBG_BLOCKIRQ */
+	MKVM_HOLD_SHADOW,	/* of STI or MOV SS */
+	MKVM_HOLD_EVENT,	/* another event is being delivered, or an exception comes first */
+	MKVM_HOLD_IF,		/* RFLAGS.IF is 0 */
+	MKVM_HOLD_TPR,		/* its priority class is not above that of TPR */
+	MKVM_HOLD_PPR,		/* nor above that of the interrupt in service */
+	MKVM_HOLD_SMM,		/* the vCPU is in SMM, which has this masked */
+	MKVM_HOLD_NMI_MASK,	/* an NMI is being handled */
+};
+
+#define MKVM_WAITS_EXTINT 256	/* in place of a vector: the PIC has an interrupt */
+
+/* What waits in a vCPU, and what holds it back. */
+struct mkvm_waits {
+	int vector;				/* -1: no interrupt; MKVM_WAITS_EXTINT */
+	enum mkvm_hold irq, nmi, smi, init;
+	bool window_irq, window_nmi;		/* the CPU is to exit when it can be taken */
+};
+
 /* Ids of what the controllers of a VM hold. In struct mkvm. */
 struct mkvm_vm_ids {
 	u32 pin[3][24];		/* (a) that raised the pin last, by KVM_IRQCHIP_* */
@@ -53,8 +76,8 @@ struct mkvm_vcpu_ids {
 	u8 refused;		/* (v) pending bits that KVM_SET_VCPU_EVENTS does not get to remove */
 	struct {
 		u32 id;
-		const char *why;
-	} blocked[4];		/* (v) as told last: interrupt, NMI, SMI, INIT */
+		enum mkvm_hold hold;
+	} blocked[4];		/* (v) as reported last: interrupt, NMI, SMI, INIT */
 };
 
 int mkvm_trace_reg(void);
@@ -91,9 +114,9 @@ void mkvm_trace_ack(struct mkvm_vcpu *vcpu, u8 vector);
 void mkvm_trace_took_extint(struct mkvm_vcpu *vcpu);
 void mkvm_trace_restore_event(struct mkvm_vcpu *vcpu, int vector, const char *origin);
 void mkvm_trace_inject(struct mkvm_vcpu *vcpu, bool again);
-void mkvm_trace_blocked(struct mkvm_vcpu *vcpu, bool irq, bool nmi);
+void mkvm_trace_blocked(struct mkvm_vcpu *vcpu, const struct mkvm_waits *w);
 void mkvm_trace_eoi(struct mkvm_vcpu *vcpu, u8 vector);
 const char *mkvm_mp_state_name(u32 state);
-const char *mkvm_why_waiting(struct mkvm_vcpu *vcpu, int *vector);
+const char *mkvm_hold_name(enum mkvm_hold hold);	/* NULL: MKVM_HOLD_NOTHING */
 
 #endif

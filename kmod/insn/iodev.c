@@ -4,8 +4,8 @@
  * to an eventfd (KVM_IOEVENTFD) or to a zone of coalesced writes.
  *
  * State: the devices are the VM's (irqchip/); all of them are known, so this is a
- * switch and no bus. vm->ioeventfds and vm->zones are changed under vm->irq_lock
- * and read under RCU. vm->ring is the page from which userspace takes coalesced
+ * switch and no bus. vm->iodev.ioeventfds and vm->iodev.zones are changed under vm->irqchip.lock
+ * and read under RCU. vm->iodev.ring is the page from which userspace takes coalesced
  * writes: it owns "first", we own "last", and keep our own copy of it.
  *
  * Manual: the kernel's KVM API document. Read next: irqchip/pic.c, irqchip/lapic.c.
@@ -43,7 +43,7 @@ struct write_zone {
 
 static struct hlist_head *bucket(struct mkvm *vm, u64 addr)
 {
-	return &vm->ioeventfds[hash_64(addr, ilog2(MKVM_IOEVENTFD_BUCKETS))];
+	return &vm->iodev.ioeventfds[hash_64(addr, ilog2(MKVM_IOEVENTFD_BUCKETS))];
 }
 
 /* Does a write of len bytes go to this one? Length 0, before the length is known: only if any does. */
@@ -91,14 +91,14 @@ static int ioeventfd_add(struct mkvm *vm, struct ioeventfd *new)
 {
 	struct ioeventfd *e;
 
-	lockdep_assert_held(&vm->irq_lock);
-	if (vm->nr_ioeventfds == MAX_IOEVENTFDS)
+	lockdep_assert_held(&vm->irqchip.lock);
+	if (vm->iodev.nr_ioeventfds == MAX_IOEVENTFDS)
 		return -ENOSPC;
 	hlist_for_each_entry(e, bucket(vm, new->addr), link)
 		if (ioeventfds_collide(e, new))
 			return -EEXIST;
 	hlist_add_head_rcu(&new->link, bucket(vm, new->addr));
-	vm->nr_ioeventfds++;
+	vm->iodev.nr_ioeventfds++;
 	return 0;
 }
 
@@ -112,7 +112,7 @@ static int ioeventfd_remove(struct mkvm *vm, const struct ioeventfd *old)
 {
 	struct ioeventfd *e;
 
-	lockdep_assert_held(&vm->irq_lock);
+	lockdep_assert_held(&vm->irqchip.lock);
 	hlist_for_each_entry(e, bucket(vm, old->addr), link)
 		if (e->eventfd == old->eventfd && e->addr == old->addr && e->pio == old->pio && e->len == old->len &&
 		    e->match == old->match && e->data == old->data)
@@ -120,7 +120,7 @@ static int ioeventfd_remove(struct mkvm *vm, const struct ioeventfd *old)
 	if (!e)
 		return -ENOENT;
 	hlist_del_rcu(&e->link);
-	vm->nr_ioeventfds--;
+	vm->iodev.nr_ioeventfds--;
 	synchronize_rcu_expedited();
 	ioeventfd_free(e);
 	return 0;
@@ -129,7 +129,7 @@ static int ioeventfd_remove(struct mkvm *vm, const struct ioeventfd *old)
 /*
  * mkvm_ioeventfd_ioctl - KVM_IOEVENTFD
  *
- * Sleeps; takes vm->irq_lock. -EINVAL: unknown flags, nonzero padding, a length that
+ * Sleeps; takes vm->irqchip.lock. -EINVAL: unknown flags, nonzero padding, a length that
  * no write has, an address that wraps, a value to match without a length, not an
  * eventfd; -EBADF; -EEXIST: another takes the same write; -ENOENT: no such one to take
  * away; -ENOSPC; -ENOMEM.
@@ -159,9 +159,9 @@ int mkvm_ioeventfd_ioctl(struct mkvm *vm, const struct kvm_ioeventfd *arg)
 		kfree(e);
 		return r;
 	}
-	mutex_lock(&vm->irq_lock);
+	mutex_lock(&vm->irqchip.lock);
 	r = remove ? ioeventfd_remove(vm, e) : ioeventfd_add(vm, e);
-	mutex_unlock(&vm->irq_lock);
+	mutex_unlock(&vm->irqchip.lock);
 	if (r || remove)
 		ioeventfd_free(e);
 	return r;
@@ -180,7 +180,7 @@ static bool in_zone(struct mkvm *vm, bool pio, u64 addr, unsigned int len)
 	bool found = false;
 
 	rcu_read_lock();
-	list_for_each_entry_rcu(z, &vm->zones, link)
+	list_for_each_entry_rcu(z, &vm->iodev.zones, link)
 		found |= zone_holds(&z->zone, pio, addr, len);
 	rcu_read_unlock();
 	return found;
@@ -189,15 +189,15 @@ static bool in_zone(struct mkvm *vm, bool pio, u64 addr, unsigned int len)
 /* Return: false if the ring is full, or its "last", which userspace may write as well, makes no sense. */
 static bool ring_add(struct mkvm *vm, bool pio, u64 addr, unsigned int len, const void *buf)
 {
-	struct kvm_coalesced_mmio_ring *ring = vm->ring;
+	struct kvm_coalesced_mmio_ring *ring = vm->iodev.ring;
 	struct kvm_coalesced_mmio *e;
 	u32 last, next;
 
-	spin_lock(&vm->ring_lock);
+	spin_lock(&vm->iodev.ring_lock);
 	last = READ_ONCE(ring->last);
 	next = (last + 1) % KVM_COALESCED_MMIO_MAX;
 	if (last >= KVM_COALESCED_MMIO_MAX || smp_load_acquire(&ring->first) == next) {
-		spin_unlock(&vm->ring_lock);
+		spin_unlock(&vm->iodev.ring_lock);
 		return false;
 	}
 	e = &ring->coalesced_mmio[array_index_nospec(last, KVM_COALESCED_MMIO_MAX)];
@@ -206,19 +206,19 @@ static bool ring_add(struct mkvm *vm, bool pio, u64 addr, unsigned int len, cons
 	e->pio = pio;
 	memcpy(e->data, buf, len);
 	smp_store_release(&ring->last, next);	/* the entry before its number */
-	spin_unlock(&vm->ring_lock);
+	spin_unlock(&vm->iodev.ring_lock);
 	return true;
 }
 
 static bool coalesced_write(struct mkvm *vm, bool pio, u64 addr, unsigned int len, const void *buf)
 {
-	return !list_empty(&vm->zones) && in_zone(vm, pio, addr, len) && ring_add(vm, pio, addr, len, buf);
+	return !list_empty(&vm->iodev.zones) && in_zone(vm, pio, addr, len) && ring_add(vm, pio, addr, len, buf);
 }
 
 static void zone_remove(struct mkvm *vm, struct write_zone *z)
 {
 	list_del_rcu(&z->link);
-	vm->nr_zones--;
+	vm->iodev.nr_zones--;
 	synchronize_rcu_expedited();
 	kfree(z);
 }
@@ -227,21 +227,21 @@ static int zone_add(struct mkvm *vm, const struct kvm_coalesced_mmio_zone *zone)
 {
 	struct write_zone *z;
 
-	if (vm->nr_zones == MAX_ZONES)
+	if (vm->iodev.nr_zones == MAX_ZONES)
 		return -ENOSPC;
 	z = kmalloc(sizeof(*z), GFP_KERNEL_ACCOUNT);
 	if (!z)
 		return -ENOMEM;
 	z->zone = *zone;
-	list_add_tail_rcu(&z->link, &vm->zones);
-	vm->nr_zones++;
+	list_add_tail_rcu(&z->link, &vm->iodev.zones);
+	vm->iodev.nr_zones++;
 	return 0;
 }
 
 /*
  * mkvm_coalesced_ioctl - KVM_REGISTER_COALESCED_MMIO, or KVM_UNREGISTER_ for zones around the given one
  *
- * Sleeps; takes vm->irq_lock. -EINVAL: neither memory nor ports, or it wraps; -ENOSPC; -ENOMEM.
+ * Sleeps; takes vm->irqchip.lock. -EINVAL: neither memory nor ports, or it wraps; -ENOSPC; -ENOMEM.
  */
 int mkvm_coalesced_ioctl(struct mkvm *vm, const struct kvm_coalesced_mmio_zone *zone, bool add)
 {
@@ -250,24 +250,24 @@ int mkvm_coalesced_ioctl(struct mkvm *vm, const struct kvm_coalesced_mmio_zone *
 
 	if (zone->pio > 1 || zone->addr + zone->size < zone->addr)
 		return -EINVAL;
-	mutex_lock(&vm->irq_lock);
+	mutex_lock(&vm->irqchip.lock);
 	if (add)
 		r = zone_add(vm, zone);
 	else
-		list_for_each_entry_safe(z, next, &vm->zones, link)
+		list_for_each_entry_safe(z, next, &vm->iodev.zones, link)
 			if (zone_holds(&z->zone, zone->pio, zone->addr, zone->size))
 				zone_remove(vm, z);
-	mutex_unlock(&vm->irq_lock);
+	mutex_unlock(&vm->irqchip.lock);
 	return r;
 }
 
 /* mkvm_iodev_init - before anybody knows the VM; -ENOMEM. */
 int mkvm_iodev_init(struct mkvm *vm)
 {
-	spin_lock_init(&vm->ring_lock);
-	INIT_LIST_HEAD(&vm->zones);
-	vm->ring = (void *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
-	return vm->ring ? 0 : -ENOMEM;
+	spin_lock_init(&vm->iodev.ring_lock);
+	INIT_LIST_HEAD(&vm->iodev.zones);
+	vm->iodev.ring = (void *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
+	return vm->iodev.ring ? 0 : -ENOMEM;
 }
 
 /* mkvm_iodev_destroy - no vCPU runs any more. */
@@ -279,17 +279,17 @@ void mkvm_iodev_destroy(struct mkvm *vm)
 	unsigned int i;
 
 	for (i = 0; i < MKVM_IOEVENTFD_BUCKETS; i++)
-		hlist_for_each_entry_safe(e, hnext, &vm->ioeventfds[i], link)
+		hlist_for_each_entry_safe(e, hnext, &vm->iodev.ioeventfds[i], link)
 			ioeventfd_free(e);
-	list_for_each_entry_safe(z, next, &vm->zones, link)
+	list_for_each_entry_safe(z, next, &vm->iodev.zones, link)
 		kfree(z);
-	free_page((unsigned long)vm->ring);
+	free_page((unsigned long)vm->iodev.ring);
 }
 
 /* What no device of ours took. Return: false if userspace is to answer. */
 static bool late_write(struct mkvm *vm, bool pio, u64 addr, unsigned int len, const void *buf)
 {
-	return (READ_ONCE(vm->nr_ioeventfds) && ioeventfd_write(vm, pio, addr, len, buf)) ||
+	return (READ_ONCE(vm->iodev.nr_ioeventfds) && ioeventfd_write(vm, pio, addr, len, buf)) ||
 	       coalesced_write(vm, pio, addr, len, buf);
 }
 
@@ -322,7 +322,7 @@ static __always_inline bool kernel_port(struct mkvm *vm, struct mkvm_pit *pit, u
 bool mkvm_kernel_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size, bool in, void *data)
 {
 	struct mkvm *vm = vcpu->vm;
-	struct mkvm_pit *pit = smp_load_acquire(&vm->pit);
+	struct mkvm_pit *pit = smp_load_acquire(&vm->irqchip.pit);
 	u8 *byte = data;
 	unsigned int i;
 
@@ -332,10 +332,10 @@ bool mkvm_kernel_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size, bool i
 		bool pic = pic_port(port), ours = i == 0 || kernel_port(vm, pit, port);
 
 		if (in)
-			byte[i] = !ours ? 0xff : pic ? mkvm_pic_port_read(vm->pic, port) :
+			byte[i] = !ours ? 0xff : pic ? mkvm_pic_port_read(vm->irqchip.pic, port) :
 						       mkvm_pit_port_read(pit, port);
 		else if (ours && pic)
-			mkvm_pic_port_write(vm->pic, port, byte[i]);
+			mkvm_pic_port_write(vm->irqchip.pic, port, byte[i]);
 		else if (ours)
 			mkvm_pit_port_write(pit, port, byte[i]);
 	}
@@ -360,12 +360,12 @@ bool mkvm_kernel_mmio(struct mkvm_vcpu *vcpu, u64 gpa, unsigned int len, bool wr
 			mkvm_lapic_mmio_read(apic, offset, len, data);
 		return true;
 	}
-	if (vcpu->vm->ioapic && gpa - MKVM_IOAPIC_BASE < 0x100) {
+	if (vcpu->vm->irqchip.ioapic && gpa - MKVM_IOAPIC_BASE < 0x100) {
 		offset = gpa - MKVM_IOAPIC_BASE;
 		if (write)
-			mkvm_ioapic_mmio_write(vcpu->vm->ioapic, offset, len, data);
+			mkvm_ioapic_mmio_write(vcpu->vm->irqchip.ioapic, offset, len, data);
 		else
-			mkvm_ioapic_mmio_read(vcpu->vm->ioapic, offset, len, data);
+			mkvm_ioapic_mmio_read(vcpu->vm->irqchip.ioapic, offset, len, data);
 		return true;
 	}
 	return write && late_write(vcpu->vm, false, gpa, len, data);

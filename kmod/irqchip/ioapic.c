@@ -20,7 +20,7 @@
 #include <linux/string.h>
 
 #include "mkvm.h"
-#include "irqchip.h"
+#include "internal.h"
 
 #define IOAPIC_SELECT		0x00	/* MMIO offsets */
 #define IOAPIC_WINDOW		0x10
@@ -183,7 +183,7 @@ static void pin_eoi(struct mkvm_ioapic *ioapic, unsigned int pin)
  */
 void mkvm_ioapic_eoi(struct mkvm_ioapic *ioapic, u8 vector)
 {
-	struct mkvm_pit *pit = READ_ONCE(ioapic->vm->pit);
+	struct mkvm_pit *pit = READ_ONCE(ioapic->vm->irqchip.pit);
 	unsigned long flags, acked = 0;
 	unsigned int pin;
 
@@ -353,7 +353,7 @@ int mkvm_ioapic_set(struct mkvm_ioapic *ioapic, const struct kvm_ioapic_state *s
 	return 0;
 }
 
-/* mkvm_ioapic_create - makes vm->ioapic, all pins masked; -ENOMEM. Sleeps. */
+/* mkvm_ioapic_create - makes vm->irqchip.ioapic, all pins masked; -ENOMEM. Sleeps. */
 int mkvm_ioapic_create(struct mkvm *vm)
 {
 	struct mkvm_ioapic *ioapic = kzalloc(sizeof(*ioapic), GFP_KERNEL_ACCOUNT);
@@ -368,16 +368,16 @@ int mkvm_ioapic_create(struct mkvm *vm)
 		ioapic->reg.redirtbl[pin].bits = RTE_MASKED;
 	hrtimer_init(&ioapic->storm_timer, CLOCK_MONOTONIC, HRTIMER_MODE_REL_HARD);
 	ioapic->storm_timer.function = ioapic_storm_over;
-	vm->ioapic = ioapic;
+	vm->irqchip.ioapic = ioapic;
 	return 0;
 }
 
 /* mkvm_ioapic_destroy - nobody may reach the IOAPIC any more. Sleeps. */
 void mkvm_ioapic_destroy(struct mkvm *vm)
 {
-	if (!vm->ioapic)
+	if (!vm->irqchip.ioapic)
 		return;
-	hrtimer_cancel(&vm->ioapic->storm_timer);
-	kfree(vm->ioapic);
-	vm->ioapic = NULL;
+	hrtimer_cancel(&vm->irqchip.ioapic->storm_timer);
+	kfree(vm->irqchip.ioapic);
+	vm->irqchip.ioapic = NULL;
 }

@@ -17,6 +17,7 @@
 #include <linux/nospec.h>
 
 #include "mkvm.h"
+#include "internal.h"
 #include "lapic.h"
 
 enum { SHORTHAND_NONE, SHORTHAND_SELF, SHORTHAND_ALL, SHORTHAND_OTHERS };
@@ -33,7 +34,7 @@ static bool lapic_is_broadcast(struct mkvm_lapic *apic, bool x2apic, struct mkvm
 {
 	if (x2apic && dest == 0xffffffff)
 		return true;
-	return dest == 0xff && !(x2apic && (sender || READ_ONCE(apic->vcpu->vm->no_broadcast_quirk)));
+	return dest == 0xff && !(x2apic && (sender || READ_ONCE(apic->vcpu->vm->irqchip.no_broadcast_quirk)));
 }
 
 static bool lapic_matches_logical(struct mkvm_lapic *apic, bool x2apic, u32 dest)

@@ -18,6 +18,7 @@
 #include <asm/tsc.h>
 
 #include "mkvm.h"
+#include "internal.h"
 #include "lapic.h"
 
 /* A guest must not keep the host busy with a timer of a few ns: KVM's bound. */

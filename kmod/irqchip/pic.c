@@ -25,7 +25,7 @@
 #include <linux/slab.h>
 
 #include "mkvm.h"
-#include "irqchip.h"
+#include "internal.h"
 
 #define PIC_CASCADE	2	/* the master's pin that the slave drives */
 #define PIC_SPURIOUS	7	/* what INTA answers when nothing requests */
@@ -165,7 +165,7 @@ static void chip_eoi(struct kvm_pic_state *chip, unsigned int irq, bool rotate)
 static unsigned int chip_ack(struct mkvm_pic *pic, unsigned int nr)
 {
 	struct kvm_pic_state *chip = &pic->chip[nr];
-	struct mkvm_pit *pit = READ_ONCE(pic->vm->pit);
+	struct mkvm_pit *pit = READ_ONCE(pic->vm->irqchip.pit);
 	int irq = chip_pending(pic, nr);
 
 	if (irq < 0)
@@ -435,7 +435,7 @@ int mkvm_pic_set(struct mkvm_pic *pic, unsigned int chip, const struct kvm_pic_s
 	return 0;
 }
 
-/* mkvm_pic_create - makes vm->pic; -ENOMEM. Sleeps. */
+/* mkvm_pic_create - makes vm->irqchip.pic; -ENOMEM. Sleeps. */
 int mkvm_pic_create(struct mkvm *vm)
 {
 	struct mkvm_pic *pic = kzalloc(sizeof(*pic), GFP_KERNEL_ACCOUNT);
@@ -446,13 +446,13 @@ int mkvm_pic_create(struct mkvm *vm)
 	pic->vm = vm;
 	pic->chip[0].elcr_mask = pic_elcr_mask[0];
 	pic->chip[1].elcr_mask = pic_elcr_mask[1];
-	vm->pic = pic;
+	vm->irqchip.pic = pic;
 	return 0;
 }
 
 /* mkvm_pic_destroy - nobody may reach the PIC any more. */
 void mkvm_pic_destroy(struct mkvm *vm)
 {
-	kfree(vm->pic);
-	vm->pic = NULL;
+	kfree(vm->irqchip.pic);
+	vm->irqchip.pic = NULL;
 }

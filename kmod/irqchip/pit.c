@@ -25,7 +25,7 @@
 #include <linux/string.h>
 
 #include "mkvm.h"
-#include "irqchip.h"
+#include "internal.h"
 
 #define PIT_HZ			1193182
 #define PIT_MIN_PERIOD_NS	(200 * NSEC_PER_USEC)	/* between two timer callbacks, as in Linux KVM */
@@ -451,7 +451,7 @@ int mkvm_pit_set(struct mkvm_pit *pit, const struct kvm_pit_state2 *state)
 	return 0;
 }
 
-/* mkvm_pit_create - makes vm->pit; -EINVAL: unknown flags, nonzero pad; -ENOMEM. Sleeps. */
+/* mkvm_pit_create - makes vm->irqchip.pit; -EINVAL: unknown flags, nonzero pad; -ENOMEM. Sleeps. */
 int mkvm_pit_create(struct mkvm *vm, const struct kvm_pit_config *config)
 {
 	struct mkvm_pit *pit;
@@ -473,17 +473,17 @@ int mkvm_pit_create(struct mkvm *vm, const struct kvm_pit_config *config)
 	hrtimer_init(&pit->timer, CLOCK_MONOTONIC, HRTIMER_MODE_ABS_HARD);
 	pit->timer.function = pit_timer_fired;
 	init_irq_work(&pit->ack_work, pit_raise_pending);
-	smp_store_release(&vm->pit, pit);
+	smp_store_release(&vm->irqchip.pit, pit);
 	return 0;
 }
 
 /* mkvm_pit_destroy - nobody may reach the PIT any more. Sleeps. */
 void mkvm_pit_destroy(struct mkvm *vm)
 {
-	if (!vm->pit)
+	if (!vm->irqchip.pit)
 		return;
-	hrtimer_cancel(&vm->pit->timer);
-	irq_work_sync(&vm->pit->ack_work);
-	kfree(vm->pit);
-	vm->pit = NULL;
+	hrtimer_cancel(&vm->irqchip.pit->timer);
+	irq_work_sync(&vm->irqchip.pit->ack_work);
+	kfree(vm->irqchip.pit);
+	vm->irqchip.pit = NULL;
 }

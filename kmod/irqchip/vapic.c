@@ -17,6 +17,7 @@
 #include <asm/barrier.h>
 
 #include "mkvm.h"
+#include "internal.h"
 #include "lapic.h"
 
 static u32 *page_reg(void *page, u32 reg, unsigned int w)
@@ -27,7 +28,7 @@ static u32 *page_reg(void *page, u32 reg, unsigned int w)
 /* Vectors of word @w whose EOI somebody may wait for. See lapic_eoi, which decides. */
 static u32 awaited(struct mkvm_lapic *apic, unsigned int w, u32 bits)
 {
-	struct mkvm_ioapic *ioapic = apic->vcpu->vm->ioapic;
+	struct mkvm_ioapic *ioapic = apic->vcpu->vm->irqchip.ioapic;
 	unsigned long edges = bits & ~lapic_get(apic, APIC_TMR + w * 0x10);
 	u32 found = bits & ~edges;
 	unsigned int bit;

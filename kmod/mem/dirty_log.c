@@ -23,17 +23,6 @@ static size_t dirty_bytes(const struct mkvm_memslot *slot)
 	return BITS_TO_LONGS(slot->npages) * sizeof(long);
 }
 
-/* mkvm_dirty_start - a bitmap for a slot whose pages are logged from now on; -ENOMEM. May sleep. */
-int mkvm_dirty_start(struct mkvm *vm, struct mkvm_memslot *slot)
-{
-	slot->dirty = kvzalloc(dirty_bytes(slot), GFP_KERNEL_ACCOUNT);
-	if (!slot->dirty)
-		return -ENOMEM;
-	if (vm->dirty_manual & KVM_DIRTY_LOG_INITIALLY_SET)
-		bitmap_set(slot->dirty, 0, slot->npages);
-	return 0;
-}
-
 /* mkvm_mark_dirty - the host has written to a page for the guest. Context: vm->srcu held. */
 void mkvm_mark_dirty(struct mkvm_vcpu *vcpu, u64 gpa)
 {

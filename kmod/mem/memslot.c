@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * memslot.c - which guest-physical addresses are which host-virtual ones.
+ * memslot.c - maps guest-physical addresses to host-virtual ones.
  *
  * State: vm->slots, for each address space an immutable array sorted by guest
  * frame that is replaced as a whole under vm->slots_lock. Readers hold vm->srcu for as long as they
@@ -218,6 +218,17 @@ static int change_slot(struct mkvm *vm, struct mkvm_memslots *slots, const struc
 	return 0;
 }
 
+/* A bitmap for a slot whose pages are logged from now on. Return: -ENOMEM. May sleep. */
+static int start_logging(struct mkvm *vm, struct mkvm_memslot *slot)
+{
+	slot->dirty = kvzalloc(BITS_TO_LONGS(slot->npages) * sizeof(long), GFP_KERNEL_ACCOUNT);
+	if (!slot->dirty)
+		return -ENOMEM;
+	if (vm->dirty_manual & KVM_DIRTY_LOG_INITIALLY_SET)
+		bitmap_set(slot->dirty, 0, slot->npages);
+	return 0;
+}
+
 /* The same memory, logged from now on or no longer. What the guest has mapped it maps anew. */
 static int change_logging(struct mkvm *vm, struct mkvm_memslots *slots, struct mkvm_memslot *new,
 			  unsigned long *dirty)
@@ -226,7 +237,7 @@ static int change_logging(struct mkvm *vm, struct mkvm_memslots *slots, struct m
 	struct mkvm_memslots *with;
 
 	new->dirty = NULL;
-	if ((new->flags & KVM_MEM_LOG_DIRTY_PAGES) && mkvm_dirty_start(vm, new))
+	if ((new->flags & KVM_MEM_LOG_DIRTY_PAGES) && start_logging(vm, new))
 		return -ENOMEM;
 	with = slots_with(slots, new);
 	if (!with) {
@@ -244,7 +255,7 @@ static int create_slot(struct mkvm *vm, struct mkvm_memslots *slots, struct mkvm
 	int r = 0;
 
 	if (new->flags & KVM_MEM_LOG_DIRTY_PAGES)
-		r = mkvm_dirty_start(vm, new);
+		r = start_logging(vm, new);
 	if (!r)
 		r = change_slot(vm, slots, new, NULL);
 	if (r)

@@ -88,15 +88,17 @@ static bool in_descriptors(struct mkvm_vcpu *vcpu, u64 gpa)
 static bool overlay_begin(struct mkvm_vcpu *vcpu, u64 gpa, bool step)
 {
 	void __user *from = mkvm_gpa_to_user(vcpu, gpa & PAGE_MASK, false);
+	u64 *from_root = vcpu->vm->tdp[vcpu->in_smm].root, root_pa;
 	struct mkvm_overlay *o = vcpu->overlay;
-	u64 root_pa;
 
 	if (!from || (!o && !overlay_alloc(vcpu)))
 		return false;
 	o = vcpu->overlay;
 	if (copy_from_user(o->page, from, PAGE_SIZE))
 		return false;
-	mkvm_tdp_clone_path(vcpu, o->table, gpa, __pa(o->page));
+	if (vcpu->soft_root)
+		from_root = mkvm_soft_space(vcpu, &gpa);
+	mkvm_tdp_clone_path(vcpu->vm, from_root, o->table, gpa, __pa(o->page));
 	root_pa = __pa(o->table[3]);
 	if (mkvm_hw->tdp_five_levels()) {
 		o->table[4][0] = root_pa | mkvm_hw->tdp.table;

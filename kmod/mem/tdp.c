@@ -235,20 +235,20 @@ static void split_leaf(u64 *table, u64 entry)
 
 /*
  * mkvm_tdp_clone_path - second-level tables in which one page is another than in those that the CPU walks now
+ * @from: the fourth level of what the CPU walks
  * @tables: by level - 1, pages whose contents do not matter
  * @gpa: the guest's address of the page
  * @page_pa: what is there instead, writable
  *
  * Like a TLB they are to be used no longer than until the next flush. Context: the vCPU's thread.
  */
-void mkvm_tdp_clone_path(struct mkvm_vcpu *vcpu, u64 **tables, u64 gpa, u64 page_pa)
+void mkvm_tdp_clone_path(struct mkvm *vm, u64 *from, u64 **tables, u64 gpa, u64 page_pa)
 {
 	const struct mkvm_tdp_format *f = &mkvm_hw->tdp;
-	u64 *from = vcpu->soft_root ? mkvm_soft_space(vcpu, &gpa) : vcpu->vm->tdp[vcpu->in_smm].root;
 	u64 entry = 0;
 	int l;
 
-	spin_lock(&vcpu->vm->mmu_lock);
+	spin_lock(&vm->mmu_lock);
 	for (l = TDP_LEVELS; l >= 1; l--) {
 		if (from)
 			memcpy(tables[l - 1], from, PAGE_SIZE);
@@ -261,7 +261,7 @@ void mkvm_tdp_clone_path(struct mkvm_vcpu *vcpu, u64 **tables, u64 gpa, u64 page
 		tables[l - 1][tdp_index(gpa >> PAGE_SHIFT, l)] =
 			l > 1 ? __pa(tables[l - 2]) | f->table : page_pa | f->leaf | f->write;
 	}
-	spin_unlock(&vcpu->vm->mmu_lock);
+	spin_unlock(&vm->mmu_lock);
 }
 
 /*
@@ -431,15 +431,15 @@ static struct page *host_page(unsigned long hva, bool readonly, bool *writable)
 
 /*
  * mkvm_tdp_fault - the guest touched a guest-physical address that is not mapped (so)
+ * @slot: the slot that holds gpa, or NULL
  *
  * Context: the vCPU's thread, may sleep; vm->srcu held.
  * Return: MKVM_FAULT_MAPPED (run the guest again), MKVM_FAULT_MMIO (no memory there),
  * MKVM_FAULT_ROM (a write to read-only memory), -EFAULT (the host has no page there, or one without a
  * struct page), -ENOMEM.
  */
-int mkvm_tdp_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
+int mkvm_tdp_fault(struct mkvm_vcpu *vcpu, const struct mkvm_memslot *slot, u64 gpa, bool write)
 {
-	const struct mkvm_memslot *slot = mkvm_gfn_to_slot(vcpu, gpa >> PAGE_SHIFT);
 	struct mkvm *vm = vcpu->vm;
 	u64 gfn = gpa >> PAGE_SHIFT;
 	bool readonly, writable = write;

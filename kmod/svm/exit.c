@@ -16,7 +16,7 @@ static int svm_exit_vintr(struct mkvm_vcpu *vcpu)
 {
 	vcpu->stats[MKVM_STAT_IRQ_WINDOW_EXITS]++;
 	svm_close_irq_window(to_svm(vcpu));
-	set_bit(MKVM_PEND_EVENT, &vcpu->pending);
+	mkvm_pending_set(vcpu, MKVM_PEND_EVENT);
 	return 1;
 }
 

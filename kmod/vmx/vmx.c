@@ -1054,7 +1054,7 @@ static void vmx_enter(struct mkvm_vcpu *vcpu)
 	*vtpr = cr8 << 4;
 	vmx->entry_error = 0;
 	if (unlikely(vmx->apicv && !vmx_may_apicv(vcpu))) {
-		set_bit(MKVM_PEND_EVENT, &vcpu->pending);
+		mkvm_pending_set(vcpu, MKVM_PEND_EVENT);
 	} else if (likely(vmx->vmcs_cpu == vcpu->cpu)) {
 		before_entry(vmx);
 		r = vmx_vmenter(vcpu->regs, vmx->launched);

@@ -2,7 +2,7 @@
 /*
  * What KVM_CREATE_VCPU and INIT leave of a vCPU, and that SIPI and KVM_SET_MP_STATE leave
  * all but CS, RIP and mp_state: a row for each row of the table at mkvm_vcpu_reset
- * (kmod/vcpu.c) that an ioctl can show.
+ * (kmod/cpu/mp_state.c) that an ioctl can show.
  *
  * Read next: initsipi.c, smm.c.
  */

@@ -46,8 +46,9 @@ help:
 	@echo "  make setup      only install the packages of packages.txt (apt, sudo)"
 	@echo "  make modules    only build build/<release>/kmod/mkvm.ko"
 	@echo "  make launcher   only build userspace/mkvm-run and userspace/mkvm-top"
+	@echo "  make tests      only build the kselftests, build/selftests/"
 	@echo "  make unit       only the unit tests, without any machine"
-	@echo "  make lint       warnings of gcc, clang and sparse; style"
+	@echo "  make lint       warnings of gcc, clang and sparse; style; make sparse: sparse alone"
 	@echo "  make install    module, launcher, mkvm-top, man pages and udev rule for the running kernel"
 	@echo "  make uninstall  removes them;   make clean  removes everything built"
 	@echo

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * mkvm.h - the module's own structures and what each file offers to others.
+ * mkvm.h - the module's own structures, and what each file offers to others.
  *
- * Every field carries a tag that says who may touch it, and when:
+ * The fields have tags that say who may access them, and when. Locks have none; in a group, the
+ * tag of the first line or of the group counts.
  *   (c) constant after creation
  *   (l) under vm->lock
  *   (v) under vcpu->mutex: the thread in a vCPU ioctl, KVM_RUN included
@@ -14,13 +15,13 @@
  *
  * Lock order, outermost first:
  *   vcpu->mutex, vm->lock, vm->irqchip.lock, vm->slots_lock, mm's mmap_lock, vm->mmu_lock,
- *   irqchip locks (irqchip/irqchip.h), vm->iodev.ring_lock, vm->tsc.lock.
- * vm->srcu is entered anywhere above mmu_lock; who holds slots_lock or vm->lock may
- * wait for its grace period, so nobody holds srcu when taking them. mmu_lock is a spinlock
- * taken with interrupts on. Nothing takes vm->lock while it holds irqchip
- * locks.
+ *   irqchip locks (irqchip/irqchip.h).
+ * vm->iodev.ring_lock and vm->tsc.lock are innermost. vm->srcu is entered anywhere above mmu_lock; a
+ * holder of slots_lock or vm->lock may wait for its grace period, so nobody holds srcu when
+ * taking them. mmu_lock is a spinlock that is taken with interrupts on. Nobody takes vm->lock
+ * while holding irqchip locks.
  *
- * Read next: hw_ops.h (what a vendor supplies), run.c (what a vCPU does).
+ * Read next: hw_ops.h (what a vendor supplies), cpu/run.c (what a vCPU does).
  */
 #ifndef MKVM_H
 #define MKVM_H

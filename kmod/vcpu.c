@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * vcpu.c - a vCPU: its file descriptor, its ioctls, and on which host CPU it is loaded.
+ * vcpu.c - a vCPU: its file descriptor, its ioctls, and the host CPU on which it is loaded.
  *
- * State: struct mkvm_vcpu. All but the pending word belongs to the thread that holds vcpu->mutex.
+ * State: struct mkvm_vcpu. Everything but the pending word belongs to the thread that holds
+ * vcpu->mutex.
  *
  * Read next: cpu/run.c, cpu/pending.c.
  */

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * vm.c - a VM: its file descriptor, its ioctls, and which capabilities exist.
+ * vm.c - a VM: its file descriptor, its ioctls, and the capabilities that it offers.
  *
- * State: struct mkvm, counted by the VM's descriptor and those of its vCPUs;
- * all vCPUs live until the last of these closes. Only the process (mm) that
- * created the VM may use it.
+ * State: struct mkvm, which is reference-counted by the descriptors of the VM and of its vCPUs.
+ * All vCPUs live until the last of these closes. Only the process (mm) that created the VM may
+ * use it.
  *
- * Read next: vcpu.c, memslot.c, irqchip/routing.c.
+ * Read next: vcpu.c, mem/memslot.c, irqchip/routing.c.
  */
 #include <linux/anon_inodes.h>
 #include <linux/fs.h>
@@ -333,6 +333,8 @@ static int set_clock(struct mkvm *vm, struct kvm_clock_data __user *arg)
 	if (copy_from_user(&data, arg, sizeof(data)))
 		return -EFAULT;
 	if (data.flags & ~(KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC))
+		return -EINVAL;
+	if (data.pad0 || memchr_inv(data.pad, 0, sizeof(data.pad)))
 		return -EINVAL;
 	if (data.flags & KVM_CLOCK_REALTIME)		/* the time that passed since it was saved counts */
 		passed = max_t(s64, ktime_get_real_ns() - data.realtime, 0);

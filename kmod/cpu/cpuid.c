@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * cpuid.c - what CPUID can show (KVM_GET_SUPPORTED_CPUID), what userspace chose
- * (KVM_SET_CPUID2), and what of it the rest of the module obeys.
+ * cpuid.c - CPUID: what can be shown (KVM_GET_SUPPORTED_CPUID), what userspace chose
+ * (KVM_SET_CPUID2), and what follows from it for the rest of the module.
  *
- * State: vcpu->cpuid and everything that mkvm_cpuid_update derives from it.
- * Nothing is shown that the guest could not use: no SVM or VMX, no paravirtual
- * clock, nothing that needs MSRs which msr.c lacks; words[] has all feature bits.
+ * State: vcpu->cpuid, and everything that mkvm_cpuid_update derives from it. A guest is not
+ * shown what it cannot use: no SVM or VMX, no paravirtual clock, nothing that needs MSRs which
+ * msr.c does not have. words[] has all feature bits.
  *
  * Read next: msr.c, regs.c.
  */

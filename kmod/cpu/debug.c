@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * debug.c - KVM_SET_GUEST_DEBUG: userspace debugs the guest, which does not notice.
+ * debug.c - KVM_SET_GUEST_DEBUG: userspace debugs the guest, and the guest does not notice.
  *
- * State: vcpu->debug, under vcpu->mutex. While hardware breakpoints are userspace's,
- * the guest's own debug registers are kept but have no effect. A single step sets TF
- * behind the guest's back (svm/event.c); an instruction that is emulated or skipped
- * counts as a step, too. Every trap and breakpoint then is an exit to userspace,
- * which hands those that are not its own back with KVM_GUESTDBG_INJECT_*.
+ * State: vcpu->debug, under vcpu->mutex. While userspace has hardware breakpoints, the guest's
+ * own debug registers are stored but have no effect. A single step sets TF without the guest's
+ * knowledge (svm/event.c); an instruction that is emulated or skipped also counts as a step.
+ * Every trap and breakpoint is then an exit to userspace, which returns those that are not its
+ * own with KVM_GUESTDBG_INJECT_*.
  *
  * Manual: AMD APM vol. 2, "Software-Debug Resources". Read next: svm/exit.c.
  */

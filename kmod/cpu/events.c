@@ -3,7 +3,8 @@
  * events.c - KVM_GET_VCPU_EVENTS and KVM_SET_VCPU_EVENTS.
  *
  * Userspace reads all events at once and writes all of them back, while other threads post new
- * ones. What userspace has not read it cannot take away: pending.c keeps a mark for each bit.
+ * ones. It cannot remove an event that it has not read: pending.c keeps an "unseen" mark for
+ * each bit.
  *
  * State: none of its own. Read next: inject.c (vcpu->event, vcpu->exception), pending.c.
  */

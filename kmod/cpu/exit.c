@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * exit.c - the handlers of exits that are alike on both vendors, and the exits to userspace that
- * they make.
+ * exit.c - the handlers of exits that both vendors have in common, and the exits to userspace
+ * that they make.
  *
- * The vendor's table of exits (svm/exit.c, vmx/exit.c) calls a handler with the vCPU's registers
- * saved. A handler returns 1 to enter the guest again, 0 with kvm_run->exit_reason set, or -errno.
+ * The vendor's table of exits (svm/exit.c, vmx/exit.c) calls a handler after the vCPU's
+ * registers were saved. A handler returns 1 to enter the guest again, 0 with
+ * kvm_run->exit_reason set, or -errno.
  *
- * State: struct kvm_run, shared with userspace and not trusted: what is read from it is read once
- * and checked. The rest of an exit that userspace must answer is vcpu->complete, run at the start
+ * State: struct kvm_run, which userspace shares and which is not trusted: each field is read
+ * once and checked. If userspace must answer an exit, vcpu->complete finishes it at the start
  * of the next KVM_RUN.
  *
- * Read next: mmio.c (the emulator's way in), mem/tdp.c (second-level faults).
+ * Read next: insn/mmio.c (the entry to the emulator), mem/tdp.c (second-level faults).
  */
 #include <linux/rcupdate.h>
 #include <linux/srcu.h>

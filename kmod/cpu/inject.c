@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * inject.c - which event the guest gets next, and the merging of faults.
+ * inject.c - chooses the event that the guest gets next, and merges faults.
  *
- * State: vcpu->event (was being delivered when the guest was left, or has just
- * been chosen: goes in first), vcpu->exception (raised by an exit, not yet being
- * delivered), the pending word. All that forbids an event now ends in one place,
- * the windows at the end of mkvm_events_inject.
+ * State: vcpu->event (its delivery was interrupted by an exit, or it has just been chosen; it
+ * is injected first), vcpu->exception (raised by an exit, not yet in delivery), the pending
+ * word. Whatever blocks an event, the windows at the end of mkvm_events_inject handle it.
  *
- * Priority (AMD APM vol. 2, "Priorities"): the event in delivery, exceptions of
- * the instruction before, NMI, external interrupts. An exception that waits for the
- * event in delivery comes before its handler's first instruction.
+ * Priority (AMD APM vol. 2, "Priorities"): the event in delivery, exceptions of the previous
+ * instruction, NMI, external interrupts. An exception that is pending beside the event in
+ * delivery comes before the first instruction of that event's handler.
  *
  * Read next: svm/event.c for the encoding.
  */

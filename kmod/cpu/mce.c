@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * mce.c - the machine-check registers of a vCPU, and the machine checks that
- * userspace lets it have.
+ * mce.c - a vCPU's machine-check registers, and the machine checks that userspace injects.
  *
- * State: vcpu->mce, under vcpu->mutex. The host's own machine checks never come
- * here: they belong to the host (svm/exit.c).
+ * State: vcpu->mce, under vcpu->mutex. Machine checks of the host never reach this file
+ * (svm/mce.c, vmx/exit.c).
  *
  * Manual: AMD APM vol. 2, "Machine Check Architecture". Read next: msr.c.
  */

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * mp_state.c - whether a vCPU runs, halts or waits for INIT and SIPI; reset; how it sleeps.
+ * mp_state.c - the states RUNNABLE, HALTED, UNINITIALIZED and INIT_RECEIVED; reset; sleeping.
  *
- * Legal changes of mp_state, all of which are made here:
+ * This file makes all changes of mp_state. The legal ones are:
  *
  *   from \ by       INIT            SIPI        HLT      wake-up    KVM_SET_MP_STATE
  *   RUNNABLE        INIT_RECEIVED   -           HALTED   -          any
@@ -10,10 +10,11 @@
  *   UNINITIALIZED   INIT_RECEIVED   -           -        -          any
  *   INIT_RECEIVED   INIT_RECEIVED   RUNNABLE    -        -          any
  *
- * INIT makes the boot processor RUNNABLE instead, and RSM may return to HALTED. "any" without an
- * in-kernel LAPIC is RUNNABLE alone. SIPI_RECEIVED set by userspace is INIT_RECEIVED with a SIPI.
+ * INIT makes the boot processor RUNNABLE instead, and RSM may return to HALTED. Without an
+ * in-kernel LAPIC "any" is RUNNABLE only. SIPI_RECEIVED set by userspace is INIT_RECEIVED with
+ * a SIPI.
  *
- * State: vcpu->mp_state, written by the vCPU's own thread alone.
+ * State: vcpu->mp_state, which only the vCPU's own thread writes.
  *
  * Read next: pending.c, run.c.
  */

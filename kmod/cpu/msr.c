@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * msr.c - which model-specific registers the guest has, for RDMSR, WRMSR and
- * KVM_GET/SET_MSRS.
+ * msr.c - the guest's model-specific registers, for RDMSR, WRMSR and KVM_GET/SET_MSRS.
  *
- * State: the registers in struct mkvm_vcpu; those that the CPU itself switches
- * are the vendor's (hw_ops get_msr, set_msr), x2APIC's are the LAPIC's, and those
- * without a function stand in quiet_msrs.h. What is not known here does not exist:
- * #GP for the guest, a short count for userspace.
+ * State: the registers in struct mkvm_vcpu. The vendor has those that the CPU itself switches
+ * (hw_ops get_msr, set_msr), the LAPIC has x2APIC's, and quiet_msrs.h lists those without a
+ * function. A register that is not known here does not exist: the guest gets #GP, userspace a
+ * short count.
  *
  * Read next: tsc.c, svm/svm.c.
  */

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * msr_filter.c - which RDMSR and WRMSR of the guest userspace forbids
- * (KVM_X86_SET_MSR_FILTER), and which it wants to answer itself
- * (KVM_CAP_X86_USER_SPACE_MSR).
+ * msr_filter.c - MSR accesses that userspace denies the guest (KVM_X86_SET_MSR_FILTER), and
+ * those that it answers itself (KVM_CAP_X86_USER_SPACE_MSR).
  *
- * State: vm->msr_filter, replaced as a whole; vm->user_msr_reasons. Some registers the
- * CPU hands to the guest without an exit: when the filter changes each vCPU's vendor
- * part looks at it again before the next entry (MKVM_PEND_MSRS).
+ * State: vm->msr_filter, which is replaced as a whole; vm->user_msr_reasons. The CPU lets the
+ * guest access some registers without an exit, so after a change of the filter each vCPU's
+ * vendor part applies it before the next entry (MKVM_PEND_MSRS).
  *
- * Read next: msr.c, run.c (mkvm_exit_rdmsr).
+ * Read next: msr.c, exit.c.
  */
 #include <linux/nospec.h>
 #include <linux/slab.h>

@@ -2,13 +2,13 @@
 /*
  * pending.c - the pending word of a vCPU: INIT, SIPI, NMI, SMI and requests to look again.
  *
- * Any thread posts a bit and kicks; the vCPU's own thread consumes it. Nothing else changes the
- * word, so all that can be lost or counted twice is in this file.
+ * Any thread posts a bit and kicks; the vCPU's own thread consumes it. Only this file changes
+ * the word, so an event that is lost or counted twice is a bug of this file.
  *
- * State: vcpu->pending, with a mark for each bit that was posted since userspace's last
- * KVM_GET_VCPU_EVENTS; vcpu->where, which says how to reach the vCPU. The vCPU looks at the word
- * after it has written where it goes (into the guest, to sleep), so that a bit is either seen
- * or followed by an IPI or a wake-up.
+ * State: vcpu->pending, with an "unseen" mark for each bit that was posted since userspace's
+ * last KVM_GET_VCPU_EVENTS; vcpu->where, which says how to reach the vCPU. The vCPU looks at
+ * the word after it has announced where it goes (into the guest, to sleep), so a bit is either
+ * seen or followed by an IPI or a wake-up.
  *
  * Read next: mp_state.c (INIT and SIPI), inject.c (NMI and interrupts), smm.c (SMI).
  */

@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * quiet_msrs.h - registers without a function that guests touch unasked, one row each;
- * Documentation/abi.rst says who does. Includers define ROW(first, last, reads, access), with
- * access one of
+ * quiet_msrs.h - registers without a function that guests access although CPUID does not
+ * announce them, one row each; Documentation/abi.rst gives the reasons. The file that includes this
+ * defines ROW(first, last, reads, access), with access one of
  *
- *   IGNORED	reads as said, and a write changes nothing
- *   FIXED	reads as said; a guest's write of the same value changes nothing, another is #GP
+ *   IGNORED	reads as given, and a write changes nothing
+ *   FIXED	reads as given; a guest's write of the same value changes nothing, another is #GP
  *   WRITES	writes change nothing, reading is #GP
  *   ABSENT	neither: guests that look at it expect #GP, or CPUID does not announce it
  *
- * Userspace reads what a guest reads, and its writes to these change nothing.
- * msr.c answers by the first three; selftests/kvm/msrs.c tries all. It has no include guard:
- * whoever includes it decides what a row becomes.
+ * Userspace reads what a guest reads, and its writes change nothing. msr.c implements the
+ * first three; selftests/kvm/msrs.c tests all. There is no include guard, because each including file
+ * decides what a row becomes.
  */
 
 /* --- any vendor's, or Intel's --- */

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * regs.c - a vCPU's registers for userspace, and the checks of control registers
- * for userspace and guest alike.
+ * regs.c - a vCPU's registers for userspace, and the checks of control registers for userspace
+ * and guest alike.
  *
- * State: the registers in struct mkvm_vcpu and in the vendor's control block.
- * A set is checked as a whole before the first register changes.
+ * State: the registers in struct mkvm_vcpu and in the vendor's control block. A set is checked
+ * as a whole before the first register changes.
  *
  * Read next: msr.c, cpuid.c.
  */

@@ -2,13 +2,13 @@
 /*
  * run.c - KVM_RUN: what a vCPU's thread does between two returns to userspace.
  *
- * Each round, in this order: INIT and SIPI (mp_state.c), SMI (smm.c); sleep if the vCPU is not
- * running; put the next event into the guest, or open a window for it; announce
- * MKVM_IN_GUEST; look at the pending word once more; obey the TLB generation;
- * enter; handle the exit; do what the kernel leaves for a thread's way to userspace (signals,
- * the scheduler, CPU limits and other task work).
+ * Each round has these steps, in this order: INIT and SIPI (mp_state.c), SMI (smm.c); sleep if
+ * the vCPU is not running; inject the next event, or open a window for it; announce
+ * MKVM_IN_GUEST; look at the pending word again; flush if the TLB generation has changed;
+ * enter; handle the exit; do the kernel's work for a return to userspace (signals, the
+ * scheduler, CPU limits and other task work).
  *
- * State: struct kvm_run, shared with userspace and not trusted: what is read from it is read
+ * State: struct kvm_run, which userspace shares and which is not trusted: each field is read
  * once and checked.
  *
  * Read next: inject.c (the next event), exit.c (the handlers).

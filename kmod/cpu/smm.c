@@ -1,19 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * smm.c - system management mode: what an SMI saves and sets, what RSM restores.
+ * smm.c - system management mode: what an SMI saves and sets, and what RSM restores.
  *
- * State: vcpu->in_smm, smbase and smm_inside_nmi. In SMM the guest's memory is
- * address space 1: other slots, other second-level tables. While in SMM further
- * SMIs and INIT stay in the pending word, SIPIs are dropped.
+ * State: vcpu->in_smm, smbase and smm_inside_nmi. In SMM the guest's memory is address space 1:
+ * other slots, other second-level tables. While the vCPU is in SMM, further SMIs and INIT stay
+ * in the pending word, and SIPIs are dropped.
  *
- * The saved state lies in the last 512 bytes of the 64 KiB at SMBASE, in AMD64's
- * layout for guests whose CPUID offers long mode, else in the older 32-bit one.
- * Hidden parts of segments are saved in both, so that big real mode survives.
- * Both leave room to the CPU's maker, which the interrupt shadow takes, where
- * Linux KVM keeps it, too.
+ * The state-save area is the last 512 bytes of the 64 KiB at SMBASE. It has AMD64's layout for
+ * guests whose CPUID offers long mode, otherwise the older 32-bit layout. Both include the
+ * hidden parts of the segments, so that big real mode survives. Both leave space to the CPU
+ * vendor; the interrupt shadow is stored there, at the same place as in Linux KVM.
  *
- * Manuals: AMD APM vol. 2, "System-Management Mode"; Intel SDM vol. 3, "System
- * Management Mode". Read next: inject.c for what waits, run.c for when.
+ * Manuals: AMD APM vol. 2, "System-Management Mode"; Intel SDM vol. 3, "System Management
+ * Mode". Read next: inject.c, run.c.
  */
 #include <linux/build_bug.h>
 #include <linux/srcu.h>

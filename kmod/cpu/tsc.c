@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * tsc.c - the guest's time-stamp counters: which vCPUs agree.
+ * tsc.c - the guest's time-stamp counters, and which vCPUs have the same.
  *
- * Guests take the TSC for one clock of the whole platform (Intel SDM vol. 3, "Invariant TSC"; AMD
- * APM vol. 2, "Time-Stamp Counter"), but userspace sets it vCPU by vCPU, and time passes between
- * its ioctls. So the VM has one offset to the host's TSC, and these rules, which are Linux KVM's:
+ * Guests expect the TSC to be one clock of the whole platform (Intel SDM vol. 3, "Invariant
+ * TSC"; AMD APM vol. 2, "Time-Stamp Counter"), but userspace sets it vCPU by vCPU, and time
+ * passes between its ioctls. So the VM has one offset to the host's TSC, and follows Linux
+ * KVM's rules:
  *
  *   a vCPU that is created          has the VM's offset
  *   userspace writes 0              the vCPU joins the others: 0 is what a client writes to a CPU
@@ -13,14 +14,14 @@
  *   vCPU that was set would have    the same instant is meant: the vCPU joins the others. Each
  *                                   write extends the time in which the next one may follow
  *   another value, or the first     becomes the VM's offset; the vCPUs that are set next join it
- *   KVM_VCPU_TSC_OFFSET             is taken as it is, and becomes the VM's offset
- *   the guest writes IA32_TSC or    moves this vCPU alone
+ *   KVM_VCPU_TSC_OFFSET             is used unchanged, and becomes the VM's offset
+ *   the guest writes IA32_TSC or    moves this vCPU only
  *   IA32_TSC_ADJUST
  *   userspace writes TSC_ADJUST     changes what the register reads; the TSC stays
  *
  * State: vm->tsc under its lock, which is inside all others; vcpu->tsc_offset and tsc_adjust.
  *
- * Read next: msr.c, irqchip/lapic_timer.c for deadlines.
+ * Read next: msr.c; irqchip/lapic_timer.c for deadlines.
  */
 #include <asm/tsc.h>
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * user_work.c - the kernel's function for work on the way to userspace, in kernels in which
- * it wants a struct kvm_vcpu. Built where Kbuild finds such a kernel.
+ * user_work.c - a wrapper for the kernel's work before a return to userspace, for kernels whose
+ * function needs a struct kvm_vcpu. Kbuild builds it for such kernels.
  *
- * State: a struct kvm_vcpu that belongs to nobody. Of it the function touches what KVM tells
+ * State: a struct kvm_vcpu that belongs to no vCPU. The function writes only what KVM reports
  * of a signal: run->exit_reason and a counter, which nobody reads.
  *
  * Read next: compat.h, run.c.

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * debugfs.c - a look at each VM: /sys/kernel/debug/mkvm/PID-NUMBER/{vcpus,irqchip,routing,memslots,stats}, as text,
- * and the same as JSON in vcpus.json and so on.
+ * debugfs.c - the state of each VM in debugfs:
+ * /sys/kernel/debug/mkvm/PID-NUMBER/{vcpus,irqchip,routing,memslots,stats}, as text, and the
+ * same as JSON in vcpus.json and so on.
  *
- * Reading changes nothing: it takes no vCPU's mutex, wakes nobody and causes no exit. So
- * what belongs to a vCPU's thread is read as it is at that moment, and rip and RFLAGS are
- * those of the last exit. Files are there from the VM's creation to its end, which waits
- * for who reads. The JSON is an interface: Documentation/debugging.rst has its fields, and
- * VERSION grows when one of them goes away or changes its meaning.
+ * Reading changes nothing: it takes no vCPU's mutex, wakes no thread and causes no exit. So
+ * what belongs to a vCPU's thread is read as it is at that moment, and rip and RFLAGS are those
+ * of the last exit. The files exist from the VM's creation to its end, which waits for readers.
+ * The JSON is an interface: Documentation/debugfs.rst lists its fields, and VERSION is
+ * increased when one of them is removed or changes its meaning.
  *
  * State: the directory "mkvm". Read next: mkvm.h.
  */

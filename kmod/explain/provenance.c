@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * provenance.c - where each interrupt came from: ids, and the events that tell of them.
+ * provenance.c - the origin of each interrupt: ids, and the events that carry them.
  *
- * What raises an interrupt, NMI, SMI, INIT or SIPI gives it an id, a number that is not
- * used again. The id goes along: in struct mkvm_irq while it is a message, in the tables
- * of provenance.h while somebody holds it. A GSI that leads to several pins has a child
- * for each. Requests that merge in IRR or in the pending word keep the oldest id; the
- * others are named (coalesce). An event that an exit cuts off keeps its id.
+ * An interrupt, NMI, SMI, INIT or SIPI gets an id when it is raised, a number that is not used
+ * again. The id is in struct mkvm_irq while it is a message, and in the tables of provenance.h
+ * while it is pending somewhere. A GSI that leads to several pins has a child for each.
+ * Requests that merge in IRR or in the pending word keep the oldest id; the others are reported
+ * (coalesce). An event whose delivery an exit interrupts keeps its id.
  *
- * State: the tables, written only while somebody traces, and the last id. Ids from before
- * tracing began are not told (0). The tables have no locks: where two senders race for the
- * same bit, their ids may change places.
+ * State: the tables, which are written only while tracing is on, and the last id. Ids from
+ * before tracing began are 0. The tables have no locks: if two senders race for the same bit,
+ * their ids may be exchanged.
  *
  * Read next: trace.h, Documentation/tracepoints.rst.
  */

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * provenance.h - the steps of an interrupt's way that tracing sees.
+ * provenance.h - the steps of an interrupt's path that tracing sees.
  *
- * A step in the code is one line, mkvm_trace(STEP, ARGUMENTS...). While no event of
- * system "mkvm" is enabled that is one jump that is not there, and the arguments are not
- * evaluated. A step that gives an id is mkvm_trace_id(STEP, ...), 0 while nobody traces.
- * Steps that concern no interrupt are plain tracepoints (trace.h); where the guest passes
- * often, mkvm_trace_event(EVENT, ...), which evaluates no argument while nobody traces.
+ * A step in the code is one line, mkvm_trace(STEP, ARGUMENTS...). While no event of system
+ * "mkvm" is enabled, it is a static branch that is not taken, and the arguments are not
+ * evaluated. A step that creates an id is mkvm_trace_id(STEP, ...), which is 0 while tracing is
+ * off. Steps that concern no interrupt are plain tracepoints (trace.h); on frequent paths they
+ * are mkvm_trace_event(EVENT, ...), which evaluates no argument while tracing is off.
  *
  * Read next: provenance.c, trace.h.
  */

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * stats.c - KVM_GET_STATS_FD: descriptors from which anybody reads what a VM or a vCPU
- * has counted. Names are Linux KVM's where it counts the same.
+ * stats.c - KVM_GET_STATS_FD: descriptors from which any process reads the counters of a VM or
+ * a vCPU. Names are Linux KVM's where it counts the same.
  *
- * State: the file's image below. The counters are vm->stats and vcpu->stats; each file
- * holds a reference to its VM.
+ * State: the file's image below. The counters are vm->stats and vcpu->stats; each file holds a
+ * reference to its VM.
  *
  * Read next: mkvm.h (enum mkvm_vcpu_stat, enum mkvm_vm_stat).
  */

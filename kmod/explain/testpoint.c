@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * testpoint.c - holds threads at test points. Not part of a module as it is installed.
+ * testpoint.c - holds threads at test points. It is not part of an installed module.
  *
  * State: the two module parameters. Read next: testpoint.h.
  */

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * testpoint.h - places where a test can hold a vCPU's thread, to make a race certain.
+ * testpoint.h - places where a test can hold a thread, to make a race certain.
  *
- * Compiled in by MKVM_TEST_POINTS=y alone (kmod/Kbuild). The module's parameter
- * test_hold holds whoever comes to point n while its n-th number is not 0, for ten
- * seconds at most; test_held counts those who came.
+ * They are compiled in only with MKVM_TEST_POINTS=y (kmod/Kbuild). The module parameter
+ * test_hold holds each thread that reaches point n while its n-th number is not 0, for ten
+ * seconds at most; test_held counts those threads.
  *
  * Read next: testpoint.c, selftests/kvm/testpoints.c.
  */

@@ -2,11 +2,11 @@
 /*
  * trace.h - the tracepoints of system "mkvm".
  *
- * Fields that several events have: vm, the VM's number; vcpu, a vCPU's APIC id, -1: none
- * is concerned; id, which interrupt, NMI, SMI, INIT or SIPI this is about
- * (explain/provenance.c), 0: none, or raised before anybody traced. Words are strings, so
- * that scripts need no tables. Documentation/tracepoints.rst is made from this file: the
- * comment of an event is its description there.
+ * Fields that several events have: vm, the VM's number; vcpu, a vCPU's APIC id, -1: no vCPU is
+ * concerned; id, the interrupt, NMI, SMI, INIT or SIPI that the event is about
+ * (explain/provenance.c), 0: none, or one raised before tracing began. Words are strings, so
+ * that scripts need no tables. Documentation/tracepoints.rst is generated from this file: the
+ * comment before an event is its description there.
  *
  * State: none. Read next: explain/provenance.c.
  */
@@ -48,7 +48,7 @@ TRACE_EVENT_FN(raise,
 		  __entry->origin, __entry->vcpu, __entry->gsi, __entry->address, __entry->data),
 	mkvm_trace_reg, mkvm_trace_unreg);
 
-/* All is done that the raising of id set off; result is what KVM_IRQ_LINE_STATUS reports. */
+/* Everything that raising id caused is done. result: what KVM_IRQ_LINE_STATUS reports. */
 TRACE_EVENT_FN(raised,
 	TP_PROTO(u32 vm, u32 id, int result),
 	TP_ARGS(vm, id, result),
@@ -57,7 +57,10 @@ TRACE_EVENT_FN(raised,
 	TP_printk("vm=%u id=%u result=%d", __entry->vm, __entry->id, __entry->result),
 	mkvm_trace_reg, mkvm_trace_unreg);
 
-/* The GSI that parent raised leads to a pin, or to an MSI: from here on that branch is id. chip: PIC, IOAPIC, MSI. */
+/*
+ * The GSI that parent raised leads to a pin or to an MSI; this branch gets its own id. chip:
+ * PIC, IOAPIC, MSI.
+ */
 TRACE_EVENT_FN(route,
 	TP_PROTO(u32 vm, u32 parent, u32 id, const char *chip, int pin),
 	TP_ARGS(vm, parent, id, chip, pin),
@@ -79,15 +82,21 @@ DECLARE_EVENT_CLASS(pin,
 #define PIN_EVENT(name) \
 	EVENT_OF(pin, name, TP_PROTO(u32 vm, u32 id, int pin, bool high, u64 rte), TP_ARGS(vm, id, pin, high, rte))
 
-/* A source drives a pin of the PIC pair (0 to 15) high or low. vector, rte: 0. */
+/* A source drives a pin of the PIC pair (0 to 15) high or low. vector and rte are 0. */
 PIN_EVENT(pic_set);
-/* A source drives a pin of the IOAPIC high or low; its entry is rte, with remote-IRR. */
+/* A source drives a pin of the IOAPIC high or low. rte: its redirection entry, with remote-IRR. */
 PIN_EVENT(ioapic_set);
-/* The service of a pin of the PIC pair has ended, by EOI or automatically. high: the line still is. */
+/*
+ * The service of a pin of the PIC pair has ended, by EOI or automatically. high: whether the
+ * line is still high.
+ */
 PIN_EVENT(pic_eoi);
-/* The EOI of vector reaches a pin of the IOAPIC that waits for it. high: the line still is. */
+/*
+ * The EOI of vector reaches a pin of the IOAPIC that waits for it. high: whether the line is
+ * still high.
+ */
 PIN_EVENT(ioapic_eoi);
-/* A resamplefd of GSI pin is signalled: its device may raise it again. */
+/* A resamplefd of a GSI is signalled, whose device may raise it again. pin: the GSI. */
 PIN_EVENT(resample);
 
 /* ---- at the LAPIC and into the guest ---- */
@@ -106,25 +115,40 @@ DECLARE_EVENT_CLASS(step,
 		 TP_PROTO(u32 vm, int vcpu, u32 id, int vector, const char *kind, const char *why, u32 into), \
 		 TP_ARGS(vm, vcpu, id, vector, kind, why, into))
 
-/* An MSI was decoded: its vector and its kind, as apic_accept; into: its destination; why: physical, logical. */
+/*
+ * An MSI was decoded. vector, kind: as in apic_accept; into: its destination; why: physical,
+ * logical.
+ */
 STEP_EVENT(msi);
-/* A LAPIC takes a message: a vector into IRR (kind fixed, lowest), or kind NMI, SMI, INIT, SIPI. why: edge, level. */
+/*
+ * A LAPIC accepts a message: a vector for IRR (kind fixed, lowest), or NMI, SMI, INIT, SIPI.
+ * why: edge, level.
+ */
 STEP_EVENT(apic_accept);
-/* id does not wait on its own: the same vector, pin (vector is its number) or event already does, as into. */
+/*
+ * id merges with into, because the same vector or event is already pending, or the same pin
+ * (vector is its number) is already high.
+ */
 STEP_EVENT(coalesce);
 /*
- * id waits and cannot go in now. Once for each reason why: IF=0, shadow, TPR, PPR, event
- * (another one is in delivery), SMM, wait-for-SIPI, NMI-mask, debugger; and at a pin (vector
- * is its number): masked, remote-IRR.
+ * id is pending and cannot be injected now; there is one event for each reason. why: IF=0, shadow,
+ * TPR, PPR, event (another one is in delivery), SMM, wait-for-SIPI, NMI-mask, debugger; at a pin
+ * (vector is its number): masked, remote-IRR.
  */
 STEP_EVENT(block);
 /* id is lost. why: no target (no LAPIC is addressed), APIC off, vector < 16. */
 STEP_EVENT(drop);
-/* The guest will be left as soon as id could go in. kind: interrupt, NMI. */
+/* The guest will exit as soon as id can be injected. kind: interrupt, NMI. */
 STEP_EVENT(window_open);
-/* The event goes into the guest at the next entry. kind: interrupt, NMI, exception, INT n; id: of the first two. */
+/*
+ * The next entry injects the event. kind: interrupt, NMI, exception, INT n; id: only of the
+ * first two.
+ */
 STEP_EVENT(inject);
-/* Its delivery was cut off by an exit, or userspace restored it: it goes in again. The handler has not run. */
+/*
+ * An exit interrupted its delivery, or userspace restored it: it is injected again. The
+ * handler has not run.
+ */
 STEP_EVENT(reinject);
 /* The guest's EOI ends the vector that was in service. */
 STEP_EVENT(eoi);
@@ -147,11 +171,14 @@ DECLARE_EVENT_CLASS(pending_word,
 		 TP_PROTO(const struct mkvm_vcpu *vcpu, u32 id, const char *event, u32 before, u32 after, \
 			  const char *how), TP_ARGS(vcpu, id, event, before, after, how))
 
-/* An INIT, SIPI (to page sipi), NMI or SMI gets into the pending word. how: posted, set-events, set-mp-state. */
+/*
+ * An INIT, SIPI (to page sipi), NMI or SMI enters the pending word. how: posted, set-events,
+ * set-mp-state.
+ */
 WORD_EVENT(pend);
 /*
- * It leaves the word. how: taken; or without effect: by-INIT, not-waiting (a SIPI), in-SMM (a SIPI),
- * merged (a second NMI, with the first), set-events.
+ * It leaves the pending word. how: taken; or, without effect, by-INIT, not-waiting (a SIPI), in-SMM
+ * (a SIPI), merged (a second NMI, with the first), set-events.
  */
 WORD_EVENT(consume);
 
@@ -168,9 +195,15 @@ DECLARE_EVENT_CLASS(events,
 	EVENT_OF(events, name, TP_PROTO(const struct mkvm_vcpu *vcpu, u32 told, u32 refused, int result), \
 		 TP_ARGS(vcpu, told, refused, result))
 
-/* KVM_GET_VCPU_EVENTS. word: the pending word; told: its bits that userspace gets to see. */
+/*
+ * KVM_GET_VCPU_EVENTS reports events. word: the pending word; told: the bits that userspace
+ * sees.
+ */
 EVENTS_EVENT(events_get);
-/* KVM_SET_VCPU_EVENTS is done. told: bits that userspace wants set; refused: those it may not clear, being unseen. */
+/*
+ * KVM_SET_VCPU_EVENTS is done. told: bits that userspace sets; refused: unseen bits that it
+ * may not clear.
+ */
 EVENTS_EVENT(events_set);
 
 /* ---- what a vCPU does ---- */
@@ -188,13 +221,16 @@ DECLARE_EVENT_CLASS(vcpu_change,
 	EVENT_OF(vcpu_change, name, TP_PROTO(const struct mkvm_vcpu *vcpu, const char *what, const char *by), \
 		 TP_ARGS(vcpu, what, by))
 
-/* A vCPU goes from mp_state to what. by: INIT, SIPI, HLT, wake, SMI, ioctl. */
+/* A vCPU changes from mp_state to what. by: INIT, SIPI, HLT, wake, SMI, ioctl. */
 VCPU_EVENT(mp_state);
-/* Somebody wants the vCPU to look. what: ipi, it leaves the guest; wake, it slept; none, it will look anyway. */
+/*
+ * A thread kicks the vCPU. what: ipi, it leaves the guest; wake, it slept; none, it will look
+ * anyway.
+ */
 VCPU_EVENT(kick);
 /* The vCPU's thread goes to sleep. */
 VCPU_EVENT(sleep);
-/* It is awake again. by: event, signal, work (of its thread, not of the vCPU). */
+/* The thread is awake again. by: event, signal, work (of the thread, not of the vCPU). */
 VCPU_EVENT(wake);
 
 DECLARE_EVENT_CLASS(border,
@@ -213,15 +249,18 @@ DECLARE_EVENT_CLASS(border,
 		 TP_PROTO(const struct mkvm_vcpu *vcpu, const char *reason, u64 code, u64 info1, u64 info2, \
 			  u32 event), TP_ARGS(vcpu, reason, code, info1, info2, event))
 
-/* Into the guest. event: the vector in delivery, plus 0x80000000, or 0. */
+/* The guest is entered. event: the vector in delivery plus 0x80000000, or 0. */
 BORDER_EVENT(enter);
-/* Out of the guest. code, info1, info2: the vendor's; event: the one whose delivery was cut off (EXITINTINFO). */
+/*
+ * The guest exits. code, info1, info2: the vendor's; event: the one whose delivery was
+ * interrupted (EXITINTINFO).
+ */
 BORDER_EVENT(exit);
-/* KVM_RUN returns. code: kvm_run's exit_reason (KVM_EXIT_*); info1: what the ioctl returns. */
+/* KVM_RUN returns. code: kvm_run's exit_reason (KVM_EXIT_*); info1: the ioctl's return value. */
 BORDER_EVENT(user_exit);
-/* An SMI, info1 its id, is taken at rip; code: SMBASE. */
+/* An SMI is taken at rip. info1: its id; code: SMBASE. */
 BORDER_EVENT(smm_enter);
-/* RSM: the guest goes on at rip; info1, code: as above, SMBASE as the handler left it. */
+/* RSM: the guest continues at rip. info1: the SMI's id; code: SMBASE as the handler left it. */
 BORDER_EVENT(smm_leave);
 
 DECLARE_EVENT_CLASS(access,
@@ -239,13 +278,16 @@ DECLARE_EVENT_CLASS(access,
 		 TP_ARGS(vcpu, address, len, write, data, by))
 
 /*
- * An access to what is not memory. by: kernel, when it is done; user, before userspace answers. len 0: a
- * doorbell (KVM_IOEVENTFD) of any length and data, whose instruction nobody has looked at.
+ * An access to an address that is not memory. by: kernel, after the access; user, before userspace
+ * answers. len 0: a doorbell (KVM_IOEVENTFD) of any length and data, whose instruction was not decoded.
  */
 ACCESS_EVENT(mmio);
-/* The same for a port; of a string instruction the last element. */
+/* An access to a port; of a string instruction the last element. by: as in mmio. */
 ACCESS_EVENT(pio);
-/* The guest touches an address that has no (such) second-level mapping. by: fetch, data, walk (of its page tables). */
+/*
+ * The guest accesses an address without a suitable second-level mapping. by: fetch, data, walk
+ * (of page tables).
+ */
 ACCESS_EVENT(page_fault);
 
 #endif

@@ -2,14 +2,14 @@
 /*
  * decode.c - the instruction decoder: tables, and one pass over the bytes.
  *
- * An instruction is known when its opcode stands in a table; what has no operand
- * in memory is left out, since it never causes an exit. Guest bytes are hostile:
- * every loop is bounded by the 15 bytes of an instruction.
+ * The tables list the opcodes that are known. Instructions without an operand in memory are
+ * left out, because they never cause an exit. Guest bytes are not trusted: every loop is
+ * bounded by the 15 bytes of an instruction.
  *
- * State: none outside of struct mkvm_emu.
+ * State: only struct mkvm_emu.
  *
- * Manuals: AMD APM vol. 3, "Opcode and Operand Encodings"; Intel SDM vol. 2.
- * Read next: emulate.c.
+ * Manuals: AMD APM vol. 3, "Opcode and Operand Encodings"; Intel SDM vol. 2. Read next:
+ * emulate.c.
  */
 #include <linux/string.h>
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * decode.h - what decode.c and the emulate*.c share: the words in which decode.c
- * says what an instruction is, and helpers. Of the others mmio.c alone includes it.
+ * decode.h - what decode.c and emulate*.c share: the description of a decoded instruction, and
+ * helpers. Of the other files only mmio.c includes it.
  */
 #ifndef MKVM_DECODE_H
 #define MKVM_DECODE_H

@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * emulate.c - the instruction emulator: runs what decode.c has decoded.
+ * emulate.c - the instruction emulator: executes what decode.c has decoded.
  *
- * It runs what can access memory, INS and OUTS, and MOV to control registers. What
- * stays UNHANDLED is listed in Documentation/abi.rst. The bytes may have changed since
- * the exit, so nothing is taken for granted because an exit happened.
+ * It executes instructions that can access memory, INS and OUTS, and MOV to control registers.
+ * Documentation/abi.rst lists what stays UNHANDLED. The bytes may have changed since the exit,
+ * so the emulator assumes nothing because of the exit.
  *
- * State: none outside of struct mkvm_emu; the guest's registers are written only
- * when nothing can fail any more.
+ * State: only struct mkvm_emu; the guest's registers are written only when nothing can fail any
+ * more.
  *
  * Manuals: AMD APM vol. 3, Intel SDM vol. 2.
- * Read next: emulate.h, the contract; decode.c; emulate_bits.c and the others of that
- * name, one for each subject; mmio.c, the surroundings.
+ *
+ * Read next: emulate.h, the contract; decode.c; the other emulate_*.c, one for each subject;
+ * mmio.c, which supplies the memory accesses.
  */
 #include <linux/log2.h>
 

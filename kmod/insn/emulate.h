@@ -3,19 +3,19 @@
  * emulate.h - the instruction emulator's contract.
  *
  * The emulator is pure: it sees registers, a few mode bits and the functions
- * below, and knows nothing of a VM. It decodes one instruction and runs it, or
- * one iteration of a repeated string instruction.
+ * below, and knows nothing about a VM. It decodes one instruction and executes it,
+ * or one iteration of a repeated string instruction.
  *
- * Restarting: when one of its surroundings' functions says EXIT (userspace must
- * answer first), the emulator returns EXIT and has changed nothing. Later the
- * caller runs the same instruction again from its start; the functions answer
- * what they answered before from their log, up to the access that is new. So
- * they are called in the same order with the same arguments each time, and
- * registers change only when everything has succeeded. insn and insn_len are
- * kept between the runs: bytes that are there are not fetched again, so fetch
- * is the one function that belongs in no log.
+ * Restarting: if one of these functions returns EXIT (userspace must answer
+ * first), the emulator returns EXIT and has changed nothing. Later the caller
+ * executes the same instruction again from its start, and the functions repeat
+ * their previous answers from a log, up to the access that is new. So they are
+ * called in the same order with the same arguments each time, and registers
+ * change only when everything has succeeded. insn and insn_len are kept between
+ * the attempts: bytes that are there are not fetched again, so fetch is the only
+ * function that is not logged.
  *
- * Read next: decode.c, emulate.c, then mmio.c, the surroundings.
+ * Read next: decode.c, emulate.c, then mmio.c, which implements the functions.
  */
 #ifndef MKVM_EMULATE_H
 #define MKVM_EMULATE_H

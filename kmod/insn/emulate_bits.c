@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * emulate_bits.c - what integer instructions compute beyond ADD and its like:
- * conditions, byte order, bit counts and fields, multiplication, division,
- * comparison of pairs, BOUND, ARPL, XLAT.
+ * emulate_bits.c - integer instructions beyond ADD and similar: conditions, byte order, bit
+ * counts and fields, multiplication, division, comparison of pairs, BOUND, ARPL, XLAT.
  *
- * State: none, as emulate.c.
+ * State: none, as in emulate.c.
  *
  * Manuals: AMD APM vol. 3; Intel SDM vol. 2.
- * Read next: emulate.c, which calls this.
+ *
+ * Read next: emulate.c, which calls this file.
  */
 #include <linux/swab.h>
 

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * emulate_stack.c - instructions that use the stack: PUSH and POP in all forms,
- * ENTER and LEAVE, near calls and returns.
+ * emulate_stack.c - instructions that use the stack: PUSH and POP in all forms, ENTER and
+ * LEAVE, near calls and returns.
  *
- * State: none, as emulate.c. rSP is written last, when no access can fail any more.
+ * State: none, as in emulate.c. rSP is written last, when no access can fail any more.
  *
  * Manuals: AMD APM vol. 3; Intel SDM vol. 2.
- * Read next: emulate.c, which calls this.
+ *
+ * Read next: emulate.c, which calls this file.
  */
 #include "decode.h"
 

@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * emulate_vec.c - moves between memory and vector registers, and x87 and MMX
- * instructions with an operand in memory.
+ * emulate_vec.c - moves between memory and vector registers, and x87 and MMX instructions with
+ * an operand in memory.
  *
- * Moves of SSE, AVX and AVX-512 are done here. An x87 instruction is run by the
- * CPU itself, on a copy of the guest's registers with a buffer for its operand; the
- * copy becomes the guest's when memory has been accessed. Moves under a mask, other
- * vector instructions, and saves and loads of a whole FPU state stay UNHANDLED.
+ * This file executes moves of SSE, AVX and AVX-512 itself. The CPU executes an x87 instruction,
+ * on a copy of the guest's registers with a buffer for its operand; the copy becomes the
+ * guest's after memory has been accessed. Moves under a mask, other vector instructions, and
+ * saves and loads of a whole FPU state stay UNHANDLED.
  *
- * State: none, as emulate.c.
+ * State: none, as in emulate.c.
  *
  * Manuals: AMD APM vol. 4 and 5; Intel SDM vol. 1, "Programming with the x87 FPU".
- * Read next: emulate.c, which calls this; guest_fpu.c, the registers.
+ *
+ * Read next: emulate.c, which calls this file; guest_fpu.c, the registers.
  */
 #include <linux/string.h>
 

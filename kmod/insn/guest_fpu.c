@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * guest_fpu.c - the emulator's way to the guest's FPU and vector registers.
+ * guest_fpu.c - access to the guest's FPU and vector registers for the emulator.
  *
- * While KVM_RUN runs, the thread's FPU registers are the guest's: they are in the
- * CPU, or the kernel has saved them and loads them again here.
+ * During KVM_RUN the thread's FPU registers are the guest's: they are in the CPU, or the kernel
+ * has saved them and loads them again here.
  *
  * State: none. Read next: emulate_vec.c.
  */

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * iodev.c - which port and which physical address belongs to an in-kernel device,
- * to an eventfd (KVM_IOEVENTFD) or to a zone of coalesced writes.
+ * iodev.c - finds the owner of a port or physical address: an in-kernel device, an eventfd
+ * (KVM_IOEVENTFD) or a zone of coalesced writes.
  *
- * State: the devices are the VM's (irqchip/); all of them are known, so this is a
- * switch and no bus. vm->iodev.ioeventfds and vm->iodev.zones are changed under vm->irqchip.lock
- * and read under RCU. vm->iodev.ring is the page from which userspace takes coalesced
- * writes: it owns "first", we own "last", and keep our own copy of it.
+ * State: the devices belong to the VM (irqchip/); all of them are known, so the lookup is a
+ * switch and not a bus. vm->iodev.ioeventfds and vm->iodev.zones are changed under vm->irqchip.lock and read
+ * under RCU. vm->iodev.ring is the page from which userspace takes coalesced writes: userspace owns
+ * "first", we own "last", and keep a copy of it.
  *
  * Manual: the kernel's KVM API document. Read next: irqchip/pic.c, irqchip/lapic.c.
  */

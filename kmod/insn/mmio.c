@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * mmio.c - the emulator's surroundings: it turns the linear addresses of an
- * instruction into guest memory, in-kernel devices or exits to userspace.
+ * mmio.c - connects the emulator: turns the linear addresses of an instruction into guest
+ * memory, in-kernel devices or exits to userspace.
  *
- * State: vcpu->log, what the devices that the current instruction has read so
- * far answered. When one needs userspace, KVM_RUN returns, and the next KVM_RUN
- * runs the same instruction again: accesses that the log holds are answered from
- * it, so no device sees one twice.
+ * State: vcpu->log, the answers of the devices that the current instruction has read so far. If
+ * a device needs userspace, KVM_RUN returns, and the next KVM_RUN executes the same instruction
+ * again: accesses in the log are answered from it, so no device sees one twice.
  *
  * Read next: emulate.c, iodev.c.
  */

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * skip.c - the end of an instruction that has run outside of the guest: RIP, shadow, RF and traps;
- * and what becomes of one that nobody can emulate.
+ * skip.c - the end of an instruction that was executed outside the guest: RIP, shadow, RF and
+ * traps; and the failure of one that cannot be emulated.
  *
- * State: vcpu->next_rip, the CPU's word for where the next instruction is, 0 if it gives none.
+ * State: vcpu->next_rip, where the CPU says that the next instruction is, or 0 if it does not
+ * say.
  *
  * Read next: mmio.c.
  */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * x87.h - runs x87 and MMX instructions that have an operand in memory on the
- * registers that are in the CPU, with a buffer as the operand.
+ * x87.h - executes x87 and MMX instructions that have an operand in memory, on the registers in
+ * the CPU and with a buffer as the operand.
  *
  * Read next: emulate_vec.c.
  */

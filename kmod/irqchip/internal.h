@@ -17,6 +17,16 @@ static inline u8 mkvm_source_released(enum mkvm_irq_source source)
 	return BIT(source) | (restored ? BIT(MKVM_SOURCE_RESTORED) : 0);
 }
 
+/*
+ * Each tick of the PIT and each signal of a plain irqfd is an edge. If an edge-triggered pin is high
+ * only because the state that was set had it high, that state was saved in the middle of such a
+ * pulse, and the next one must not merge with it.
+ */
+static inline bool mkvm_source_pulses(enum mkvm_irq_source source)
+{
+	return source == MKVM_SOURCE_PIT || source == MKVM_SOURCE_IRQFD;
+}
+
 /* What has become of the PIC's INT output; several at once. */
 #define MKVM_INT_RISES		1
 #define MKVM_INT_FALLS		2

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * ioapic.c - the I/O APIC: 24 pins, version 0x11 (so no EOI register), at
+ * ioapic.c - the I/O APIC: 24 pins, version 0x11 (so it has no EOI register), at
  * MKVM_IOAPIC_BASE.
  *
- * State: struct mkvm_ioapic. Each pin has a redirection table entry (RTE) and a
- * line, high while any source holds it high. RTE bit 13 (polarity) changes
- * nothing: sources say "asserted", not a voltage. An edge is delivered at once
- * or, on a masked pin, lost ("ignored, not delivered or held pending"). A level
- * is delivered while the line is high, the pin is unmasked and remote-IRR is
- * clear. The delivery sets remote-IRR, the EOI of the vector that was sent
- * clears it; that vector is kept apart from the RTE, which may be rewritten.
+ * State: struct mkvm_ioapic. Each pin has a redirection table entry (RTE) and a line, which is
+ * high while any source holds it high. RTE bit 13 (polarity) has no effect: a source asserts a
+ * line, it does not drive a voltage. An edge is delivered at once or, on a masked pin, lost
+ * ("ignored, not delivered or held pending"). A level is delivered while the line is high, the
+ * pin is unmasked and remote-IRR is clear. Delivery sets remote-IRR, and the EOI of the vector
+ * that was sent clears it; that vector is stored apart from the RTE, which the guest may
+ * rewrite.
  *
  * Manual: Intel 82093AA data sheet. Read next: routing.c, then lapic.c.
  */
@@ -106,6 +106,13 @@ static void pin_set_low(struct mkvm_ioapic *ioapic, unsigned int pin)
 	ioapic->storming &= ~BIT(pin);
 }
 
+static void pin_release(struct mkvm_ioapic *ioapic, unsigned int pin, enum mkvm_irq_source source)
+{
+	ioapic->source[pin] &= ~mkvm_source_released(source);
+	if (!ioapic->source[pin])
+		pin_set_low(ioapic, pin);
+}
+
 static int pin_set_high(struct mkvm_ioapic *ioapic, unsigned int pin)
 {
 	bool was_high = ioapic->line & BIT(pin);
@@ -140,15 +147,14 @@ int mkvm_ioapic_set_irq(struct mkvm_ioapic *ioapic, unsigned int pin, enum mkvm_
 	if (source == MKVM_SOURCE_PIT)
 		ioapic->pit_pins |= BIT(pin);
 	if (level) {
+		if (mkvm_source_pulses(source) && !pin_is_level(ioapic, pin))
+			pin_release(ioapic, pin, MKVM_SOURCE_RESTORED);
 		ioapic->source[pin] |= BIT(source);
 		ioapic->resample_pins |= source == MKVM_SOURCE_RESAMPLE ? BIT(pin) : 0;
 		ret = pin_set_high(ioapic, pin);
 	}
-	if (level != 1) {
-		ioapic->source[pin] &= ~mkvm_source_released(source);
-		if (!ioapic->source[pin])
-			pin_set_low(ioapic, pin);
-	}
+	if (level != 1)
+		pin_release(ioapic, pin, source);
 	raw_spin_unlock_irqrestore(&ioapic->lock, flags);
 	return ret;
 }

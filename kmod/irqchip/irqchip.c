@@ -172,6 +172,8 @@ int mkvm_irqchip_pit_ioctl(struct mkvm *vm, unsigned int ioctl, void __user *arg
 	default:
 		if (copy_from_user(&control, argp, sizeof(control)))
 			return -EFAULT;
+		if (memchr_inv(control.reserved, 0, sizeof(control.reserved)))
+			return -EINVAL;
 		mkvm_pit_set_reinject(pit, control.pit_reinject);
 		return 0;
 	}

@@ -17,9 +17,9 @@
  *     -> mkvm_irq_acked (irqfd.c)         lowers the pin, signals resamplefds
  *     -> the IOAPIC clears remote-IRR and delivers again what is high
  *
- * Split: PIC, PIT and IOAPIC are userspace's. Only mkvm_msi_deliver is left of the
- * ways in, ExtINT comes by KVM_INTERRUPT, and an EOI that the IOAPIC waits for is
- * mkvm_vcpu_tell_eoi.
+ * Split irqchip: PIC, PIT and IOAPIC are in userspace. Interrupts then enter only by
+ * mkvm_msi_deliver, ExtINT comes from KVM_INTERRUPT, and an EOI for which the IOAPIC
+ * waits goes to mkvm_vcpu_tell_eoi.
  *
  * Lock order: pit->lock, then pic->lock or ioapic->lock (never both at once),
  * then nothing. All are raw spinlocks taken with interrupts off, since timers
@@ -84,7 +84,7 @@ enum mkvm_irq_source {
 	MKVM_SOURCE_PIT,	/* the in-kernel PIT */
 	MKVM_SOURCE_IRQFD,	/* pulses of irqfds */
 	MKVM_SOURCE_RESAMPLE,	/* irqfds with a resamplefd: high until the guest's EOI */
-	MKVM_SOURCE_RESTORED,	/* was high in a state that was set: USER and RESAMPLE let go of it, too */
+	MKVM_SOURCE_RESTORED,	/* was high in a state that was set; internal.h says what ends it */
 };
 
 /* Level of a source: 0 low, 1 high, or high and low again in one step that nobody gets between. */

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * irqfd.c - interrupts from eventfds (KVM_IRQFD), and eventfds that hear of the
- * end of an interrupt.
+ * irqfd.c - interrupts from eventfds (KVM_IRQFD), and eventfds that are signalled at the end of
+ * an interrupt.
  *
- * A write to the eventfd runs irqfd_wake, which raises the GSI at once: no route
- * needs to sleep, and each is looked up when it is used, so a change of routing
- * finds no copy here. A plain irqfd gives a pulse. One with a resamplefd drives
- * its GSI high (MKVM_SOURCE_RESAMPLE). When the guest ends that interrupt, the
- * GSI goes low and then every resamplefd of it is signalled: whoever still has a
- * reason raises it again. Nothing lowers that source without signalling them all
- * afterwards, so that no device that shares a GSI is forgotten.
+ * A write to the eventfd runs irqfd_wake, which raises the GSI at once: no route needs to
+ * sleep, and each is looked up when it is used, so there is no copy that a change of routing
+ * would have to update. A plain irqfd pulses the GSI. An irqfd with a resamplefd drives its GSI
+ * high (MKVM_SOURCE_RESAMPLE). When the guest ends that interrupt, the GSI goes low, and then
+ * every resamplefd of it is signalled: a device that still needs service raises it again.
+ * Whatever lowers that source signals all resamplefds afterwards, so no device that shares a
+ * GSI is forgotten.
  *
- * State: vm->irqchip.irqfds and vm->irqchip.resamplers, changed under vm->irqchip.lock. A closed
- * eventfd says so in irqfd_wake, which may not sleep: vm->irqchip.irqfd_reap frees.
+ * State: vm->irqchip.irqfds and vm->irqchip.resamplers, changed under vm->irqchip.lock. A closed eventfd is
+ * reported to irqfd_wake, which may not sleep: vm->irqchip.irqfd_reap frees it.
  *
  * Read next: routing.c, then mkvm_ioapic_eoi in ioapic.c.
  */

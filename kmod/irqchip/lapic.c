@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * lapic.c - the local APIC: registers in xAPIC and x2APIC mode, acceptance of
- * messages, priorities, EOI, MSR_IA32_APICBASE, the image for userspace.
+ * lapic.c - the local APIC: registers in xAPIC and x2APIC mode, acceptance of messages,
+ * priorities, EOI, MSR_IA32_APICBASE, the image for userspace.
  *
- * State: struct mkvm_lapic (lapic.h). There is no lock. Anybody sets IRR and
- * TMR bits with atomic operations; all else is written by the owner (the
- * vCPU's thread, or who holds vcpu->mutex) and read by senders with READ_ONCE.
+ * State: struct mkvm_lapic (lapic.h). There is no lock. Any thread sets IRR and TMR bits with
+ * atomic operations; everything else is written by the owner (the vCPU's thread, or the holder
+ * of vcpu->mutex) and read by senders with READ_ONCE.
  *
- * The invariant that finds interrupts without a look at 256 bits: a word of
- * IRR that is not empty has its bit in irr_words. A sender sets the IRR bit,
- * then the word's bit, then kicks; the owner clears the word's bit first and
- * looks at the word again. ISR has isr_words and highest_isr, owner only.
+ * One invariant finds interrupts without a look at 256 bits: a word of IRR that is not empty
+ * has its bit set in irr_words. A sender sets the IRR bit, then the word's bit, then kicks; the
+ * owner clears the word's bit first and then looks at the word again. ISR has isr_words and
+ * highest_isr, which only the owner uses.
  *
- * Intel SDM vol. 3, "Advanced Programmable Interrupt Controller (APIC)"; AMD
- * APM vol. 2, same title. "Own" and "any context" are said in irqchip.h.
+ * Intel SDM vol. 3, "Advanced Programmable Interrupt Controller (APIC)"; AMD APM vol. 2, same
+ * title. irqchip.h explains "own" and "any context".
  *
- * Read next: ipi.c (who is addressed), lapic_timer.c.
+ * Read next: ipi.c (which APICs are addressed), lapic_timer.c.
  */
 #include <linux/kernel.h>
 #include <linux/nospec.h>

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * pit.c - the 8254 interval timer of a PC and port 0x61.
+ * pit.c - the 8254 interval timer of a PC, and port 0x61.
  *
- * State: struct mkvm_pit under pit->lock. A channel does not run: what it shows
- * is worked out from the time when its count was loaded. Channel 0 raises GSI 0
- * from an hrtimer; the n-th tick is due when n times the count have passed, so
- * that rounding never adds up. Channel 1 drives nothing, channel 2 the speaker.
+ * State: struct mkvm_pit under pit->lock. A channel does not run: its value is computed from
+ * the time when its count was loaded. Channel 0 raises GSI 0 from an hrtimer; the n-th tick is
+ * due when n times the count have passed, so that rounding errors do not add up. Channel 1
+ * drives nothing, channel 2 the speaker.
  *
- * Reinjection: a tick that the controllers call coalesced was missed by the
- * guest. It is counted and raised again when the guest has taken the one before.
+ * Reinjection: a tick that the controllers coalesce was missed by the guest. It is counted, and
+ * raised again when the guest has taken the previous one.
  *
- * Left out: the one clock between a write and its effect, and that a new count
- * in modes 1, 2, 3 and 5 waits for the end of the period (it starts at once, as
- * in Linux KVM, or shortens the pulse).
+ * Not modelled: the one clock between a write and its effect, and that a new count in modes 1,
+ * 2, 3 and 5 waits for the end of the period (it starts at once, as in Linux KVM, or shortens
+ * the pulse).
  *
  * Manual: Intel 8254 data sheet. Read next: routing.c.
  */

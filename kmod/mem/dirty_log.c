@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * dirty_log.c - which pages of a slot the guest has written, for display updates
- * and migration.
+ * dirty_log.c - the log of pages that the guest has written, for display updates and migration.
  *
- * State: slot->dirty, one bit a page, while the slot has KVM_MEM_LOG_DIRTY_PAGES.
- * Its second-level leaves are then 4 KiB and writable only where the bit is set:
- * a bit is cleared and its leaf write-protected in one hold of mmu_lock, and the
- * fault that makes the leaf writable sets the bit in another. What the host itself
- * writes for the guest (emulation) sets the bit after the write.
+ * State: slot->dirty, one bit for each page, while the slot has KVM_MEM_LOG_DIRTY_PAGES. The
+ * slot's second-level leaves are then 4 KiB, and writable only if the bit is set: a bit is
+ * cleared and its leaf write-protected in one hold of mmu_lock, and the fault that makes the
+ * leaf writable sets the bit in another. A write that the host makes for the guest (emulation)
+ * sets the bit afterwards.
  *
  * Read next: tdp.c, memslot.c.
  */

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * memslot.c - maps guest-physical addresses to host-virtual ones.
+ * memslot.c - memory slots: maps guest-physical addresses to host-virtual ones.
  *
- * State: vm->slots, for each address space an immutable array sorted by guest
- * frame that is replaced as a whole under vm->slots_lock. Readers hold vm->srcu for as long as they
- * use what a slot told them. A slot goes in two steps: first it is dead (no new
- * access, no new second-level entry), but the MMU notifier still finds it, so
- * that pages which the host takes away meanwhile are zapped; when its entries
- * are gone it leaves the array.
+ * State: vm->slots, for each address space an immutable array that is sorted by guest frame and
+ * replaced as a whole under vm->slots_lock. Readers hold vm->srcu for as long as they use what
+ * they found in a slot. A slot is removed in two steps: first it is marked dead (no new access,
+ * no new second-level entry), but the MMU notifier still finds it, so that pages which the host
+ * takes away meanwhile are zapped; when its entries are gone, it leaves the array.
  *
  * Read next: tdp.c.
  */
@@ -263,6 +262,25 @@ static int create_slot(struct mkvm *vm, struct mkvm_memslots *slots, struct mkvm
 	return r;
 }
 
+/* A slot at another address. Its log goes on over the move, begins or ends with it, as the flags say. */
+static int move_slot(struct mkvm *vm, struct mkvm_memslots *slots, struct mkvm_memslot *new,
+		     const struct mkvm_memslot *old)
+{
+	unsigned long *dirty = old->dirty;
+	int r = 0;
+
+	if (!(new->flags & KVM_MEM_LOG_DIRTY_PAGES))
+		new->dirty = NULL;
+	else if (!dirty)
+		r = start_logging(vm, new);
+	if (!r)
+		r = change_slot(vm, slots, new, old);
+	/* Of two bitmaps one is left over: the old one, or after a failure the new one. */
+	if (new->dirty != dirty)
+		kvfree(r ? new->dirty : dirty);
+	return r;
+}
+
 static int memslot_set_locked(struct mkvm *vm, const struct kvm_userspace_memory_region *mem)
 {
 	struct mkvm_memslots *slots = rcu_dereference_protected(vm->slots[address_space(mem->slot)],
@@ -291,10 +309,7 @@ static int memslot_set_locked(struct mkvm *vm, const struct kvm_userspace_memory
 		return old->flags == new.flags ? 0 : change_logging(vm, slots, &new, dirty);
 	if (overlaps(slots, &new))
 		return -EEXIST;
-	if (!old)
-		return create_slot(vm, slots, &new);
-	new.flags = old->flags;		/* a move does not change them */
-	return change_slot(vm, slots, &new, old);
+	return old ? move_slot(vm, slots, &new, old) : create_slot(vm, slots, &new);
 }
 
 /*

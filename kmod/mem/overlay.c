@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * overlay.c - one page of read-only memory that the CPU may write for a moment: accessed and busy
- * bits of descriptors in ROM.
+ * overlay.c - a writable copy of one page of ROM for a moment, for accessed and busy bits of
+ * descriptors.
  *
- * A CPU that loads a segment from a descriptor that does not say "accessed" writes that into the
- * table, in an event's delivery as well, which nothing can emulate. On a bus such a write to ROM is
- * lost. Here the CPU gets a copy of the page, by second-level tables of the vCPU's own that differ
- * from the VM's in this page alone, for one delivery or one instruction. With the next exit both
- * are forgotten, and the write with them. Everybody else sees the ROM all the time.
+ * A CPU that loads a segment from a descriptor without the accessed bit writes that bit to the
+ * table, also during the delivery of an event, which cannot be emulated. On a bus such a write
+ * to ROM is lost. Here the CPU gets a copy of the page, through second-level tables of its own
+ * vCPU that differ from the VM's in this page only, for one delivery or one instruction. The
+ * next exit drops both, and the write with them. All other vCPUs see the ROM all the time.
  *
- * State: vcpu->overlay, vcpu->overlay_root; only the vCPU's thread touches them.
+ * State: vcpu->overlay, vcpu->overlay_root; only the vCPU's thread accesses them.
  *
- * Read next: tdp_fault_locked in run.c, tdp.c.
+ * Read next: tdp.c.
  */
 #include <linux/mm.h>
 #include <linux/slab.h>

@@ -2,21 +2,22 @@
 /*
  * soft_tlb.c - a TLB that software fills, for a guest whose page tables are not RAM.
  *
- * A CPU with nested paging takes its reads of the guest's page tables for writes, since it may set
- * accessed and dirty bits. So it cannot walk tables that are in read-only memory, and where no
- * memory is it cannot be given what a bus without a device answers. For such a guest we do the
- * walks (mkvm_walk), drop what they write to read-only memory, and let the CPU walk tables of ours
- * that hold what the guest's own say about the pages that it has used. They are to the guest what a
- * TLB is, and are emptied by whatever empties a TLB. The CPU finds them in a guest-physical
- * address space of their own:
+ * A CPU with nested paging treats its reads of the guest's page tables as writes, because it
+ * may set accessed and dirty bits. So it cannot walk tables in read-only memory, and for absent
+ * memory it cannot be given the answer of a bus without a device. For such a guest we do the
+ * walks in software (mkvm_walk), drop their writes to read-only memory, and let the CPU walk
+ * tables of ours, which hold the translations of the pages that the guest has used. To the
+ * guest these tables are a TLB, and whatever flushes a TLB empties them. The CPU finds them in
+ * a guest-physical address space of their own:
  *
  *   the page that CR3 names	the top of our tables, so that CR3 need not change
  *   SOFT_TABLES from base on	the others
  *   SOFT_PAGES behind them	windows: each is one page of the guest's memory
  *
- * All that the guest reads and writes itself has its own address still; what a window shows, and
- * whether it may be written, the second-level tables say (tdp.c). It ends with any change of CR0,
- * CR3, CR4, EFER or the address space, and begins anew at the next walk that the CPU cannot do.
+ * What the guest itself reads and writes keeps its address; the second-level tables (tdp.c)
+ * determine what a window shows and whether it is writable. The mode ends with any change of
+ * CR0, CR3, CR4, EFER or the address space, and starts again at the next walk that the CPU
+ * cannot do.
  *
  * State: vcpu->soft, which only the vCPU's thread touches.
  *

@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * tdp.c - second-level page tables (NPT, EPT): filled on fault from the host's
- * page tables, emptied when the host takes pages away.
+ * tdp.c - second-level page tables (NPT, EPT): filled on a fault from the host's page tables,
+ * emptied when the host takes pages away.
  *
- * State: for each address space vm->tdp and what hangs below it, under vm->mmu_lock. An entry
- * exists only while the host maps the same page: nothing is pinned. A fault
- * reads vm->invalidate_seq, asks the host for the page, and installs it only if
- * no invalidation of that address ran meanwhile; otherwise the guest faults
- * again.
+ * State: for each address space vm->tdp and the tables below it, under vm->mmu_lock. An entry
+ * exists only while the host maps the same page: nothing is pinned. A fault reads
+ * vm->invalidate_seq, asks the host for the page, and installs it only if no invalidation of
+ * that address ran meanwhile; otherwise the guest faults again.
  *
- * TLBs: who removes entries bumps vm->tlb_gen and then makes every CPU that is
- * inside this VM leave it. A vCPU compares the generation after it has announced
- * that it is in the guest, so one of the two sees the other.
+ * TLBs: whoever removes entries increments vm->tlb_gen and then makes every CPU that is inside
+ * this VM exit. A vCPU compares the generation after it has announced that it is in the guest,
+ * so one of the two sees the other.
  *
- * No hold of mmu_lock grows with the guest's memory: a table that lies in a range as a whole is cut
- * off with one store, and what hangs below it is visited and freed without the lock. Ranges of
- * several slots are zapped in a hold each, and flushed once at the end. In between, vm->tlbs_stale
- * says that a TLB may hold what the tables hold no more: who relies on an absent entry flushes first.
+ * mmu_lock is not held in proportion to the guest's memory: a table whose whole range is
+ * removed is unlinked with one store, and the tables below it are visited and freed without the
+ * lock. Ranges of several slots are zapped in one hold each, and flushed once at the end. Until
+ * then vm->tlbs_stale says that a TLB may hold entries that the tables no longer have: whoever
+ * relies on an absent entry flushes first.
  *
- * Read next: memslot.c for the addresses, svm/svm.c for the entry's format.
+ * Read next: memslot.c for the addresses, svm/svm.c for the format of an entry.
  */
 #include <linux/mm.h>
 #include <linux/sched/signal.h>

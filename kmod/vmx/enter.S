@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * enter.S - into the guest and back.
+ * enter.S - guest entry and exit.
  *
- * State: none; registers travel between the guest and the array that the caller
- * gives. RSP, RIP and RFLAGS are in the VMCS.
+ * State: none; the registers are exchanged between the guest and the array that the caller
+ * passes. RSP, RIP and RFLAGS are in the VMCS. Read next: vmx.c.
  */
 #include <linux/linkage.h>
 #include <asm/asm.h>

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * exit.c - what each VM exit means: one small handler for each basic reason.
+ * exit.c - the meaning of each VM exit: one small handler for each basic exit reason.
  *
- * State: none of its own; reads the VMCS's exit fields.
+ * State: none of its own; it reads the exit fields of the VMCS. Handlers return 1 (enter
+ * again), 0 (to userspace, kvm_run is filled in) or -errno.
  *
- * Handlers return 1 (enter again), 0 (to userspace, kvm_run is filled in) or -errno.
- * Intel SDM vol. 3, "VM Exits", "VMX Basic Exit Reasons".
+ * Intel SDM vol. 3, "VM Exits", "VMX Basic Exit Reasons". Read next: cpu/exit.c.
  */
 #include <linux/nospec.h>
 #include <linux/ratelimit.h>

@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * vmx.c - Intel VMX: switching it on, a vCPU's VMCS and the state in it, entering
- * the guest.
+ * vmx.c - Intel VMX: enabling, a vCPU's VMCS and the state in it, guest entry.
  *
- * State: vmx_cpus (per CPU: VMXON region, whose VMCSs are active), the MSR bitmaps
- * that all vCPUs share, struct vmx_vcpu. A VMCS follows its vCPU's thread from CPU
- * to CPU. Of the guest's TLB entries nothing is known where it arrives: the first
- * entry there flushes them.
+ * State: vmx_cpus (per CPU: the VMXON region, the list of active VMCSs), the MSR bitmaps that
+ * all vCPUs share, struct vmx_vcpu. A VMCS follows its vCPU's thread from CPU to CPU. On a new
+ * CPU nothing is known about the guest's TLB entries: the first entry there flushes them.
  *
- * Intel SDM vol. 3, "Virtual Machine Control Structures", "VM Entries", "VM Exits".
- * Read next: caps.c, exit.c, event.c, enter.S.
+ * Intel SDM vol. 3, "Virtual Machine Control Structures", "VM Entries", "VM Exits". Read next:
+ * caps.c, exit.c, event.c, enter.S.
  */
 #include <linux/cpu.h>
 #include <linux/idr.h>

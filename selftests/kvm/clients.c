@@ -202,6 +202,18 @@ TEST(set_clock_refuses_unknown_flags)
 	EXPECT_ERRNO(EFAULT, ioctl(vm->fd, KVM_GET_CLOCK, 8));
 }
 
+TEST(set_clock_refuses_values_in_its_padding)
+{
+	struct vm *vm = vm_create(0);
+	struct kvm_clock_data first = { .pad0 = 1 }, last = { .pad[3] = 1 };
+
+	NEED_CAP(KVM_CAP_ADJUST_CLOCK);
+	if (is_linux_kvm())
+		SKIP("Linux KVM does not look at the padding");
+	EXPECT_ERRNO(EINVAL, ioctl(vm->fd, KVM_SET_CLOCK, &first));
+	EXPECT_ERRNO(EINVAL, ioctl(vm->fd, KVM_SET_CLOCK, &last));
+}
+
 static void no_clock_guest(u64 arg)
 {
 	u64 value;

@@ -148,6 +148,30 @@ TEST(logging_begins_for_memory_that_is_mapped_already)
 	EXPECT_EQ(3, ((u8 *)host)[5 * PAGE_SIZE]);
 }
 
+/* KVM's API document lets one call move a slot and change its flags. */
+TEST(a_slot_that_moves_is_logged_as_its_new_flags_say)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_add(vm, writer_guest, 0);
+	u64 size = PAGES * PAGE_SIZE, away = TEST_GPA + 16 * MIB;
+	void *host = vm_add_memory(vm, SLOT_TEST, 0, away, size);
+
+	/* The log begins with the move. */
+	ASSERT_OK(vm_set_slot(vm, SLOT_TEST, KVM_MEM_LOG_DIRTY_PAGES, TEST_GPA, size, host));
+	ASSERT_OK(madvise(host, size, MADV_NOHUGEPAGE));
+	write_pages(vcpu, 1, 1, 2);
+	/* It is kept over a move there and back. */
+	ASSERT_OK(vm_set_slot(vm, SLOT_TEST, KVM_MEM_LOG_DIRTY_PAGES, away, size, host));
+	ASSERT_OK(vm_set_slot(vm, SLOT_TEST, KVM_MEM_LOG_DIRTY_PAGES, TEST_GPA, size, host));
+	write_pages(vcpu, 2, 3, 4);
+	ASSERT_OK(get_log(vm, SLOT_TEST));
+	EXPECT_EQ(4, dirty_pages());
+	EXPECT_TRUE(is_dirty(1) && is_dirty(2) && is_dirty(3) && is_dirty(4));
+	/* It ends with a move. */
+	ASSERT_OK(vm_set_slot(vm, SLOT_TEST, 0, away, size, host));
+	EXPECT_ERRNO(ENOENT, get_log(vm, SLOT_TEST));
+}
+
 /* A string read from a port that userspace answers: the kernel writes the guest's memory. */
 static void string_io_guest(u64 arg)
 {

@@ -259,6 +259,46 @@ TEST(many_eventfds_may_raise_one_gsi)
 	expect_irqs(vcpu, VECTOR + GSI, 1);
 }
 
+/* A kernel that raises and lowers a pin for a pulse may have been asked for its state in between. */
+TEST(a_pulse_is_an_edge_though_the_pin_was_high_in_a_state_that_was_set)
+{
+	struct vm *vm;
+	struct vcpu *vcpu = start_guest(&vm, 0);
+	struct kvm_irqchip chip = { .chip_id = KVM_IRQCHIP_IOAPIC };
+	int fd = new_eventfd();
+
+	if (is_linux_kvm())
+		SKIP("Linux KVM loses the first pulse");
+	assign(vm, GSI, fd);
+	ASSERT_OK(ioctl(vm->fd, KVM_GET_IRQCHIP, &chip));
+	chip.chip.ioapic.irr |= 1 << GSI;
+	ASSERT_OK(ioctl(vm->fd, KVM_SET_IRQCHIP, &chip));
+	expect_irqs(vcpu, VECTOR + GSI, 1);
+	signal_edge(vcpu, fd);
+	expect_irqs(vcpu, VECTOR + GSI, 1);
+	EXPECT_TRUE(!line_is_high(vm, GSI));
+}
+
+TEST(a_level_that_was_set_stays_high_over_a_pulse_until_userspace_lowers_it)
+{
+	struct vm *vm;
+	struct vcpu *vcpu = start_guest(&vm, RTE_LEVEL | RTE_MASKED);
+	struct kvm_irqchip chip = { .chip_id = KVM_IRQCHIP_IOAPIC };
+	int fd = new_eventfd();
+
+	(void)vcpu;
+	if (is_linux_kvm())
+		SKIP("Linux KVM has one source for both");
+	assign(vm, GSI, fd);
+	ASSERT_OK(ioctl(vm->fd, KVM_GET_IRQCHIP, &chip));
+	chip.chip.ioapic.irr |= 1 << GSI;
+	ASSERT_OK(ioctl(vm->fd, KVM_SET_IRQCHIP, &chip));
+	signal_fd(fd);
+	EXPECT_TRUE(line_is_high(vm, GSI));
+	vm_irq_line(vm, GSI, 0);
+	EXPECT_TRUE(!line_is_high(vm, GSI));
+}
+
 TEST(a_pulse_does_not_lower_what_userspace_holds)
 {
 	struct vm *vm;

@@ -249,6 +249,18 @@ TEST(missed_ticks_come_later_unless_they_are_to_be_discarded)
 	}
 }
 
+TEST(reinject_control_refuses_values_in_its_reserved_bytes)
+{
+	struct vm *vm = vm_with_pit();
+	struct kvm_reinject_control first = { .reserved[0] = 1 }, last = { .reserved[30] = 1 };
+
+	NEED_CAP(KVM_CAP_REINJECT_CONTROL);
+	if (is_linux_kvm())
+		SKIP("Linux KVM does not look at them");
+	EXPECT_ERRNO(EINVAL, ioctl(vm->fd, KVM_REINJECT_CONTROL, &first));
+	EXPECT_ERRNO(EINVAL, ioctl(vm->fd, KVM_REINJECT_CONTROL, &last));
+}
+
 #define NR_TICKS 100
 
 static void hundred_ticks(u64 arg)
@@ -291,6 +303,44 @@ static void through_ioapic(u64 arg)
 TEST(ticks_reach_the_ioapic_too)
 {
 	run_guest(through_ioapic);
+}
+
+static void ticks_after_restore(u64 through_pic)
+{
+	if (through_pic) {
+		guest_setup();
+	} else {
+		irq_count_range(0x40, 0xfe);
+		apic_enable();
+		apic_write(APIC_LVT0, LVT_MASKED);
+		rte_write(0, 0x55);
+	}
+	stage(1);			/* IRQ 0 is high in a state that is set */
+	pit_program(0, 2, 1193);
+	sti();
+	GUEST_WAIT((through_pic ? TICKS : irqs[0x55]) >= 10);
+	cli();
+}
+
+/* A tick is two steps, high and low, and a state may have been saved between them. */
+TEST(ticks_go_on_after_a_state_that_was_saved_amid_one)
+{
+	for (u64 through_pic = 0; through_pic <= 1; through_pic++) {
+		struct vm *vm = vm_with_pit();
+		struct vcpu *vcpu = vcpu_add(vm, ticks_after_restore, through_pic);
+		struct kvm_irqchip chip = { .chip_id = through_pic ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_IOAPIC };
+
+		ktap_about("through the PIC: %llu", (unsigned long long)through_pic);
+		TICKS = irqs[0x55] = 0;
+		vcpu_run_to_stage(vcpu, 1);
+		ASSERT_OK(ioctl(vm->fd, KVM_GET_IRQCHIP, &chip));
+		if (through_pic)
+			chip.chip.pic.last_irr |= 1;
+		else
+			chip.chip.ioapic.irr |= 1;
+		ASSERT_OK(ioctl(vm->fd, KVM_SET_IRQCHIP, &chip));
+		vcpu_run_to_done(vcpu);
+	}
 }
 
 static void masked_ticks(u64 arg)

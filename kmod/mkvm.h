@@ -251,10 +251,13 @@ struct mkvm_io_log {
 enum mkvm_intercept {
 	MKVM_INTERCEPT_INS,	/* number: bytes of an element */
 	MKVM_INTERCEPT_OUTS,
+	MKVM_INTERCEPT_GET_CR,	/* number: the register's, or MKVM_ANY_CR */
 	MKVM_INTERCEPT_SET_CR,	/* number: the register's */
 	MKVM_INTERCEPT_GET_DR,
 	MKVM_INTERCEPT_SET_DR,
 };
+
+#define MKVM_ANY_CR 0xff	/* some emulator says only that it was one of them */
 
 /* Why an instruction is emulated. */
 enum mkvm_cause {

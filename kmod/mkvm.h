@@ -428,6 +428,7 @@ void mkvm_vcpu_reset(struct mkvm_vcpu *vcpu, bool init);
 
 /* run.c */
 int mkvm_vcpu_run(struct mkvm_vcpu *vcpu);
+int mkvm_interrupted(struct mkvm_vcpu *vcpu, int why);
 int mkvm_skip_instruction(struct mkvm_vcpu *vcpu);
 void mkvm_end_instruction(struct mkvm_vcpu *vcpu, u32 traps);
 int mkvm_exit_halt(struct mkvm_vcpu *vcpu);

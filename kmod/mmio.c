@@ -712,9 +712,7 @@ int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause)
 		}
 		if (unlikely(r == MKVM_EMU_RETRY && (vcpu->log.nr || vcpu->pio.done))) {
 			suspend_emulation(vcpu);
-			vcpu->stats[MKVM_STAT_SIGNAL_EXITS]++;
-			vcpu->run->exit_reason = KVM_EXIT_INTR;
-			return -EINTR;
+			return mkvm_interrupted(vcpu, -EINTR);
 		}
 		mkvm_forget_io(vcpu);
 		vcpu->rip = emu->rip;

@@ -227,10 +227,13 @@ struct mkvm_io_log {
 enum mkvm_intercept {
 	MKVM_INTERCEPT_INS,	/* number: bytes of an element */
 	MKVM_INTERCEPT_OUTS,
+	MKVM_INTERCEPT_GET_CR,	/* number: the register's, or MKVM_ANY_CR */
 	MKVM_INTERCEPT_SET_CR,	/* number: the register's */
 	MKVM_INTERCEPT_GET_DR,
 	MKVM_INTERCEPT_SET_DR,
 };
+
+#define MKVM_ANY_CR 0xff	/* some emulator says only that it was one of them */
 
 /* Why an instruction is emulated. */
 enum mkvm_cause {
@@ -430,6 +433,7 @@ bool mkvm_vcpu_runnable(struct mkvm_vcpu *vcpu);
 int mkvm_vcpu_block(struct mkvm_vcpu *vcpu);
 
 /* cpu/exit.c: handlers, for the vendor's table; return: 1 enter again, 0 exit to userspace, -errno */
+int mkvm_interrupted(struct mkvm_vcpu *vcpu, int why);
 int mkvm_exit_halt(struct mkvm_vcpu *vcpu);
 int mkvm_exit_cpuid(struct mkvm_vcpu *vcpu);
 int mkvm_exit_monitor(struct mkvm_vcpu *vcpu);

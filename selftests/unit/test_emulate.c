@@ -235,6 +235,11 @@ bool mkvm_emu_has(struct mkvm_emu *emu, unsigned int feature)
 	return feature != m.lacks;
 }
 
+u64 mkvm_emu_get_cr(struct mkvm_emu *emu, int cr)
+{
+	return m.cr[cr];
+}
+
 int mkvm_emu_set_cr(struct mkvm_emu *emu, int cr, u64 val)
 {
 	if (val == 0xbad)
@@ -1274,7 +1279,7 @@ static bool must_run(const ZydisDecodedInstruction *i)
 	unsigned int k;
 
 	if (i->mnemonic == ZYDIS_MNEMONIC_MOV && i->opcode_map == ZYDIS_OPCODE_MAP_0F)
-		return i->opcode > 0x20 && i->opcode < 0x24;	/* to control registers, debug registers */
+		return i->opcode >= 0x20 && i->opcode < 0x24;	/* control registers, debug registers */
 	if (uses_stack(i) || reads_descriptor(i) || i->mnemonic == ZYDIS_MNEMONIC_XLAT)
 		return true;
 	if (i->attributes & ZYDIS_ATTRIB_HAS_MODRM ? i->raw.modrm.mod == 3 : !memory_without_modrm(i))
@@ -1333,7 +1338,7 @@ static void random_bytes(u8 *p, enum mode mode)
 /* AMD's LOCK MOV CR0, which is CR8, Zydis does not know. */
 static bool locked_cr(const struct mkvm_emu *c)
 {
-	return c->prefix[LOCK] && c->d.op == OP_SET_CR;
+	return c->prefix[LOCK] && (c->d.op == OP_GET_CR || c->d.op == OP_SET_CR);
 }
 
 /* With a prefix 66, F2 or F3 MOVNTI is undefined: the CPU refuses it, so the emulator need not. */
@@ -2104,6 +2109,34 @@ TEST(control_registers_by_number_width_and_privilege)
 	m.regs[RBX] = 0xffffffff00000001ULL;
 	EXPECT_EQ(RUN(0x0f, 0x22, 0xe3), MKVM_EMU_DONE);	/* 32 bits */
 	EXPECT_EQ(m.cr[4], 1);
+}
+
+TEST(control_registers_are_read_by_number_width_and_privilege)
+{
+	machine_init(LONG64);
+	m.cr[4] = 0x123456789;
+	m.cr[8] = 7;
+	m.regs[RBX] = m.regs[11] = ~0ULL;
+	EXPECT_EQ(RUN(0x0f, 0x20, 0xe3), MKVM_EMU_DONE);	/* mov rbx, cr4 */
+	EXPECT_EQ(m.regs[RBX], 0x123456789);
+	EXPECT_EQ(RUN(0x41, 0x0f, 0x20, 0xe3), MKVM_EMU_DONE);	/* mov r11, cr4 */
+	EXPECT_EQ(m.regs[11], 0x123456789);
+	EXPECT_EQ(RUN(0x66, 0x0f, 0x20, 0x24), MKVM_EMU_DONE);	/* mov rsp, cr4: mod is not looked at */
+	EXPECT_EQ(m.regs[RSP], 0x123456789);
+	EXPECT_EQ(m.emu.insn_len, 4);
+	EXPECT_EQ(RUN(0x45, 0x0f, 0x20, 0xc3), MKVM_EMU_DONE);	/* mov r11, cr8 */
+	EXPECT_EQ(m.regs[11], 7);
+	EXPECT_EQ(RUN(0xf0, 0x0f, 0x20, 0xc3), MKVM_EMU_DONE);	/* lock mov rbx, cr0 is cr8 */
+	EXPECT_EQ(m.regs[RBX], 7);
+	EXPECT_FAULT(UD_VECTOR, 0x0f, 0x20, 0xcb);		/* cr1 */
+	EXPECT_FAULT(UD_VECTOR, 0xf0, 0x0f, 0x20, 0xe3);	/* lock mov rbx, cr4 */
+	m.emu.mode.cpl = 3;
+	EXPECT_FAULT(GP_VECTOR, 0x0f, 0x20, 0xe3);
+	EXPECT_EQ(m.regs[RBX], 7);
+	machine_init(PROT32);
+	m.cr[4] = 0x123456789;
+	EXPECT_EQ(RUN(0x0f, 0x20, 0xe3), MKVM_EMU_DONE);	/* 32 bits */
+	EXPECT_EQ((u32)m.regs[RBX], 0x23456789);
 }
 
 TEST(undefined_forms_fault_and_unknown_ones_do_not)

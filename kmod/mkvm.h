@@ -43,6 +43,7 @@
 
 #include "insn/emulate.h"
 #include "irqchip/irqchip.h"
+#include "uapi/mkvm.h"
 
 #define MKVM_MAX_VCPUS		1024	/* and ids 0..1023; over 254 only x2APIC messages reach them */
 #define MKVM_MAX_SLOTS		509
@@ -189,22 +190,7 @@ static inline bool mkvm_pic_in_kernel(struct mkvm *vm)
 
 /* ---- events ---- */
 
-/* Bits of vcpu->pending: anybody sets them, the vCPU's own thread consumes them (cpu/pending.c). */
-enum mkvm_pending {
-	MKVM_PEND_INIT,
-	MKVM_PEND_SIPI,
-	MKVM_PEND_NMI,
-	MKVM_PEND_SMI,
-	MKVM_PEND_EVENT,	/* IRR, ExtINT or a queued event changed: look again */
-	MKVM_PEND_MSRS,		/* the MSR filter changed, or this vCPU has not looked at it */
-	MKVM_PEND_TELL,		/* own thread: eoi_vector or tpr_access wait for userspace */
-	MKVM_PEND_NMI2,		/* a second NMI behind the first, which the guest would have taken long ago */
-	/*
-	 * Posted since the last KVM_GET_VCPU_EVENTS, so that KVM_SET_VCPU_EVENTS with older
-	 * knowledge cannot take it away: bit n + MKVM_PEND_UNSEEN belongs to bit n.
-	 */
-	MKVM_PEND_UNSEEN = 8,
-};
+static_assert(MKVM_NR_PEND <= MKVM_PEND_UNSEEN);
 
 /* A bit of the pending word, and that it was not reported. */
 #define MKVM_PEND_BOTH(bit) (BIT(bit) | BIT((bit) + MKVM_PEND_UNSEEN))
@@ -227,12 +213,6 @@ struct mkvm_event {
 
 /* ---- a vCPU ---- */
 
-enum mkvm_where {
-	MKVM_OUTSIDE,		/* not in the guest, will look at vcpu->pending before it enters */
-	MKVM_IN_GUEST,		/* an IPI makes it leave */
-	MKVM_EXITING,		/* somebody has sent that IPI */
-};
-
 #define MKVM_LOG_ENTRIES 64	/* ENTER makes 62, of 8 bytes at most */
 
 /* Accesses that one emulated instruction has made so far outside of RAM: its replay answers from here. */
@@ -247,10 +227,13 @@ struct mkvm_io_log {
 enum mkvm_intercept {
 	MKVM_INTERCEPT_INS,	/* number: bytes of an element */
 	MKVM_INTERCEPT_OUTS,
+	MKVM_INTERCEPT_GET_CR,	/* number: the register's, or MKVM_ANY_CR */
 	MKVM_INTERCEPT_SET_CR,	/* number: the register's */
 	MKVM_INTERCEPT_GET_DR,
 	MKVM_INTERCEPT_SET_DR,
 };
+
+#define MKVM_ANY_CR 0xff	/* some emulator says only that it was one of them */
 
 /* Why an instruction is emulated. */
 enum mkvm_cause {
@@ -450,6 +433,7 @@ bool mkvm_vcpu_runnable(struct mkvm_vcpu *vcpu);
 int mkvm_vcpu_block(struct mkvm_vcpu *vcpu);
 
 /* cpu/exit.c: handlers, for the vendor's table; return: 1 enter again, 0 exit to userspace, -errno */
+int mkvm_interrupted(struct mkvm_vcpu *vcpu, int why);
 int mkvm_exit_halt(struct mkvm_vcpu *vcpu);
 int mkvm_exit_cpuid(struct mkvm_vcpu *vcpu);
 int mkvm_exit_monitor(struct mkvm_vcpu *vcpu);
@@ -481,6 +465,7 @@ void mkvm_queue_machine_check(struct mkvm_vcpu *vcpu);
 void mkvm_events_inject(struct mkvm_vcpu *vcpu);
 bool mkvm_has_extint(struct mkvm_vcpu *vcpu);
 enum mkvm_hold mkvm_interrupt_waits(struct mkvm_vcpu *vcpu, int *vector);	/* any context */
+enum mkvm_hold mkvm_nmi_waits(struct mkvm_vcpu *vcpu);				/* any context */
 void mkvm_trace_waits(struct mkvm_vcpu *vcpu, bool irq, bool nmi);
 bool mkvm_wakes_halted(struct mkvm_vcpu *vcpu);
 bool mkvm_ready_for_user_interrupt(struct mkvm_vcpu *vcpu);
@@ -524,6 +509,10 @@ enum mkvm_watch { MKVM_WATCH_READ, MKVM_WATCH_WRITE, MKVM_WATCH_PORT };
 bool mkvm_watching(struct mkvm_vcpu *vcpu);
 u32 mkvm_breakpoints_met(struct mkvm_vcpu *vcpu, enum mkvm_watch how, u64 addr, unsigned int len);
 void mkvm_debug_trap(struct mkvm_vcpu *vcpu, u32 traps);
+
+/* explain/state.c */
+void mkvm_vcpu_state(struct mkvm_vcpu *vcpu, struct mkvm_vcpu_state *s);
+int mkvm_vcpu_state_ioctl(struct mkvm *vm, struct mkvm_vcpu_state __user *arg);
 
 /* explain/debugfs.c */
 void mkvm_debugfs_setup(void);

@@ -111,6 +111,8 @@ static u32 exits_to_disable(void)
 long mkvm_check_extension(unsigned long cap)
 {
 	switch (cap) {
+	case MKVM_CAP_VERSION:
+		return MKVM_API_VERSION;
 	case KVM_CAP_XCRS:
 		return boot_cpu_has(X86_FEATURE_XSAVE);
 	case KVM_CAP_X86_DISABLE_EXITS:
@@ -465,6 +467,8 @@ static long vm_ioctl(struct file *file, unsigned int ioctl, unsigned long arg)
 		return mkvm_irqchip_line(vm, argp, ioctl == KVM_IRQ_LINE_STATUS);
 	case KVM_SIGNAL_MSI:
 		return mkvm_irqchip_signal_msi(vm, argp);
+	case MKVM_GET_VCPU_STATE:
+		return mkvm_vcpu_state_ioctl(vm, argp);
 	case KVM_GET_CLOCK:
 		return get_clock(vm, argp);
 	case KVM_SET_CLOCK:

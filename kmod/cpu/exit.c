@@ -65,6 +65,14 @@ int mkvm_exit_triple_fault(struct mkvm_vcpu *vcpu)
 	return mkvm_exit_shutdown(vcpu);
 }
 
+/* mkvm_interrupted - the thread has to leave KVM_RUN, for userspace or for the kernel. Return: why, -errno. */
+int mkvm_interrupted(struct mkvm_vcpu *vcpu, int why)
+{
+	vcpu->stats[MKVM_STAT_SIGNAL_EXITS]++;
+	vcpu->run->exit_reason = KVM_EXIT_INTR;
+	return why;
+}
+
 /* ---- exits with nothing to do, exceptions ---- */
 
 int mkvm_exit_nothing(struct mkvm_vcpu *vcpu)
@@ -231,13 +239,13 @@ static int complete_wrmsr(struct mkvm_vcpu *vcpu)
 }
 
 /*
- * mkvm_msr_refused - the guest's access to a register failed: userspace answers it, or it is #GP
+ * The guest's access to a register failed: userspace answers it, or it is #GP
  * @write: WRMSR, of val
  * @filtered: by the filter
  *
  * Context: own thread. Return: as handle_exit.
  */
-int mkvm_msr_refused(struct mkvm_vcpu *vcpu, u32 index, bool write, u64 val, bool filtered)
+static int msr_refused(struct mkvm_vcpu *vcpu, u32 index, bool write, u64 val, bool filtered)
 {
 	u32 reason = mkvm_msr_refusal(vcpu, index, filtered);
 	struct kvm_run *run = vcpu->run;
@@ -266,7 +274,7 @@ int mkvm_exit_rdmsr(struct mkvm_vcpu *vcpu)
 	vcpu->stats[MKVM_STAT_MSR_EXITS]++;
 	allowed = mkvm_msr_allowed(vcpu, index, KVM_MSR_FILTER_READ);
 	if (!allowed || mkvm_msr_get(vcpu, index, &val, false))
-		return mkvm_msr_refused(vcpu, index, false, 0, !allowed);
+		return msr_refused(vcpu, index, false, 0, !allowed);
 	vcpu->regs[0] = (u32)val;
 	vcpu->regs[2] = val >> 32;
 	return mkvm_skip_instruction(vcpu);
@@ -281,7 +289,7 @@ int mkvm_exit_wrmsr(struct mkvm_vcpu *vcpu)
 	vcpu->stats[MKVM_STAT_MSR_EXITS]++;
 	allowed = mkvm_msr_allowed(vcpu, index, KVM_MSR_FILTER_WRITE);
 	if (!allowed || mkvm_msr_set(vcpu, index, val, false))
-		return mkvm_msr_refused(vcpu, index, true, val, !allowed);
+		return msr_refused(vcpu, index, true, val, !allowed);
 	return mkvm_skip_instruction(vcpu);
 }
 

@@ -220,7 +220,7 @@ static enum mkvm_hold hold_nmi(struct mkvm_vcpu *vcpu)
 /*
  * mkvm_interrupt_waits - which interrupt comes next, and what holds it back
  * @vector: the vector; MKVM_WAITS_EXTINT for the PIC's, which it tells when it is acknowledged;
- *	    -1: none waits
+ *	    MKVM_WAITS_NONE
  *
  * Return: MKVM_HOLD_NOTHING if it goes in at the next entry. Context: any; from other threads a snapshot.
  */
@@ -238,6 +238,12 @@ enum mkvm_hold mkvm_interrupt_waits(struct mkvm_vcpu *vcpu, int *vector)
 	return (mkvm_lapic_get_tpr(vcpu->lapic) & 0xf0) >= (*vector & 0xf0) ? MKVM_HOLD_TPR : MKVM_HOLD_PPR;
 }
 
+/* What holds back the NMI that waits; MKVM_HOLD_NOTHING: none waits, or it goes in. Context: as above. */
+enum mkvm_hold mkvm_nmi_waits(struct mkvm_vcpu *vcpu)
+{
+	return READ_ONCE(vcpu->pending) & BIT(MKVM_PEND_NMI) ? hold_nmi(vcpu) : MKVM_HOLD_NOTHING;
+}
+
 /*
  * mkvm_trace_waits - before an entry, and before a sleep: traces what waits and why
  * @irq, @nmi: a window is opened for it
@@ -250,8 +256,7 @@ void mkvm_trace_waits(struct mkvm_vcpu *vcpu, bool irq, bool nmi)
 	struct mkvm_waits w = { .window_irq = irq, .window_nmi = nmi };
 
 	w.irq = mkvm_interrupt_waits(vcpu, &w.vector);
-	if (pending & BIT(MKVM_PEND_NMI))
-		w.nmi = hold_nmi(vcpu);
+	w.nmi = mkvm_nmi_waits(vcpu);
 	if (pending & BIT(MKVM_PEND_SMI))
 		w.smi = vcpu->in_smm ? MKVM_HOLD_SMM : hold_delivery(vcpu);
 	if ((pending & BIT(MKVM_PEND_INIT)) && vcpu->in_smm)

@@ -160,14 +160,6 @@ static int enter_guest(struct mkvm_vcpu *vcpu)
 	return mkvm_hw->handle_exit(vcpu);
 }
 
-/* The thread has to leave KVM_RUN, for userspace or for the kernel. Return: why, -errno. */
-static int interrupted(struct mkvm_vcpu *vcpu, int why)
-{
-	vcpu->stats[MKVM_STAT_SIGNAL_EXITS]++;
-	vcpu->run->exit_reason = KVM_EXIT_INTR;
-	return why;
-}
-
 /* Not running: sleep until it does, or until INIT or SIPI changes what it is. */
 static int wait_to_run(struct mkvm_vcpu *vcpu)
 {
@@ -176,7 +168,7 @@ static int wait_to_run(struct mkvm_vcpu *vcpu)
 	if (!mkvm_vcpu_runnable(vcpu)) {
 		r = mkvm_vcpu_block(vcpu);
 		if (r)
-			return interrupted(vcpu, r);
+			return mkvm_interrupted(vcpu, r);
 	}
 	if (vcpu->mp_state == KVM_MP_STATE_HALTED && mkvm_wakes_halted(vcpu))
 		mkvm_wake(vcpu, "wake");
@@ -239,7 +231,7 @@ static int vcpu_loop(struct mkvm_vcpu *vcpu)
 		if (unlikely(mkvm_user_work_pending())) {
 			r = mkvm_user_work();
 			if (r)
-				return interrupted(vcpu, r);
+				return mkvm_interrupted(vcpu, r);
 		}
 	}
 }

@@ -20,7 +20,6 @@
 
 #include "hw_ops.h"
 
-#define VERSION 1
 
 static struct dentry *top;
 
@@ -121,24 +120,23 @@ static void show_pending(struct out *o, unsigned long pending)
 static void show_vcpu(struct out *o, struct mkvm_vcpu *vcpu)
 {
 	static const char * const where[] = { "outside", "guest", "leaving" };
-	const char *last = READ_ONCE(vcpu->stats[MKVM_STAT_EXITS]) ? mkvm_hw->last_exit(vcpu) : "none";
-	unsigned long pending = READ_ONCE(vcpu->pending);
-	int vector;
-	const char *why = mkvm_hold_name(mkvm_interrupt_waits(vcpu, &vector)) ?: "for an entry";
+	struct mkvm_vcpu_state v;
+	const char *why;
 
+	mkvm_vcpu_state(vcpu, &v);
+	why = mkvm_hold_name(v.hold) ?: "for an entry";
 	begin(o, NULL, '{');
-	show(o, "vcpu {id %u}: {mp_state %s}, {where %s}, cpu {cpu %d}{?in_smm %s}", vcpu->id,
-	     mkvm_mp_state_name(READ_ONCE(vcpu->mp_state)), where[READ_ONCE(vcpu->where) % 3], READ_ONCE(vcpu->cpu),
-	     FLAG(o, READ_ONCE(vcpu->in_smm), ", in SMM"));
-	show(o, ", rip {rip 0x%llx}, rflags {rflags 0x%llx}, last exit {last_exit %s}\n  pending {word 0x%lx}",
-	     READ_ONCE(vcpu->rip), READ_ONCE(vcpu->rflags), last, pending);
-	show_pending(o, pending);
-	if (READ_ONCE(vcpu->event.type))
-		show(o, ", vector {in_delivery 0x%x} in delivery", READ_ONCE(vcpu->event.vector));
-	if (vector > 255)
+	show(o, "vcpu {id %u}: {mp_state %s}, {where %s}, cpu {cpu %d}{?in_smm %s}", v.id,
+	     mkvm_mp_state_name(v.mp_state), where[v.where % 3], v.cpu, FLAG(o, v.in_smm, ", in SMM"));
+	show(o, ", rip {rip 0x%llx}, rflags {rflags 0x%llx}, last exit {last_exit %s}\n  pending {word 0x%x}",
+	     v.rip, v.rflags, v.last_exit, v.pending);
+	show_pending(o, v.pending);
+	if (v.delivering >= 0)
+		show(o, ", vector {in_delivery 0x%x} in delivery", v.delivering);
+	if (v.waiting == MKVM_WAITS_EXTINT)
 		show(o, ", the {waiting %s} waits: {why %s}", "PIC", why);
-	else if (vector >= 0)
-		show(o, ", vector {waiting 0x%x} waits: {why %s}", vector, why);
+	else if (v.waiting >= 0)
+		show(o, ", vector {waiting 0x%x} waits: {why %s}", v.waiting, why);
 	end(o, '}');
 }
 
@@ -337,7 +335,7 @@ static int view_show(struct seq_file *s, void *unused)
 	o->s = s;
 	o->json = strstr(name, ".json");
 	if (o->json)
-		seq_printf(s, "{\"version\":%d", VERSION);
+		seq_printf(s, "{\"version\":%d", MKVM_DEBUGFS_VERSION);
 	for (i = 0; i < ARRAY_SIZE(lists); i++)
 		if (str_has_prefix(name, lists[i].file))
 			show_list(o, s->private, i);

@@ -15,6 +15,8 @@
 
 #include <linux/types.h>
 
+#include "uapi/mkvm.h"
+
 struct mkvm;
 struct mkvm_irq;
 struct mkvm_vcpu;
@@ -30,22 +32,6 @@ DECLARE_STATIC_KEY_FALSE(mkvm_trace_key);
 #define mkvm_trace(step, ...) do { if (mkvm_tracing()) mkvm_trace_##step(__VA_ARGS__); } while (0)
 #define mkvm_trace_event(event, ...) do { if (mkvm_tracing()) trace_##event(__VA_ARGS__); } while (0)
 #define mkvm_trace_id(step, ...) (mkvm_tracing() ? mkvm_trace_##step(__VA_ARGS__) : 0)
-
-/* What holds back an event that waits; inject.c decides. */
-enum mkvm_hold {
-	MKVM_HOLD_NOTHING,	/* it goes in at the next entry */
-	MKVM_HOLD_SIPI,		/* the vCPU waits for INIT or SIPI */
-	MKVM_HOLD_DEBUGGER,	/* KVM_GUESTDBG_BLOCKIRQ */
-	MKVM_HOLD_SHADOW,	/* of STI or MOV SS */
-	MKVM_HOLD_EVENT,	/* another event is being delivered, or an exception comes first */
-	MKVM_HOLD_IF,		/* RFLAGS.IF is 0 */
-	MKVM_HOLD_TPR,		/* its priority class is not above that of TPR */
-	MKVM_HOLD_PPR,		/* nor above that of the interrupt in service */
-	MKVM_HOLD_SMM,		/* the vCPU is in SMM, which has this masked */
-	MKVM_HOLD_NMI_MASK,	/* an NMI is being handled */
-};
-
-#define MKVM_WAITS_EXTINT 256	/* in place of a vector: the PIC has an interrupt */
 
 /* What waits in a vCPU, and what holds it back. */
 struct mkvm_waits {

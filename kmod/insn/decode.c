@@ -92,6 +92,7 @@ static const struct mkvm_opcode two_byte[256] = {	/* after 0F */
 	[0xa4] = INSN(OP_SHLD, RM, IMM8, MODRM | RMW), [0xa5] = INSN(OP_SHLD, RM, CL, MODRM | RMW),
 	[0xac] = INSN(OP_SHRD, RM, IMM8, MODRM | RMW), [0xad] = INSN(OP_SHRD, RM, CL, MODRM | RMW),
 	[0xaf] = INSN(OP_IMUL, REG, RM, MODRM | RMW),
+	[0x20] = INSN(OP_GET_CR, NO, NO, MODRM),
 	[0x21] = INSN(OP_GET_DR, NO, NO, MODRM),
 	[0x22] = INSN(OP_SET_CR, NO, NO, MODRM),
 	[0x23] = INSN(OP_SET_DR, NO, NO, MODRM),
@@ -384,7 +385,7 @@ static void parse_modrm(struct mkvm_emu *c, const u8 **p)
 		if (c->d.src == NO)
 			c->d.src = d.src;
 	}
-	if (c->d.op >= OP_SET_CR && c->d.op <= OP_SET_DR)	/* mod is taken as 3 */
+	if (c->d.op >= OP_GET_CR && c->d.op <= OP_SET_DR)	/* mod is taken as 3 */
 		return;
 	/* VMMCALL and the like */
 	if (c->mod == 3 && d.op == OP_GROUP && d.dst == GROUP_TABLES && c->d.op != OP_LMSW)

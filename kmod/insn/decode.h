@@ -42,7 +42,7 @@ enum op {
 	OP_MOV_FROM_SEG, OP_MOV_TO_SEG, OP_PUSH_SEG, OP_POP_SEG, OP_LOAD_POINTER,
 	OP_CALL_FAR, OP_JMP_FAR, OP_RET_FAR, OP_SGDT, OP_SIDT, OP_LGDT, OP_LIDT, OP_SMSW, OP_LMSW,
 	OP_SLDT, OP_STR, OP_LLDT, OP_LTR, OP_VERR, OP_VERW, OP_LAR, OP_LSL,
-	OP_SET_CR, OP_GET_DR, OP_SET_DR,
+	OP_GET_CR, OP_SET_CR, OP_GET_DR, OP_SET_DR,
 	OP_LENGTH,		/* only its length is known */
 	OP_PREFIX,		/* dst: its kind */
 	OP_GROUP,		/* dst: the row in groups[], by ModRM.reg */

@@ -339,12 +339,16 @@ static enum mkvm_emu_result run_string(struct mkvm_emu *c)
 	return MKVM_EMU_AGAIN;
 }
 
-/* MOV to a control register. */
-static enum mkvm_emu_result run_set_cr(struct mkvm_emu *c)
+/* MOV to and from a control register. */
+static enum mkvm_emu_result run_cr(struct mkvm_emu *c)
 {
-	u64 val = reg_read(c, c->rm, c->mode64 ? 8 : 4);
+	unsigned int nr = c->prefix[LOCK] ? 8 : c->reg, size = c->mode64 ? 8 : 4;
 
-	if (c->mode.cpl || mkvm_emu_set_cr(c, c->prefix[LOCK] ? 8 : c->reg, val))
+	if (c->mode.cpl)
+		return fault(c, GP_VECTOR);
+	if (c->d.op == OP_GET_CR)
+		reg_write(c, c->rm, size, mkvm_emu_get_cr(c, nr));
+	else if (mkvm_emu_set_cr(c, nr, reg_read(c, c->rm, size)))
 		return fault(c, GP_VECTOR);
 	return MKVM_EMU_DONE;
 }
@@ -373,7 +377,7 @@ static bool lockable(const struct mkvm_emu *c)
 /* What an instruction may not be, whatever its operands hold. AMD: LOCK makes CR0 CR8. */
 static bool undefined(const struct mkvm_emu *c)
 {
-	if (c->d.op == OP_SET_CR)
+	if (c->d.op == OP_GET_CR || c->d.op == OP_SET_CR)
 		return c->prefix[LOCK] ? c->reg : !(0x11d >> c->reg & 1);
 	if (c->d.op == OP_GET_DR || c->d.op == OP_SET_DR)
 		return c->prefix[LOCK] || c->reg > 7 || ((c->reg & 6) == 4 && (c->mode.cr4 & X86_CR4_DE));
@@ -421,8 +425,8 @@ static enum mkvm_emu_result run(struct mkvm_emu *c)
 		return mkvm_emu_run_stack(c);
 	case OP_MOV_FROM_SEG ... OP_LSL:
 		return mkvm_emu_run_segment(c);
-	case OP_SET_CR:
-		return run_set_cr(c);
+	case OP_GET_CR: case OP_SET_CR:
+		return run_cr(c);
 	case OP_GET_DR: case OP_SET_DR:
 		return run_dr(c);
 	}

@@ -146,7 +146,8 @@ void mkvm_emu_set_segment(struct mkvm_emu *emu, int seg, const struct kvm_segmen
 void mkvm_emu_dt(struct mkvm_emu *emu, bool idt, struct kvm_dtable *dt, bool write);
 /* Does the guest's CPUID show X86_FEATURE_*? Of the words that CPUID's leaves 1, 7 and 0x80000001 fill. */
 bool mkvm_emu_has(struct mkvm_emu *emu, unsigned int feature);
-/* MOV to CR0, 2, 3, 4 or 8 at CPL 0. Returns 1 for #GP. */
+/* MOV from and to CR0, 2, 3, 4 or 8 at CPL 0. A write returns 1 for #GP. */
+u64 mkvm_emu_get_cr(struct mkvm_emu *emu, int cr);
 int mkvm_emu_set_cr(struct mkvm_emu *emu, int cr, u64 val);
 
 /* As much as a vector register may have. */

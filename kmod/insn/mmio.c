@@ -613,6 +613,11 @@ bool mkvm_emu_has(struct mkvm_emu *emu, unsigned int feature)
 	return mkvm_cpuid_has(emu->vcpu, feature);
 }
 
+u64 mkvm_emu_get_cr(struct mkvm_emu *emu, int cr)
+{
+	return cr == 8 ? mkvm_get_cr8(emu->vcpu) : mkvm_hw->get_cr(emu->vcpu, cr);
+}
+
 int mkvm_emu_set_cr(struct mkvm_emu *emu, int cr, u64 val)
 {
 	return mkvm_cr_write(emu->vcpu, cr, val);
@@ -696,6 +701,8 @@ static bool is_intercepted(const struct mkvm_emu *emu)
 	case MKVM_INTERCEPT_INS: case MKVM_INTERCEPT_OUTS:
 		return (emu->d.flags & STRING) && emu->size == number &&
 		       (what == MKVM_INTERCEPT_INS ? emu->d.src : emu->d.dst) == PORT;
+	case MKVM_INTERCEPT_GET_CR:
+		return emu->d.op == OP_GET_CR && (number == MKVM_ANY_CR || emu->reg == number);
 	case MKVM_INTERCEPT_SET_CR:	/* AMD: LOCK makes CR0 CR8 */
 		if (emu->d.op == OP_LMSW)
 			return !number;
@@ -818,9 +825,7 @@ int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause)
 		}
 		if (unlikely(r == MKVM_EMU_RETRY && (vcpu->log.nr || vcpu->pio.done))) {
 			suspend_emulation(vcpu);
-			vcpu->stats[MKVM_STAT_SIGNAL_EXITS]++;
-			vcpu->run->exit_reason = KVM_EXIT_INTR;
-			return -EINTR;
+			return mkvm_interrupted(vcpu, -EINTR);
 		}
 		mkvm_forget_io(vcpu);
 		vcpu->rip = emu->rip;

@@ -220,7 +220,7 @@ static int change_slot(struct mkvm *vm, struct mkvm_memslots *slots, const struc
 /* A bitmap for a slot whose pages are logged from now on. Return: -ENOMEM. May sleep. */
 static int start_logging(struct mkvm *vm, struct mkvm_memslot *slot)
 {
-	slot->dirty = kvzalloc(BITS_TO_LONGS(slot->npages) * sizeof(long), GFP_KERNEL_ACCOUNT);
+	slot->dirty = kvcalloc(BITS_TO_LONGS(slot->npages), sizeof(long), GFP_KERNEL_ACCOUNT);
 	if (!slot->dirty)
 		return -ENOMEM;
 	if (vm->dirty_manual & KVM_DIRTY_LOG_INITIALLY_SET)

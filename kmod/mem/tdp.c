@@ -430,6 +430,28 @@ static struct page *host_page(unsigned long hva, bool readonly, bool *writable)
 }
 
 /*
+ * The host has no page behind hva that may be used so. Where its memory has failed, that is told to
+ * the thread by the signal that a touch of its own would raise, with which clients pass a machine
+ * check on to their guest. A thread that blocks the signal hears of it by the error alone. Context:
+ * the vCPU's thread, may sleep. Return: MKVM_FAULT_MAPPED: a signal is pending, or a page is there
+ * by now; -EFAULT.
+ */
+static int host_page_missing(unsigned long hva, bool write)
+{
+	struct page *page;
+	long r = get_user_pages_unlocked(hva, 1, &page, (write ? FOLL_WRITE : 0) | FOLL_HWPOISON);
+
+	if (r == 1) {
+		put_page(page);
+		return MKVM_FAULT_MAPPED;
+	}
+	if (r != -EHWPOISON)
+		return -EFAULT;
+	send_sig_mceerr(BUS_MCEERR_AR, (void __user *)hva, PAGE_SHIFT, current);
+	return signal_pending(current) ? MKVM_FAULT_MAPPED : -EFAULT;
+}
+
+/*
  * mkvm_tdp_fault - the guest touched a guest-physical address that is not mapped (so)
  * @slot: the slot that holds gpa, or NULL
  *
@@ -461,7 +483,7 @@ int mkvm_tdp_fault(struct mkvm_vcpu *vcpu, const struct mkvm_memslot *slot, u64 
 	smp_rmb();		/* the host's tables are read after the count that they belong to */
 	page = host_page(hva, readonly, &writable);
 	if (!page)
-		return -EFAULT;
+		return host_page_missing(hva, write);
 	if (mkvm_hw->tdp.huge && !slot->dirty && fits_huge(slot, gfn, hva, page) && host_maps_huge(vm->mm, hva))
 		level = 2;
 	spin_lock(&vm->mmu_lock);

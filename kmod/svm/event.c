@@ -43,7 +43,7 @@ void svm_set_nmi_masked(struct mkvm_vcpu *vcpu, bool masked)
 }
 
 /* QEMU's TCG has faults that we step around. */
-static bool on_tcg(void)
+bool svm_on_tcg(void)
 {
 	static int known = -1;
 
@@ -59,7 +59,7 @@ static bool on_tcg(void)
  */
 static bool intr_goes_as_soft(const struct svm_vcpu *svm)
 {
-	return on_tcg() && svm->vmcb->save.cpl == 0;
+	return svm_on_tcg() && svm->vmcb->save.cpl == 0;
 }
 
 /* Puts an event, or none, into the guest at the next entry. */
@@ -158,7 +158,7 @@ void svm_guest_debug_changed(struct mkvm_vcpu *vcpu)
 
 	svm->vmcb->control.intercepts[INTERCEPT_EXCEPTION] = svm_exceptions(svm);
 	/* TCG does not intercept #BP of an INT3: it takes it for an INT n. */
-	svm_intercept(svm, INTERCEPT_INTn, (vcpu->debug.control & KVM_GUESTDBG_USE_SW_BP) && on_tcg());
+	svm_intercept(svm, INTERCEPT_INTn, (vcpu->debug.control & KVM_GUESTDBG_USE_SW_BP) && svm_on_tcg());
 	if (debugged && !svm->debugged) {
 		svm->guest_dr7 = *dr7;
 		svm->debugged = true;	/* first: from now on vcpu_load leaves dr_live alone */

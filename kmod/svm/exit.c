@@ -44,6 +44,14 @@ static int svm_exit_ioio(struct mkvm_vcpu *vcpu)
 	return mkvm_exit_pio(vcpu, info >> 16, size, info & SVM_IOIO_TYPE_MASK);
 }
 
+/* A read of CR4; on TCG of any, which that calls CR0: see set_cr4. */
+static int svm_exit_cr_read(struct mkvm_vcpu *vcpu)
+{
+	unsigned int cr = to_svm(vcpu)->vmcb->control.exit_code - SVM_EXIT_READ_CR0;
+
+	return mkvm_exit_emulate(vcpu, MKVM_INTERCEPT_GET_CR, svm_on_tcg() ? MKVM_ANY_CR : cr);
+}
+
 static int svm_exit_cr_write(struct mkvm_vcpu *vcpu)
 {
 	unsigned int cr = to_svm(vcpu)->vmcb->control.exit_code - SVM_EXIT_WRITE_CR0;
@@ -185,6 +193,7 @@ static int svm_exit_invalid(struct mkvm_vcpu *vcpu)
 }
 
 static int (*const handlers[])(struct mkvm_vcpu *vcpu) = {
+	[SVM_EXIT_READ_CR0 ... SVM_EXIT_READ_CR8] = svm_exit_cr_read,
 	[SVM_EXIT_WRITE_CR0 ... SVM_EXIT_WRITE_CR8] = svm_exit_cr_write,
 	[SVM_EXIT_READ_DR0 ... SVM_EXIT_WRITE_DR7] = svm_exit_dr,
 	[SVM_EXIT_EXCP_BASE ... SVM_EXIT_LAST_EXCP] = svm_exit_exception,

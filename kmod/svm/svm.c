@@ -247,6 +247,22 @@ static void set_intercepts(struct svm_vcpu *svm)
 	svm_cpuid_changed(&svm->vcpu);
 }
 
+/*
+ * The guest runs with the host's CR4.MCE: where it is clear a machine check shuts the CPU down and the
+ * host never learns what it was (APM vol. 2, "Machine-Check Exception"). While the guest has the bit
+ * otherwise, its reads of CR4 exit. Writes always do. QEMU's TCG looks at CR0's intercept whichever
+ * register is read.
+ */
+static void set_cr4(struct svm_vcpu *svm, u64 val)
+{
+	u64 host_mce = __read_cr4() & X86_CR4_MCE;
+
+	svm->cr4 = val;
+	svm->vmcb->save.cr4 = val | host_mce;
+	svm_intercept(svm, INTERCEPT_CR4_READ, host_mce & ~val);
+	svm_intercept(svm, INTERCEPT_CR0_READ, (host_mce & ~val) && svm_on_tcg());
+}
+
 static void reset_segment(struct vmcb_seg *seg, u16 selector, u64 base, u16 attrib)
 {
 	seg->selector = selector;
@@ -299,6 +315,7 @@ static void svm_vcpu_reset(struct mkvm_vcpu *vcpu, bool init)
 	memset(c, 0, sizeof(*c));
 	vcpu->soft_root = 0;
 	set_intercepts(svm);
+	set_cr4(svm, 0);
 	c->iopm_base_pa = __pa(page_address(iopm));
 	c->msrpm_base_pa = __pa(page_address(msrpm));
 	c->tsc_offset = vcpu->tsc_offset;
@@ -529,7 +546,7 @@ static void svm_get_mode(struct mkvm_vcpu *vcpu, struct mkvm_mode *mode)
 
 	mode->cr0 = s->cr0;
 	mode->cr3 = s->cr3;
-	mode->cr4 = s->cr4;
+	mode->cr4 = to_svm(vcpu)->cr4;
 	mode->efer = s->efer & ~EFER_SVME;
 	mode->cpl = s->cpl;
 	mode->cs_l = s->cs.attrib & SVM_SELECTOR_L_MASK;
@@ -597,22 +614,37 @@ static void svm_set_dt(struct mkvm_vcpu *vcpu, bool idt, const struct kvm_dtable
 	t->limit = dt->limit;
 }
 
-/* The register in the save area that holds CR0, 2, 3 or 4. */
-static u64 *control_register(struct vmcb_save_area *s, int cr)
-{
-	return cr == 0 ? &s->cr0 : cr == 2 ? &s->cr2 : cr == 3 ? &s->cr3 : &s->cr4;
-}
-
 static u64 svm_get_cr(struct mkvm_vcpu *vcpu, int cr)
 {
-	return *control_register(&to_svm(vcpu)->vmcb->save, cr);
+	const struct vmcb_save_area *s = &to_svm(vcpu)->vmcb->save;
+
+	switch (cr) {
+	case 0: return s->cr0;
+	case 2: return s->cr2;
+	case 3: return s->cr3;
+	default: return to_svm(vcpu)->cr4;
+	}
 }
 
 static void svm_set_cr(struct mkvm_vcpu *vcpu, int cr, u64 val)
 {
+	struct vmcb_save_area *s = &to_svm(vcpu)->vmcb->save;
+
 	if (cr != 2)
 		end_soft_tlb(vcpu);
-	*control_register(&to_svm(vcpu)->vmcb->save, cr) = cr == 0 ? val | X86_CR0_ET : val;
+	switch (cr) {
+	case 0:
+		s->cr0 = val | X86_CR0_ET;
+		break;
+	case 2:
+		s->cr2 = val;
+		break;
+	case 3:
+		s->cr3 = val;
+		break;
+	default:
+		set_cr4(to_svm(vcpu), val);
+	}
 }
 
 static void svm_set_efer(struct mkvm_vcpu *vcpu, u64 efer)

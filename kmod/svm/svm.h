@@ -17,6 +17,7 @@ struct svm_vcpu {
 	struct vmcb *vmcb;
 	u64 vmcb_pa;
 	struct svm_asid asid;
+	u64 cr4;		/* the guest's: see set_cr4 */
 
 	/* NMIs: masked from the injection to the IRET. Hardware does not tell when IRET is done. */
 	bool nmi_masked;
@@ -75,6 +76,7 @@ void svm_close_irq_window(struct svm_vcpu *svm);
 void svm_event_after_exit(struct svm_vcpu *svm, bool moved);
 void svm_guest_debug_changed(struct mkvm_vcpu *vcpu);
 u32 svm_exceptions(const struct svm_vcpu *svm);
+bool svm_on_tcg(void);
 void svm_begin_step(struct svm_vcpu *svm);
 void svm_end_step(struct svm_vcpu *svm, u32 exit_code);
 u8 svm_get_shadow(struct mkvm_vcpu *vcpu);

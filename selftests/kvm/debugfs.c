@@ -13,6 +13,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "../../uapi/mkvm.h"
 #include "../../userspace/top/json.h"
 #include "vm.h"
 
@@ -171,6 +172,79 @@ TEST(each_json_twin_shows_the_same)
 	expect_string("0x400000", object, "size");
 	object = first_of(&tree, path, "stats.json", "vcpus");
 	EXPECT_LT(0, json_number(object, "io_exits", 0));
+}
+
+TEST(a_vmm_gets_the_same_of_its_vcpu_without_root)
+{
+	struct vm *vm = vm_create(VM_IRQCHIP);
+	struct vcpu *vcpu = vcpu_add(vm, halts, 0);
+	struct mkvm_vcpu_state state = { .id = 0 };
+	const struct json *object;
+	struct json *tree;
+	char path[128], hex[24];
+
+	EXPECT_EQ(is_linux_kvm() ? 0 : MKVM_API_VERSION, ioctl(vm->fd, KVM_CHECK_EXTENSION, MKVM_CAP_VERSION));
+	if (is_linux_kvm())
+		SKIP("Linux KVM has no MKVM_GET_VCPU_STATE");
+	let_one_wait(vm, vcpu, path, sizeof(path));
+	object = first_of(&tree, path, "vcpus.json", "vcpus");
+	ASSERT_EQ(0, seteuid(65534));
+	ASSERT_OK(ioctl(vm->fd, MKVM_GET_VCPU_STATE, &state));
+	ASSERT_EQ(0, seteuid(0));
+	EXPECT_EQ(KVM_MP_STATE_RUNNABLE, state.mp_state);
+	EXPECT_EQ(MKVM_OUTSIDE, state.where);
+	EXPECT_EQ(MKVM_WAITS_NONE, state.delivering);
+	EXPECT_EQ(VECTOR, state.waiting);
+	EXPECT_EQ(MKVM_HOLD_IF, state.hold);
+	EXPECT_EQ(MKVM_HOLD_NOTHING, state.hold_nmi);
+	EXPECT_EQ(0, state.in_smm);
+	EXPECT_LT(0, state.exits);
+	expect_string(state.last_exit, object, "last_exit");
+	snprintf(hex, sizeof(hex), "0x%llx", state.rip);
+	expect_string(hex, object, "rip");
+	snprintf(hex, sizeof(hex), "0x%llx", state.rflags);
+	expect_string(hex, object, "rflags");
+	EXPECT_EQ(vcpu->run->if_flag, !!(state.rflags & 0x200));
+	ASSERT_OK(ioctl(vcpu->fd, KVM_NMI));
+	ASSERT_OK(ioctl(vm->fd, MKVM_GET_VCPU_STATE, &state));
+	EXPECT_TRUE(state.pending & 1 << MKVM_PEND_NMI);
+	EXPECT_TRUE(state.pending & 1 << (MKVM_PEND_NMI + MKVM_PEND_UNSEEN));
+}
+
+TEST(a_vcpu_that_waits_for_its_start_says_so)
+{
+	struct vm *vm = vm_create(VM_IRQCHIP);
+	struct mkvm_vcpu_state state = { .id = 1 };
+
+	if (is_linux_kvm())
+		SKIP("Linux KVM has no MKVM_GET_VCPU_STATE");
+	vcpu_add(vm, halts, 0);
+	vcpu_add(vm, halts, 0);
+	ASSERT_EQ(1, vm_msi(vm, MSI_ADDR(1), VECTOR | 4 << 8));		/* NMI */
+	ASSERT_OK(ioctl(vm->fd, MKVM_GET_VCPU_STATE, &state));
+	EXPECT_EQ(KVM_MP_STATE_UNINITIALIZED, state.mp_state);
+	EXPECT_EQ(MKVM_HOLD_SIPI, state.hold_nmi);
+	EXPECT_EQ(-1, state.cpu);
+	EXPECT_TRUE(!strcmp("none", state.last_exit));
+}
+
+TEST(a_vcpus_state_is_refused_for_other_ids_and_reserved_fields)
+{
+	struct vm *vm = vm_create(VM_IRQCHIP);
+	struct mkvm_vcpu_state state = { .id = 7 };
+
+	if (is_linux_kvm())
+		SKIP("Linux KVM has no MKVM_GET_VCPU_STATE");
+	vcpu_add(vm, halts, 0);
+	EXPECT_ERRNO(ENOENT, ioctl(vm->fd, MKVM_GET_VCPU_STATE, &state));
+	state.id = 0;
+	for (unsigned int i = 0; i < sizeof(state.reserved); i++) {
+		((u8 *)state.reserved)[i] = 1;
+		EXPECT_ERRNO(EINVAL, ioctl(vm->fd, MKVM_GET_VCPU_STATE, &state));
+		((u8 *)state.reserved)[i] = 0;
+	}
+	EXPECT_OK(ioctl(vm->fd, MKVM_GET_VCPU_STATE, &state));
+	EXPECT_ERRNO(EFAULT, ioctl(vm->fd, MKVM_GET_VCPU_STATE, NULL));
 }
 
 TEST(lists_of_what_is_not_there_are_empty)

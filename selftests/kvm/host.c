@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * What the host's kernel owes a thread, though it stays in KVM_RUN: CPU limits, timers on CPU
- * clocks and other work of its own that it does on the way to userspace, and an LDT that
- * another thread changes.
+ * clocks and other work of its own that it does on the way to userspace; the news that memory
+ * has failed; and an LDT that another thread changes.
  *
  * Read next: run.c.
  */
 #define _GNU_SOURCE
 #include <asm/ldt.h>
+#include <errno.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/rseq.h>
@@ -267,6 +269,122 @@ TEST(work_of_the_thread_is_done_though_its_guest_halts)
 	start_with_timer(vcpu_add(vm_create(VM_IRQCHIP), halt_often, 0), &runner, &thread);
 	wait_for_signals(SIGUSR2, TIMES);
 	end_without_an_exit_before(&runner, thread);
+}
+
+/* --- Memory of the host that fails --- */
+
+#define BAD_GPA (TEST_GPA + MIB)
+#define RET_INSN 0xc3
+
+enum { BY_READ, BY_WRITE, BY_FETCH, NR_WAYS };
+
+static volatile struct {
+	u32 count;
+	int code;
+	u64 address;
+	int lsb;
+} bus_error;
+
+static void on_bus_error(int sig, siginfo_t *info, void *context)
+{
+	(void)sig;
+	(void)context;
+	bus_error.count++;
+	bus_error.code = info->si_code;
+	bus_error.address = (u64)info->si_addr;
+	bus_error.lsb = info->si_addr_lsb;
+}
+
+static void touch_twice(u64 way)
+{
+	volatile u8 *page = (u8 *)BAD_GPA;
+
+	for (u32 i = 1; i <= 2; i++) {
+		if (way == BY_READ)
+			GUEST_EQ(RET_INSN, page[0]);
+		else if (way == BY_WRITE)
+			page[8] = i;
+		else
+			((void (*)(void))BAD_GPA)();
+		stage(i);
+	}
+}
+
+/* What the guest has just used is memory that has failed. */
+static struct vcpu *guest_on_failed_memory(u32 way, bool huge, u8 **page)
+{
+	struct sigaction action = { .sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO };
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_add(vm, touch_twice, way);
+	u8 *memory = host_memory(4 * MIB);
+
+	ASSERT_OK(madvise(memory, 4 * MIB, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE));
+	ASSERT_OK(vm_set_slot(vm, SLOT_TEST, 0, TEST_GPA, 4 * MIB, memory));
+	*page = memory + (BAD_GPA - TEST_GPA);
+	**page = RET_INSN;
+	vcpu_run_to_stage(vcpu, 1);
+	ASSERT_OK(sigaction(SIGBUS, &action, NULL));
+	if (madvise(*page, PAGE_SIZE, MADV_HWPOISON))
+		SKIP("the kernel cannot let memory fail (CONFIG_MEMORY_FAILURE, and root's rights): %s", strerror(errno));
+	return vcpu;
+}
+
+static void expect_bus_error(struct vcpu *vcpu, u8 *page, u32 count)
+{
+	EXPECT_ERRNO(EINTR, ioctl(vcpu->fd, KVM_RUN, 0));
+	EXPECT_EQ(count, bus_error.count);
+	EXPECT_EQ(BUS_MCEERR_AR, bus_error.code);
+	EXPECT_EQ((u64)page, bus_error.address);
+	EXPECT_EQ(12, bus_error.lsb);
+}
+
+/* The guest goes on when there is memory again, with the instruction that found none. */
+static void use_memory_that_fails(bool huge)
+{
+	for (u32 way = 0; way < NR_WAYS; way++) {
+		struct vcpu *vcpu;
+		u8 *page;
+
+		ktap_about("way %u", way);
+		bus_error.count = 0;
+		vcpu = guest_on_failed_memory(way, huge, &page);
+		expect_bus_error(vcpu, page, 1);
+		expect_bus_error(vcpu, page, 2);
+		ASSERT_TRUE(mmap(page, PAGE_SIZE, PROT_READ | PROT_WRITE,
+				 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == page);
+		*page = RET_INSN;
+		vcpu_run_to_stage(vcpu, 2);
+		EXPECT_EQ(2, bus_error.count);
+	}
+}
+
+TEST(memory_of_the_guest_that_fails_is_told_by_sigbus_and_its_address)
+{
+	use_memory_that_fails(false);
+}
+
+TEST(so_is_a_part_of_a_huge_page_that_fails)
+{
+	use_memory_that_fails(true);
+}
+
+TEST(a_thread_that_blocks_sigbus_gets_an_error_for_memory_that_fails)
+{
+	struct vcpu *vcpu;
+	sigset_t set;
+	u8 *page;
+
+	if (is_linux_kvm())
+		SKIP("Linux KVM tries again for ever");
+	vcpu = guest_on_failed_memory(BY_READ, false, &page);
+	sigemptyset(&set);
+	sigaddset(&set, SIGBUS);
+	ASSERT_OK(sigprocmask(SIG_BLOCK, &set, NULL));
+	EXPECT_ERRNO(EFAULT, ioctl(vcpu->fd, KVM_RUN, 0));
+	EXPECT_EQ(0, bus_error.count);
+	ASSERT_OK(sigprocmask(SIG_UNBLOCK, &set, NULL));
+	EXPECT_EQ(1, bus_error.count);
+	EXPECT_EQ(BUS_MCEERR_AR, bus_error.code);
 }
 
 /* --- An LDT that another thread changes --- */

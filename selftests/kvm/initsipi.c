@@ -410,6 +410,30 @@ static void dirty_ap(u64 arg)
 	stage(1);
 }
 
+CODE_BLOB(tell_cr4, 16, "mov %cr4, %eax\n mov $0x90, %dx\n out %eax, %dx");
+
+/* The host's own CR4.MCE, with which a guest runs, is not the guest's. */
+TEST(behind_init_the_guest_reads_cr4_as_zero)
+{
+	struct vm *vm = vm_with_ap();
+	struct vcpu *ap = vm->vcpus[1];
+	struct kvm_run *run;
+	u32 cr4 = 1;
+
+	if (is_linux_kvm() && cpu_is_tcg())
+		SKIP("QEMU's TCG does not intercept reads of CR4, by which kvm_amd hides the host's CR4.MCE");
+	vm_load(vm, SIPI_PAGE << 12, tell_cr4, tell_cr4_end);
+	vcpu_set_guest(ap, dirty_ap, 0);
+	vcpu_run_to_stage(ap, 1);
+	vcpu_finish_exit(ap);
+	init(vm);
+	sipi(vm, SIPI_PAGE);
+	run = vcpu_run_to_exit(ap, KVM_EXIT_IO);
+	ASSERT_EQ(0x90, run->io.port);
+	memcpy(&cr4, (u8 *)run + run->io.data_offset, 4);
+	EXPECT_EQ(0, cr4);
+}
+
 TEST(init_resets_the_cpu_and_keeps_what_the_manual_says)
 {
 	struct vm *vm = vm_with_ap();

@@ -277,6 +277,129 @@ TEST(two_interrupts_in_the_sregs_bitmap_are_refused)
 	EXPECT_ERRNO(EINVAL, ioctl(vcpu->fd, KVM_SET_SREGS, &sregs));
 }
 
+/* --- CR4 --- */
+
+#define CR4_MCE (1ull << 6)
+#define CR4_PGE (1ull << 7)
+
+static u64 read_cr4(void)
+{
+	u64 cr4;
+
+	asm volatile("mov %%cr4, %0" : "=r"(cr4));
+	return cr4;
+}
+
+static void write_cr4(u64 cr4)
+{
+	asm volatile("mov %0, %%cr4" :: "r"(cr4) : "memory");
+}
+
+/* mov %cr4, %reg; hlt; the form that a CPU takes whatever ModRM.mod is, too. */
+static void write_cr4_read(struct vm *vm, u32 reg, bool register_form)
+{
+	u8 *code = vm->low + CODE_GPA;
+
+	if (reg >= 8)
+		*code++ = 0x41;
+	*code++ = 0x0f;
+	*code++ = 0x20;
+	*code++ = (register_form ? 0xc0 : 0) | 4 << 3 | (reg & 7);
+	*code = 0xf4;
+}
+
+/* By the number that an instruction gives them. */
+static u64 *register_of(struct kvm_regs *r, u32 reg)
+{
+	u64 *by_number[] = {
+		(u64 *)&r->rax, (u64 *)&r->rcx, (u64 *)&r->rdx, (u64 *)&r->rbx, (u64 *)&r->rsp, (u64 *)&r->rbp,
+		(u64 *)&r->rsi, (u64 *)&r->rdi, (u64 *)&r->r8, (u64 *)&r->r9, (u64 *)&r->r10, (u64 *)&r->r11,
+		(u64 *)&r->r12, (u64 *)&r->r13, (u64 *)&r->r14, (u64 *)&r->r15,
+	};
+
+	return by_number[reg];
+}
+
+/* The guest has just these bits beside those that its mode wants, and reads them into each register. */
+static void expect_cr4_in_each_register(struct vcpu *vcpu, u64 bits, bool long_mode)
+{
+	struct kvm_sregs sregs;
+
+	vcpu_get_sregs(vcpu, &sregs);
+	sregs.cr4 = (sregs.cr4 & ~(CR4_MCE | CR4_PGE)) | bits;
+	vcpu_set_sregs(vcpu, &sregs);
+	for (u32 i = 0; i < (long_mode ? 32 : 16); i++) {
+		u32 reg = i / 2;
+		struct kvm_sregs now;
+		struct kvm_regs regs;
+
+		ktap_about("CR4 %llx, register %u, ModRM.mod %u", (unsigned long long)sregs.cr4, reg, i % 2 ? 3 : 0);
+		write_cr4_read(vcpu->vm, reg, i % 2);
+		vcpu_get_regs(vcpu, &regs);
+		regs.rip = CODE_GPA;
+		*register_of(&regs, reg) = 0x5a5a5a5a5a5a5a5a;
+		vcpu_set_regs(vcpu, &regs);
+		vcpu_run_to_exit(vcpu, KVM_EXIT_HLT);
+		vcpu_get_regs(vcpu, &regs);
+		if (long_mode)
+			EXPECT_EQ(sregs.cr4, *register_of(&regs, reg));
+		else
+			EXPECT_EQ((u32)sregs.cr4, (u32)*register_of(&regs, reg));
+		vcpu_get_sregs(vcpu, &now);
+		EXPECT_EQ(sregs.cr4, now.cr4);
+	}
+}
+
+/* The host wants machine checks while the guest runs as well; of its CR4.MCE the guest sees nothing. */
+TEST(the_guest_reads_cr4_as_it_has_set_it_in_every_mode)
+{
+	static const u64 bits[] = { 0, CR4_PGE, CR4_MCE, CR4_MCE | CR4_PGE };
+	struct vm *vm = vm_create(0);
+	struct vcpu *real = vcpu_create(vm, 0), *flat = vcpu_create(vm, 1), *wide = vcpu_add(vm, nop_guest, 0);
+
+	if (is_linux_kvm() && cpu_is_tcg())
+		SKIP("QEMU's TCG does not intercept reads of CR4, by which kvm_amd hides the host's CR4.MCE");
+	vcpu_set_real(real, CODE_GPA);
+	vcpu_set_flat32(flat, CODE_GPA);
+	for (u32 i = 0; i < sizeof(bits) / sizeof(*bits); i++) {
+		expect_cr4_in_each_register(real, bits[i], false);
+		expect_cr4_in_each_register(flat, bits[i], false);
+		expect_cr4_in_each_register(wide, bits[i], true);
+	}
+}
+
+static void switch_mce(u64 arg)
+{
+	u64 cr4 = read_cr4();
+
+	(void)arg;
+	for (u32 i = 0; i < 4; i++) {
+		cr4 ^= CR4_MCE;
+		write_cr4(cr4);
+		GUEST_EQ(cr4, read_cr4());
+		stage(i + 1);
+		GUEST_EQ(cr4, read_cr4());
+	}
+}
+
+TEST(a_guest_that_switches_machine_checks_on_and_off_reads_what_it_wrote)
+{
+	struct vcpu *vcpu = vcpu_add(vm_create(0), switch_mce, 0);
+	struct kvm_sregs sregs;
+	u64 before;
+
+	if (is_linux_kvm() && cpu_is_tcg())
+		SKIP("QEMU's TCG does not intercept reads of CR4, by which kvm_amd hides the host's CR4.MCE");
+	vcpu_get_sregs(vcpu, &sregs);
+	before = sregs.cr4;
+	for (u32 i = 1; i <= 4; i++) {
+		vcpu_run_to_stage(vcpu, i);
+		vcpu_get_sregs(vcpu, &sregs);
+		EXPECT_EQ(i % 2 ? before ^ CR4_MCE : before, sregs.cr4);
+	}
+	vcpu_run_to_done(vcpu);
+}
+
 /* --- FPU, XSAVE, XCR0 --- */
 
 static volatile u64 xmm_seen[2];

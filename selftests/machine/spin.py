@@ -1,23 +1,19 @@
-#!/usr/bin/python3
+#!/usr/bin/python3 -B
 # SPDX-License-Identifier: GPL-2.0
 #
 # spin.py DEVICE [once]: hold a VM whose only vCPU runs a loop of one instruction
 # at the reset vector; says "up" when all is made.  With "once" it runs nothing
 # and ends.  For machine-test.
+# Read next: kvm.py.
 
-import ctypes, fcntl, mmap, os, struct, sys
+import sys
 
-KVM_CREATE_VM, KVM_CREATE_VCPU, KVM_RUN, KVM_SET_USER_MEMORY_REGION = 0xae01, 0xae41, 0xae80, 0x4020ae46
+import kvm
 
-vm = fcntl.ioctl(os.open(sys.argv[1], os.O_RDWR), KVM_CREATE_VM, 0)
-memory = mmap.mmap(-1, 4096)
-memory[0xff0:0xff2] = b"\xeb\xfe"  # jmp to itself
-address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-fcntl.ioctl(vm, KVM_SET_USER_MEMORY_REGION, struct.pack("IIQQQ", 0, 0, 0xfffff000, 4096, address))
-vcpu = fcntl.ioctl(vm, KVM_CREATE_VCPU, 0)
+vm = kvm.Vm(sys.argv[1])
+vm.add_memory(0xfffff000, 4096)
+vm.memory[0xff0:0xff2] = b"\xeb\xfe"  # jmp to itself
+vcpu = vm.create_vcpu(0)
 print("up", flush=True)
-while len(sys.argv) == 2:
-    try:
-        fcntl.ioctl(vcpu, KVM_RUN, 0)
-    except InterruptedError:
-        pass
+if len(sys.argv) == 2:
+    kvm.run_for_ever(vcpu)

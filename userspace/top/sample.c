@@ -16,8 +16,7 @@
 #include <linux/magic.h>
 
 #include "top.h"
-
-#define FORMAT_VERSION 1	/* of the files, as in kmod/explain/debugfs.c */
+#include "../../uapi/mkvm.h"
 
 static char top[4000];
 
@@ -85,8 +84,8 @@ static struct json *read_tree(const struct vm *vm, const char *name, char **text
 	tree = json_parse(*text);
 	if (!tree)
 		fail(2, "%s is not JSON: use mkvm-top and mkvm of the same version", path);
-	if (json_number(tree, "version", -1) != FORMAT_VERSION)
-		fail(2, "%s is not of version %d: use mkvm-top and mkvm of the same version", path, FORMAT_VERSION);
+	if (json_number(tree, "version", -1) != MKVM_DEBUGFS_VERSION)
+		fail(2, "%s is not of version %d: use mkvm-top and mkvm of the same version", path, MKVM_DEBUGFS_VERSION);
 	return tree;
 }
 

@@ -10,6 +10,10 @@
 import functools, json, os, re, select, socket, subprocess, sys, time
 
 HERE = os.path.dirname(os.path.realpath(__file__))
+sys.path.insert(0, f'{HERE}/../../ktap')
+import ktap  # noqa: E402
+from ktap import Failed, Skipped  # noqa: E402
+
 RELEASE = os.uname().release
 if not os.path.exists(f'/boot/vmlinuz-{RELEASE}'):
     RELEASE = sorted(f for f in os.listdir('/boot') if f.startswith('vmlinuz-6.1'))[0][len('vmlinuz-'):]
@@ -22,14 +26,6 @@ QEMUS = {'10.0': 'qemu-system-x86_64', '10.0-i386': 'qemu-system-i386', '10.0-mi
          '7.2': f'{OLD_QEMU}/bin/qemu-system-x86_64', '7.2-microvm': f'{OLD_QEMU}/bin/qemu-system-x86_64-microvm'}
 MODULES = ('virtio_pci virtio_blk virtio_net virtio_balloon ahci ata_piix sd_mod e1000 xhci_pci usbhid hid_generic '
            'evdev button efivarfs').split()
-
-
-class Failed(Exception):
-    pass
-
-
-class Skipped(Exception):
-    pass
 
 
 TESTS = []
@@ -255,33 +251,13 @@ class Qemu:
         self.process.wait()
 
 
-def run_one(function):
-    """One test: its verdict's words."""
-    try:
-        function()
-        return 'ok', ''
-    except Skipped as reason:
-        return 'ok', f' # SKIP {reason}'
-    except Exception as reason:  # whatever it is, the other tests are to run
-        print(f'# {function.__name__}: {type(reason).__name__}: {reason}')
-        return 'not ok', ''
-    finally:
-        for guest in Qemu.running:
-            guest.quit()
-        Qemu.running.clear()
+def quit_all():
+    for guest in Qemu.running:
+        guest.quit()
+    Qemu.running.clear()
 
 
 def main():
     names = [word for word in sys.argv[1:] if word != '--all']
-    chosen = [function for function, long in TESTS
-              if function.__name__ in names or not names and ('--all' in sys.argv or not long)]
-    failures = skips = 0
-    print(f'KTAP version 1\n1..{len(chosen)}', flush=True)
-    for number, function in enumerate(chosen, 1):
-        begin = time.monotonic()
-        verdict, skip = run_one(function)
-        failures += verdict != 'ok'
-        skips += skip != ''
-        print(f'# took {time.monotonic() - begin:.0f} s\n{verdict} {number} {function.__name__}{skip}', flush=True)
-    print(f'# Totals: pass:{len(chosen) - failures - skips} fail:{failures} skip:{skips}')
-    return failures > 0
+    return ktap.run([(function.__name__, function) for function, long in TESTS
+                     if function.__name__ in names or not names and ('--all' in sys.argv or not long)], quit_all)

@@ -159,7 +159,9 @@ static inline void reg_write(struct mkvm_emu *c, unsigned int n, unsigned int si
 /* An access to len bytes at off in a segment, with all of the segment's checks. */
 enum mkvm_emu_result mkvm_emu_mem(struct mkvm_emu *c, enum mkvm_emu_how how, int seg, u64 off,
 				  unsigned int len, void *buf);
-/* The segment's checks alone, and the linear address. */
+/* The segment's checks alone, and the linear address; of a segment that is not loaded, likewise. */
+enum mkvm_emu_result mkvm_emu_linearize_in(struct mkvm_emu *c, const struct kvm_segment *s, int seg, u64 off,
+					   unsigned int len, bool write, u64 *la);
 enum mkvm_emu_result mkvm_emu_linearize(struct mkvm_emu *c, int seg, u64 off, unsigned int len, bool write,
 					u64 *la);
 /* The operand that ModRM names, of at most 8 bytes: memory or a register. */

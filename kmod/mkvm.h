@@ -621,8 +621,11 @@ u64 mkvm_tdp_leaf(struct mkvm_vcpu *vcpu, u64 gfn);
 
 /* mmio.c: the emulator's surroundings */
 int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause);
+#define MKVM_NOT_DELIVERED 2
+int mkvm_emulate_delivery(struct mkvm_vcpu *vcpu);
 int mkvm_skip_by_decoding(struct mkvm_vcpu *vcpu);
-enum mkvm_insn { MKVM_INSN_OTHER, MKVM_INSN_HYPERCALL, MKVM_INSN_RSM, MKVM_INSN_INT3, MKVM_INSN_INTO, MKVM_INSN_INT_N };
+enum mkvm_insn { MKVM_INSN_OTHER, MKVM_INSN_HYPERCALL, MKVM_INSN_RSM, MKVM_INSN_INT1, MKVM_INSN_INT3, MKVM_INSN_INTO,
+		 MKVM_INSN_INT_N };
 enum mkvm_insn mkvm_insn_at_rip(struct mkvm_vcpu *vcpu, u8 *vector);
 bool mkvm_insn_is_emulated(struct mkvm_vcpu *vcpu);
 bool mkvm_translate(struct mkvm_vcpu *vcpu, u64 la, u64 *gpa);

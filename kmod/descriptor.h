@@ -65,4 +65,24 @@ enum mkvm_emu_result mkvm_emu_set_type_bits(struct mkvm_emu *c, struct mkvm_desc
 					    unsigned int bits);
 struct kvm_segment mkvm_emu_segment_of(const struct mkvm_descriptor *d);
 
+/* emulate_task.c */
+
+enum { MKVM_TASK_JMP, MKVM_TASK_CALL, MKVM_TASK_IRET, MKVM_TASK_GATE };
+
+struct mkvm_task_switch {
+	u8 why;			/* MKVM_TASK_* */
+	u16 selector;		/* of the new TSS */
+	bool external;		/* faults have EXT in their error code */
+	bool has_error;
+	u32 error;		/* for the new task's stack */
+	u64 rip, rflags;	/* for the old TSS */
+};
+
+/* Does it; DONE with c->next_rip and c->flags, as an instruction. */
+enum mkvm_emu_result mkvm_emu_task_switch(struct mkvm_emu *c, const struct mkvm_task_switch *t);
+/* Far JMP and CALL to a selector whose descriptor is no segment's. */
+enum mkvm_emu_result mkvm_emu_branch_to_task(struct mkvm_emu *c, u16 selector);
+/* IRET with NT set. */
+enum mkvm_emu_result mkvm_emu_return_to_task(struct mkvm_emu *c);
+
 #endif

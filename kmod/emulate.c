@@ -443,6 +443,7 @@ enum mkvm_emu_result mkvm_emulate(struct mkvm_emu *c)
 		return fault(c, GP_VECTOR);
 	c->flags = c->rflags;
 	c->ss_loaded = false;
+	c->fault_after = false;
 	res = run(c);
 	if (res == MKVM_EMU_DONE) {
 		c->rip = c->next_rip;

@@ -26,6 +26,7 @@ struct delivery {
 	const struct mkvm_emu_event *ev;
 	struct mkvm_descriptor gate, code, stack;
 	unsigned int width;		/* bytes of what is pushed */
+	bool is_task;			/* the gate is of a task, and the rest of this unknown */
 	bool inner;			/* to another privilege level */
 	unsigned int cpl;		/* the handler's */
 	struct kvm_segment cs, ss;
@@ -298,9 +299,25 @@ static enum mkvm_emu_result find_handler(struct mkvm_emu *c, struct delivery *d)
 	if (d->ev->soft && (c->rflags & X86_EFLAGS_VM) && (c->mode.cr4 & X86_CR4_VME))
 		return MKVM_EMU_UNHANDLED;
 	res = read_gate(c, d);
-	if (!res && desc_type(&d->gate) == TASK_GATE)
-		res = MKVM_EMU_UNHANDLED;
-	return res ? res : load_handler(c, d);
+	d->is_task = !res && desc_type(&d->gate) == TASK_GATE;
+	return res || d->is_task ? res : load_handler(c, d);
+}
+
+/* A task gate. */
+static enum mkvm_emu_result switch_task(struct mkvm_emu *c, const struct delivery *d)
+{
+	const struct mkvm_emu_event *ev = d->ev;
+	struct mkvm_task_switch t = {
+		.why = MKVM_TASK_GATE, .selector = d->gate.low >> 16, .external = !ev->soft,
+		.has_error = ev->has_error, .error = ev->error, .rip = ev->rip, .rflags = ev->rflags,
+	};
+	enum mkvm_emu_result res = mkvm_emu_task_switch(c, &t);
+
+	if (!res) {
+		c->rip = c->next_rip;
+		c->rflags = c->flags;
+	}
+	return res;
 }
 
 enum mkvm_emu_result mkvm_emu_deliver(struct mkvm_emu *c, const struct mkvm_emu_event *ev)
@@ -308,7 +325,10 @@ enum mkvm_emu_result mkvm_emu_deliver(struct mkvm_emu *c, const struct mkvm_emu_
 	struct delivery d = { .ev = ev };
 	enum mkvm_emu_result res;
 
+	c->fault_after = false;
 	res = find_handler(c, &d);
+	if (d.is_task)
+		return switch_task(c, &d);
 	if (!res)
 		res = load_stack(c, &d);
 	if (!res) {

@@ -6,8 +6,8 @@
  * of a supervisor, whatever CPL is (mkvm_emu_system); where the table cannot be
  * written the bits are dropped, as on a bus that has a ROM.
  *
- * State: none, as emulate.c. Gates, task switches, returns to an outer level and
- * IRET stay UNHANDLED.
+ * State: none, as emulate.c. Call gates, returns to an outer level, and IRET but to another task
+ * stay UNHANDLED.
  *
  * Manuals: AMD APM vol. 2, "Segmented Virtual Memory"; vol. 3, the instructions.
  * Read next: emulate.c, which calls this.
@@ -304,6 +304,8 @@ static enum mkvm_emu_result run_far_branch(struct mkvm_emu *c)
 		res = read_pointer(c, &off, &selector);
 	if (!res)
 		res = load_code(c, selector, off, false, &cs);
+	if (res == MKVM_EMU_UNHANDLED)
+		return mkvm_emu_branch_to_task(c, selector);
 	if (!res && c->d.op == OP_CALL_FAR) {
 		mkvm_emu_get_segment(c, MKVM_CS, &old);
 		res = mkvm_emu_push(c, &st, old.selector);
@@ -338,6 +340,13 @@ static enum mkvm_emu_result run_ret_far(struct mkvm_emu *c)
 	put_segment(c, MKVM_CS, &cs);
 	c->next_rip = off;
 	return MKVM_EMU_DONE;
+}
+
+static enum mkvm_emu_result run_iret(struct mkvm_emu *c)
+{
+	if (protected_mode(c) && !long_mode(c) && (c->rflags & X86_EFLAGS_NT))
+		return mkvm_emu_return_to_task(c);
+	return MKVM_EMU_UNHANDLED;
 }
 
 /* ---- system registers ---- */
@@ -529,6 +538,8 @@ enum mkvm_emu_result mkvm_emu_run_segment(struct mkvm_emu *c)
 		return run_far_branch(c);
 	case OP_RET_FAR:
 		return run_ret_far(c);
+	case OP_IRET:
+		return run_iret(c);
 	case OP_SGDT: case OP_SIDT:
 		return run_store_table(c);
 	case OP_LGDT: case OP_LIDT:

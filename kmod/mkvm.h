@@ -438,6 +438,7 @@ int mkvm_exit_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size, bool in);
 int mkvm_exit_tdp_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fetch);
 int mkvm_exit_walk_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write);
 int mkvm_exit_emulate(struct mkvm_vcpu *vcpu, enum mkvm_intercept what, unsigned int number);
+int mkvm_exit_task_switch(struct mkvm_vcpu *vcpu);
 int mkvm_emulation_failed(struct mkvm_vcpu *vcpu, const struct mkvm_emu *emu);
 int mkvm_exit_triple_fault(struct mkvm_vcpu *vcpu);
 int mkvm_exit_fail_entry(struct mkvm_vcpu *vcpu, u64 reason);

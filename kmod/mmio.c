@@ -430,7 +430,7 @@ enum mkvm_emu_result mkvm_emu_system(struct mkvm_emu *emu, u64 la, void *data, u
 	emu->mode.cs_l = emu->mode.efer & EFER_LMA;
 	emu->rflags &= ~(u64)X86_EFLAGS_AC;
 	r = translate(emu, la, write ? ACC_WRITE : 0, &gpa);
-	if (r == MKVM_EMU_DONE && !write)
+	if (r == MKVM_EMU_DONE && (!write || emu->implicit))
 		r = access_by_walk(emu, la, data, len, how);
 	else if (r == MKVM_EMU_DONE && mkvm_gpa_to_user(emu->vcpu, gpa, true))
 		r = page_access(emu, gpa, data, len, how);
@@ -640,6 +640,14 @@ static void suspend_emulation(struct mkvm_vcpu *vcpu)
 	vcpu->insn_len = vcpu->emu.insn_len;	/* whoever patches the code */
 }
 
+static void queue_fault(struct mkvm_vcpu *vcpu, const struct mkvm_emu *emu)
+{
+	if (emu->fault.vector == X86_TRAP_PF)
+		mkvm_queue_page_fault(vcpu, emu->fault.cr2, emu->fault.error);
+	else
+		mkvm_queue_exception(vcpu, emu->fault.vector, emu->fault.has_error, emu->fault.error);
+}
+
 /* The emulator's last result becomes the vCPU's state. Return: as handle_exit. */
 static int end_emulation(struct mkvm_vcpu *vcpu, enum mkvm_emu_result r, u32 traps)
 {
@@ -651,6 +659,10 @@ static int end_emulation(struct mkvm_vcpu *vcpu, enum mkvm_emu_result r, u32 tra
 		if (emu->ss_loaded && !mkvm_debug_takes(vcpu, X86_TRAP_DB))
 			traps = 0;
 		mkvm_end_instruction(vcpu, traps);
+		if (unlikely(emu->d.op == OP_IRET))
+			mkvm_hw->set_nmi_masked(vcpu, false);
+		if (unlikely(emu->fault_after))
+			queue_fault(vcpu, emu);
 		if (unlikely(emu->ss_loaded))
 			mkvm_hw->set_shadow(vcpu, KVM_X86_SHADOW_INT_MOV_SS);
 		if (likely(!vcpu->tell_tpr))
@@ -666,10 +678,7 @@ static int end_emulation(struct mkvm_vcpu *vcpu, enum mkvm_emu_result r, u32 tra
 	case MKVM_EMU_RETRY:
 		return 1;
 	case MKVM_EMU_FAULT:
-		if (emu->fault.vector == X86_TRAP_PF)
-			mkvm_queue_page_fault(vcpu, emu->fault.cr2, emu->fault.error);
-		else
-			mkvm_queue_exception(vcpu, emu->fault.vector, emu->fault.has_error, emu->fault.error);
+		queue_fault(vcpu, emu);
 		return 1;
 	default:
 		return emu->host_fault ? -EFAULT : mkvm_emulation_failed(vcpu, emu);
@@ -736,12 +745,12 @@ static unsigned int decode_at_rip(struct mkvm_vcpu *vcpu, struct mkvm_emu **emu)
 	return len;
 }
 
-/* Is the instruction at RIP one that the emulator runs? Own thread. */
+/* Is the instruction at RIP one that the emulator runs? Not IRET, of which it knows one form. Own thread. */
 bool mkvm_insn_is_emulated(struct mkvm_vcpu *vcpu)
 {
 	struct mkvm_emu *emu;
 
-	return decode_at_rip(vcpu, &emu) && emu->d.op != OP_LENGTH;
+	return decode_at_rip(vcpu, &emu) && emu->d.op != OP_LENGTH && emu->d.op != OP_IRET;
 }
 
 /*
@@ -841,13 +850,15 @@ static void end_delivery(struct mkvm_vcpu *vcpu, enum mkvm_emu_result r)
 		mkvm_hw->set_nmi_masked(vcpu, true);
 	vcpu->exit_soon = false;
 	if (r == MKVM_EMU_FAULT) {
-		end_emulation(vcpu, r, 0);
+		queue_fault(vcpu, emu);
 		return;
 	}
 	vcpu->rip = emu->rip;
 	vcpu->rflags = emu->rflags;
 	mkvm_hw->set_shadow(vcpu, 0);
 	mkvm_debug_trap(vcpu, emu->traps);
+	if (emu->fault_after)
+		queue_fault(vcpu, emu);
 }
 
 /*

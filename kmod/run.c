@@ -466,6 +466,29 @@ int mkvm_exit_emulate(struct mkvm_vcpu *vcpu, enum mkvm_intercept what, unsigned
 	return r;
 }
 
+/*
+ * mkvm_exit_task_switch - a task switch that the CPU leaves to us: an instruction's, or an event's
+ *
+ * The emulator finds out by itself what the CPU has found. Context and return: as mkvm_exit_tdp_fault.
+ */
+int mkvm_exit_task_switch(struct mkvm_vcpu *vcpu)
+{
+	int idx = srcu_read_lock(&vcpu->vm->srcu), r;
+
+	vcpu->insn_len = 0;
+	vcpu->insn_by_cpu = 0;
+	vcpu->fault_la = ~0ULL;
+	vcpu->stats[MKVM_STAT_INSN_EMULATION]++;
+	if (!vcpu->vectoring)
+		r = mkvm_emulate_exit(vcpu, MKVM_BY_WALK);
+	else
+		r = mkvm_emulate_delivery(vcpu);
+	srcu_read_unlock(&vcpu->vm->srcu, idx);
+	if (r == MKVM_NOT_DELIVERED)
+		return mkvm_exit_internal_error(vcpu, KVM_INTERNAL_ERROR_EMULATION, NULL, 0);
+	return r;
+}
+
 /* ---- entering ---- */
 
 static void load_dr(const u64 *dr)

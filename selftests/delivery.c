@@ -27,7 +27,8 @@
 #define OUTER_STACK (LOWER + 0x7000)
 
 enum { SLOT_LOWER = SLOT_TEST, SLOT_UPPER, SLOT_GDT };
-enum { ROM_LOWER = 1, ROM_UPPER = 2, ROM_GDT = 4, ROM_PARTS = 8 };
+enum { ROM_LOWER = 1, ROM_UPPER = 2, ROM_GDT = 4 };
+static const u32 parts[] = { ROM_LOWER, ROM_UPPER, ROM_GDT, ROM_LOWER | ROM_UPPER | ROM_GDT };
 
 #define PORT_HANDLER 0x70
 #define VECTOR 0x60
@@ -303,10 +304,14 @@ static void compare(const struct scene *s)
 		SKIP("TCG sets RF for an NMI, has #TS for an inner stack that is absent, and checks no limit");
 	NEED_CAP(KVM_CAP_READONLY_MEM);
 	for (u32 i = 0; i < sizeof(beyond) / sizeof(beyond[0]); i++) {
+		if (cpu_is_bochs() && beyond[i] != 4)	/* which is slow */
+			continue;
 		ram = observe(s, 0, UPPER + beyond[i]);
 		ASSERT_EQ(KVM_EXIT_IO, ram.exit);
 		ASSERT_EQ(start + s->vector * 16, ram.regs.rip & ~15ull);
-		for (u32 rom = 1; rom < ROM_PARTS; rom++) {
+		for (u32 n = 0; n < sizeof(parts) / sizeof(parts[0]); n++) {
+			u32 rom = parts[n];
+
 			ktap_about("stack %u bytes beyond the edge, read-only parts 0x%x", beyond[i], rom);
 			m = observe(s, rom, UPPER + beyond[i]);
 			if (s->ist && cpu_is_tcg())	/* with a stack of its own TCG has SS null */

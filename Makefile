@@ -39,14 +39,15 @@ help:
 	@echo "  make bench      instructions per exit and boot times, mkvm beside the kernel's kvm_amd;"
 	@echo "                  VENDOR=intel: instructions beside kvm_intel's, in the emulated Intel machine"
 	@echo "  make check      make lint, make test on kernels 6.1 and 6.12, kselftests on the debug kernel"
-	@echo "                  and in the emulated Intel machine, and tests that must fail: selftests/broken"
+	@echo "                  and in the emulated Intel machine, and tests that must fail: selftests/mutants"
 	@echo "  make trace-demo SeaBIOS brings up 4 processors, recorded: a trace for Perfetto, and a picture"
 	@echo
 	@echo "  make setup      only install the packages of packages.txt (apt, sudo)"
 	@echo "  make modules    only build build/<release>/kmod/mkvm.ko"
 	@echo "  make launcher   only build userspace/mkvm-run and userspace/mkvm-top"
+	@echo "  make tests      only build the kselftests, build/selftests/"
 	@echo "  make unit       only the unit tests, without any machine"
-	@echo "  make lint       warnings of gcc, clang and sparse; style"
+	@echo "  make lint       warnings of gcc, clang and sparse; style; make sparse: sparse alone"
 	@echo "  make install    module, launcher, mkvm-top, man pages and udev rule for the running kernel"
 	@echo "  make uninstall  removes them;   make clean  removes everything built"
 	@echo
@@ -68,29 +69,29 @@ launcher:
 	@$(MAKE) --no-print-directory -j$(JOBS) -C userspace
 
 tests:
-	@$(MAKE) --no-print-directory -j$(JOBS) -C selftests
+	@$(MAKE) --no-print-directory -j$(JOBS) -C selftests/kvm
 
 unit:
 	@$(MAKE) --no-print-directory -C selftests/unit check
 
 run: setup
 	@$(MAKE) --no-print-directory modules launcher KERNEL=$(KERNEL)
-	@selftests/lab/run $(if $(filter 1,$(HOST)),--host) --kernel $(KERNEL)
+	@selftests/guest/run $(if $(filter 1,$(HOST)),--host) --kernel $(KERNEL)
 
 # Of 6.1 the whole test needs the labs' own kernels as well; where they cannot be built it skips them.
 test: setup
 	@[ '$(KERNEL)$(TEST_ARGS)' != 6.1 ] || { tools/setup debug; tools/setup intel; } || true
 	@$(MAKE) --no-print-directory modules launcher tests KERNEL=$(KERNEL)
-	@selftests/lab/test --kernel $(KERNEL) $(TEST_ARGS)
+	@selftests/test --kernel $(KERNEL) $(TEST_ARGS)
 
 check:
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory test KERNEL=6.1 TEST_ARGS=--long
-	@selftests/lab/broken-test
+	@selftests/mutants/broken-test
 	@$(MAKE) --no-print-directory test KERNEL=6.12 TEST_ARGS=--long
 	@$(MAKE) --no-print-directory test KERNEL=debug TEST_ARGS=--kselftests
 	@$(MAKE) --no-print-directory test KERNEL=intel TEST_ARGS=--lab-only; \
-		status=$$?; selftests/lab/check-table && exit $$status
+		status=$$?; selftests/ktap/check-table && exit $$status
 
 bench: setup
 	@$(MAKE) --no-print-directory modules launcher KERNEL=$(KERNEL)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * compat.h - the only place that knows kernel versions: one name for what 6.1
- * and 6.12 spell differently. Assembly files include it as well.
+ * compat.h - kernel versions: one name for what 6.1 and 6.12 spell differently. Only this file
+ * distinguishes them. Assembly files include it as well.
  */
 #ifndef MKVM_COMPAT_H
 #define MKVM_COMPAT_H

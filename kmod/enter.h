@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * enter.h - for the vendors' enter.S: what the way into a guest and back has in common.
+ * enter.h - what guest entry and exit of both vendors' enter.S have in common.
  *
- * State: none. Registers stand in an array in the order of their numbers in
- * instructions, RAX RCX RDX RBX RSP RBP RSI RDI R8..R15 (struct mkvm_vcpu).
- * Read next: svm/enter.S, vmx/enter.S.
+ * State: none. The registers are an array in the order of their numbers in instructions, RAX
+ * RCX RDX RBX RSP RBP RSI RDI R8..R15 (struct mkvm_vcpu). Read next: svm/enter.S, vmx/enter.S.
  */
 #ifndef MKVM_ENTER_H
 #define MKVM_ENTER_H

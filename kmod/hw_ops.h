@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * hw_ops.h - the vendor contract: all that common code asks of SVM or VMX.
+ * hw_ops.h - the vendor contract: everything that common code needs from SVM or VMX.
  *
- * One const struct per vendor, chosen once in main.c; common code never tests
- * which it is. Operations on a vCPU are called by the thread that holds
- * vcpu->mutex with the vCPU loaded (between vcpu_load and vcpu_put), unless a
- * line says otherwise.
+ * There is one const struct per vendor, and main.c chooses one of them; common code never tests
+ * which. The thread that holds vcpu->mutex calls the operations on a vCPU with the vCPU loaded
+ * (between vcpu_load and vcpu_put), unless a line says otherwise.
  *
  * Read next: svm/svm.c, vmx/vmx.c.
  */
@@ -15,7 +14,7 @@
 #include <asm/msr.h>
 
 #include "mkvm.h"
-#include "testpoint.h"
+#include "explain/testpoint.h"
 
 /* How second-level page-table entries look. The four levels of 512 entries are common. */
 struct mkvm_tdp_format {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * main.c - loading and unloading, the device node, ioctls on it, and keeping
- * every CPU ready for guests: at load, CPU hotplug, suspend and reboot.
+ * main.c - loading and unloading, the device node and its ioctls, and enabling the hardware on
+ * every CPU: at load, on CPU hotplug, suspend and reboot.
  *
- * State: which vendor serves (mkvm_hw), the misc device. Each CPU is made ready
- * when the module loads and stays so until it is unloaded or goes down.
+ * State: the vendor (mkvm_hw), the misc device. SVM or VMX stays enabled on each CPU until the
+ * module is unloaded or the CPU goes offline.
  *
  * Read next: vm.c.
  */

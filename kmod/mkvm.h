@@ -1,24 +1,27 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * mkvm.h - the module's own structures and what each file offers to others.
+ * mkvm.h - the module's own structures, and what each file offers to others.
  *
- * Every field carries a tag that says who may touch it, and when:
+ * The fields have tags that say who may access them, and when. Locks have none; in a group, the
+ * tag of the first line or of the group counts.
  *   (c) constant after creation
  *   (l) under vm->lock
  *   (v) under vcpu->mutex: the thread in a vCPU ioctl, KVM_RUN included
  *   (m) written under vm->mmu_lock
  *   (r) published with RCU or SRCU, written under vm->lock
+ *   (s) under vm->slots_lock
+ *   (q) under vm->irqchip.lock
  *   (a) atomic: any context
  *
  * Lock order, outermost first:
- *   vcpu->mutex, vm->lock, vm->slots_lock, mm's mmap_lock, vm->mmu_lock,
+ *   vcpu->mutex, vm->lock, vm->irqchip.lock, vm->slots_lock, mm's mmap_lock, vm->mmu_lock,
  *   irqchip locks (irqchip/irqchip.h).
- * vm->srcu is entered anywhere above mmu_lock; who holds slots_lock or vm->lock may
- * wait for its grace period, so nobody holds srcu when taking them. mmu_lock is a spinlock
- * taken with interrupts on. Nothing takes vm->lock while it holds irqchip
- * locks.
+ * vm->iodev.ring_lock and vm->tsc.lock are innermost. vm->srcu is entered anywhere above mmu_lock; a
+ * holder of slots_lock or vm->lock may wait for its grace period, so nobody holds srcu when
+ * taking them. mmu_lock is a spinlock that is taken with interrupts on. Nobody takes vm->lock
+ * while holding irqchip locks.
  *
- * Read next: hw_ops.h (what a vendor supplies), run.c (what a vCPU does).
+ * Read next: hw_ops.h (what a vendor supplies), cpu/run.c (what a vCPU does).
  */
 #ifndef MKVM_H
 #define MKVM_H
@@ -38,7 +41,7 @@
 #include <asm/fpu/types.h>
 #include <asm/trapnr.h>
 
-#include "emulate.h"
+#include "insn/emulate.h"
 #include "irqchip/irqchip.h"
 
 #define MKVM_MAX_VCPUS		1024	/* and ids 0..1023; over 254 only x2APIC messages reach them */
@@ -98,6 +101,16 @@ struct mkvm_memslots {
 	struct mkvm_memslot slot[];
 };
 
+/* Doorbells and coalesced writes. */
+struct mkvm_iodev {
+	struct hlist_head ioeventfds[MKVM_IOEVENTFD_BUCKETS];	/* (r) but under irqchip.lock: by address */
+	u32 nr_ioeventfds;				/* (q) */
+	struct list_head zones;				/* (r) but under irqchip.lock: of coalesced writes */
+	u32 nr_zones;					/* (q) */
+	spinlock_t ring_lock;				/* held while a write is added to the ring */
+	struct kvm_coalesced_mmio_ring *ring;		/* (c) a page, shared with userspace: untrusted */
+};
+
 struct mkvm {
 	struct mm_struct *mm;				/* (c) pinned by mm_count */
 	struct kref refs;				/* (a) the VM fd, each vCPU fd */
@@ -126,27 +139,10 @@ struct mkvm {
 	struct mkvm_vcpu *vcpus[MKVM_MAX_VCPUS];	/* (l) grows only; read by index < nr_vcpus */
 	u32 bsp_id;					/* (l) until the first vCPU exists */
 
-	bool irqchip;					/* (l) in-kernel LAPICs and routing; published with release */
-	struct mkvm_pic *pic;				/* (c) once irqchip; NULL: split, the PIC is userspace's */
-	struct mkvm_ioapic *ioapic;			/* (c) once irqchip, as pic */
-	u32 ioapic_pins;				/* (c) once irqchip; split: GSIs of userspace's IOAPICs */
-	DECLARE_BITMAP(eoi_vectors, 256);		/* (a) that these pins send level triggered (routing.c) */
-	struct mkvm_pit *pit;				/* (l) published with release */
-	struct mkvm_routing __rcu *routing;		/* (r) */
-	struct mutex irq_lock;				/* routing, irqfd and iodev changes; inside vm->lock */
-	bool x2apic_ids, no_broadcast_quirk;		/* (l) KVM_CAP_X2APIC_API; read by anybody */
+	struct mkvm_irqchip irqchip;			/* irqchip/irqchip.h */
+	struct mkvm_iodev iodev;			/* insn/iodev.c */
 	bool hides_platform_info;			/* (l) KVM_CAP_MSR_PLATFORM_INFO */
 	bool payload_events, triple_fault_events;	/* (l) KVM_CAP_EXCEPTION_PAYLOAD, _X86_TRIPLE_FAULT_EVENT */
-	struct list_head irqfds;			/* under irq_lock */
-	struct list_head resamplers;			/* (r) but under irq_lock: irqfds that have a resamplefd */
-	struct work_struct irqfd_reap;			/* takes away irqfds whose eventfd was closed */
-	struct hlist_head ioeventfds[MKVM_IOEVENTFD_BUCKETS];	/* (r) but under irq_lock: by address */
-	u32 nr_ioeventfds;				/* under irq_lock */
-	struct list_head zones;				/* (r) but under irq_lock: of coalesced writes */
-	u32 nr_zones;					/* under irq_lock */
-	spinlock_t ring_lock;				/* who adds to the ring */
-	struct kvm_coalesced_mmio_ring *ring;		/* (c) a page, shared with userspace: untrusted */
-
 	u64 stats[MKVM_NR_VM_STATS];			/* (m) read by anybody */
 	u32 max_vcpu_ids;				/* (l) KVM_CAP_MAX_VCPU_ID: ids are below it; 0: not set */
 	u32 disabled_exits;				/* (c) once a vCPU exists: KVM_X86_DISABLE_EXITS_* */
@@ -180,12 +176,12 @@ void mkvm_not_offered(struct mkvm *vm, bool cap, u32 number);
 
 static inline bool mkvm_irqchip_in_kernel(struct mkvm *vm)
 {
-	return smp_load_acquire(&vm->irqchip);
+	return smp_load_acquire(&vm->irqchip.in_kernel);
 }
 
 static inline bool mkvm_pic_in_kernel(struct mkvm *vm)
 {
-	return mkvm_irqchip_in_kernel(vm) && vm->pic;
+	return mkvm_irqchip_in_kernel(vm) && vm->irqchip.pic;
 }
 
 #define mkvm_for_each_vcpu(i, vcpu, vm) \
@@ -193,7 +189,7 @@ static inline bool mkvm_pic_in_kernel(struct mkvm *vm)
 
 /* ---- events ---- */
 
-/* Bits of vcpu->pending: anybody sets them, the vCPU's own thread consumes them (inject.c). */
+/* Bits of vcpu->pending: anybody sets them, the vCPU's own thread consumes them (cpu/pending.c). */
 enum mkvm_pending {
 	MKVM_PEND_INIT,
 	MKVM_PEND_SIPI,
@@ -416,21 +412,50 @@ int mkvm_vcpu_create_fd(struct mkvm *vm, unsigned long id);
 void mkvm_vcpu_destroy(struct mkvm_vcpu *vcpu);
 void mkvm_vcpu_load(struct mkvm_vcpu *vcpu);
 void mkvm_vcpu_put(struct mkvm_vcpu *vcpu);
+
+/* cpu/run.c */
+int mkvm_vcpu_run(struct mkvm_vcpu *vcpu);
+
+/* cpu/pending.c; posting: any context */
 void mkvm_vcpu_kick(struct mkvm_vcpu *vcpu);
 void mkvm_vcpu_post(struct mkvm_vcpu *vcpu, enum mkvm_pending bit);
+/* the others: the vCPU's own thread, or vcpu->mutex held */
+unsigned long mkvm_pending_take_init_sipi(struct mkvm_vcpu *vcpu);
+void mkvm_pending_take_smi(struct mkvm_vcpu *vcpu);
+void mkvm_pending_take_nmi(struct mkvm_vcpu *vcpu, const char *how);
+void mkvm_pending_merge_nmis(struct mkvm_vcpu *vcpu);
+void mkvm_pending_drop_nmis(struct mkvm_vcpu *vcpu);
+void mkvm_pending_seen(struct mkvm_vcpu *vcpu, unsigned long bits);
+void mkvm_pending_restore(struct mkvm_vcpu *vcpu, enum mkvm_pending bit, bool set);
+void mkvm_pending_restore_nmis(struct mkvm_vcpu *vcpu, unsigned int nr);
+
+/* Requests that userspace does not read, and that need no kick: EVENT, MSRS, TELL. Any context. */
+static inline void mkvm_pending_set(struct mkvm_vcpu *vcpu, enum mkvm_pending bit)
+{
+	set_bit(bit, &vcpu->pending);
+}
+
+static inline bool mkvm_pending_take(struct mkvm_vcpu *vcpu, enum mkvm_pending bit)
+{
+	return test_and_clear_bit(bit, &vcpu->pending);
+}
+
+/* cpu/mp_state.c; own thread */
+void mkvm_vcpu_reset(struct mkvm_vcpu *vcpu, bool init);
+void mkvm_accept_init_sipi(struct mkvm_vcpu *vcpu);
+int mkvm_vcpu_set_mp_state(struct mkvm_vcpu *vcpu, u32 state);
+int mkvm_halt(struct mkvm_vcpu *vcpu);
+void mkvm_wake(struct mkvm_vcpu *vcpu, const char *why);
 bool mkvm_vcpu_runnable(struct mkvm_vcpu *vcpu);
 int mkvm_vcpu_block(struct mkvm_vcpu *vcpu);
-int mkvm_vcpu_set_mp_state(struct mkvm_vcpu *vcpu, u32 state);
-void mkvm_vcpu_reset(struct mkvm_vcpu *vcpu, bool init);
 
-/* run.c */
-int mkvm_vcpu_run(struct mkvm_vcpu *vcpu);
-int mkvm_skip_instruction(struct mkvm_vcpu *vcpu);
-void mkvm_end_instruction(struct mkvm_vcpu *vcpu, u32 traps);
+/* cpu/exit.c: handlers, for the vendor's table; return: 1 enter again, 0 exit to userspace, -errno */
 int mkvm_exit_halt(struct mkvm_vcpu *vcpu);
-int mkvm_halt(struct mkvm_vcpu *vcpu);
 int mkvm_exit_cpuid(struct mkvm_vcpu *vcpu);
+int mkvm_exit_monitor(struct mkvm_vcpu *vcpu);
+int mkvm_exit_mwait(struct mkvm_vcpu *vcpu);
 int mkvm_exit_hypercall(struct mkvm_vcpu *vcpu);
+int mkvm_exit_mov_dr(struct mkvm_vcpu *vcpu, unsigned int dr, bool write);
 int mkvm_exit_rdmsr(struct mkvm_vcpu *vcpu);
 int mkvm_exit_wrmsr(struct mkvm_vcpu *vcpu);
 int mkvm_exit_xsetbv(struct mkvm_vcpu *vcpu);
@@ -439,8 +464,8 @@ int mkvm_exit_tdp_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fetch)
 int mkvm_exit_walk_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write);
 int mkvm_exit_emulate(struct mkvm_vcpu *vcpu, enum mkvm_intercept what, unsigned int number);
 int mkvm_exit_task_switch(struct mkvm_vcpu *vcpu);
-int mkvm_emulation_failed(struct mkvm_vcpu *vcpu, const struct mkvm_emu *emu);
 int mkvm_exit_triple_fault(struct mkvm_vcpu *vcpu);
+int mkvm_exit_shutdown(struct mkvm_vcpu *vcpu);
 int mkvm_exit_fail_entry(struct mkvm_vcpu *vcpu, u64 reason);
 int mkvm_exit_nothing(struct mkvm_vcpu *vcpu);
 int mkvm_exit_host_interrupt(struct mkvm_vcpu *vcpu);
@@ -449,19 +474,23 @@ int mkvm_exit_gp(struct mkvm_vcpu *vcpu);
 int mkvm_exit_unknown(struct mkvm_vcpu *vcpu, u64 code);
 int mkvm_exit_internal_error(struct mkvm_vcpu *vcpu, u32 suberror, const u64 *data, u32 n);
 
-/* inject.c */
+/* cpu/inject.c; own thread */
 #define MKVM_DR7_GD BIT(13)
 void mkvm_queue_exception(struct mkvm_vcpu *vcpu, u8 vector, bool has_error, u32 error);
 void mkvm_queue_page_fault(struct mkvm_vcpu *vcpu, u64 cr2, u32 error);
 void mkvm_queue_machine_check(struct mkvm_vcpu *vcpu);
-void mkvm_accept_init_sipi(struct mkvm_vcpu *vcpu);
 void mkvm_events_inject(struct mkvm_vcpu *vcpu);
 bool mkvm_has_extint(struct mkvm_vcpu *vcpu);
+enum mkvm_hold mkvm_interrupt_waits(struct mkvm_vcpu *vcpu, int *vector);	/* any context */
+void mkvm_trace_waits(struct mkvm_vcpu *vcpu, bool irq, bool nmi);
 bool mkvm_wakes_halted(struct mkvm_vcpu *vcpu);
 bool mkvm_ready_for_user_interrupt(struct mkvm_vcpu *vcpu);
 bool mkvm_user_window_open(struct mkvm_vcpu *vcpu);
 int mkvm_interrupt_get(struct mkvm_vcpu *vcpu);
 void mkvm_interrupt_set(struct mkvm_vcpu *vcpu, u8 vector);
+void mkvm_restore_in_delivery(struct mkvm_vcpu *vcpu, enum mkvm_event_type type, u8 vector);
+
+/* cpu/events.c */
 void mkvm_events_seen(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev);
 void mkvm_events_get(struct mkvm_vcpu *vcpu, struct kvm_vcpu_events *ev);
 bool mkvm_events_valid(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev);
@@ -478,33 +507,32 @@ static inline void mkvm_queue_gp(struct mkvm_vcpu *vcpu)
 	mkvm_queue_exception(vcpu, 13, true, 0);
 }
 
-/* smm.c; the I/O instruction before an SMI, as in the state-save area: port << 16, size << 4, and these */
+/* cpu/smm.c; the I/O instruction before an SMI, as in the state-save area: port << 16, size << 4, and these */
 #define MKVM_SMM_IO_IN		BIT(0)
 #define MKVM_SMM_IO_VALID	BIT(1)
 void mkvm_smm_set(struct mkvm_vcpu *vcpu, bool smm);
 void mkvm_accept_smi(struct mkvm_vcpu *vcpu, u32 io);
 int mkvm_exit_rsm(struct mkvm_vcpu *vcpu);
 
-/* debug.c */
+/* cpu/debug.c */
 #define MKVM_GUESTDBG_FLAGS (KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_SW_BP | \
 			     KVM_GUESTDBG_USE_HW_BP | KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP | \
 			     KVM_GUESTDBG_BLOCKIRQ)
 int mkvm_set_guest_debug(struct mkvm_vcpu *vcpu, const struct kvm_guest_debug *dbg);
 bool mkvm_debug_takes(struct mkvm_vcpu *vcpu, u8 vector);
 int mkvm_exit_debug(struct mkvm_vcpu *vcpu, u8 vector, u64 dr6);
-int mkvm_exit_mov_dr(struct mkvm_vcpu *vcpu, unsigned int dr, bool write);
 enum mkvm_watch { MKVM_WATCH_READ, MKVM_WATCH_WRITE, MKVM_WATCH_PORT };
 bool mkvm_watching(struct mkvm_vcpu *vcpu);
 u32 mkvm_breakpoints_met(struct mkvm_vcpu *vcpu, enum mkvm_watch how, u64 addr, unsigned int len);
 void mkvm_debug_trap(struct mkvm_vcpu *vcpu, u32 traps);
 
-/* debugfs.c */
+/* explain/debugfs.c */
 void mkvm_debugfs_setup(void);
 void mkvm_debugfs_teardown(void);
 void mkvm_debugfs_add(struct mkvm *vm);
 void mkvm_debugfs_remove(struct mkvm *vm);
 
-/* regs.c */
+/* cpu/regs.c */
 extern u64 mkvm_host_xcr0;
 #define MKVM_GUEST_XCR0		(mkvm_host_xcr0 & (XFEATURE_MASK_FP | XFEATURE_MASK_SSE | XFEATURE_MASK_YMM | \
 						   XFEATURE_MASK_AVX512 | XFEATURE_MASK_PKRU))
@@ -517,8 +545,6 @@ void mkvm_fpu_get(struct mkvm_vcpu *vcpu, struct kvm_fpu *fpu);
 int mkvm_fpu_set(struct mkvm_vcpu *vcpu, const struct kvm_fpu *fpu);
 void mkvm_xcrs_get(struct mkvm_vcpu *vcpu, struct kvm_xcrs *xcrs);
 int mkvm_xcrs_set(struct mkvm_vcpu *vcpu, const struct kvm_xcrs *xcrs);
-int mkvm_sync_regs_in(struct mkvm_vcpu *vcpu);
-void mkvm_sync_regs_out(struct mkvm_vcpu *vcpu);
 int mkvm_xcr_write(struct mkvm_vcpu *vcpu, u32 index, u64 val);
 void mkvm_update_pkru(struct mkvm_vcpu *vcpu);
 void mkvm_debugregs_get(struct mkvm_vcpu *vcpu, struct kvm_debugregs *regs);
@@ -531,7 +557,7 @@ int mkvm_cr_write(struct mkvm_vcpu *vcpu, int cr, u64 val);
 bool mkvm_cr4_valid(struct mkvm_vcpu *vcpu, u64 cr4);
 bool mkvm_efer_valid(struct mkvm_vcpu *vcpu, u64 efer);
 
-/* msr.c; get and set: 0 or 1 (no such MSR, or a value that it does not take) */
+/* cpu/msr.c; get and set: 0 or 1 (no such MSR, or a value that it does not take) */
 int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host);
 int mkvm_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host);
 int mkvm_msr_index_list(struct kvm_msr_list __user *list, bool features);
@@ -540,7 +566,7 @@ int mkvm_find_attribute(void __user *argp, u32 group, u64 nr, u64 __user **where
 bool mkvm_msr_hidden(struct mkvm_vcpu *vcpu, u32 index);
 void mkvm_msr_reset(struct mkvm_vcpu *vcpu);
 
-/* tsc.c */
+/* cpu/tsc.c */
 void mkvm_tsc_init(struct mkvm *vm);
 void mkvm_tsc_create(struct mkvm_vcpu *vcpu);
 u64 mkvm_tsc_get(struct mkvm_vcpu *vcpu);
@@ -549,13 +575,19 @@ void mkvm_tsc_set_adjust(struct mkvm_vcpu *vcpu, u64 val, bool host);
 void mkvm_tsc_set_offset(struct mkvm_vcpu *vcpu, s64 offset);
 int mkvm_tsc_set_khz(u32 *where, unsigned long khz);
 
-/* msr_filter.c */
+/* Guest TSC = host TSC + this. Any context. */
+static inline u64 mkvm_vcpu_tsc_offset(struct mkvm_vcpu *vcpu)
+{
+	return READ_ONCE(vcpu->tsc_offset);
+}
+
+/* cpu/msr_filter.c */
 struct mkvm_msr_filter;
 int mkvm_msr_filter_set(struct mkvm *vm, const struct kvm_msr_filter *user);
 void mkvm_msr_filter_free(struct mkvm_msr_filter *filter);
 bool mkvm_msr_filter_allows(struct mkvm_vcpu *vcpu, u32 index, u32 access);
 bool mkvm_msrs_allowed(struct mkvm_vcpu *vcpu, const u32 *index, u32 n);
-int mkvm_msr_refused(struct mkvm_vcpu *vcpu, u32 index, bool write, u64 val, bool filtered);
+u32 mkvm_msr_refusal(struct mkvm_vcpu *vcpu, u32 index, bool filtered);
 
 /*
  * mkvm_msr_allowed - does userspace's filter let the guest have this register? x2APIC's always.
@@ -568,18 +600,18 @@ static inline bool mkvm_msr_allowed(struct mkvm_vcpu *vcpu, u32 index, u32 acces
 	return likely(!rcu_access_pointer(vcpu->vm->msr_filter)) || mkvm_msr_filter_allows(vcpu, index, access);
 }
 
-/* stats.c */
+/* explain/stats.c */
 const char *mkvm_stat_name(u32 i, bool vcpu);
 int mkvm_stats_fd(struct mkvm *vm, struct mkvm_vcpu *vcpu);
 
-/* mce.c */
+/* cpu/mce.c */
 void mkvm_mce_reset(struct mkvm_vcpu *vcpu);
 int mkvm_mce_setup(struct mkvm_vcpu *vcpu, u64 cap);
 int mkvm_mce_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host);
 int mkvm_mce_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host);
 int mkvm_mce_inject(struct mkvm_vcpu *vcpu, const struct kvm_x86_mce *m);
 
-/* cpuid.c */
+/* cpu/cpuid.c */
 int mkvm_cpuid_supported(struct kvm_cpuid2 __user *arg);
 int mkvm_cpuid_emulated(struct kvm_cpuid2 __user *arg);
 int mkvm_cpuid_set(struct mkvm_vcpu *vcpu, struct kvm_cpuid2 __user *arg);
@@ -589,38 +621,41 @@ bool mkvm_cpuid_has(struct mkvm_vcpu *vcpu, unsigned int feature);
 void mkvm_cpuid_update(struct mkvm_vcpu *vcpu);
 void mkvm_cpuid_setup(void);
 bool mkvm_has_mwait(struct mkvm_vcpu *vcpu);
-int mkvm_exit_monitor(struct mkvm_vcpu *vcpu);
-int mkvm_exit_mwait(struct mkvm_vcpu *vcpu);
 
-/* memslot.c */
+/* mem/memslot.c */
 int mkvm_memslot_set(struct mkvm *vm, const struct kvm_userspace_memory_region *mem);
 const struct mkvm_memslot *mkvm_gfn_to_slot(struct mkvm_vcpu *vcpu, u64 gfn);
 void __user *mkvm_gpa_to_user(struct mkvm_vcpu *vcpu, u64 gpa, bool write);
 const struct mkvm_memslot *mkvm_slot_by_id(struct mkvm *vm, u32 id);
 
-/* dirty_log.c */
+/* mem/dirty_log.c */
 #define MKVM_DIRTY_MANUAL_FLAGS (KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET)
-int mkvm_dirty_start(struct mkvm *vm, struct mkvm_memslot *slot);
 void mkvm_mark_dirty(struct mkvm_vcpu *vcpu, u64 gpa);
 int mkvm_dirty_log_get(struct mkvm *vm, const struct kvm_dirty_log *log);
 int mkvm_dirty_log_clear(struct mkvm *vm, const struct kvm_clear_dirty_log *log);
 
-/* tdp.c */
+/* mem/tdp.c */
 int mkvm_tdp_create(struct mkvm *vm);
 void mkvm_tdp_destroy(struct mkvm *vm);
-int mkvm_tdp_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write);
+int mkvm_tdp_fault(struct mkvm_vcpu *vcpu, const struct mkvm_memslot *slot, u64 gpa, bool write);
 void mkvm_tdp_zap_gfns(struct mkvm *vm, unsigned int as, u64 first, u64 end);
 bool mkvm_tdp_write_protect(struct mkvm *vm, unsigned int as, u64 gfn, u64 mask);
 void mkvm_tdp_flush(struct mkvm *vm);
 void mkvm_tdp_free_pages(struct mkvm_vcpu *vcpu);
-void mkvm_tdp_clone_path(struct mkvm_vcpu *vcpu, u64 **tables, u64 gpa, u64 page_pa);
+void mkvm_tdp_clone_path(struct mkvm *vm, u64 *from, u64 **tables, u64 gpa, u64 page_pa);
 u64 mkvm_tdp_leaf(struct mkvm_vcpu *vcpu, u64 gfn);
 
 #define MKVM_FAULT_MAPPED	0	/* run the guest again */
 #define MKVM_FAULT_MMIO		1	/* no memory there */
 #define MKVM_FAULT_ROM		2	/* a write to read-only memory: MMIO, too */
 
-/* mmio.c: the emulator's surroundings */
+/* insn/skip.c */
+int mkvm_skip_instruction(struct mkvm_vcpu *vcpu);
+int mkvm_skip_and_trap(struct mkvm_vcpu *vcpu, u32 traps);
+void mkvm_end_instruction(struct mkvm_vcpu *vcpu, u32 traps);
+int mkvm_emulation_failed(struct mkvm_vcpu *vcpu, const struct mkvm_emu *emu);
+
+/* insn/mmio.c: the emulator's surroundings */
 int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause);
 #define MKVM_NOT_DELIVERED 2
 int mkvm_emulate_delivery(struct mkvm_vcpu *vcpu);
@@ -642,7 +677,7 @@ struct mkvm_translation {
 #define MKVM_WALK_UNCHECKED BIT(31)	/* whatever the tables allow */
 enum mkvm_emu_result mkvm_walk(struct mkvm_vcpu *vcpu, u64 la, u32 access, struct mkvm_translation *t);
 
-/* soft_tlb.c */
+/* mem/soft_tlb.c */
 int mkvm_soft_begin(struct mkvm_vcpu *vcpu);
 void mkvm_soft_flush(struct mkvm_vcpu *vcpu);
 void mkvm_soft_free(struct mkvm_vcpu *vcpu);
@@ -652,12 +687,12 @@ void mkvm_soft_mapped(struct mkvm_vcpu *vcpu);
 
 u64 *mkvm_soft_space(struct mkvm_vcpu *vcpu, u64 *gpa);
 
-/* overlay.c */
+/* mem/overlay.c */
 bool mkvm_overlay_fault(struct mkvm_vcpu *vcpu, u64 gpa);
 void mkvm_overlay_end(struct mkvm_vcpu *vcpu);
 void mkvm_overlay_free(struct mkvm_vcpu *vcpu);
 
-/* iodev.c; true: an in-kernel device answered */
+/* insn/iodev.c; true: an in-kernel device answered */
 bool mkvm_kernel_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size, bool in, void *data);
 bool mkvm_kernel_mmio(struct mkvm_vcpu *vcpu, u64 gpa, unsigned int len, bool write, void *data);
 bool mkvm_fast_mmio(struct mkvm_vcpu *vcpu, u64 gpa);

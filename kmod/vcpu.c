@@ -1,25 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * vcpu.c - a vCPU: its file descriptor and ioctls, who may wake or interrupt it,
- * how it sleeps, and its mp_state.
+ * vcpu.c - a vCPU: its file descriptor, its ioctls, and the host CPU on which it is loaded.
  *
- * State: struct mkvm_vcpu. All but the pending word belongs to the thread that
- * holds vcpu->mutex. Others post a bit and kick; the vCPU looks at its pending
- * word after it has said where it is going (into the guest, to sleep), so a bit
- * is either seen or followed by an IPI or a wake-up.
+ * State: struct mkvm_vcpu. Everything but the pending word belongs to the thread that holds
+ * vcpu->mutex.
  *
- * Legal changes of mp_state:
- *
- *   from \ by       INIT            SIPI        HLT      wake-up    KVM_SET_MP_STATE
- *   RUNNABLE        INIT_RECEIVED   -           HALTED   -          any
- *   HALTED          INIT_RECEIVED   -           -        RUNNABLE   any
- *   UNINITIALIZED   INIT_RECEIVED   -           -        -          any
- *   INIT_RECEIVED   INIT_RECEIVED   RUNNABLE    -        -          any
- *
- * (INIT makes the boot processor RUNNABLE instead. "any" without in-kernel LAPIC
- * is RUNNABLE alone. SIPI_RECEIVED set by userspace is INIT_RECEIVED with a SIPI.)
- *
- * Read next: run.c, inject.c.
+ * Read next: cpu/run.c, cpu/pending.c.
  */
 #include <linux/anon_inodes.h>
 #include <linux/file.h>
@@ -34,212 +20,8 @@
 
 #include "hw_ops.h"
 #include "compat.h"
-#include "testpoint.h"
-#include "trace.h"
-
-/* ---- posting and waking: any context ---- */
-
-/*
- * mkvm_vcpu_kick - make a vCPU look at its pending word soon
- *
- * Wakes it if it sleeps, makes it leave the guest if it is inside. Context: any, with
- * the bit or state that it shall see already written.
- */
-void mkvm_vcpu_kick(struct mkvm_vcpu *vcpu)
-{
-	int cpu, me, woken;
-
-	if (READ_ONCE(vcpu->task) == current && in_task())
-		return;
-	woken = rcuwait_wake_up(&vcpu->wait);	/* a full barrier: the bit before the look at where */
-	if (READ_ONCE(vcpu->where) != MKVM_IN_GUEST) {
-		trace_kick(vcpu, woken ? "wake" : "none", "");
-		return;
-	}
-	me = get_cpu();
-	cpu = READ_ONCE(vcpu->cpu);
-	if (cpu != me && cpu >= 0 &&
-	    cmpxchg(&vcpu->where, MKVM_IN_GUEST, MKVM_EXITING) == MKVM_IN_GUEST) {
-		trace_kick(vcpu, "ipi", "");
-		smp_send_reschedule(cpu);
-	}
-	put_cpu();
-}
-
-/* Sets a bit of the pending word, marked as not yet reported to userspace, and kicks. Any context. */
-void mkvm_vcpu_post(struct mkvm_vcpu *vcpu, enum mkvm_pending bit)
-{
-	unsigned long bits = MKVM_PEND_BOTH(bit);
-	unsigned long old = atomic_long_fetch_or(bits, (atomic_long_t *)&vcpu->pending);
-
-	mkvm_trace(pend, vcpu, bit, old, old | bits, "posted");
-	mkvm_vcpu_kick(vcpu);
-}
-
-void mkvm_vcpu_kick_event(struct mkvm_vcpu *vcpu)
-{
-	set_bit(MKVM_PEND_EVENT, &vcpu->pending);
-	smp_mb__after_atomic();
-	mkvm_vcpu_kick(vcpu);
-}
-
-void mkvm_vcpu_post_nmi(struct mkvm_vcpu *vcpu)
-{
-	unsigned long old = READ_ONCE(vcpu->pending), new;
-	enum mkvm_pending bit;
-
-	do {
-		bit = old & BIT(MKVM_PEND_NMI) ? MKVM_PEND_NMI2 : MKVM_PEND_NMI;
-		new = old | MKVM_PEND_BOTH(bit);
-	} while (!try_cmpxchg(&vcpu->pending, &old, new));
-	mkvm_trace(pend, vcpu, bit, old, new, "posted");
-	mkvm_vcpu_kick(vcpu);
-}
-
-void mkvm_vcpu_post_smi(struct mkvm_vcpu *vcpu)
-{
-	mkvm_vcpu_post(vcpu, MKVM_PEND_SMI);
-}
-
-/* INIT forgets an earlier SIPI, in one step: who sees both bits knows that the SIPI is the later one. */
-void mkvm_vcpu_post_init(struct mkvm_vcpu *vcpu)
-{
-	unsigned long old = READ_ONCE(vcpu->pending), new;
-
-	do {
-		new = (old & ~MKVM_PEND_BOTH(MKVM_PEND_SIPI)) | MKVM_PEND_BOTH(MKVM_PEND_INIT);
-	} while (!try_cmpxchg(&vcpu->pending, &old, new));
-	mkvm_trace(pend, vcpu, MKVM_PEND_INIT, old, new, "posted");
-	mkvm_vcpu_kick(vcpu);
-}
-
-void mkvm_vcpu_post_sipi(struct mkvm_vcpu *vcpu, u8 vector)
-{
-	WRITE_ONCE(vcpu->sipi_vector, vector);
-	smp_wmb();	/* the vector before the bit */
-	mkvm_vcpu_post(vcpu, MKVM_PEND_SIPI);
-}
-
-/* The IOAPIC that waits for this EOI is userspace's. Own thread. */
-void mkvm_vcpu_tell_eoi(struct mkvm_vcpu *vcpu, u8 vector)
-{
-	vcpu->eoi_vector = vector;
-	set_bit(MKVM_PEND_TELL, &vcpu->pending);
-}
-
-/* The guest's instruction at RIP accesses TPR through its register. Own thread. */
-void mkvm_vcpu_tell_tpr(struct mkvm_vcpu *vcpu, bool write)
-{
-	if (!vcpu->report_tpr)
-		return;
-	vcpu->tpr_access = write ? 2 : 1;
-	vcpu->tpr_rip = vcpu->rip;
-	set_bit(MKVM_PEND_TELL, &vcpu->pending);
-}
-
-u64 mkvm_vcpu_tsc_offset(struct mkvm_vcpu *vcpu)
-{
-	return READ_ONCE(vcpu->tsc_offset);
-}
-
-/* INT of the PIC is wired to LINT0 of every CPU. Any context. */
-void mkvm_pic_output_changed(struct mkvm *vm, unsigned int changes)
-{
-	struct mkvm_vcpu *vcpu;
-	int i;
-
-	mkvm_for_each_vcpu(i, vcpu, vm)
-		if (vcpu->lapic)
-			mkvm_lapic_lint0(vcpu->lapic, changes);
-}
-
-/* ---- sleeping ---- */
-
-/* Could the vCPU's thread do something for the guest now? Own thread. */
-bool mkvm_vcpu_runnable(struct mkvm_vcpu *vcpu)
-{
-	unsigned long pending = READ_ONCE(vcpu->pending);
-
-	switch (vcpu->mp_state) {
-	case KVM_MP_STATE_RUNNABLE:
-		return true;
-	case KVM_MP_STATE_HALTED:
-		return (!vcpu->in_smm && (pending & (BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_SMI)))) ||
-		       mkvm_wakes_halted(vcpu) || mkvm_user_window_open(vcpu);
-	case KVM_MP_STATE_INIT_RECEIVED:
-		return pending & (BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_SIPI));
-	default:
-		return !vcpu->in_smm && (pending & BIT(MKVM_PEND_INIT));
-	}
-}
-
-/*
- * mkvm_vcpu_block - sleep until the vCPU is runnable, or its thread has work to do
- *
- * Context: own thread, may sleep. Return: 0, runnable or mkvm_user_work_pending; -EINTR when a
- * signal is pending.
- */
-int mkvm_vcpu_block(struct mkvm_vcpu *vcpu)
-{
-	const char *why = "event";
-	bool slept = false;
-	int r = 0;
-
-	mkvm_trace(blocked, vcpu, false, false);
-	trace_sleep(vcpu, "", "");
-	prepare_to_rcuwait(&vcpu->wait);
-	for (;;) {
-		set_current_state(TASK_INTERRUPTIBLE);
-		if (mkvm_vcpu_runnable(vcpu)) {
-			vcpu->stats[MKVM_STAT_HALT_WAKEUP] += slept;
-			break;
-		}
-		mkvm_test_point(MKVM_POINT_BLOCK);
-		if (signal_pending(current)) {
-			why = "signal";
-			r = -EINTR;
-			break;
-		}
-		if (mkvm_user_work_pending()) {
-			why = "work";
-			break;
-		}
-		schedule();
-		slept = true;
-	}
-	finish_rcuwait(&vcpu->wait);
-	trace_wake(vcpu, "", why);
-	return r;
-}
-
-/* KVM_SET_MP_STATE. Return: -EINVAL for states that this vCPU cannot have. */
-int mkvm_vcpu_set_mp_state(struct mkvm_vcpu *vcpu, u32 state)
-{
-	if (!vcpu->lapic && state != KVM_MP_STATE_RUNNABLE)
-		return -EINVAL;
-	if ((state == KVM_MP_STATE_INIT_RECEIVED || state == KVM_MP_STATE_SIPI_RECEIVED) && vcpu->in_smm)
-		return -EINVAL;		/* in SMM INIT stays latched */
-	switch (state) {
-	case KVM_MP_STATE_SIPI_RECEIVED:
-		trace_mp_state(vcpu, "INIT_RECEIVED", "ioctl");
-		mkvm_trace(raise_post, vcpu, MKVM_PEND_SIPI, "set_mp_state");
-		WRITE_ONCE(vcpu->mp_state, KVM_MP_STATE_INIT_RECEIVED);
-		set_bit(MKVM_PEND_SIPI, &vcpu->pending);
-		mkvm_trace(pend, vcpu, MKVM_PEND_SIPI, 0, BIT(MKVM_PEND_SIPI), "set-mp-state");
-		break;
-	case KVM_MP_STATE_RUNNABLE:
-	case KVM_MP_STATE_UNINITIALIZED:
-	case KVM_MP_STATE_INIT_RECEIVED:
-	case KVM_MP_STATE_HALTED:
-		trace_mp_state(vcpu, mkvm_mp_state_name(state), "ioctl");
-		WRITE_ONCE(vcpu->mp_state, state);
-		break;
-	default:
-		return -EINVAL;
-	}
-	set_bit(MKVM_PEND_EVENT, &vcpu->pending);
-	return 0;
-}
+#include "explain/testpoint.h"
+#include "explain/trace.h"
 
 /* ---- loading: on a host CPU or not ---- */
 
@@ -281,93 +63,6 @@ void mkvm_vcpu_put(struct mkvm_vcpu *vcpu)
 	preempt_enable();
 }
 
-/*
- * mkvm_vcpu_reset - power-up state, or what INIT leaves
- *
- * AMD APM vol. 2, "Processor Initialization State"; Intel SDM vol. 3, "Processor State After
- * Reset" and "Local APIC State After It Receives an INIT-Deassert IPI". Where the two differ,
- * or say nothing, the note says what is done.
- *
- *   state                                power-up          INIT      note
- *   RAX ... R15 but RDX                  0                 0
- *   RDX                                  family, stepping  same      CPUID 1 EAX
- *   RIP, RFLAGS                          fff0, 2           same
- *   CS                                   f000, ffff0000    same
- *   other segments, GDTR, IDTR           0, limit ffff     same
- *   CR0                                  60000010          ET        CD and NW stay at INIT
- *   CR2, CR3, CR4, CR8, EFER             0                 0
- *   DR0-3, DR6, DR7                      0, ffff0ff0, 400  same
- *   XCR0                                 1                 kept
- *   x87, MMX, SSE, AVX, MXCSR            as FNINIT's       kept      manuals: FCW is 40h at power-up;
- *                                                                    clients are used to Linux KVM's 37fh
- *   PKRU                                 0                 kept
- *   TSC, TSC_ADJUST, TSC_AUX             0                 kept      TSC: vm->tsc_offset
- *   PAT                                  7040600070406     kept
- *   MTRRs                                off               kept
- *   machine-check registers, HWCR        0                 kept
- *   SYSENTER_*, STAR ..., KERNEL_GS_BASE 0                 kept
- *   all other MSRs                       defaults          kept
- *   APIC_BASE, its mode, the APIC's id   xAPIC, vCPU's id  kept
- *   all else of the LAPIC                reset             reset     LINT0 of the boot CPU: lapic.c
- *   TSC_DEADLINE                         0                 0         the LAPIC's timer stops
- *   SMBASE                               30000             kept
- *   in SMM                               no                -         INIT waits for RSM
- *   pending SMI                          none              kept      latched until it can be taken
- *   pending NMIs                         none              dropped   as Linux KVM
- *   NMIs blocked, interrupt shadow       no                no
- *   exception raised, event in delivery  none              dropped   so is a triple fault not yet told
- *   vector of KVM_INTERRUPT              none              dropped
- *   access that userspace is to answer   none              dropped
- *   SIPI                                 none              dropped   one that came before the INIT
- *   EOI, TPR access to be told           none              kept      userspace's devices wait for it
- *   TLB                                  flushed           flushed   AMD: not modified, which no guest sees
- *   KVM_SET_GUEST_DEBUG, CPUID, filters  none              kept      userspace's
- *   mp_state                             by the irqchip    see above
- *
- * SIPI sets CS, RIP and mp_state; KVM_SET_MP_STATE sets mp_state, and SIPI_RECEIVED posts a
- * SIPI; nothing else changes or is dropped by either. There is no ioctl that resets: userspace
- * sets each state anew, and takes a pending SMI or NMI away by KVM_SET_VCPU_EVENTS.
- * selftests/reset.c looks at each row. A shutdown leaves what INIT does.
- *
- * Context: own thread, or before the vCPU is seen.
- */
-void mkvm_vcpu_reset(struct mkvm_vcpu *vcpu, bool init)
-{
-	const unsigned long dropped = BIT(MKVM_PEND_NMI) | BIT(MKVM_PEND_NMI2);
-
-	memset(vcpu->regs, 0, sizeof(vcpu->regs));
-	memset(vcpu->dr, 0, sizeof(vcpu->dr));
-	vcpu->event.type = MKVM_EV_NONE;
-	vcpu->exception.type = MKVM_EV_NONE;
-	vcpu->has_payload = false;
-	vcpu->triple_fault = false;
-	vcpu->complete = NULL;
-	mkvm_forget_io(vcpu);
-	vcpu->debug.traps = 0;
-	vcpu->user_vector = -1;
-	vcpu->rip = 0xfff0;
-	vcpu->rflags = X86_EFLAGS_FIXED;
-	vcpu->regs[2] = mkvm_cpuid(vcpu, 1, 0)->eax ?: 0x600;
-	vcpu->cr8 = 0;
-	mkvm_trace(reset, vcpu);
-	atomic_long_andnot(dropped | dropped << MKVM_PEND_UNSEEN, (atomic_long_t *)&vcpu->pending);
-	vcpu->in_smm = false;
-	vcpu->smm_inside_nmi = false;
-	vcpu->last_generation = 0;
-	if (!init) {
-		vcpu->smbase = 0x30000;
-		vcpu->xcr0 = XFEATURE_MASK_FP;
-		vcpu->pkru = 0;
-		mkvm_msr_reset(vcpu);
-	}
-	mkvm_hw->vcpu_reset(vcpu, init);
-	mkvm_update_pkru(vcpu);
-	if (vcpu->lapic)
-		mkvm_lapic_reset(vcpu->lapic, init);
-	set_bit(MKVM_PEND_EVENT, &vcpu->pending);
-	set_bit(MKVM_PEND_MSRS, &vcpu->pending);
-}
-
 /* ---- ioctls ---- */
 
 static int set_signal_mask(struct mkvm_vcpu *vcpu, struct kvm_signal_mask __user *arg)
@@ -402,7 +97,7 @@ static int vcpu_interrupt(struct mkvm_vcpu *vcpu, u32 vector)
 		return -EEXIST;
 	vcpu->ids.user = mkvm_trace_id(raise, vcpu->vm, "kvm_interrupt", vcpu->id, -1, 0, vector);
 	vcpu->user_vector = vector;
-	set_bit(MKVM_PEND_EVENT, &vcpu->pending);
+	mkvm_pending_set(vcpu, MKVM_PEND_EVENT);
 	return 0;
 }
 
@@ -704,7 +399,7 @@ static vm_fault_t vcpu_fault(struct vm_fault *vmf)
 	struct mkvm_vcpu *vcpu = vmf->vma->vm_file->private_data;
 
 	if (vmf->pgoff == KVM_COALESCED_MMIO_PAGE_OFFSET)
-		vmf->page = virt_to_page(vcpu->vm->ring);
+		vmf->page = virt_to_page(vcpu->vm->iodev.ring);
 	else if (vmf->pgoff < MKVM_RUN_PAGES)
 		vmf->page = virt_to_page((void *)vcpu->run +
 					 array_index_nospec(vmf->pgoff, MKVM_RUN_PAGES) * PAGE_SIZE);
@@ -783,7 +478,7 @@ static struct mkvm_vcpu *vcpu_create(struct mkvm *vm, u32 id)
 	vcpu->cpu = -1;
 	vcpu->where = MKVM_OUTSIDE;
 	mkvm_tsc_create(vcpu);
-	vcpu->user_pic = !vm->pic;
+	vcpu->user_pic = !vm->irqchip.pic;
 	vcpu->eoi_vector = -1;
 	mutex_init(&vcpu->mutex);
 	rcuwait_init(&vcpu->wait);
@@ -792,15 +487,12 @@ static struct mkvm_vcpu *vcpu_create(struct mkvm *vm, u32 id)
 	if (!vcpu->run || !fpu_alloc_guest_fpstate(&vcpu->fpu))
 		goto out;
 	mkvm_cpuid_update(vcpu);
-	vcpu->mp_state = KVM_MP_STATE_RUNNABLE;
 	vcpu->apic_base = MKVM_LAPIC_BASE | MSR_IA32_APICBASE_ENABLE |
 			  (id == vm->bsp_id ? MSR_IA32_APICBASE_BSP : 0);
-	if (vm->irqchip) {
+	if (vm->irqchip.in_kernel) {
 		r = mkvm_lapic_create(vcpu);
 		if (r)
 			goto out;
-		if (id != vm->bsp_id)
-			vcpu->mp_state = KVM_MP_STATE_UNINITIALIZED;
 	}
 	mkvm_vcpu_reset(vcpu, false);
 	return vcpu;

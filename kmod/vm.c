@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * vm.c - a VM: its file descriptor, its ioctls, and which capabilities exist.
+ * vm.c - a VM: its file descriptor, its ioctls, and the capabilities that it offers.
  *
- * State: struct mkvm, counted by the VM's descriptor and those of its vCPUs;
- * all vCPUs live until the last of these closes. Only the process (mm) that
- * created the VM may use it.
+ * State: struct mkvm, which is reference-counted by the descriptors of the VM and of its vCPUs.
+ * All vCPUs live until the last of these closes. Only the process (mm) that created the VM may
+ * use it.
  *
- * Read next: vcpu.c, memslot.c, irqchip/routing.c.
+ * Read next: vcpu.c, mem/memslot.c, irqchip/routing.c.
  */
 #include <linux/anon_inodes.h>
 #include <linux/fs.h>
@@ -179,17 +179,8 @@ static void vm_destroy(struct kref *ref)
 	int i;
 
 	mkvm_debugfs_remove(vm);
-	/* The PIT's timer and irqfds raise interrupts in everything below: they go first. */
-	mkvm_irqfd_destroy(vm);
-	mkvm_pit_destroy(vm);
+	mkvm_irqchip_destroy(vm);
 	mmu_notifier_unregister(&vm->notifier, vm->mm);
-	mkvm_for_each_vcpu(i, vcpu, vm)
-		if (vcpu->lapic)
-			mkvm_lapic_timer_stop(vcpu->lapic);
-	/* So does the IOAPIC's, whose callback delivers to LAPICs. */
-	mkvm_routing_destroy(vm);
-	mkvm_ioapic_destroy(vm);
-	mkvm_pic_destroy(vm);
 	mkvm_for_each_vcpu(i, vcpu, vm)
 		mkvm_vcpu_destroy(vcpu);
 	mkvm_iodev_destroy(vm);
@@ -218,9 +209,8 @@ static struct mkvm *vm_create(void)
 	kref_init(&vm->refs);
 	mutex_init(&vm->lock);
 	mutex_init(&vm->slots_lock);
-	mutex_init(&vm->irq_lock);
 	spin_lock_init(&vm->mmu_lock);
-	mkvm_irqfd_init(vm);
+	mkvm_irqchip_init(vm);
 	vm->nr = atomic_inc_return(&last_nr);
 	mkvm_tsc_init(vm);
 	vm->clock_offset = -ktime_get_boottime_ns();
@@ -252,51 +242,6 @@ out_slots:
 	return ERR_PTR(r);
 }
 
-/* All or nothing: vm->irqchip is published last, the pieces are not seen before. */
-static int create_irqchip(struct mkvm *vm)
-{
-	int r;
-
-	if (vm->irqchip)
-		return -EEXIST;
-	if (vm->nr_vcpus)
-		return -EINVAL;
-	r = mkvm_pic_create(vm);
-	if (r)
-		return r;
-	r = mkvm_ioapic_create(vm);
-	if (r)
-		goto out_pic;
-	r = mkvm_routing_create(vm);
-	if (r)
-		goto out_ioapic;
-	smp_store_release(&vm->irqchip, true);
-	return 0;
-
-out_ioapic:
-	mkvm_ioapic_destroy(vm);
-out_pic:
-	mkvm_pic_destroy(vm);
-	return r;
-}
-
-/* LAPICs alone. GSIs below pins are reserved for userspace's IOAPICs: routing_replace. */
-static int create_split_irqchip(struct mkvm *vm, u64 pins)
-{
-	int r;
-
-	if (pins > MKVM_NR_GSI)
-		return -EINVAL;
-	if (vm->irqchip || vm->nr_vcpus)
-		return -EEXIST;
-	r = mkvm_routing_set(vm, NULL, 0, 0);
-	if (r)
-		return r;
-	vm->ioapic_pins = pins;
-	smp_store_release(&vm->irqchip, true);
-	return 0;
-}
-
 /* Once, before there are vCPUs, and not below the BSP's id; the same limit again is fine. */
 static int set_max_vcpu_ids(struct mkvm *vm, u64 ids)
 {
@@ -318,7 +263,7 @@ static int enable_cap(struct mkvm *vm, struct kvm_enable_cap __user *arg)
 		return -EINVAL;
 	switch (cap.cap) {
 	case KVM_CAP_SPLIT_IRQCHIP:
-		return create_split_irqchip(vm, cap.args[0]);
+		return mkvm_irqchip_create_split(vm, cap.args[0]);
 	case KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2:
 		if (cap.args[0] & ~(u64)MKVM_DIRTY_MANUAL_FLAGS ||
 		    (cap.args[0] && !(cap.args[0] & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE)))
@@ -328,8 +273,8 @@ static int enable_cap(struct mkvm *vm, struct kvm_enable_cap __user *arg)
 	case KVM_CAP_X2APIC_API:
 		if (cap.args[0] & ~(u64)X2APIC_API_FLAGS)
 			return -EINVAL;
-		vm->x2apic_ids |= !!(cap.args[0] & KVM_X2APIC_API_USE_32BIT_IDS);
-		vm->no_broadcast_quirk |= !!(cap.args[0] & KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK);
+		vm->irqchip.x2apic_ids |= !!(cap.args[0] & KVM_X2APIC_API_USE_32BIT_IDS);
+		vm->irqchip.no_broadcast_quirk |= !!(cap.args[0] & KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK);
 		return 0;
 	case KVM_CAP_EXCEPTION_PAYLOAD:
 		WRITE_ONCE(vm->payload_events, cap.args[0]);
@@ -363,151 +308,6 @@ static int enable_cap(struct mkvm *vm, struct kvm_enable_cap __user *arg)
 	}
 }
 
-static int get_irqchip(struct mkvm *vm, struct kvm_irqchip __user *arg)
-{
-	struct kvm_irqchip *chip;
-	u32 id;
-	int r = 0;
-
-	if (!mkvm_pic_in_kernel(vm))
-		return -ENXIO;
-	if (get_user(id, &arg->chip_id))
-		return -EFAULT;
-	chip = kzalloc(sizeof(*chip), GFP_KERNEL);
-	if (!chip)
-		return -ENOMEM;
-	chip->chip_id = id;
-	switch (id) {
-	case KVM_IRQCHIP_PIC_MASTER:
-	case KVM_IRQCHIP_PIC_SLAVE:
-		mkvm_pic_get(vm->pic, id, &chip->chip.pic);
-		break;
-	case KVM_IRQCHIP_IOAPIC:
-		mkvm_ioapic_get(vm->ioapic, &chip->chip.ioapic);
-		break;
-	default:
-		r = -EINVAL;
-	}
-	if (!r && copy_to_user(arg, chip, sizeof(*chip)))
-		r = -EFAULT;
-	kfree(chip);
-	return r;
-}
-
-static int set_irqchip(struct mkvm *vm, struct kvm_irqchip __user *arg)
-{
-	struct kvm_irqchip *chip;
-	int r;
-
-	if (!mkvm_pic_in_kernel(vm))
-		return -ENXIO;
-	chip = memdup_user(arg, sizeof(*chip));
-	if (IS_ERR(chip))
-		return PTR_ERR(chip);
-	switch (chip->chip_id) {
-	case KVM_IRQCHIP_PIC_MASTER:
-	case KVM_IRQCHIP_PIC_SLAVE:
-		r = mkvm_pic_set(vm->pic, chip->chip_id, &chip->chip.pic);
-		break;
-	case KVM_IRQCHIP_IOAPIC:
-		r = mkvm_ioapic_set(vm->ioapic, &chip->chip.ioapic);
-		break;
-	default:
-		r = -EINVAL;
-	}
-	kfree(chip);
-	return r;
-}
-
-static int create_pit(struct mkvm *vm, struct kvm_pit_config __user *arg)
-{
-	struct kvm_pit_config config;
-
-	if (copy_from_user(&config, arg, sizeof(config)))
-		return -EFAULT;
-	if (vm->pit)
-		return -EEXIST;
-	if (!vm->pic)
-		return -ENOENT;
-	return mkvm_pit_create(vm, &config);
-}
-
-static int pit_ioctl(struct mkvm *vm, unsigned int ioctl, void __user *argp)
-{
-	struct mkvm_pit *pit = smp_load_acquire(&vm->pit);
-	struct kvm_reinject_control control;
-	struct kvm_pit_state2 state = {};
-
-	if (!pit)
-		return -ENXIO;
-	switch (ioctl) {
-	case KVM_GET_PIT2:
-		mkvm_pit_get(pit, &state);
-		return copy_to_user(argp, &state, sizeof(state)) ? -EFAULT : 0;
-	case KVM_SET_PIT2:
-		if (copy_from_user(&state, argp, sizeof(state)))
-			return -EFAULT;
-		return mkvm_pit_set(pit, &state);
-	default:
-		if (copy_from_user(&control, argp, sizeof(control)))
-			return -EFAULT;
-		mkvm_pit_set_reinject(pit, control.pit_reinject);
-		return 0;
-	}
-}
-
-static int irq_line(struct mkvm *vm, struct kvm_irq_level __user *arg, bool status)
-{
-	struct kvm_irq_level line;
-	int r;
-
-	if (copy_from_user(&line, arg, sizeof(line)))
-		return -EFAULT;
-	if (!mkvm_irqchip_in_kernel(vm))
-		return -ENXIO;
-	if (line.irq >= MKVM_NR_GSI)
-		return -EINVAL;
-	r = mkvm_set_irq(vm, MKVM_SOURCE_USER, line.irq, !!line.level);
-	if (!status)
-		return 0;
-	line.status = r;
-	return copy_to_user(arg, &line, sizeof(line)) ? -EFAULT : 0;
-}
-
-static int signal_msi(struct mkvm *vm, struct kvm_msi __user *arg)
-{
-	struct kvm_msi msi;
-
-	if (copy_from_user(&msi, arg, sizeof(msi)))
-		return -EFAULT;
-	if (!mkvm_irqchip_in_kernel(vm) || msi.flags || memchr_inv(msi.pad, 0, sizeof(msi.pad)))
-		return -EINVAL;
-	/* QEMU names a device's write to the APICs' window by its offset there; routes have whole addresses. */
-	if (READ_ONCE(mkvm_msi_offsets) && msi.address_lo < MKVM_MSI_WINDOW)
-		msi.address_lo |= MKVM_LAPIC_BASE;
-	return mkvm_msi_deliver(vm, (u64)msi.address_hi << 32 | msi.address_lo, msi.data);
-}
-
-static int set_routing(struct mkvm *vm, struct kvm_irq_routing __user *arg)
-{
-	struct kvm_irq_routing_entry *entries = NULL;
-	struct kvm_irq_routing head;
-	int r;
-
-	if (copy_from_user(&head, arg, sizeof(head)))
-		return -EFAULT;
-	if (!mkvm_irqchip_in_kernel(vm) || head.flags || head.nr > MKVM_NR_GSI)
-		return -EINVAL;
-	if (head.nr) {
-		entries = vmemdup_user(arg->entries, array_size(head.nr, sizeof(*entries)));
-		if (IS_ERR(entries))
-			return PTR_ERR(entries);
-	}
-	r = mkvm_routing_set(vm, entries, head.nr, head.flags);
-	kvfree(entries);
-	return r;
-}
-
 /*
  * KVM_GET_CLOCK: ns since the VM's birth, or what KVM_SET_CLOCK made of it. No guest sees it: there is
  * no paravirtual clock. It is kept for clients that save and restore it.
@@ -533,6 +333,8 @@ static int set_clock(struct mkvm *vm, struct kvm_clock_data __user *arg)
 	if (copy_from_user(&data, arg, sizeof(data)))
 		return -EFAULT;
 	if (data.flags & ~(KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC))
+		return -EINVAL;
+	if (data.pad0 || memchr_inv(data.pad, 0, sizeof(data.pad)))
 		return -EINVAL;
 	if (data.flags & KVM_CLOCK_REALTIME)		/* the time that passed since it was saved counts */
 		passed = max_t(s64, ktime_get_real_ns() - data.realtime, 0);
@@ -599,11 +401,11 @@ static long vm_ioctl_locked(struct mkvm *vm, unsigned int ioctl, unsigned long a
 
 	switch (ioctl) {
 	case KVM_CREATE_IRQCHIP:
-		return create_irqchip(vm);
+		return mkvm_irqchip_create(vm);
 	case KVM_ENABLE_CAP:
 		return enable_cap(vm, argp);
 	case KVM_CREATE_PIT2:
-		return create_pit(vm, argp);
+		return mkvm_irqchip_create_pit(vm, argp);
 	case KVM_CREATE_VCPU:
 		return mkvm_vcpu_create_fd(vm, arg);
 	case KVM_SET_BOOT_CPU_ID:
@@ -660,9 +462,9 @@ static long vm_ioctl(struct file *file, unsigned int ioctl, unsigned long arg)
 		return mkvm_tsc_set_khz(&vm->tsc.khz, arg);
 	case KVM_IRQ_LINE:
 	case KVM_IRQ_LINE_STATUS:
-		return irq_line(vm, argp, ioctl == KVM_IRQ_LINE_STATUS);
+		return mkvm_irqchip_line(vm, argp, ioctl == KVM_IRQ_LINE_STATUS);
 	case KVM_SIGNAL_MSI:
-		return signal_msi(vm, argp);
+		return mkvm_irqchip_signal_msi(vm, argp);
 	case KVM_GET_CLOCK:
 		return get_clock(vm, argp);
 	case KVM_SET_CLOCK:
@@ -672,11 +474,11 @@ static long vm_ioctl(struct file *file, unsigned int ioctl, unsigned long arg)
 	case KVM_CLEAR_DIRTY_LOG:
 		return clear_dirty_log(vm, argp);
 	case KVM_SET_GSI_ROUTING:
-		return set_routing(vm, argp);
+		return mkvm_irqchip_set_routing(vm, argp);
 	case KVM_GET_IRQCHIP:
-		return get_irqchip(vm, argp);
+		return mkvm_irqchip_get(vm, argp);
 	case KVM_SET_IRQCHIP:
-		return set_irqchip(vm, argp);
+		return mkvm_irqchip_set(vm, argp);
 	case KVM_IRQFD:
 	case KVM_IOEVENTFD:
 	case KVM_REGISTER_COALESCED_MMIO:
@@ -685,7 +487,7 @@ static long vm_ioctl(struct file *file, unsigned int ioctl, unsigned long arg)
 	case KVM_GET_PIT2:
 	case KVM_SET_PIT2:
 	case KVM_REINJECT_CONTROL:
-		return pit_ioctl(vm, ioctl, argp);
+		return mkvm_irqchip_pit_ioctl(vm, ioctl, argp);
 	}
 	mutex_lock(&vm->lock);
 	r = vm_ioctl_locked(vm, ioctl, arg);

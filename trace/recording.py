@@ -17,7 +17,7 @@ LINE = re.compile(r'^\s*(.+?)[-\s]+(\d+)\s+(?:\(\s*\S+\)\s+)?\[(\d+)\]\s+(?:\S+\
                   r'(?:(\w+):)?(\w+):\s*(.*)$')	# task, pid, CPU, time, system, event, fields
 FIELD = re.compile(r'(\w+)=(.*?)(?= \w+=|$)')
 NUMBER = re.compile(r'-?\d+$|0x[0-9a-f]+$')
-# The fields that each event has besides vm (kmod/trace.h); WORDS are strings, all others numbers.
+# The fields that each event has besides vm (kmod/explain/trace.h); WORDS are strings, all others numbers.
 PIN, STEP, WORD = 'id pin high vector rte', 'vcpu id vector kind why into', 'vcpu id event before after how sipi'
 CHANGE, BORDER = 'vcpu mp_state what by', 'vcpu rip reason code info1 info2 event'
 ACCESS, EVENTS = 'vcpu address len write data by', 'vcpu word told refused result'

@@ -47,7 +47,7 @@ static const char help_text[] =
 "  --bios FILE      firmware (default " DEFAULT_BIOS ")\n"
 "  --debugcon FILE  write the debug console (port 0x402) to FILE; - is\n"
 "                   standard error\n"
-"  --monitor        keep reading and writing back the state of all CPUs, to try\n"
+"  --monitor        keep reading and writing back the state of all CPUs, to test\n"
 "                   the device\n"
 "  --no-reboot      end with status 0 when the guest resets\n"
 "  --quiet          print errors only\n"
@@ -56,8 +56,8 @@ static const char help_text[] =
 "\n"
 "On a terminal: Ctrl-A x quits, Ctrl-A h helps, Ctrl-A a sends Ctrl-A.\n"
 "Exit status: 0 after power-off or quit; (V << 1) | 1 after a write of V to\n"
-"port 0xf4; 1 after a failure while running; 2 for a mistake in the arguments\n"
-"or the set-up; 128 + N after signal N.\n";
+"port 0xf4; 1 after a failure while running; 2 if an argument or the set-up\n"
+"is wrong; 128 + N after signal N.\n";
 
 enum option_id {
 	OPT_DEVICE = 1, OPT_SMP, OPT_MEM, OPT_KERNEL, OPT_INITRD, OPT_APPEND,

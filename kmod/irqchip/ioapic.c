@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * ioapic.c - the I/O APIC: 24 pins, version 0x11 (so no EOI register), at
+ * ioapic.c - the I/O APIC: 24 pins, version 0x11 (so it has no EOI register), at
  * MKVM_IOAPIC_BASE.
  *
- * State: struct mkvm_ioapic. Each pin has a redirection table entry (RTE) and a
- * line, high while any source holds it high. RTE bit 13 (polarity) changes
- * nothing: sources say "asserted", not a voltage. An edge is delivered at once
- * or, on a masked pin, lost ("ignored, not delivered or held pending"). A level
- * is delivered while the line is high, the pin is unmasked and remote-IRR is
- * clear. The delivery sets remote-IRR, the EOI of the vector that was sent
- * clears it; that vector is kept apart from the RTE, which may be rewritten.
+ * State: struct mkvm_ioapic. Each pin has a redirection table entry (RTE) and a line, which is
+ * high while any source holds it high. RTE bit 13 (polarity) has no effect: a source asserts a
+ * line, it does not drive a voltage. An edge is delivered at once or, on a masked pin, lost
+ * ("ignored, not delivered or held pending"). A level is delivered while the line is high, the
+ * pin is unmasked and remote-IRR is clear. Delivery sets remote-IRR, and the EOI of the vector
+ * that was sent clears it; that vector is stored apart from the RTE, which the guest may
+ * rewrite.
  *
  * Manual: Intel 82093AA data sheet. Read next: routing.c, then lapic.c.
  */
@@ -20,7 +20,7 @@
 #include <linux/string.h>
 
 #include "mkvm.h"
-#include "irqchip.h"
+#include "internal.h"
 
 #define IOAPIC_SELECT		0x00	/* MMIO offsets */
 #define IOAPIC_WINDOW		0x10
@@ -106,6 +106,13 @@ static void pin_set_low(struct mkvm_ioapic *ioapic, unsigned int pin)
 	ioapic->storming &= ~BIT(pin);
 }
 
+static void pin_release(struct mkvm_ioapic *ioapic, unsigned int pin, enum mkvm_irq_source source)
+{
+	ioapic->source[pin] &= ~mkvm_source_released(source);
+	if (!ioapic->source[pin])
+		pin_set_low(ioapic, pin);
+}
+
 static int pin_set_high(struct mkvm_ioapic *ioapic, unsigned int pin)
 {
 	bool was_high = ioapic->line & BIT(pin);
@@ -140,15 +147,14 @@ int mkvm_ioapic_set_irq(struct mkvm_ioapic *ioapic, unsigned int pin, enum mkvm_
 	if (source == MKVM_SOURCE_PIT)
 		ioapic->pit_pins |= BIT(pin);
 	if (level) {
+		if (mkvm_source_pulses(source) && !pin_is_level(ioapic, pin))
+			pin_release(ioapic, pin, MKVM_SOURCE_RESTORED);
 		ioapic->source[pin] |= BIT(source);
 		ioapic->resample_pins |= source == MKVM_SOURCE_RESAMPLE ? BIT(pin) : 0;
 		ret = pin_set_high(ioapic, pin);
 	}
-	if (level != 1) {
-		ioapic->source[pin] &= ~mkvm_source_released(source);
-		if (!ioapic->source[pin])
-			pin_set_low(ioapic, pin);
-	}
+	if (level != 1)
+		pin_release(ioapic, pin, source);
 	raw_spin_unlock_irqrestore(&ioapic->lock, flags);
 	return ret;
 }
@@ -183,7 +189,7 @@ static void pin_eoi(struct mkvm_ioapic *ioapic, unsigned int pin)
  */
 void mkvm_ioapic_eoi(struct mkvm_ioapic *ioapic, u8 vector)
 {
-	struct mkvm_pit *pit = READ_ONCE(ioapic->vm->pit);
+	struct mkvm_pit *pit = READ_ONCE(ioapic->vm->irqchip.pit);
 	unsigned long flags, acked = 0;
 	unsigned int pin;
 
@@ -353,7 +359,7 @@ int mkvm_ioapic_set(struct mkvm_ioapic *ioapic, const struct kvm_ioapic_state *s
 	return 0;
 }
 
-/* mkvm_ioapic_create - makes vm->ioapic, all pins masked; -ENOMEM. Sleeps. */
+/* mkvm_ioapic_create - makes vm->irqchip.ioapic, all pins masked; -ENOMEM. Sleeps. */
 int mkvm_ioapic_create(struct mkvm *vm)
 {
 	struct mkvm_ioapic *ioapic = kzalloc(sizeof(*ioapic), GFP_KERNEL_ACCOUNT);
@@ -368,16 +374,16 @@ int mkvm_ioapic_create(struct mkvm *vm)
 		ioapic->reg.redirtbl[pin].bits = RTE_MASKED;
 	hrtimer_init(&ioapic->storm_timer, CLOCK_MONOTONIC, HRTIMER_MODE_REL_HARD);
 	ioapic->storm_timer.function = ioapic_storm_over;
-	vm->ioapic = ioapic;
+	vm->irqchip.ioapic = ioapic;
 	return 0;
 }
 
 /* mkvm_ioapic_destroy - nobody may reach the IOAPIC any more. Sleeps. */
 void mkvm_ioapic_destroy(struct mkvm *vm)
 {
-	if (!vm->ioapic)
+	if (!vm->irqchip.ioapic)
 		return;
-	hrtimer_cancel(&vm->ioapic->storm_timer);
-	kfree(vm->ioapic);
-	vm->ioapic = NULL;
+	hrtimer_cancel(&vm->irqchip.ioapic->storm_timer);
+	kfree(vm->irqchip.ioapic);
+	vm->irqchip.ioapic = NULL;
 }

@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * ipi.c - the sender's side of interrupt messages: which local APICs a
- * message from an ICR, an IOAPIC pin or an MSI goes to.
+ * ipi.c - finds the local APICs to which an interrupt message from an ICR, an IOAPIC pin or an
+ * MSI goes.
  *
- * State: none but lowest_stamp of each LAPIC, which makes lowest priority
- * take turns. No locks: vm->vcpus only grows, and what is read of a target is
- * read once.
+ * State: only lowest_stamp of each LAPIC, by which lowest priority takes turns. There are no
+ * locks: vm->vcpus only grows, and each field of a target is read once.
  *
- * Intel SDM vol. 3, "Issuing Interprocessor Interrupts" and "Determining IPI
- * Destination".
+ * Intel SDM vol. 3, "Issuing Interprocessor Interrupts" and "Determining IPI Destination".
  *
  * Read next: lapic.c, mkvm_lapic_matches and mkvm_lapic_accept.
  */
@@ -17,6 +15,7 @@
 #include <linux/nospec.h>
 
 #include "mkvm.h"
+#include "internal.h"
 #include "lapic.h"
 
 enum { SHORTHAND_NONE, SHORTHAND_SELF, SHORTHAND_ALL, SHORTHAND_OTHERS };
@@ -33,7 +32,7 @@ static bool lapic_is_broadcast(struct mkvm_lapic *apic, bool x2apic, struct mkvm
 {
 	if (x2apic && dest == 0xffffffff)
 		return true;
-	return dest == 0xff && !(x2apic && (sender || READ_ONCE(apic->vcpu->vm->no_broadcast_quirk)));
+	return dest == 0xff && !(x2apic && (sender || READ_ONCE(apic->vcpu->vm->irqchip.no_broadcast_quirk)));
 }
 
 static bool lapic_matches_logical(struct mkvm_lapic *apic, bool x2apic, u32 dest)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * irqchip.h - the interrupt controllers: what each file of irqchip/ offers to
- * the others and to the rest of the module.
+ * irqchip.h - the front door of the interrupt controllers: what the rest of the module calls.
+ * internal.h has what only the files of irqchip/ call.
  *
  * The path of an interrupt, in the order of the calls:
  *
@@ -11,15 +11,15 @@
  *     -> mkvm_msi_deliver (routing.c)     -> mkvm_irq_deliver (ipi.c)
  *   mkvm_irq_deliver            picks the target LAPICs
  *     -> mkvm_lapic_accept (lapic.c)      sets IRR, or posts NMI, INIT, SIPI
- *     -> mkvm_vcpu_kick_event (vcpu.c)    the target looks at its IRR
+ *     -> mkvm_vcpu_kick_event (pending.c)   the target looks at its IRR
  *   mkvm_lapic_pending, mkvm_lapic_ack    called by the target in inject.c
  *   EOI -> mkvm_ioapic_eoi, or a write to the PIC
  *     -> mkvm_irq_acked (irqfd.c)         lowers the pin, signals resamplefds
  *     -> the IOAPIC clears remote-IRR and delivers again what is high
  *
- * Split: PIC, PIT and IOAPIC are userspace's. Only mkvm_msi_deliver is left of the
- * ways in, ExtINT comes by KVM_INTERRUPT, and an EOI that the IOAPIC waits for is
- * mkvm_vcpu_tell_eoi.
+ * Split irqchip: PIC, PIT and IOAPIC are in userspace. Interrupts then enter only by
+ * mkvm_msi_deliver, ExtINT comes from KVM_INTERRUPT, and an EOI for which the IOAPIC
+ * waits goes to mkvm_vcpu_tell_eoi.
  *
  * Lock order: pit->lock, then pic->lock or ioapic->lock (never both at once),
  * then nothing. All are raw spinlocks taken with interrupts off, since timers
@@ -38,8 +38,11 @@
 #include <linux/spinlock.h>
 #include <linux/hrtimer.h>
 #include <linux/bitmap.h>
+#include <linux/list.h>
+#include <linux/mutex.h>
+#include <linux/workqueue.h>
 
-#include "provenance.h"
+#include "explain/provenance.h"
 
 struct mkvm;
 struct mkvm_vcpu;
@@ -48,6 +51,22 @@ struct mkvm_ioapic;
 struct mkvm_pit;
 struct mkvm_lapic;
 struct mkvm_routing;
+
+/* Tags as in mkvm.h; "once": from when in_kernel is set on. */
+struct mkvm_irqchip {
+	bool in_kernel;				/* (l) LAPICs and routing are there; published with release */
+	struct mkvm_pic *pic;			/* (c) once; NULL: split, the PIC is userspace's */
+	struct mkvm_ioapic *ioapic;		/* (c) once, as pic */
+	struct mkvm_pit *pit;			/* (l) published with release */
+	u32 ioapic_pins;			/* (c) once; split: how many GSIs are userspace's IOAPICs' */
+	DECLARE_BITMAP(eoi_vectors, 256);	/* (a) which these send level triggered: routing.c */
+	struct mutex lock;			/* changes of routing, irqfds and iodev; inside vm->lock */
+	struct mkvm_routing __rcu *routing;	/* (r) but under lock */
+	bool x2apic_ids, no_broadcast_quirk;	/* (l) KVM_CAP_X2APIC_API; READ_ONCE */
+	struct list_head irqfds;		/* under lock */
+	struct list_head resamplers;		/* (r) but under lock: irqfds that have a resamplefd */
+	struct work_struct irqfd_reap;		/* removes irqfds whose eventfd was closed */
+};
 
 #define MKVM_NR_GSI		1024	/* GSIs that routes may name: 0..1023 */
 #define MKVM_IOAPIC_BASE	0xfec00000u
@@ -65,24 +84,11 @@ enum mkvm_irq_source {
 	MKVM_SOURCE_PIT,	/* the in-kernel PIT */
 	MKVM_SOURCE_IRQFD,	/* pulses of irqfds */
 	MKVM_SOURCE_RESAMPLE,	/* irqfds with a resamplefd: high until the guest's EOI */
-	MKVM_SOURCE_RESTORED,	/* was high in a state that was set: USER and RESAMPLE let go of it, too */
+	MKVM_SOURCE_RESTORED,	/* was high in a state that was set; internal.h says what ends it */
 };
-
-/* What a source that goes low does not hold any more. */
-static inline u8 mkvm_source_released(enum mkvm_irq_source source)
-{
-	bool restored = source == MKVM_SOURCE_USER || source == MKVM_SOURCE_RESAMPLE;
-
-	return BIT(source) | (restored ? BIT(MKVM_SOURCE_RESTORED) : 0);
-}
 
 /* Level of a source: 0 low, 1 high, or high and low again in one step that nobody gets between. */
 #define MKVM_PULSE	2
-
-/* What has become of the PIC's INT output; several at once. */
-#define MKVM_INT_RISES		1
-#define MKVM_INT_FALLS		2
-#define MKVM_INT_REQUEST	4	/* an acknowledge may find a request: look */
 
 /* An interrupt message, as an ICR, an RTE or an MSI describe it. */
 struct mkvm_irq {
@@ -101,80 +107,54 @@ struct mkvm_irq {
 #define MKVM_IRQ_COALESCED	0	/* already pending */
 /* > 0: the number of targets that took it */
 
+/* irqchip.c: creation, and ioctls of the VM. Context: may sleep; creation under vm->lock. */
+void mkvm_irqchip_init(struct mkvm *vm);
+void mkvm_irqchip_destroy(struct mkvm *vm);		/* all but the LAPICs, whose timers it stops */
+int mkvm_irqchip_create(struct mkvm *vm);					/* KVM_CREATE_IRQCHIP */
+int mkvm_irqchip_create_split(struct mkvm *vm, u64 pins);			/* KVM_CAP_SPLIT_IRQCHIP */
+int mkvm_irqchip_get(struct mkvm *vm, struct kvm_irqchip __user *arg);
+int mkvm_irqchip_set(struct mkvm *vm, struct kvm_irqchip __user *arg);
+int mkvm_irqchip_create_pit(struct mkvm *vm, struct kvm_pit_config __user *arg);
+int mkvm_irqchip_pit_ioctl(struct mkvm *vm, unsigned int ioctl, void __user *argp);
+int mkvm_irqchip_line(struct mkvm *vm, struct kvm_irq_level __user *arg, bool status);
+int mkvm_irqchip_signal_msi(struct mkvm *vm, struct kvm_msi __user *arg);
+int mkvm_irqchip_set_routing(struct mkvm *vm, struct kvm_irq_routing __user *arg);
+
 /* pic.c: the 8259 pair */
-int mkvm_pic_create(struct mkvm *vm);
-void mkvm_pic_destroy(struct mkvm *vm);
-int mkvm_pic_set_irq(struct mkvm_pic *pic, unsigned int pin, enum mkvm_irq_source source, int level);
 int mkvm_pic_ack(struct mkvm_pic *pic);
 bool mkvm_pic_output(struct mkvm_pic *pic);
-bool mkvm_pic_line(struct mkvm_pic *pic);
 void mkvm_pic_get(struct mkvm_pic *pic, unsigned int chip, struct kvm_pic_state *state);
-int mkvm_pic_set(struct mkvm_pic *pic, unsigned int chip, const struct kvm_pic_state *state);
 /* port accesses, one byte each: 0x20 0x21 0xa0 0xa1 0x4d0 0x4d1 */
 u8 mkvm_pic_port_read(struct mkvm_pic *pic, u16 port);
 void mkvm_pic_port_write(struct mkvm_pic *pic, u16 port, u8 val);
 
 /* ioapic.c */
-int mkvm_ioapic_create(struct mkvm *vm);
-void mkvm_ioapic_destroy(struct mkvm *vm);
-int mkvm_ioapic_set_irq(struct mkvm_ioapic *ioapic, unsigned int pin, enum mkvm_irq_source source, int level);
-bool mkvm_ioapic_wants_eoi(struct mkvm_ioapic *ioapic, u8 vector);	/* lock-free: does any pin care? */
-void mkvm_ioapic_eoi(struct mkvm_ioapic *ioapic, u8 vector);
 void mkvm_ioapic_get(struct mkvm_ioapic *ioapic, struct kvm_ioapic_state *state);
-int mkvm_ioapic_set(struct mkvm_ioapic *ioapic, const struct kvm_ioapic_state *state);
 /* accesses at an offset below 0x100 from MKVM_IOAPIC_BASE, len 1, 2, 4 or 8 */
 void mkvm_ioapic_mmio_read(struct mkvm_ioapic *ioapic, u32 offset, unsigned int len, void *val);
 void mkvm_ioapic_mmio_write(struct mkvm_ioapic *ioapic, u32 offset, unsigned int len, const void *val);
 
 /* pit.c: the 8254 and port 0x61 */
-int mkvm_pit_create(struct mkvm *vm, const struct kvm_pit_config *config);
-void mkvm_pit_destroy(struct mkvm *vm);
-void mkvm_pit_get(struct mkvm_pit *pit, struct kvm_pit_state2 *state);
-int mkvm_pit_set(struct mkvm_pit *pit, const struct kvm_pit_state2 *state);
-void mkvm_pit_set_reinject(struct mkvm_pit *pit, bool reinject);
 u8 mkvm_pit_port_read(struct mkvm_pit *pit, u16 port);			/* 0x40-0x43, 0x61 */
 void mkvm_pit_port_write(struct mkvm_pit *pit, u16 port, u8 val);
 bool mkvm_pit_owns_speaker(struct mkvm_pit *pit);			/* KVM_PIT_SPEAKER_DUMMY */
-/* The guest took or finished the last tick. Only arms work: may be called under pic or ioapic lock. */
-void mkvm_pit_acked(struct mkvm_pit *pit);
 
 /* routing.c */
-int mkvm_routing_create(struct mkvm *vm);	/* KVM's default table */
-void mkvm_routing_destroy(struct mkvm *vm);
 bool mkvm_routing_get(struct mkvm *vm, u32 gsi, unsigned int chip, struct kvm_irq_routing_entry *e);
-int mkvm_routing_set(struct mkvm *vm, const struct kvm_irq_routing_entry *entries, u32 nr, u32 flags);
-int mkvm_set_irq(struct mkvm *vm, enum mkvm_irq_source source, u32 gsi, int level);
-int mkvm_set_irq_by(struct mkvm *vm, const struct mkvm_routing *table, enum mkvm_irq_source source, u32 gsi, int level);
-bool mkvm_gsi_has_pin(struct mkvm *vm, u32 gsi, unsigned int chip, unsigned int pin);	/* any context */
-int mkvm_msi_deliver(struct mkvm *vm, u64 address, u32 data);	/* -EINVAL: not an MSI address */
-bool mkvm_routing_wants_eoi(struct mkvm *vm, u8 vector);	/* any context: userspace's IOAPIC sends it by level */
 
 /* irqfd.c: interrupts from eventfds */
-void mkvm_irqfd_init(struct mkvm *vm);
-void mkvm_irqfd_destroy(struct mkvm *vm);
 int mkvm_irqfd_ioctl(struct mkvm *vm, const struct kvm_irqfd *arg);
-void mkvm_irq_acked(struct mkvm *vm, unsigned int chip, unsigned int pin);	/* any context, no locks held */
-void mkvm_irqfd_rerouted(struct mkvm *vm, const struct mkvm_routing *old);
 
 /* ipi.c */
 long mkvm_lapic_send_ipis(struct mkvm_lapic *apic, u64 low, u64 high, unsigned int bits, u64 min, u32 icr);
-int mkvm_irq_deliver(struct mkvm *vm, struct mkvm_lapic *sender, const struct mkvm_irq *irq);
 /* any context */
-bool mkvm_lapic_matches(struct mkvm_lapic *apic, struct mkvm_lapic *sender, const struct mkvm_irq *irq);
 
 /* lapic.c; "own": only on the vCPU's thread or under vcpu->mutex */
 int mkvm_lapic_create(struct mkvm_vcpu *vcpu);
 void mkvm_lapic_destroy(struct mkvm_vcpu *vcpu);
 void mkvm_lapic_reset(struct mkvm_lapic *apic, bool init);			/* own; init: as by INIT */
-int mkvm_lapic_accept(struct mkvm_lapic *apic, const struct mkvm_irq *irq);	/* any context */
-u32 mkvm_lapic_id(struct mkvm_lapic *apic);					/* any context: as its mode has it */
-bool mkvm_lapic_sw_enabled(struct mkvm_lapic *apic);				/* any context */
-u32 mkvm_lapic_arb_priority(struct mkvm_lapic *apic);				/* any context: for lowest priority */
-int mkvm_lapic_local_deliver(struct mkvm_lapic *apic, unsigned int lvt_reg);	/* any context: it fires */
 bool mkvm_lapic_accepts_pic(struct mkvm_lapic *apic);				/* any context: ExtINT gets through */
-void mkvm_lapic_lint0(struct mkvm_lapic *apic, unsigned int changes);		/* any context: MKVM_INT_* */
 int mkvm_lapic_pending(struct mkvm_lapic *apic);				/* own: highest IRR above PPR, or -1 */
-bool mkvm_lapic_unfinished(struct mkvm_lapic *apic, u8 vector);			/* any context: in IRR or ISR */
 int mkvm_lapic_highest_isr(struct mkvm_lapic *apic);				/* own: or -1 */
 int mkvm_lapic_highest_irr(struct mkvm_lapic *apic);				/* own: whatever PPR says, or -1 */
 void mkvm_lapic_ack(struct mkvm_lapic *apic, u8 vector);			/* own: IRR -> ISR */
@@ -199,14 +179,11 @@ u16 mkvm_lapic_lend(struct mkvm_lapic *apic, void *page, u32 *awaited_eois);
 void mkvm_lapic_take_back(struct mkvm_lapic *apic, void *page, int ended);
 
 /* lapic_timer.c: started and read by lapic.c alone */
-void mkvm_lapic_timer_init(struct mkvm_lapic *apic);
 void mkvm_lapic_timer_update(struct mkvm_lapic *apic);	/* own: the deadline or the guest's TSC changed */
-void mkvm_lapic_timer_stop(struct mkvm_lapic *apic);	/* returns when no callback runs */
-u32 mkvm_lapic_timer_count(struct mkvm_lapic *apic);	/* TMCCT */
 
 /*
- * What the controllers ask of the rest (vcpu.c, vm.c); the unit tests have
- * their own versions. All may be called in any context.
+ * What the controllers ask of the rest, all of it in cpu/pending.c; the unit tests have their own
+ * versions. All may be called in any context unless it says otherwise.
  */
 void mkvm_vcpu_kick_event(struct mkvm_vcpu *vcpu);		/* look at IRR and ExtINT again; wakes it if it halts */
 void mkvm_vcpu_post_nmi(struct mkvm_vcpu *vcpu);
@@ -215,7 +192,5 @@ void mkvm_vcpu_post_init(struct mkvm_vcpu *vcpu);		/* also drops a SIPI that is 
 void mkvm_vcpu_post_sipi(struct mkvm_vcpu *vcpu, u8 vector);
 void mkvm_vcpu_tell_eoi(struct mkvm_vcpu *vcpu, u8 vector);	/* own thread: KVM_EXIT_IOAPIC_EOI */
 void mkvm_vcpu_tell_tpr(struct mkvm_vcpu *vcpu, bool write);	/* own thread: KVM_EXIT_TPR_ACCESS, if that is on */
-u64 mkvm_vcpu_tsc_offset(struct mkvm_vcpu *vcpu);		/* guest TSC = host TSC + offset */
-void mkvm_pic_output_changed(struct mkvm *vm, unsigned int changes);	/* MKVM_INT_*; no lock held */
 
 #endif

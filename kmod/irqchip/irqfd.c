@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * irqfd.c - interrupts from eventfds (KVM_IRQFD), and eventfds that hear of the
- * end of an interrupt.
+ * irqfd.c - interrupts from eventfds (KVM_IRQFD), and eventfds that are signalled at the end of
+ * an interrupt.
  *
- * A write to the eventfd runs irqfd_wake, which raises the GSI at once: no route
- * needs to sleep, and each is looked up when it is used, so a change of routing
- * finds no copy here. A plain irqfd gives a pulse. One with a resamplefd drives
- * its GSI high (MKVM_SOURCE_RESAMPLE). When the guest ends that interrupt, the
- * GSI goes low and then every resamplefd of it is signalled: whoever still has a
- * reason raises it again. Nothing lowers that source without signalling them all
- * afterwards, so that no device that shares a GSI is forgotten.
+ * A write to the eventfd runs irqfd_wake, which raises the GSI at once: no route needs to
+ * sleep, and each is looked up when it is used, so there is no copy that a change of routing
+ * would have to update. A plain irqfd pulses the GSI. An irqfd with a resamplefd drives its GSI
+ * high (MKVM_SOURCE_RESAMPLE). When the guest ends that interrupt, the GSI goes low, and then
+ * every resamplefd of it is signalled: a device that still needs service raises it again.
+ * Whatever lowers that source signals all resamplefds afterwards, so no device that shares a
+ * GSI is forgotten.
  *
- * State: vm->irqfds and vm->resamplers, changed under vm->irq_lock. A closed
- * eventfd says so in irqfd_wake, which may not sleep: vm->irqfd_reap frees.
+ * State: vm->irqchip.irqfds and vm->irqchip.resamplers, changed under vm->irqchip.lock. A closed eventfd is
+ * reported to irqfd_wake, which may not sleep: vm->irqchip.irqfd_reap frees it.
  *
  * Read next: routing.c, then mkvm_ioapic_eoi in ioapic.c.
  */
@@ -23,7 +23,7 @@
 #include <linux/string.h>
 
 #include "mkvm.h"
-#include "irqchip.h"
+#include "internal.h"
 #include "compat.h"
 
 struct mkvm_irqfd {
@@ -35,8 +35,8 @@ struct mkvm_irqfd {
 	poll_table poll;			/* only while it gets there, */
 	bool refused;				/* or does not */
 	bool closed;				/* set by irqfd_wake: nobody can signal any more */
-	struct list_head link;			/* in vm->irqfds, under vm->irq_lock */
-	struct list_head resample_link;		/* in vm->resamplers, if there is a resamplefd */
+	struct list_head link;			/* in vm->irqchip.irqfds, under vm->irqchip.lock */
+	struct list_head resample_link;		/* in vm->irqchip.resamplers, if there is a resamplefd */
 };
 
 static void irqfd_raise(struct mkvm_irqfd *irqfd)
@@ -58,7 +58,7 @@ static int irqfd_wake(wait_queue_entry_t *wait, unsigned int mode, int sync, voi
 		return 0;
 	if (events & EPOLLHUP) {
 		WRITE_ONCE(irqfd->closed, true);
-		schedule_work(&irqfd->vm->irqfd_reap);
+		schedule_work(&irqfd->vm->irqchip.irqfd_reap);
 	}
 	if (!(events & EPOLLIN))
 		return 0;
@@ -81,19 +81,19 @@ static bool has_taker(const wait_queue_head_t *queue)
 	return false;
 }
 
-/* Into the eventfd's queue and the lists, in one step. Context: vm->irq_lock held. */
+/* Into the eventfd's queue and the lists, in one step. Context: vm->irqchip.lock held. */
 static void irqfd_enqueue(struct file *file, wait_queue_head_t *queue, poll_table *poll)
 {
 	struct mkvm_irqfd *irqfd = container_of(poll, struct mkvm_irqfd, poll);
 	unsigned long flags;
 
-	lockdep_assert_held(&irqfd->vm->irq_lock);
+	lockdep_assert_held(&irqfd->vm->irqchip.lock);
 	spin_lock_irqsave(&queue->lock, flags);
 	irqfd->refused = has_taker(queue);
 	if (!irqfd->refused) {
-		list_add_tail(&irqfd->link, &irqfd->vm->irqfds);
+		list_add_tail(&irqfd->link, &irqfd->vm->irqchip.irqfds);
 		if (irqfd->resamplefd)
-			list_add_tail_rcu(&irqfd->resample_link, &irqfd->vm->resamplers);
+			list_add_tail_rcu(&irqfd->resample_link, &irqfd->vm->irqchip.resamplers);
 		irqfd->wait.flags |= WQ_FLAG_EXCLUSIVE | WQ_FLAG_PRIORITY;
 		__add_wait_queue(queue, &irqfd->wait);
 	}
@@ -106,10 +106,10 @@ static void resample(struct mkvm *vm, bool all, unsigned int chip, unsigned int 
 	struct mkvm_irqfd *irqfd;
 
 	rcu_read_lock();
-	list_for_each_entry_rcu(irqfd, &vm->resamplers, resample_link)
+	list_for_each_entry_rcu(irqfd, &vm->irqchip.resamplers, resample_link)
 		if (all || mkvm_gsi_has_pin(vm, irqfd->gsi, chip, pin))
 			mkvm_set_irq(vm, MKVM_SOURCE_RESAMPLE, irqfd->gsi, 0);
-	list_for_each_entry_rcu(irqfd, &vm->resamplers, resample_link)
+	list_for_each_entry_rcu(irqfd, &vm->irqchip.resamplers, resample_link)
 		if ((all || mkvm_gsi_has_pin(vm, irqfd->gsi, chip, pin)) && !READ_ONCE(irqfd->closed)) {
 			mkvm_trace(resample, vm, irqfd->gsi);
 			mkvm_eventfd_signal(irqfd->resamplefd);
@@ -126,7 +126,7 @@ static void resample(struct mkvm *vm, bool all, unsigned int chip, unsigned int 
  */
 void mkvm_irq_acked(struct mkvm *vm, unsigned int chip, unsigned int pin)
 {
-	if (!list_empty(&vm->resamplers))
+	if (!list_empty(&vm->irqchip.resamplers))
 		resample(vm, false, chip, pin);
 }
 
@@ -134,19 +134,19 @@ void mkvm_irq_acked(struct mkvm *vm, unsigned int chip, unsigned int pin)
  * mkvm_irqfd_rerouted - nobody raises by the old routing table any more
  *
  * What was raised by it goes low; who still has a reason raises it by the new one.
- * Context: vm->irq_lock held.
+ * Context: vm->irqchip.lock held.
  */
 void mkvm_irqfd_rerouted(struct mkvm *vm, const struct mkvm_routing *old)
 {
 	struct mkvm_irqfd *irqfd;
 
-	lockdep_assert_held(&vm->irq_lock);
-	list_for_each_entry(irqfd, &vm->resamplers, resample_link)
+	lockdep_assert_held(&vm->irqchip.lock);
+	list_for_each_entry(irqfd, &vm->irqchip.resamplers, resample_link)
 		mkvm_set_irq_by(vm, old, MKVM_SOURCE_RESAMPLE, irqfd->gsi, 0);
 	resample(vm, true, 0, 0);
 }
 
-/* From its return on the irqfd raises nothing. vm->irq_lock held; sleeps. */
+/* From its return on the irqfd raises nothing. vm->irqchip.lock held; sleeps. */
 static void irqfd_free(struct mkvm_irqfd *irqfd)
 {
 	struct mkvm *vm = irqfd->vm;
@@ -168,14 +168,14 @@ static void irqfd_free(struct mkvm_irqfd *irqfd)
 
 static void irqfd_reap(struct work_struct *work)
 {
-	struct mkvm *vm = container_of(work, struct mkvm, irqfd_reap);
+	struct mkvm *vm = container_of(work, struct mkvm, irqchip.irqfd_reap);
 	struct mkvm_irqfd *irqfd, *next;
 
-	mutex_lock(&vm->irq_lock);
-	list_for_each_entry_safe(irqfd, next, &vm->irqfds, link)
+	mutex_lock(&vm->irqchip.lock);
+	list_for_each_entry_safe(irqfd, next, &vm->irqchip.irqfds, link)
 		if (READ_ONCE(irqfd->closed))
 			irqfd_free(irqfd);
-	mutex_unlock(&vm->irq_lock);
+	mutex_unlock(&vm->irqchip.lock);
 }
 
 static int irqfd_deassign(struct mkvm *vm, const struct kvm_irqfd *arg)
@@ -185,11 +185,11 @@ static int irqfd_deassign(struct mkvm *vm, const struct kvm_irqfd *arg)
 
 	if (IS_ERR(eventfd))
 		return PTR_ERR(eventfd);
-	mutex_lock(&vm->irq_lock);
-	list_for_each_entry_safe(irqfd, next, &vm->irqfds, link)
+	mutex_lock(&vm->irqchip.lock);
+	list_for_each_entry_safe(irqfd, next, &vm->irqchip.irqfds, link)
 		if (irqfd->eventfd == eventfd && irqfd->gsi == arg->gsi)
 			irqfd_free(irqfd);
-	mutex_unlock(&vm->irq_lock);
+	mutex_unlock(&vm->irqchip.lock);
 	eventfd_ctx_put(eventfd);
 	return 0;
 }
@@ -226,9 +226,9 @@ static int irqfd_assign(struct mkvm *vm, const struct kvm_irqfd *arg, struct fil
 			goto out;
 		}
 	}
-	mutex_lock(&vm->irq_lock);
+	mutex_lock(&vm->irqchip.lock);
 	r = irqfd_add(irqfd, file);
-	mutex_unlock(&vm->irq_lock);
+	mutex_unlock(&vm->irqchip.lock);
 	if (!r)
 		return 0;
 	if (irqfd->resamplefd)
@@ -242,7 +242,7 @@ out:
 /*
  * mkvm_irqfd_ioctl - KVM_IRQFD
  *
- * Sleeps; takes vm->irq_lock. Taking away what is not there is no error, as in
+ * Sleeps; takes vm->irqchip.lock. Taking away what is not there is no error, as in
  * Linux KVM. -EINVAL: no interrupt controllers, unknown flags, nonzero padding, a
  * GSI out of range, not an eventfd; -EBADF; -EBUSY: the eventfd is one already,
  * of this VM or another; -ENOMEM.
@@ -257,7 +257,7 @@ int mkvm_irqfd_ioctl(struct mkvm *vm, const struct kvm_irqfd *arg)
 		return -EINVAL;
 	if (!mkvm_irqchip_in_kernel(vm) || arg->gsi >= MKVM_NR_GSI)
 		return -EINVAL;
-	if ((arg->flags & KVM_IRQFD_FLAG_RESAMPLE) && !vm->ioapic)
+	if ((arg->flags & KVM_IRQFD_FLAG_RESAMPLE) && !vm->irqchip.ioapic)
 		return -EINVAL;		/* the pins, and their EOIs, are userspace's */
 	if (arg->flags & KVM_IRQFD_FLAG_DEASSIGN)
 		return irqfd_deassign(vm, arg);
@@ -272,9 +272,9 @@ int mkvm_irqfd_ioctl(struct mkvm *vm, const struct kvm_irqfd *arg)
 /* mkvm_irqfd_init - before anybody knows the VM. */
 void mkvm_irqfd_init(struct mkvm *vm)
 {
-	INIT_LIST_HEAD(&vm->irqfds);
-	INIT_LIST_HEAD(&vm->resamplers);
-	INIT_WORK(&vm->irqfd_reap, irqfd_reap);
+	INIT_LIST_HEAD(&vm->irqchip.irqfds);
+	INIT_LIST_HEAD(&vm->irqchip.resamplers);
+	INIT_WORK(&vm->irqchip.irqfd_reap, irqfd_reap);
 }
 
 /* mkvm_irqfd_destroy - nobody has the VM any more; the interrupt controllers are still there. Sleeps. */
@@ -282,9 +282,9 @@ void mkvm_irqfd_destroy(struct mkvm *vm)
 {
 	struct mkvm_irqfd *irqfd, *next;
 
-	mutex_lock(&vm->irq_lock);
-	list_for_each_entry_safe(irqfd, next, &vm->irqfds, link)
+	mutex_lock(&vm->irqchip.lock);
+	list_for_each_entry_safe(irqfd, next, &vm->irqchip.irqfds, link)
 		irqfd_free(irqfd);
-	mutex_unlock(&vm->irq_lock);
-	cancel_work_sync(&vm->irqfd_reap);
+	mutex_unlock(&vm->irqchip.lock);
+	cancel_work_sync(&vm->irqchip.irqfd_reap);
 }

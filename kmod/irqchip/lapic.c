@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * lapic.c - the local APIC: registers in xAPIC and x2APIC mode, acceptance of
- * messages, priorities, EOI, MSR_IA32_APICBASE, the image for userspace.
+ * lapic.c - the local APIC: registers in xAPIC and x2APIC mode, acceptance of messages,
+ * priorities, EOI, MSR_IA32_APICBASE, the image for userspace.
  *
- * State: struct mkvm_lapic (lapic.h). There is no lock. Anybody sets IRR and
- * TMR bits with atomic operations; all else is written by the owner (the
- * vCPU's thread, or who holds vcpu->mutex) and read by senders with READ_ONCE.
+ * State: struct mkvm_lapic (lapic.h). There is no lock. Any thread sets IRR and TMR bits with
+ * atomic operations; everything else is written by the owner (the vCPU's thread, or the holder
+ * of vcpu->mutex) and read by senders with READ_ONCE.
  *
- * The invariant that finds interrupts without a look at 256 bits: a word of
- * IRR that is not empty has its bit in irr_words. A sender sets the IRR bit,
- * then the word's bit, then kicks; the owner clears the word's bit first and
- * looks at the word again. ISR has isr_words and highest_isr, owner only.
+ * One invariant finds interrupts without a look at 256 bits: a word of IRR that is not empty
+ * has its bit set in irr_words. A sender sets the IRR bit, then the word's bit, then kicks; the
+ * owner clears the word's bit first and then looks at the word again. ISR has isr_words and
+ * highest_isr, which only the owner uses.
  *
- * Intel SDM vol. 3, "Advanced Programmable Interrupt Controller (APIC)"; AMD
- * APM vol. 2, same title. "Own" and "any context" are said in irqchip.h.
+ * Intel SDM vol. 3, "Advanced Programmable Interrupt Controller (APIC)"; AMD APM vol. 2, same
+ * title. irqchip.h explains "own" and "any context".
  *
- * Read next: ipi.c (who is addressed), lapic_timer.c.
+ * Read next: ipi.c (which APICs are addressed), lapic_timer.c.
  */
 #include <linux/kernel.h>
 #include <linux/nospec.h>
@@ -24,6 +24,7 @@
 #include <asm/msr-index.h>
 
 #include "mkvm.h"
+#include "internal.h"
 #include "lapic.h"
 
 #define LAPIC_VERSION		0x50014		/* 6 LVT entries */
@@ -378,7 +379,7 @@ static u32 lapic_read_lint(struct mkvm_lapic *apic, u32 reg)
  */
 static void lapic_look_at_lint0(struct mkvm_lapic *apic)
 {
-	struct mkvm_pic *pic = apic->vcpu->vm->pic;
+	struct mkvm_pic *pic = apic->vcpu->vm->irqchip.pic;
 	u32 lvt = lapic_get(apic, APIC_LVT0);
 
 	if (!pic || !lapic_lint_is_level(lvt) || (lvt & APIC_LVT_MASKED))
@@ -407,6 +408,17 @@ void mkvm_lapic_lint0(struct mkvm_lapic *apic, unsigned int changes)
 	}
 }
 
+/* INT of the PIC is wired to LINT0 of every CPU. Any context. */
+void mkvm_pic_output_changed(struct mkvm *vm, unsigned int changes)
+{
+	struct mkvm_vcpu *vcpu;
+	int i;
+
+	mkvm_for_each_vcpu(i, vcpu, vm)
+		if (vcpu->lapic)
+			mkvm_lapic_lint0(vcpu->lapic, changes);
+}
+
 /*
  * Split: does userspace's IOAPIC wait for the EOI of @vector? "Directed EOI with
  * x2APIC Mode": with SPIV bit 12 no EOI is broadcast, software writes to the IOAPIC.
@@ -424,7 +436,7 @@ static bool lapic_tells_eoi(struct mkvm_lapic *apic, u8 vector)
  */
 static void lapic_eoi(struct mkvm_lapic *apic)
 {
-	struct mkvm_ioapic *ioapic = apic->vcpu->vm->ioapic;
+	struct mkvm_ioapic *ioapic = apic->vcpu->vm->irqchip.ioapic;
 	int vector = apic->highest_isr;
 
 	if (vector < 0)
@@ -716,7 +728,7 @@ static void lapic_reset_registers(struct mkvm_lapic *apic)
 		if (i != APIC_ID / sizeof(u32))
 			WRITE_ONCE(apic->regs[i], 0);
 	/* the kernel's IOAPIC has no EOI register, which directed EOI needs */
-	lapic_set(apic, APIC_LVR, LAPIC_VERSION | (apic->vcpu->vm->ioapic ? 0 : APIC_LVR_DIRECTED_EOI));
+	lapic_set(apic, APIC_LVR, LAPIC_VERSION | (apic->vcpu->vm->irqchip.ioapic ? 0 : APIC_LVR_DIRECTED_EOI));
 	lapic_set(apic, APIC_LDR, apic->x2apic ? lapic_x2apic_ldr(apic) : 0);
 	lapic_set(apic, APIC_DFR, APIC_DFR_FLAT);
 	lapic_set(apic, APIC_SPIV, 0xff);
@@ -804,7 +816,7 @@ int mkvm_lapic_set_base(struct mkvm_lapic *apic, u64 base, bool host)
 /* The image has an x2APIC's id in bits 31:24 like an xAPIC's, but with KVM_CAP_X2APIC_API's 32-bit ids. */
 static unsigned int lapic_image_id_shift(const struct mkvm_lapic *apic)
 {
-	return apic->x2apic && !READ_ONCE(apic->vcpu->vm->x2apic_ids) ? 24 : 0;
+	return apic->x2apic && !READ_ONCE(apic->vcpu->vm->irqchip.x2apic_ids) ? 24 : 0;
 }
 
 /* Own. */

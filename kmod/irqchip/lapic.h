@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * lapic.h - the state of one local APIC and what lapic.c, lapic_timer.c and
- * ipi.c share, and vapic.c. Everybody else uses irqchip.h alone.
+ * lapic.h - the state of one local APIC, shared by lapic.c, lapic_timer.c, ipi.c
+ * and vapic.c. All other files use only irqchip.h.
  *
- * Tags: (o) the owner writes: the vCPU's thread or who holds vcpu->mutex;
- * others read with READ_ONCE. (a) anybody, with atomic operations. (t) the
- * timer's owner while the timer is stopped; its callback reads.
+ * Tags: (o) the owner writes, which is the vCPU's thread or the holder of
+ * vcpu->mutex; others read with READ_ONCE. (a) any thread, with atomic
+ * operations. (t) the timer's owner writes while the timer is stopped; its
+ * callback reads.
  *
  * Read next: lapic.c.
  */

@@ -2,11 +2,10 @@
 /*
  * lapic_timer.c - the local APIC's timer: one-shot, periodic, TSC deadline.
  *
- * State: the timer_* fields, deadline and the hrtimer of struct mkvm_lapic.
- * The bus runs at 1 GHz, as KVM's does: a count lasts the divisor in ns.
- * The owner stops the hrtimer before it changes what the callback reads; only
- * a change between one-shot and periodic is made while it runs, since the
- * callback looks at the mode when it fires.
+ * State: the timer_* fields, deadline and the hrtimer of struct mkvm_lapic. The bus runs at 1
+ * GHz, as KVM's does: one count lasts as many nanoseconds as the divisor says. The owner stops
+ * the hrtimer before it changes what the callback reads; only a change between one-shot and
+ * periodic is made while it runs, because the callback reads the mode when it fires.
  *
  * Intel SDM vol. 3, "APIC Timer".
  *
@@ -18,6 +17,7 @@
 #include <asm/tsc.h>
 
 #include "mkvm.h"
+#include "internal.h"
 #include "lapic.h"
 
 /* A guest must not keep the host busy with a timer of a few ns: KVM's bound. */

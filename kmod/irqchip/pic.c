@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * pic.c - the pair of 8259A interrupt controllers of a PC, with the edge/level
- * control registers (ELCR) of the PIIX.
+ * pic.c - the pair of 8259A interrupt controllers of a PC, with the edge/level control
+ * registers (ELCR) of the PIIX.
  *
- * State: struct mkvm_pic. The registers of a chip are kept as KVM_GET_IRQCHIP
- * shows them: last_irr is the level of the eight lines now, priority_add the
- * line that has the highest priority, init_state the ICW that is expected next
- * (its number less one, 0: none).
+ * State: struct mkvm_pic. The registers of a chip are stored as KVM_GET_IRQCHIP returns them:
+ * last_irr has the present levels of the eight lines, priority_add the line with the highest
+ * priority, init_state the ICW that is expected next (its number less one, 0: none).
  *
- * Bit 2 of the master's IRR is the slave's INT output at any time, not a latched
- * edge. So a slave request that goes away leaves nothing behind in the master.
+ * Bit 2 of the master's IRR always equals the slave's INT output; it is not a latched edge. So
+ * a slave request that goes away leaves nothing behind in the master.
  *
- * The master's INT output goes to LINT0 of every CPU. A CPU that takes ExtINT asks
- * for the vector with an acknowledge, for which an edge waits even when its line has
- * fallen (mkvm_pic_set_irq says why); that is output. To every other delivery mode INT
- * is just a line, high and low as the data sheet has it; that is line.
+ * The master's INT output goes to LINT0 of every CPU. A CPU whose LINT0 is ExtINT asks for the
+ * vector with an acknowledge, for which an edge stays latched even when its line has fallen
+ * (mkvm_pic_set_irq gives the reason); the field for that is "output". For every other delivery
+ * mode INT is a line, high and low as the data sheet describes it; the field for that is
+ * "line".
  *
- * Manuals: Intel 8259A data sheet; Intel 82371AB (PIIX4) data sheet, "Interrupt
- * Controller Registers". Read next: ioapic.c.
+ * Manuals: Intel 8259A data sheet; Intel 82371AB (PIIX4) data sheet, "Interrupt Controller
+ * Registers". Read next: ioapic.c.
  */
 #include <linux/bitops.h>
 #include <linux/errno.h>
@@ -25,7 +25,7 @@
 #include <linux/slab.h>
 
 #include "mkvm.h"
-#include "irqchip.h"
+#include "internal.h"
 
 #define PIC_CASCADE	2	/* the master's pin that the slave drives */
 #define PIC_SPURIOUS	7	/* what INTA answers when nothing requests */
@@ -165,7 +165,7 @@ static void chip_eoi(struct kvm_pic_state *chip, unsigned int irq, bool rotate)
 static unsigned int chip_ack(struct mkvm_pic *pic, unsigned int nr)
 {
 	struct kvm_pic_state *chip = &pic->chip[nr];
-	struct mkvm_pit *pit = READ_ONCE(pic->vm->pit);
+	struct mkvm_pit *pit = READ_ONCE(pic->vm->irqchip.pit);
 	int irq = chip_pending(pic, nr);
 
 	if (irq < 0)
@@ -244,6 +244,10 @@ int mkvm_pic_set_irq(struct mkvm_pic *pic, unsigned int pin, enum mkvm_irq_sourc
 	raw_spin_lock_irqsave(&pic->lock, flags);
 	if (source == MKVM_SOURCE_PIT)
 		pic->pit_pins |= BIT(pin);
+	if (level && mkvm_source_pulses(source) && !(chip->elcr & bit)) {
+		pin_release(pic, pin, MKVM_SOURCE_RESTORED);
+		pic_update_line(pic);
+	}
 	if (level || (pic->source[pin] & ~mkvm_source_released(source))) {
 		pic->source[pin] |= level ? BIT(source) : 0;
 		ret = !(chip->irr & bit) && (chip->elcr & bit || !(chip->last_irr & bit));
@@ -435,7 +439,7 @@ int mkvm_pic_set(struct mkvm_pic *pic, unsigned int chip, const struct kvm_pic_s
 	return 0;
 }
 
-/* mkvm_pic_create - makes vm->pic; -ENOMEM. Sleeps. */
+/* mkvm_pic_create - makes vm->irqchip.pic; -ENOMEM. Sleeps. */
 int mkvm_pic_create(struct mkvm *vm)
 {
 	struct mkvm_pic *pic = kzalloc(sizeof(*pic), GFP_KERNEL_ACCOUNT);
@@ -446,13 +450,13 @@ int mkvm_pic_create(struct mkvm *vm)
 	pic->vm = vm;
 	pic->chip[0].elcr_mask = pic_elcr_mask[0];
 	pic->chip[1].elcr_mask = pic_elcr_mask[1];
-	vm->pic = pic;
+	vm->irqchip.pic = pic;
 	return 0;
 }
 
 /* mkvm_pic_destroy - nobody may reach the PIC any more. */
 void mkvm_pic_destroy(struct mkvm *vm)
 {
-	kfree(vm->pic);
-	vm->pic = NULL;
+	kfree(vm->irqchip.pic);
+	vm->irqchip.pic = NULL;
 }

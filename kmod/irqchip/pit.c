@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * pit.c - the 8254 interval timer of a PC and port 0x61.
+ * pit.c - the 8254 interval timer of a PC, and port 0x61.
  *
- * State: struct mkvm_pit under pit->lock. A channel does not run: what it shows
- * is worked out from the time when its count was loaded. Channel 0 raises GSI 0
- * from an hrtimer; the n-th tick is due when n times the count have passed, so
- * that rounding never adds up. Channel 1 drives nothing, channel 2 the speaker.
+ * State: struct mkvm_pit under pit->lock. A channel does not run: its value is computed from
+ * the time when its count was loaded. Channel 0 raises GSI 0 from an hrtimer; the n-th tick is
+ * due when n times the count have passed, so that rounding errors do not add up. Channel 1
+ * drives nothing, channel 2 the speaker.
  *
- * Reinjection: a tick that the controllers call coalesced was missed by the
- * guest. It is counted and raised again when the guest has taken the one before.
+ * Reinjection: a tick that the controllers coalesce was missed by the guest. It is counted, and
+ * raised again when the guest has taken the previous one.
  *
- * Left out: the one clock between a write and its effect, and that a new count
- * in modes 1, 2, 3 and 5 waits for the end of the period (it starts at once, as
- * in Linux KVM, or shortens the pulse).
+ * Not modelled: the one clock between a write and its effect, and that a new count in modes 1,
+ * 2, 3 and 5 waits for the end of the period (it starts at once, as in Linux KVM, or shortens
+ * the pulse).
  *
  * Manual: Intel 8254 data sheet. Read next: routing.c.
  */
@@ -25,7 +25,7 @@
 #include <linux/string.h>
 
 #include "mkvm.h"
-#include "irqchip.h"
+#include "internal.h"
 
 #define PIT_HZ			1193182
 #define PIT_MIN_PERIOD_NS	(200 * NSEC_PER_USEC)	/* between two timer callbacks, as in Linux KVM */
@@ -451,7 +451,7 @@ int mkvm_pit_set(struct mkvm_pit *pit, const struct kvm_pit_state2 *state)
 	return 0;
 }
 
-/* mkvm_pit_create - makes vm->pit; -EINVAL: unknown flags, nonzero pad; -ENOMEM. Sleeps. */
+/* mkvm_pit_create - makes vm->irqchip.pit; -EINVAL: unknown flags, nonzero pad; -ENOMEM. Sleeps. */
 int mkvm_pit_create(struct mkvm *vm, const struct kvm_pit_config *config)
 {
 	struct mkvm_pit *pit;
@@ -473,17 +473,17 @@ int mkvm_pit_create(struct mkvm *vm, const struct kvm_pit_config *config)
 	hrtimer_init(&pit->timer, CLOCK_MONOTONIC, HRTIMER_MODE_ABS_HARD);
 	pit->timer.function = pit_timer_fired;
 	init_irq_work(&pit->ack_work, pit_raise_pending);
-	smp_store_release(&vm->pit, pit);
+	smp_store_release(&vm->irqchip.pit, pit);
 	return 0;
 }
 
 /* mkvm_pit_destroy - nobody may reach the PIT any more. Sleeps. */
 void mkvm_pit_destroy(struct mkvm *vm)
 {
-	if (!vm->pit)
+	if (!vm->irqchip.pit)
 		return;
-	hrtimer_cancel(&vm->pit->timer);
-	irq_work_sync(&vm->pit->ack_work);
-	kfree(vm->pit);
-	vm->pit = NULL;
+	hrtimer_cancel(&vm->irqchip.pit->timer);
+	irq_work_sync(&vm->irqchip.pit->ack_work);
+	kfree(vm->irqchip.pit);
+	vm->irqchip.pit = NULL;
 }

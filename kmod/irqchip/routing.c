@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * routing.c - from a GSI to the pins of the interrupt controllers or to an MSI.
+ * routing.c - GSI routing: from a GSI to the pins of the interrupt controllers or to an MSI.
  *
- * State: vm->routing, a table that never changes once it is published. It is
- * read under RCU, replaced under vm->irq_lock; the old one is freed when nobody
- * delivers from it any more, and only then does the replacing call return.
+ * State: vm->irqchip.routing, a table that never changes once it is published. It is read under RCU and
+ * replaced under vm->irqchip.lock. The old table is freed when no delivery uses it any more, and
+ * only then does the replacing call return.
  *
- * Manuals: the kernel's KVM API document, KVM_SET_GSI_ROUTING; Intel SDM vol. 3,
- * "Message Signalled Interrupts". Read next: ipi.c.
+ * Manuals: the kernel's KVM API document, KVM_SET_GSI_ROUTING; Intel SDM vol. 3, "Message
+ * Signalled Interrupts". Read next: ipi.c.
  */
 #include <linux/errno.h>
 #include <linux/mutex.h>
@@ -18,7 +18,7 @@
 #include <linux/string.h>
 
 #include "mkvm.h"
-#include "irqchip.h"
+#include "internal.h"
 
 /*
  * Where a GSI leads: nowhere, to an MSI, or to at most one pin of each chip.
@@ -58,7 +58,7 @@ static struct mkvm_irq msi_decode(u64 address, u32 data)
 static bool msi_address_valid(const struct mkvm *vm, u64 address)
 {
 	return (u32)address - MKVM_LAPIC_BASE < MKVM_MSI_WINDOW &&
-	       !(address >> 32 & (READ_ONCE(vm->x2apic_ids) ? 0xff : ~0u));
+	       !(address >> 32 & (READ_ONCE(vm->irqchip.x2apic_ids) ? 0xff : ~0u));
 }
 
 static int msi_deliver(struct mkvm *vm, u64 address, u32 data, u32 id)
@@ -106,9 +106,9 @@ static int route_set_irq(struct mkvm *vm, const struct route *route, enum mkvm_i
 			continue;
 		mkvm_trace(route, vm, id, chip, pin, level);
 		if (chip == KVM_IRQCHIP_IOAPIC)
-			ret = mkvm_ioapic_set_irq(vm->ioapic, pin, source, level);
+			ret = mkvm_ioapic_set_irq(vm->irqchip.ioapic, pin, source, level);
 		else
-			ret = mkvm_pic_set_irq(vm->pic, chip * 8 + pin, source, level);
+			ret = mkvm_pic_set_irq(vm->irqchip.pic, chip * 8 + pin, source, level);
 		if (ret >= 0)
 			sum = ret + max(sum, 0);
 	}
@@ -139,7 +139,7 @@ int mkvm_set_irq(struct mkvm *vm, enum mkvm_irq_source source, u32 gsi, int leve
 	int ret;
 
 	rcu_read_lock();
-	ret = mkvm_set_irq_by(vm, rcu_dereference(vm->routing), source, gsi, level);
+	ret = mkvm_set_irq_by(vm, rcu_dereference(vm->irqchip.routing), source, gsi, level);
 	rcu_read_unlock();
 	return ret;
 }
@@ -151,7 +151,7 @@ bool mkvm_gsi_has_pin(struct mkvm *vm, u32 gsi, unsigned int chip, unsigned int 
 	bool ret;
 
 	rcu_read_lock();
-	table = rcu_dereference(vm->routing);
+	table = rcu_dereference(vm->irqchip.routing);
 	ret = table && gsi < table->nr && table->route[array_index_nospec(gsi, table->nr)].pin[chip] == pin + 1;
 	rcu_read_unlock();
 	return ret;
@@ -168,7 +168,7 @@ bool mkvm_routing_get(struct mkvm *vm, u32 gsi, unsigned int chip, struct kvm_ir
 	struct route route = {};
 
 	rcu_read_lock();
-	table = rcu_dereference(vm->routing);
+	table = rcu_dereference(vm->irqchip.routing);
 	if (table && gsi < table->nr)
 		route = table->route[array_index_nospec(gsi, table->nr)];
 	rcu_read_unlock();
@@ -209,7 +209,7 @@ static int route_add_pin(const struct mkvm *vm, struct route *route, const struc
 {
 	u32 chip = e->u.irqchip.irqchip, pin = e->u.irqchip.pin;
 
-	if (!vm->pic)
+	if (!vm->irqchip.pic)
 		return -EINVAL;
 	if (chip >= KVM_NR_IRQCHIPS || pin >= (chip == KVM_IRQCHIP_IOAPIC ? KVM_IOAPIC_NUM_PINS : 8))
 		return -EINVAL;
@@ -240,7 +240,7 @@ static int routing_add(const struct mkvm *vm, struct mkvm_routing *table, const 
 
 bool mkvm_routing_wants_eoi(struct mkvm *vm, u8 vector)
 {
-	return test_bit(vector, vm->eoi_vectors);
+	return test_bit(vector, vm->irqchip.eoi_vectors);
 }
 
 /* Adds the vectors that the pins of userspace's IOAPICs send level triggered. */
@@ -248,7 +248,7 @@ static void routing_level_vectors(const struct mkvm *vm, const struct mkvm_routi
 {
 	u32 gsi;
 
-	for (gsi = 0; gsi < min(vm->ioapic_pins, table->nr); gsi++) {
+	for (gsi = 0; gsi < min(vm->irqchip.ioapic_pins, table->nr); gsi++) {
 		struct mkvm_irq irq = msi_decode(table->route[gsi].address, table->route[gsi].data);
 
 		if (table->route[gsi].msi && irq.level)
@@ -278,17 +278,17 @@ static void routing_replace(struct mkvm *vm, struct mkvm_routing *table)
 	struct mkvm_routing *old;
 	unsigned int vector;
 
-	mutex_lock(&vm->irq_lock);
+	mutex_lock(&vm->irqchip.lock);
 	routing_level_vectors(vm, table, wanted);
-	routing_level_vectors(vm, table, vm->eoi_vectors);
-	old = rcu_dereference_protected(vm->routing, lockdep_is_held(&vm->irq_lock));
-	rcu_assign_pointer(vm->routing, table);
+	routing_level_vectors(vm, table, vm->irqchip.eoi_vectors);
+	old = rcu_dereference_protected(vm->irqchip.routing, lockdep_is_held(&vm->irqchip.lock));
+	rcu_assign_pointer(vm->irqchip.routing, table);
 	synchronize_rcu_expedited();
-	for_each_set_bit(vector, vm->eoi_vectors, 256)
+	for_each_set_bit(vector, vm->irqchip.eoi_vectors, 256)
 		if (!test_bit(vector, wanted) && !vector_unfinished(vm, vector))
-			clear_bit(vector, vm->eoi_vectors);
+			clear_bit(vector, vm->irqchip.eoi_vectors);
 	mkvm_irqfd_rerouted(vm, old);
-	mutex_unlock(&vm->irq_lock);
+	mutex_unlock(&vm->irqchip.lock);
 	kvfree(old);
 }
 
@@ -298,7 +298,7 @@ static void routing_replace(struct mkvm *vm, struct mkvm_routing *table)
  * When it returns, nothing arrives by the old table any more. A GSI has at most
  * one pin of each chip, or one MSI. -EINVAL, with nothing changed: nr over
  * MKVM_NR_GSI, flags, a GSI, chip, pin or type out of range, an address that is
- * no MSI's, nonzero padding. -ENOMEM. Sleeps; takes vm->irq_lock.
+ * no MSI's, nonzero padding. -ENOMEM. Sleeps; takes vm->irqchip.lock.
  */
 int mkvm_routing_set(struct mkvm *vm, const struct kvm_irq_routing_entry *entries, u32 nr, u32 flags)
 {
@@ -332,7 +332,7 @@ int mkvm_routing_set(struct mkvm *vm, const struct kvm_irq_routing_entry *entrie
 /*
  * mkvm_routing_create - KVM's default table: GSI n to IOAPIC pin n, and below 16
  * to the PIC as well. That the timer of a PC is on IOAPIC pin 2 is for userspace
- * to say, which describes the board to the guest. -ENOMEM. Sleeps; takes vm->irq_lock.
+ * to say, which describes the board to the guest. -ENOMEM. Sleeps; takes vm->irqchip.lock.
  */
 int mkvm_routing_create(struct mkvm *vm)
 {
@@ -355,6 +355,6 @@ int mkvm_routing_create(struct mkvm *vm)
 /* mkvm_routing_destroy - nobody may raise a GSI any more. */
 void mkvm_routing_destroy(struct mkvm *vm)
 {
-	kvfree(rcu_dereference_protected(vm->routing, true));
-	RCU_INIT_POINTER(vm->routing, NULL);
+	kvfree(rcu_dereference_protected(vm->irqchip.routing, true));
+	RCU_INIT_POINTER(vm->irqchip.routing, NULL);
 }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * vapic.c - a LAPIC whose CPU delivers and ends interrupts by itself while it runs the
- * guest (virtual-interrupt delivery).
+ * vapic.c - a LAPIC whose CPU delivers and ends interrupts itself while it runs the guest
+ * (virtual-interrupt delivery).
  *
- * What is requested at an entry is lent to the CPU: it goes from IRR to a page that the
- * CPU reads and writes, with what is in service and TPR. Behind the exit all is taken
- * back. Meanwhile senders find IRR empty and request in it what comes next, which the
- * kick has lent a moment later: a second request of a vector that the CPU has delivered
- * already is not lost in the first one.
+ * An entry lends the CPU what is requested: it moves from IRR to a page that the CPU reads and
+ * writes, together with the in-service vectors and TPR. After the exit everything is taken
+ * back. Meanwhile senders find IRR empty and put new requests there, which the kick lends a
+ * moment later: a second request of a vector that the CPU has already delivered does not get
+ * lost in the first.
  *
  * State: lent, lent_words, given_words and moves of struct mkvm_lapic (lapic.h).
  *
@@ -17,6 +17,7 @@
 #include <asm/barrier.h>
 
 #include "mkvm.h"
+#include "internal.h"
 #include "lapic.h"
 
 static u32 *page_reg(void *page, u32 reg, unsigned int w)
@@ -27,7 +28,7 @@ static u32 *page_reg(void *page, u32 reg, unsigned int w)
 /* Vectors of word @w whose EOI somebody may wait for. See lapic_eoi, which decides. */
 static u32 awaited(struct mkvm_lapic *apic, unsigned int w, u32 bits)
 {
-	struct mkvm_ioapic *ioapic = apic->vcpu->vm->ioapic;
+	struct mkvm_ioapic *ioapic = apic->vcpu->vm->irqchip.ioapic;
 	unsigned long edges = bits & ~lapic_get(apic, APIC_TMR + w * 0x10);
 	u32 found = bits & ~edges;
 	unsigned int bit;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * asid.c - ASIDs, handed out by each CPU for itself. Used up, they all begin anew with the
- * next generation, whose first VMRUN flushes the TLB.
+ * asid.c - allocation of ASIDs, per CPU. When they are used up, all are allocated again in a
+ * new generation, whose first VMRUN flushes the TLB.
  *
  * State: struct svm_asids in svm_cpus, struct svm_asid in struct svm_vcpu.
  *

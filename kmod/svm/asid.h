@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * asid.h - under which address-space identifier a vCPU's translations are in a CPU's TLB,
- * and what VMRUN is to flush.
+ * asid.h - the address-space identifier of a vCPU on each CPU, and what VMRUN must flush.
  *
- * Manual: AMD APM vol. 2, "TLB Control".
+ * Manual: AMD APM vol. 2, "TLB Control". Read next: asid.c.
  */
 #ifndef MKVM_SVM_ASID_H
 #define MKVM_SVM_ASID_H

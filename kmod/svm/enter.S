@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * enter.S - into the guest and back.
+ * enter.S - guest entry and exit.
  *
- * State: none; registers travel between the guest and the array that the caller
- * gives. RAX, RSP, RIP and RFLAGS are in the VMCB.
+ * State: none; the registers are exchanged between the guest and the array that the caller
+ * passes. RAX, RSP, RIP and RFLAGS are in the VMCB. Read next: svm.c.
  */
 #include <linux/linkage.h>
 #include <asm/asm.h>
 #include <asm/cpufeatures.h>
-#include "../compat.h"
-#include "../enter.h"
+#include "compat.h"
+#include "enter.h"
 
 /*
  * int svm_vmrun(u64 vmcb_pa, u64 *regs, u64 host_save_pa)

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * event.c - events into the VMCB and out of it, and the windows.
+ * event.c - encodes events for the VMCB, decodes them after an exit, and opens windows.
  *
- * State: EVENTINJ, EXITINTINFO, V_IRQ and the NMI mask of struct svm_vcpu.
- * Which event comes next is decided in inject.c; this file only encodes.
+ * State: EVENTINJ, EXITINTINFO, V_IRQ and the NMI mask of struct svm_vcpu. cpu/inject.c decides
+ * which event comes next; this file only encodes it.
  *
- * APM vol. 2, "Event Injection", "Virtual Interrupts", "NMI Support".
+ * AMD APM vol. 2, "Event Injection", "Virtual Interrupts", "NMI Support". Read next: svm.c.
  */
 #include "svm.h"
 

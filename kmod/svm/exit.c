@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * exit.c - what each #VMEXIT means: one small handler for each code.
+ * exit.c - the meaning of each #VMEXIT: one small handler for each exit code.
  *
- * State: none of its own; reads the VMCB's exit fields.
+ * State: none of its own; it reads the exit fields of the VMCB. Handlers return 1 (enter
+ * again), 0 (to userspace, kvm_run is filled in) or -errno.
  *
- * Handlers return 1 (enter again), 0 (to userspace, kvm_run is filled in) or -errno.
- * APM vol. 2, "SVM Intercept Exit Codes".
+ * AMD APM vol. 2, "SVM Intercept Exit Codes". Read next: cpu/exit.c.
  */
 #include <linux/nospec.h>
 
@@ -16,7 +16,7 @@ static int svm_exit_vintr(struct mkvm_vcpu *vcpu)
 {
 	vcpu->stats[MKVM_STAT_IRQ_WINDOW_EXITS]++;
 	svm_close_irq_window(to_svm(vcpu));
-	set_bit(MKVM_PEND_EVENT, &vcpu->pending);
+	mkvm_pending_set(vcpu, MKVM_PEND_EVENT);
 	return 1;
 }
 

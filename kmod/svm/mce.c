@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * mce.c - machine checks that come while the guest runs. Most are the host's affair. One is
- * the guest's own doing, and ends the guest.
+ * mce.c - machine checks that arrive while the guest runs. The host handles most of them. One
+ * is caused by the guest itself, and ends the guest.
  *
- * State: none but the CPU's machine-check registers.
+ * State: only the CPU's machine-check registers.
  *
  * AMD Revision Guide for Family 10h, erratum 383, "CPU Core May Machine Check When System
- * Software Changes Page Tables Dynamically"; APM vol. 2, "Machine Check Architecture".
- * Read next: svm.c.
+ * Software Changes Page Tables Dynamically"; APM vol. 2, "Machine Check Architecture". Read
+ * next: svm.c.
  */
 #include <asm/cpufeature.h>
 #include <asm/mce.h>
 #include <asm/msr.h>
 #include <asm/tlbflush.h>
 
-#include "../compat.h"
+#include "compat.h"
 #include "mce.h"
 #include "svm.h"
 

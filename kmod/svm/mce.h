@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * mce.h - machine checks that come while the guest runs.
+ * mce.h - machine checks that arrive while the guest runs. Read next: mce.c.
  */
 #ifndef MKVM_SVM_MCE_H
 #define MKVM_SVM_MCE_H

@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * svm.c - AMD SVM: is it there, switching it on, a vCPU's VMCB and the state in
- * it, entering the guest.
+ * svm.c - AMD SVM: detection, enabling, a vCPU's VMCB and the state in it, guest entry.
  *
- * State: svm_cpus (per CPU: ASIDs, save areas), the permission maps that all
- * vCPUs share, struct svm_vcpu. The VMCB is written only by the vCPU's thread
- * while the guest is left.
+ * State: svm_cpus (per CPU: ASIDs, save areas), the permission maps that all vCPUs share,
+ * struct svm_vcpu. Only the vCPU's thread writes the VMCB, while it is not in the guest.
  *
- * APM vol. 2, "Secure Virtual Machine". Read next: exit.c, event.c, enter.S.
+ * AMD APM vol. 2, "Secure Virtual Machine". Read next: exit.c, event.c, enter.S.
  */
 #include <linux/mm.h>
 #include <linux/slab.h>
@@ -18,8 +16,8 @@
 
 #include "svm.h"
 #include "mce.h"
-#include "../trace.h"
-#include "../compat.h"
+#include "explain/trace.h"
+#include "compat.h"
 
 #define IOPM_ORDER	2	/* 12 KiB, rounded up */
 #define MSRPM_SIZE	(2 * PAGE_SIZE)

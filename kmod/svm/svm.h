@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * svm.h - what the files of svm/ share: a vCPU with its VMCB, a CPU's own state.
+ * svm.h - what the files of svm/ share: a vCPU with its VMCB, and the state of a CPU.
  *
- * Manual: AMD64 Architecture Programmer's Manual vol. 2, "Secure Virtual Machine".
+ * Manual: AMD APM vol. 2, "Secure Virtual Machine". Read next: svm.c.
  */
 #ifndef MKVM_SVM_H
 #define MKVM_SVM_H
 
 #include <asm/svm.h>
 
-#include "../hw_ops.h"
+#include "hw_ops.h"
 #include "asid.h"
 
 struct svm_vcpu {

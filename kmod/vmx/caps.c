@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * caps.c - what of VMX must be there, what is used where it is there, and what is
- * never used: one table of controls.
+ * caps.c - VMX capabilities: one table of controls that are required, used if present, or never
+ * used.
  *
  * State: vmx_caps, written once at load.
  *
@@ -11,7 +11,7 @@
 #include <asm/msr.h>
 
 #include "vmx.h"
-#include "../compat.h"
+#include "compat.h"
 
 struct vmx_caps vmx_caps;
 

@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * enter.S - into the guest and back.
+ * enter.S - guest entry and exit.
  *
- * State: none; registers travel between the guest and the array that the caller
- * gives. RSP, RIP and RFLAGS are in the VMCS.
+ * State: none; the registers are exchanged between the guest and the array that the caller
+ * passes. RSP, RIP and RFLAGS are in the VMCS. Read next: vmx.c.
  */
 #include <linux/linkage.h>
 #include <asm/asm.h>
 #include <asm/cpufeatures.h>
 #include <asm/msr-index.h>
-#include "../compat.h"
-#include "../enter.h"
+#include "compat.h"
+#include "enter.h"
 #define HOST_RSP_FIELD 0x6c14		/* enum vmcs_field is not for assembly files */
 
 /*

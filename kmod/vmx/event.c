@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * event.c - events into the VMCS and out of it, what blocks them, and the windows.
+ * event.c - encodes events for the VMCS, decodes them after an exit, finds what blocks them,
+ * and opens windows.
  *
- * State: the entry's event, the interruptibility state (vmx->shadow) and the
- * exception bitmap. Which event comes next is decided in inject.c; this file only
- * encodes.
+ * State: the entry's event, the interruptibility state (vmx->shadow) and the exception bitmap.
+ * cpu/inject.c decides which event comes next; this file only encodes it.
  *
- * Intel SDM vol. 3, "Event Injection", "Information for VM Exits That Occur During
- * Event Delivery", "Guest Non-Register State".
+ * Intel SDM vol. 3, "Event Injection", "Information for VM Exits That Occur During Event
+ * Delivery", "Guest Non-Register State". Read next: vmx.c.
  */
 #include <linux/srcu.h>
 #include <linux/uaccess.h>

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * exit.c - what each VM exit means: one small handler for each basic reason.
+ * exit.c - the meaning of each VM exit: one small handler for each basic exit reason.
  *
- * State: none of its own; reads the VMCS's exit fields.
+ * State: none of its own; it reads the exit fields of the VMCS. Handlers return 1 (enter
+ * again), 0 (to userspace, kvm_run is filled in) or -errno.
  *
- * Handlers return 1 (enter again), 0 (to userspace, kvm_run is filled in) or -errno.
- * Intel SDM vol. 3, "VM Exits", "VMX Basic Exit Reasons".
+ * Intel SDM vol. 3, "VM Exits", "VMX Basic Exit Reasons". Read next: cpu/exit.c.
  */
 #include <linux/nospec.h>
 #include <linux/ratelimit.h>
@@ -22,7 +22,7 @@ static int vmx_exit_window(struct mkvm_vcpu *vcpu)
 {
 	vcpu->stats[MKVM_STAT_IRQ_WINDOW_EXITS]++;
 	vmx_set_cpu_ctl(to_vmx(vcpu), CPU_BASED_INTR_WINDOW_EXITING | CPU_BASED_NMI_WINDOW_EXITING, false);
-	set_bit(MKVM_PEND_EVENT, &vcpu->pending);
+	mkvm_pending_set(vcpu, MKVM_PEND_EVENT);
 	return 1;
 }
 

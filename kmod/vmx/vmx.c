@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * vmx.c - Intel VMX: switching it on, a vCPU's VMCS and the state in it, entering
- * the guest.
+ * vmx.c - Intel VMX: enabling, a vCPU's VMCS and the state in it, guest entry.
  *
- * State: vmx_cpus (per CPU: VMXON region, whose VMCSs are active), the MSR bitmaps
- * that all vCPUs share, struct vmx_vcpu. A VMCS follows its vCPU's thread from CPU
- * to CPU. Of the guest's TLB entries nothing is known where it arrives: the first
- * entry there flushes them.
+ * State: vmx_cpus (per CPU: the VMXON region, the list of active VMCSs), the MSR bitmaps that
+ * all vCPUs share, struct vmx_vcpu. A VMCS follows its vCPU's thread from CPU to CPU. On a new
+ * CPU nothing is known about the guest's TLB entries: the first entry there flushes them.
  *
- * Intel SDM vol. 3, "Virtual Machine Control Structures", "VM Entries", "VM Exits".
- * Read next: caps.c, exit.c, event.c, enter.S.
+ * Intel SDM vol. 3, "Virtual Machine Control Structures", "VM Entries", "VM Exits". Read next:
+ * caps.c, exit.c, event.c, enter.S.
  */
 #include <linux/cpu.h>
 #include <linux/idr.h>
@@ -26,8 +24,8 @@
 #include <asm/tlbflush.h>
 
 #include "vmx.h"
-#include "../trace.h"
-#include "../compat.h"
+#include "explain/trace.h"
+#include "compat.h"
 
 #define VPIDS		0x10000
 
@@ -1054,7 +1052,7 @@ static void vmx_enter(struct mkvm_vcpu *vcpu)
 	*vtpr = cr8 << 4;
 	vmx->entry_error = 0;
 	if (unlikely(vmx->apicv && !vmx_may_apicv(vcpu))) {
-		set_bit(MKVM_PEND_EVENT, &vcpu->pending);
+		mkvm_pending_set(vcpu, MKVM_PEND_EVENT);
 	} else if (likely(vmx->vmcs_cpu == vcpu->cpu)) {
 		before_entry(vmx);
 		r = vmx_vmenter(vcpu->regs, vmx->launched);

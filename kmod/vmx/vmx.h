@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * vmx.h - what the files of vmx/ share: a vCPU with its VMCS, a CPU's own state,
- * access to the current VMCS.
+ * vmx.h - what the files of vmx/ share: a vCPU with its VMCS, the state of a CPU, and access to
+ * the current VMCS.
  *
- * A VMCS can be read and written only where it is current: on the CPU that
- * vmx_vcpu_load has put it on, as long as VMX is on there.
+ * A VMCS can be read and written only where it is current: on the CPU on which vmx_vcpu_load
+ * has loaded it, while VMX is enabled there.
  *
- * Manual: Intel SDM vol. 3, "Introduction to Virtual Machine Extensions" and the
- * chapters after it.
+ * Manual: Intel SDM vol. 3, "Introduction to Virtual Machine Extensions" and the chapters after
+ * it. Read next: vmx.c.
  */
 #ifndef MKVM_VMX_H
 #define MKVM_VMX_H
@@ -15,7 +15,7 @@
 #include <asm/asm.h>
 #include <asm/vmx.h>
 
-#include "../hw_ops.h"
+#include "hw_ops.h"
 
 #define VMX_NR_SYSCALL_MSRS	4
 

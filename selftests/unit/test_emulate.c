@@ -8,7 +8,7 @@
  * rest (segments, restarting, fetching, I/O, control registers) is checked
  * against what the manuals say.
  *
- * State: one machine, made anew by machine_init(). Read next: kmod/emulate.c.
+ * State: one machine, made anew by machine_init(). Read next: kmod/insn/emulate.c.
  */
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -16,13 +16,15 @@
 #include <unicorn/unicorn.h>
 
 #include "ktap.h"
-#include "../../kmod/decode.c"
-#include "../../kmod/emulate.c"
-#include "../../kmod/emulate_bits.c"
-#include "../../kmod/emulate_stack.c"
-#include "../../kmod/emulate_seg.c"
-#include "../../kmod/emulate_vec.c"
-#include "../../kmod/x87.h"
+#include "../../kmod/insn/decode.c"
+#include "../../kmod/insn/emulate.c"
+#include "../../kmod/insn/emulate_bits.c"
+#include "../../kmod/insn/emulate_stack.c"
+#include "../../kmod/insn/emulate_seg.c"
+#include "../../kmod/insn/emulate_event.c"
+#include "../../kmod/insn/emulate_task.c"
+#include "../../kmod/insn/emulate_vec.c"
+#include "../../kmod/insn/x87.h"
 
 #define RAM_SIZE	0x120000
 #define ARITH		0x8d5ULL		/* CF PF AF ZF SF OF */

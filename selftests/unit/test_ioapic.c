@@ -20,7 +20,7 @@ int mkvm_irq_deliver(struct mkvm *v, struct mkvm_lapic *sender, const struct mkv
 	shim_check(v == &vm && !sender, "delivery with a wrong VM or sender");
 	/* its end may come at once, on another CPU */
 	if (irq->level)
-		shim_check(mkvm_ioapic_wants_eoi(v->ioapic, irq->vector), "level sent before its EOI was wanted");
+		shim_check(mkvm_ioapic_wants_eoi(v->irqchip.ioapic, irq->vector), "level sent before its EOI was wanted");
 	sent[nr_sent++ % ARRAY_SIZE(sent)] = *irq;
 	return deliver_result;
 }
@@ -39,11 +39,11 @@ void mkvm_irq_acked(struct mkvm *v, unsigned int chip, unsigned int pin)
 	shim_check(v == &vm && chip == KVM_IRQCHIP_IOAPIC && !shim_locks_held, "told of an end under a lock");
 	nr_acks++;
 	acked |= 1u << pin;
-	if (!(v->ioapic->source[pin] & BIT(MKVM_SOURCE_RESAMPLE)))
+	if (!(v->irqchip.ioapic->source[pin] & BIT(MKVM_SOURCE_RESAMPLE)))
 		return;
-	mkvm_ioapic_set_irq(v->ioapic, pin, MKVM_SOURCE_RESAMPLE, 0);
+	mkvm_ioapic_set_irq(v->irqchip.ioapic, pin, MKVM_SOURCE_RESAMPLE, 0);
 	if (raise_in_ack >> pin & 1)
-		mkvm_ioapic_set_irq(v->ioapic, pin, MKVM_SOURCE_RESAMPLE, 1);
+		mkvm_ioapic_set_irq(v->irqchip.ioapic, pin, MKVM_SOURCE_RESAMPLE, 1);
 }
 
 static void start(void)
@@ -51,8 +51,8 @@ static void start(void)
 	acked = raise_in_ack = nr_acks = 0;
 	memset(&vm, 0, sizeof(vm));
 	shim_check(mkvm_ioapic_create(&vm) == 0, "mkvm_ioapic_create");
-	ioapic = vm.ioapic;
-	vm.pit = (void *)&fake_pit;
+	ioapic = vm.irqchip.ioapic;
+	vm.irqchip.pit = (void *)&fake_pit;
 	nr_sent = 0;
 	pit_acks = 0;
 	deliver_result = 1;
@@ -606,7 +606,7 @@ TEST(create_fails_cleanly_without_memory)
 	memset(&vm, 0, sizeof(vm));
 	shim_alloc_fail_in = 1;
 	EXPECT_EQ(mkvm_ioapic_create(&vm), -ENOMEM);
-	EXPECT_TRUE(!vm.ioapic);
+	EXPECT_TRUE(!vm.irqchip.ioapic);
 	mkvm_ioapic_destroy(&vm);
 }
 

@@ -133,15 +133,15 @@ TEST(physical_broadcast_depends_on_sender_and_mode)
 TEST(without_the_quirk_destination_255_is_an_id_of_x2apics)
 {
 	setup(4, 0x6);
-	lapic(0)->vcpu->vm->no_broadcast_quirk = true;
+	lapic(0)->vcpu->vm->irqchip.no_broadcast_quirk = true;
 	EXPECT_EQ(deliver(NULL, 0xff, false, FIXED), 2);
 	EXPECT_EQ(got(0x41), 0x9);
 	setup(4, 0xf);
-	lapic(0)->vcpu->vm->no_broadcast_quirk = true;
+	lapic(0)->vcpu->vm->irqchip.no_broadcast_quirk = true;
 	EXPECT_EQ(deliver(NULL, 0xff, false, FIXED), MKVM_IRQ_IGNORED);
 	EXPECT_EQ(deliver(NULL, 0xff, true, FIXED), 4);		/* logical: cluster 0 */
 	setup(4, 0xf);
-	lapic(0)->vcpu->vm->no_broadcast_quirk = true;
+	lapic(0)->vcpu->vm->irqchip.no_broadcast_quirk = true;
 	EXPECT_EQ(deliver(NULL, 0xffffffff, false, FIXED), 4);
 }
 

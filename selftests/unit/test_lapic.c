@@ -654,7 +654,7 @@ TEST(level_triggered_lint0_follows_its_pin_through_images_and_disabling)
 TEST(without_a_pic_in_the_kernel_lint0_has_no_level)
 {
 	setup_enabled(false);
-	fixture_vm.pic = NULL;
+	fixture_vm.irqchip.pic = NULL;
 	reg_write(apic, APIC_LVT0, 0x8041);
 	reg_write(apic, APIC_LVT0, 0xa041);
 	EXPECT_EQ(mkvm_lapic_highest_irr(apic), -1);
@@ -738,7 +738,7 @@ TEST(without_ioapic_the_eoi_of_a_level_vector_of_userspace_is_told)
 {
 	for (int x2apic = 0; x2apic < 2; x2apic++) {
 		setup_enabled(x2apic);
-		vcpu->vm->ioapic = NULL;
+		vcpu->vm->irqchip.ioapic = NULL;
 		mkvm_lapic_reset(apic, true);
 		EXPECT_EQ(lapic_get(apic, APIC_LVR) & APIC_LVR_DIRECTED_EOI, APIC_LVR_DIRECTED_EOI);
 		/* bit 0: waited for, bit 1: level, bit 2: broadcast suppressed */
@@ -810,7 +810,7 @@ TEST(eoi_is_broadcast_for_the_vectors_that_the_ioapic_waits_for)
 		reg_write(apic, APIC_EOI, 0);
 		EXPECT_EQ(fixture_ioapic.eois, vector & 1);
 	}
-	fixture_vm.ioapic = NULL;
+	fixture_vm.irqchip.ioapic = NULL;
 	send_fixed(apic, 0x41, true);
 	mkvm_lapic_ack(apic, 0x41);
 	reg_write(apic, APIC_EOI, 0);

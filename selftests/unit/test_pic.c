@@ -37,7 +37,7 @@ void mkvm_irq_acked(struct mkvm *v, unsigned int chip, unsigned int pin)
 	shim_check(v == &vm && chip < 2 && pin < 8 && !shim_locks_held, "told of an end under a lock");
 	acked |= 1u << (chip * 8 + pin);
 	if (raise_in_ack)
-		mkvm_pic_set_irq(v->pic, chip * 8 + pin, MKVM_SOURCE_RESAMPLE, 1);
+		mkvm_pic_set_irq(v->irqchip.pic, chip * 8 + pin, MKVM_SOURCE_RESAMPLE, 1);
 }
 
 static void init_chip(u16 port, u8 base, u8 icw4)
@@ -52,8 +52,8 @@ static void start(u8 icw4)
 {
 	memset(&vm, 0, sizeof(vm));
 	shim_check(mkvm_pic_create(&vm) == 0, "mkvm_pic_create");
-	pic = vm.pic;
-	vm.pit = (void *)&fake_pit;
+	pic = vm.irqchip.pic;
+	vm.irqchip.pit = (void *)&fake_pit;
 	init_chip(MASTER, 0x20, icw4);
 	init_chip(SLAVE, 0x28, 1);
 	output_changes = rises = falls = 0;
@@ -615,7 +615,7 @@ TEST(create_fails_cleanly_without_memory)
 	memset(&vm, 0, sizeof(vm));
 	shim_alloc_fail_in = 1;
 	EXPECT_EQ(mkvm_pic_create(&vm), -ENOMEM);
-	EXPECT_TRUE(!vm.pic);
+	EXPECT_TRUE(!vm.irqchip.pic);
 }
 
 /*

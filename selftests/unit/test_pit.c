@@ -54,7 +54,7 @@ static void start_flags(u32 flags)
 
 	memset(&vm, 0, sizeof(vm));
 	shim_check(mkvm_pit_create(&vm, &config) == 0, "mkvm_pit_create");
-	pit = vm.pit;
+	pit = vm.irqchip.pit;
 	tick_pending = line_high = pin_masked = false;
 	ticks_taken = ticks_raised = 0;
 	guest_takes = true;
@@ -900,7 +900,7 @@ TEST(create_refuses_unknown_flags_padding_and_no_memory)
 	config.pad[14] = 0;
 	shim_alloc_fail_in = 1;
 	EXPECT_EQ(mkvm_pit_create(&vm, &config), -ENOMEM);
-	EXPECT_TRUE(!vm.pit);
+	EXPECT_TRUE(!vm.irqchip.pit);
 	mkvm_pit_destroy(&vm);
 }
 

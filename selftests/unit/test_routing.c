@@ -63,7 +63,7 @@ static void reset_seen(void)
 static void start(void)
 {
 	memset(&vm, 0, sizeof(vm));
-	vm.pic = (void *)&pic_seen;
+	vm.irqchip.pic = (void *)&pic_seen;
 	shim_check(mkvm_routing_create(&vm) == 0, "mkvm_routing_create");
 	reset_seen();
 }
@@ -418,7 +418,7 @@ TEST(the_upper_address_has_bits_31_to_8_of_the_destination_once_enabled)
 	e.u.msi.address_hi = 0x100;
 	EXPECT_EQ(mkvm_routing_set(&vm, &e, 1, 0), -EINVAL);
 	EXPECT_EQ(mkvm_msi_deliver(&vm, 0x100fee2c000ull, 0x41), -EINVAL);
-	vm.x2apic_ids = true;
+	vm.irqchip.x2apic_ids = true;
 	EXPECT_EQ(mkvm_routing_set(&vm, &e, 1, 0), 0);
 	EXPECT_EQ(raise_gsi(3), 1);
 	EXPECT_EQ(sent.dest, 300);
@@ -439,8 +439,8 @@ TEST(eois_are_wanted_for_level_routes_of_reserved_pins_until_the_last_has_come)
 	int vector;
 
 	start();
-	vm.pic = NULL;
-	vm.ioapic_pins = 24;
+	vm.irqchip.pic = NULL;
+	vm.irqchip.ioapic_pins = 24;
 	vm.vcpus[vm.nr_vcpus++] = &vcpu;
 	EXPECT_EQ(mkvm_routing_set(&vm, e, 3, 0), 0);
 	for (vector = 0; vector < 256; vector++)

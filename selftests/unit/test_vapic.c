@@ -177,7 +177,7 @@ TEST(an_eoi_that_exits_is_done_by_the_lapic)
 	for (int split = 0; split < 2; split++) {
 		setup();
 		if (split)
-			fixture_vm.ioapic = NULL;
+			fixture_vm.irqchip.ioapic = NULL;
 		fixture_vm.wants_eoi[0x41] = fixture_ioapic.wants[0x41] = true;
 		send_fixed(apic, 0x31, false);
 		mkvm_lapic_ack(apic, 0x31);

@@ -22,7 +22,7 @@
 static const char help_text[] =
 "Usage: mkvm-top [OPTION]...\n"
 "Shows what the VMs of mkvm do: their vCPUs' states, exits and interrupts per\n"
-"second, and what holds interrupts back. Looking disturbs no guest.\n"
+"second, and what blocks interrupts. Watching does not disturb the guests.\n"
 "\n"
 "  --once          print one frame of plain text and exit\n"
 "  --interval S    seconds from one sample to the next (default 1)\n"
@@ -35,8 +35,8 @@ static const char help_text[] =
 "  --help          print this text\n"
 "  --version       print the version\n"
 "\n"
-"Keys: q quits, h helps. Exit status: 0; 2 for a mistake in the arguments or\n"
-"when there is nothing to show; 128 + N after signal N.\n";
+"Keys: q quits, h helps. Exit status: 0; 2 if an argument is wrong or there is\n"
+"nothing to show; 128 + N after signal N.\n";
 
 const char *const sort_names[NR_SORTS] = { "id", "exits", "irqs" };
 

@@ -2,7 +2,7 @@
 /*
  * What debugfs has of all VMs at one moment, as trees of JSON.
  *
- * Reading it takes no vCPU's lock and wakes nobody (kmod/debugfs.c). VMs come and go meanwhile: one
+ * Reading it takes no vCPU's lock and wakes nobody (kmod/explain/debugfs.c). VMs come and go meanwhile: one
  * whose files are no longer there is left out. Owns the directory's path. Read frame.c next.
  */
 #include <dirent.h>
@@ -17,7 +17,7 @@
 
 #include "top.h"
 
-#define FORMAT_VERSION 1	/* of the files, as in kmod/debugfs.c */
+#define FORMAT_VERSION 1	/* of the files, as in kmod/explain/debugfs.c */
 
 static char top[4000];
 

@@ -16,7 +16,10 @@
 
 #include <linux/kvm.h>
 
+#include "irqchip.h"
+
 #define FIXTURE_VCPUS 260
+#define MKVM_MAX_VCPUS FIXTURE_VCPUS
 
 struct mkvm;
 
@@ -45,20 +48,15 @@ struct mkvm_pic {
 };
 
 struct mkvm {
-	struct mkvm_pic *pic;
-	struct mkvm_ioapic *ioapic;
-	bool x2apic_ids, no_broadcast_quirk;
+	struct mkvm_irqchip irqchip;
 	bool wants_eoi[256];		/* split: the vectors of userspace's IOAPIC */
 	u32 bsp_id;
 	int nr_vcpus;
 	struct mkvm_vcpu *vcpus[FIXTURE_VCPUS];
 };
 
-#define MKVM_MAX_VCPUS FIXTURE_VCPUS
 #define mkvm_for_each_vcpu(i, vcpu, vm) \
 	for ((i) = 0; (i) < (vm)->nr_vcpus && ((vcpu) = (vm)->vcpus[i]); (i)++)
-
-#include "irqchip.h"
 
 void mkvm_vcpu_kick_event(struct mkvm_vcpu *vcpu) { __atomic_fetch_add(&vcpu->kicks, 1, __ATOMIC_SEQ_CST); }
 void mkvm_vcpu_post_nmi(struct mkvm_vcpu *vcpu) { vcpu->nmis++; }
@@ -118,7 +116,7 @@ static struct mkvm *fixture_start(int nr, u32 first_id, u32 step)
 	memset(&fixture_ioapic, 0, sizeof(fixture_ioapic));
 	memset(&fixture_pic, 0, sizeof(fixture_pic));
 	memset(fixture_vcpus, 0, sizeof(fixture_vcpus));
-	fixture_vm = (struct mkvm){ .pic = &fixture_pic, .ioapic = &fixture_ioapic, .bsp_id = first_id };
+	fixture_vm = (struct mkvm){ .irqchip.pic = &fixture_pic, .irqchip.ioapic = &fixture_ioapic, .bsp_id = first_id };
 	tsc_khz = 2000000;
 	for (int i = 0; i < nr; i++) {
 		struct mkvm_vcpu *vcpu = &fixture_vcpus[i];

@@ -13,6 +13,8 @@
 
 #include <linux/kvm.h>
 
+#include "irqchip.h"
+
 struct mkvm;
 
 struct mkvm_vcpu {
@@ -26,14 +28,7 @@ struct mkvm_vcpu {
 #define SHIM_MAX_VCPUS 288
 
 struct mkvm {
-	struct mkvm_pic *pic;
-	struct mkvm_ioapic *ioapic;
-	struct mkvm_pit *pit;
-	struct mkvm_routing __rcu *routing;
-	struct mutex irq_lock;
-	u32 ioapic_pins;
-	DECLARE_BITMAP(eoi_vectors, 256);
-	bool x2apic_ids;
+	struct mkvm_irqchip irqchip;
 	int nr_vcpus;
 	struct mkvm_vcpu *vcpus[SHIM_MAX_VCPUS];
 };

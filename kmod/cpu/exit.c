@@ -1,0 +1,502 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * exit.c - the handlers of exits that both vendors have in common, and the exits to userspace
+ * that they make.
+ *
+ * The vendor's table of exits (svm/exit.c, vmx/exit.c) calls a handler after the vCPU's
+ * registers were saved. A handler returns 1 to enter the guest again, 0 with
+ * kvm_run->exit_reason set, or -errno.
+ *
+ * State: struct kvm_run, which userspace shares and which is not trusted: each field is read
+ * once and checked. If userspace must answer an exit, vcpu->complete finishes it at the start
+ * of the next KVM_RUN.
+ *
+ * Read next: insn/mmio.c (the entry to the emulator), mem/tdp.c (second-level faults).
+ */
+#include <linux/rcupdate.h>
+#include <linux/srcu.h>
+#include <asm/debugreg.h>
+#include <uapi/linux/kvm_para.h>
+
+#include "hw_ops.h"
+#include "compat.h"
+#include "explain/trace.h"
+
+/* ---- exits to userspace ---- */
+
+int mkvm_exit_internal_error(struct mkvm_vcpu *vcpu, u32 suberror, const u64 *data, u32 n)
+{
+	struct kvm_run *run = vcpu->run;
+
+	memset(&run->internal, 0, sizeof(run->internal));
+	run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
+	run->internal.suberror = suberror;
+	run->internal.ndata = n;
+	memcpy(run->internal.data, data, n * sizeof(*data));
+	return 0;
+}
+
+int mkvm_exit_unknown(struct mkvm_vcpu *vcpu, u64 code)
+{
+	vcpu->run->exit_reason = KVM_EXIT_UNKNOWN;
+	vcpu->run->hw.hardware_exit_reason = code;
+	return 0;
+}
+
+int mkvm_exit_fail_entry(struct mkvm_vcpu *vcpu, u64 reason)
+{
+	vcpu->run->exit_reason = KVM_EXIT_FAIL_ENTRY;
+	vcpu->run->fail_entry.hardware_entry_failure_reason = reason;
+	vcpu->run->fail_entry.cpu = raw_smp_processor_id();
+	return 0;
+}
+
+int mkvm_exit_shutdown(struct mkvm_vcpu *vcpu)
+{
+	vcpu->triple_fault = false;
+	vcpu->run->exit_reason = KVM_EXIT_SHUTDOWN;
+	return 0;
+}
+
+/* The hardware leaves the guest's state undefined: an INIT makes it sound again, for who looks at it. */
+int mkvm_exit_triple_fault(struct mkvm_vcpu *vcpu)
+{
+	mkvm_vcpu_reset(vcpu, true);
+	return mkvm_exit_shutdown(vcpu);
+}
+
+/* ---- exits with nothing to do, exceptions ---- */
+
+int mkvm_exit_nothing(struct mkvm_vcpu *vcpu)
+{
+	return 1;
+}
+
+/* It was served when interrupts came on. The guest is a quiescent state for RCU. */
+int mkvm_exit_host_interrupt(struct mkvm_vcpu *vcpu)
+{
+	vcpu->stats[MKVM_STAT_IRQ_EXITS]++;
+	local_irq_disable();
+	mkvm_rcu_note_guest();
+	local_irq_enable();
+	return 1;
+}
+
+int mkvm_exit_ud(struct mkvm_vcpu *vcpu)
+{
+	mkvm_queue_exception(vcpu, X86_TRAP_UD, false, 0);
+	return 1;
+}
+
+int mkvm_exit_gp(struct mkvm_vcpu *vcpu)
+{
+	mkvm_queue_gp(vcpu);
+	return 1;
+}
+
+/* ---- instructions ---- */
+
+int mkvm_exit_halt(struct mkvm_vcpu *vcpu)
+{
+	int r = mkvm_skip_instruction(vcpu);
+
+	vcpu->stats[MKVM_STAT_HALT_EXITS]++;
+	if (r <= 0 || vcpu->exception.type)	/* a trap behind HLT ends it at once */
+		return r;
+	return mkvm_halt(vcpu);
+}
+
+static noinline bool in_user_mode(struct mkvm_vcpu *vcpu)
+{
+	struct mkvm_mode mode;
+
+	mkvm_hw->get_mode(vcpu, &mode);
+	return mode.cpl;
+}
+
+int mkvm_exit_cpuid(struct mkvm_vcpu *vcpu)
+{
+	const struct kvm_cpuid_entry2 *e;
+
+	vcpu->stats[MKVM_STAT_CPUID_EXITS]++;
+	if (unlikely(vcpu->misc_features) && in_user_mode(vcpu))	/* CPUID faulting */
+		return mkvm_exit_gp(vcpu);
+	e = mkvm_cpuid(vcpu, vcpu->regs[0], vcpu->regs[1]);
+	vcpu->regs[0] = e->eax;
+	vcpu->regs[1] = e->ecx;
+	vcpu->regs[2] = e->edx;
+	vcpu->regs[3] = e->ebx;
+	return mkvm_skip_instruction(vcpu);
+}
+
+int mkvm_exit_xsetbv(struct mkvm_vcpu *vcpu)
+{
+	u64 val = (u32)vcpu->regs[0] | vcpu->regs[2] << 32;
+	struct mkvm_mode mode;
+
+	mkvm_hw->get_mode(vcpu, &mode);
+	if (!(mode.cr4 & X86_CR4_OSXSAVE))
+		return mkvm_exit_ud(vcpu);
+	if (mode.cpl || mkvm_xcr_write(vcpu, (u32)vcpu->regs[1], val))
+		return mkvm_exit_gp(vcpu);
+	return mkvm_skip_instruction(vcpu);
+}
+
+/*
+ * VMCALL, VMMCALL: the number is in RAX, and then the result; arguments are in RBX, RCX, RDX and RSI. The
+ * kernel's documentation, "Linux KVM Hypercall".
+ */
+int mkvm_exit_hypercall(struct mkvm_vcpu *vcpu)
+{
+	const u64 *r = vcpu->regs;
+	long ret = -KVM_ENOSYS;
+	struct mkvm_mode mode;
+	bool wide;
+
+	mkvm_hw->get_mode(vcpu, &mode);
+	wide = mode.cs_l && (mode.efer & EFER_LMA);
+	if (mode.cpl)
+		ret = -KVM_EPERM;
+	else if ((wide ? r[0] : (u32)r[0]) == KVM_HC_SEND_IPI && vcpu->lapic)
+		ret = mkvm_lapic_send_ipis(vcpu->lapic, r[3], r[1], wide ? 64 : 32, wide ? r[2] : (u32)r[2], r[6]);
+	vcpu->regs[0] = wide ? ret : (u32)ret;
+	return mkvm_skip_instruction(vcpu);
+}
+
+/*
+ * Neither waits: MWAIT may end at any time, and nothing tells when memory is written. Intel SDM
+ * vol. 2, "MONITOR", "MWAIT"; AMD APM vol. 3.
+ */
+static int exit_monitor_mwait(struct mkvm_vcpu *vcpu, u32 extensions)
+{
+	struct mkvm_mode mode;
+
+	mkvm_hw->get_mode(vcpu, &mode);
+	if (!mkvm_has_mwait(vcpu) || mode.cpl)
+		return mkvm_exit_ud(vcpu);
+	if ((u32)vcpu->regs[1] & ~extensions)
+		return mkvm_exit_gp(vcpu);
+	return mkvm_skip_instruction(vcpu);
+}
+
+/* Handles the exit of MONITOR, whose ECX has no extension. Own thread; return: as handle_exit. */
+int mkvm_exit_monitor(struct mkvm_vcpu *vcpu)
+{
+	return exit_monitor_mwait(vcpu, 0);
+}
+
+/*
+ * Handles the exit of MWAIT: ECX bit 0 lets interrupts end it that are masked. Own thread; return:
+ * as handle_exit.
+ */
+int mkvm_exit_mwait(struct mkvm_vcpu *vcpu)
+{
+	return exit_monitor_mwait(vcpu, 1);
+}
+
+/* A debug register is accessed while they are userspace's, which can watch that by DR7.GD. */
+int mkvm_exit_mov_dr(struct mkvm_vcpu *vcpu, unsigned int dr, bool write)
+{
+	if (vcpu->debug.dr7 & MKVM_DR7_GD)
+		return mkvm_exit_debug(vcpu, X86_TRAP_DB, DR6_RESERVED | BIT(13));
+	return mkvm_exit_emulate(vcpu, write ? MKVM_INTERCEPT_SET_DR : MKVM_INTERCEPT_GET_DR, dr);
+}
+
+/* ---- RDMSR and WRMSR ---- */
+
+/* KVM_RUN again after userspace has answered. If it moved RIP meanwhile, the access is over. */
+static int finish_msr(struct mkvm_vcpu *vcpu, bool read)
+{
+	u64 data = READ_ONCE(vcpu->run->msr.data);
+
+	if (vcpu->rip != vcpu->io_rip)
+		return 1;
+	if (READ_ONCE(vcpu->run->msr.error))
+		return mkvm_exit_gp(vcpu);
+	if (read) {
+		vcpu->regs[0] = (u32)data;
+		vcpu->regs[2] = data >> 32;
+	}
+	return mkvm_skip_instruction(vcpu);
+}
+
+static int complete_rdmsr(struct mkvm_vcpu *vcpu)
+{
+	return finish_msr(vcpu, true);
+}
+
+static int complete_wrmsr(struct mkvm_vcpu *vcpu)
+{
+	return finish_msr(vcpu, false);
+}
+
+/*
+ * mkvm_msr_refused - the guest's access to a register failed: userspace answers it, or it is #GP
+ * @write: WRMSR, of val
+ * @filtered: by the filter
+ *
+ * Context: own thread. Return: as handle_exit.
+ */
+int mkvm_msr_refused(struct mkvm_vcpu *vcpu, u32 index, bool write, u64 val, bool filtered)
+{
+	u32 reason = mkvm_msr_refusal(vcpu, index, filtered);
+	struct kvm_run *run = vcpu->run;
+
+	if (!(READ_ONCE(vcpu->vm->user_msr_reasons) & reason))
+		return mkvm_exit_gp(vcpu);
+	memset(&run->msr, 0, sizeof(run->msr));
+	run->msr.reason = reason;
+	run->msr.index = index;
+	run->msr.data = val;
+	if (write)
+		run->exit_reason = KVM_EXIT_X86_WRMSR;
+	else
+		run->exit_reason = KVM_EXIT_X86_RDMSR;
+	vcpu->io_rip = vcpu->rip;
+	vcpu->complete = write ? complete_wrmsr : complete_rdmsr;
+	return 0;
+}
+
+int mkvm_exit_rdmsr(struct mkvm_vcpu *vcpu)
+{
+	u32 index = vcpu->regs[1];
+	u64 val = 0;
+	bool allowed;
+
+	vcpu->stats[MKVM_STAT_MSR_EXITS]++;
+	allowed = mkvm_msr_allowed(vcpu, index, KVM_MSR_FILTER_READ);
+	if (!allowed || mkvm_msr_get(vcpu, index, &val, false))
+		return mkvm_msr_refused(vcpu, index, false, 0, !allowed);
+	vcpu->regs[0] = (u32)val;
+	vcpu->regs[2] = val >> 32;
+	return mkvm_skip_instruction(vcpu);
+}
+
+int mkvm_exit_wrmsr(struct mkvm_vcpu *vcpu)
+{
+	u64 val = (u32)vcpu->regs[0] | vcpu->regs[2] << 32;
+	u32 index = vcpu->regs[1];
+	bool allowed;
+
+	vcpu->stats[MKVM_STAT_MSR_EXITS]++;
+	allowed = mkvm_msr_allowed(vcpu, index, KVM_MSR_FILTER_WRITE);
+	if (!allowed || mkvm_msr_set(vcpu, index, val, false))
+		return mkvm_msr_refused(vcpu, index, true, val, !allowed);
+	return mkvm_skip_instruction(vcpu);
+}
+
+/* ---- port I/O: one element; strings go through the emulator ---- */
+
+/* The end of an access to ports, which breakpoints may watch. Return: as mkvm_skip_instruction. */
+static int skip_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size)
+{
+	u32 traps = 0;
+
+	if (unlikely(mkvm_watching(vcpu)))
+		traps = mkvm_breakpoints_met(vcpu, MKVM_WATCH_PORT, port, size);
+	return mkvm_skip_and_trap(vcpu, traps);
+}
+
+static void pio_in_done(struct mkvm_vcpu *vcpu, unsigned int size, u32 val)
+{
+	if (size == 4)
+		vcpu->regs[0] = val;
+	else if (size == 2)
+		*(u16 *)&vcpu->regs[0] = val;
+	else
+		*(u8 *)&vcpu->regs[0] = val;
+}
+
+/* KVM_RUN again after KVM_EXIT_IO. If userspace moved RIP meanwhile (a reset), the access is over. */
+static int complete_pio(struct mkvm_vcpu *vcpu)
+{
+	u32 val = 0;
+	int r;
+
+	if (vcpu->rip != vcpu->io_rip)
+		return 1;
+	if (vcpu->pio.in) {
+		memcpy(&val, (void *)vcpu->run + MKVM_PIO_PAGE_OFFSET * PAGE_SIZE, vcpu->pio.size);
+		pio_in_done(vcpu, vcpu->pio.size, val);
+	}
+	r = skip_pio(vcpu, vcpu->pio.port, vcpu->pio.size);
+	/* The device may have raised it: the handler learns of the instruction and may have it run again. */
+	if (r > 0 && unlikely(READ_ONCE(vcpu->pending) & BIT(MKVM_PEND_SMI)))
+		mkvm_accept_smi(vcpu, vcpu->pio.port << 16 | vcpu->pio.size << 4 | MKVM_SMM_IO_VALID |
+				(vcpu->pio.in ? MKVM_SMM_IO_IN : 0));
+	return r;
+}
+
+/*
+ * mkvm_exit_pio - IN or OUT with one element of 1, 2 or 4 bytes
+ *
+ * The CPU has checked IOPL and the TSS's bitmap before it intercepts. vcpu->next_rip is known.
+ */
+int mkvm_exit_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size, bool in)
+{
+	struct kvm_run *run = vcpu->run;
+	u32 val = in ? 0 : (u32)vcpu->regs[0];
+
+	if (mkvm_kernel_pio(vcpu, port, size, in, &val)) {
+		mkvm_trace_event(pio, vcpu, port, size, !in, val, "kernel");
+		if (in)
+			pio_in_done(vcpu, size, val);
+		return skip_pio(vcpu, port, size);
+	}
+	mkvm_trace_event(pio, vcpu, port, size, !in, val, "user");
+	run->exit_reason = KVM_EXIT_IO;
+	run->io.direction = in ? KVM_EXIT_IO_IN : KVM_EXIT_IO_OUT;
+	run->io.size = size;
+	run->io.port = port;
+	run->io.count = 1;
+	run->io.data_offset = MKVM_PIO_PAGE_OFFSET * PAGE_SIZE;
+	memcpy((void *)run + MKVM_PIO_PAGE_OFFSET * PAGE_SIZE, &val, sizeof(val));
+	vcpu->pio.port = port;
+	vcpu->pio.size = size;
+	vcpu->pio.in = in;
+	vcpu->io_rip = vcpu->rip;
+	vcpu->complete = complete_pio;
+	return 0;
+}
+
+/* ---- second-level faults and emulation ---- */
+
+/* As mkvm_tdp_fault; the local APIC is over any memory. */
+static int map_gpa(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
+{
+	int r;
+
+	if (vcpu->lapic && mkvm_lapic_mmio_match(vcpu->lapic, gpa))
+		return MKVM_FAULT_MMIO;
+	r = mkvm_tdp_fault(vcpu, mkvm_gfn_to_slot(vcpu, gpa >> PAGE_SHIFT), gpa, write);
+	if (unlikely(vcpu->soft_root) && r == MKVM_FAULT_MAPPED)
+		mkvm_soft_mapped(vcpu);
+	return r;
+}
+
+/*
+ * The CPU could not deliver an event, since it met memory that is not RAM. With ROM it is done in
+ * software; a device is not asked. The data are in Linux KVM's order: what was being delivered, the
+ * exit and its qualification in the CPU's own formats, the guest-physical address, the host's CPU.
+ */
+static int finish_delivery(struct mkvm_vcpu *vcpu, u64 gpa)
+{
+	u64 data[5] = { [0] = vcpu->vectoring, [3] = gpa, [4] = vcpu->cpu };
+	int r = mkvm_emulate_delivery(vcpu);
+
+	if (r != MKVM_NOT_DELIVERED)
+		return r;
+	mkvm_hw->exit_info(vcpu, &data[1], &data[2]);
+	return mkvm_exit_internal_error(vcpu, KVM_INTERNAL_ERROR_DELIVERY_EV, data, ARRAY_SIZE(data));
+}
+
+static int tdp_fault_locked(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fetch)
+{
+	int r;
+
+	trace_page_fault(vcpu, gpa, 0, write, 0, fetch ? "fetch" : "data");
+	r = map_gpa(vcpu, gpa, write);
+	if (r < MKVM_FAULT_MMIO)
+		return r ?: 1;
+	if (unlikely(vcpu->vectoring))
+		return finish_delivery(vcpu, gpa);
+	if (unlikely(r == MKVM_FAULT_ROM) && mkvm_overlay_fault(vcpu, gpa))
+		return 1;
+	/* Where the CPU tells its length, a doorbell's instruction needs no look, unless it is watched. */
+	if (write && vcpu->next_rip && !mkvm_watching(vcpu) && mkvm_fast_mmio(vcpu, gpa)) {
+		mkvm_trace_event(mmio, vcpu, gpa, 0, true, 0, "kernel");
+		return mkvm_skip_instruction(vcpu);
+	}
+	vcpu->fault_gpa = gpa;
+	vcpu->stats[MKVM_STAT_INSN_EMULATION]++;
+	return mkvm_emulate_exit(vcpu, fetch ? MKVM_BY_WALK : write ? MKVM_BY_WRITE : MKVM_BY_READ);
+}
+
+/*
+ * mkvm_exit_tdp_fault - the guest touched a guest-physical address without (such) a mapping
+ *
+ * Context: interrupts on, may sleep. Return: as handle_exit.
+ */
+int mkvm_exit_tdp_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fetch)
+{
+	int idx = srcu_read_lock(&vcpu->vm->srcu);
+	int r = 0;
+
+	vcpu->stats[MKVM_STAT_PF_TAKEN]++;
+	if (unlikely(vcpu->soft_root))
+		r = mkvm_soft_fault_gpa(vcpu, &gpa, write);
+	if (likely(!r))
+		r = tdp_fault_locked(vcpu, gpa, write, fetch);
+	srcu_read_unlock(&vcpu->vm->srcu, idx);
+	return r;
+}
+
+/*
+ * mkvm_exit_walk_fault - the CPU's walk of the guest's page tables met an address without (such) a mapping
+ *
+ * Tables that the CPU cannot walk where they are, since they are not RAM, are walked in software: by
+ * soft_tlb.c or, where the vendor's part does not use that, by the emulator for each instruction.
+ * Context: interrupts on, may sleep. Return: as handle_exit.
+ */
+int mkvm_exit_walk_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
+{
+	int idx, r;
+
+	trace_page_fault(vcpu, gpa, 0, write, 0, "walk");
+	if (unlikely(vcpu->soft_root)) {	/* a task switch has changed CR3 */
+		mkvm_hw->set_soft_tlb(vcpu, 0);
+		return 1;
+	}
+	idx = srcu_read_lock(&vcpu->vm->srcu);
+	r = map_gpa(vcpu, gpa, write);
+	srcu_read_unlock(&vcpu->vm->srcu, idx);
+	if (r < MKVM_FAULT_MMIO) {
+		vcpu->stats[MKVM_STAT_PF_TAKEN]++;
+		return r ?: 1;
+	}
+	if (write && mkvm_hw->walks_read && mkvm_hw->walks_read(vcpu))
+		return 1;
+	return mkvm_hw->set_soft_tlb ? mkvm_soft_begin(vcpu) : mkvm_exit_tdp_fault(vcpu, gpa, write, true);
+}
+
+/*
+ * mkvm_exit_emulate - other intercepts that need the emulator: string I/O, control and debug registers
+ *
+ * What the CPU has intercepted it has checked, too: nothing else is run. Context and return: as
+ * mkvm_exit_tdp_fault.
+ */
+int mkvm_exit_emulate(struct mkvm_vcpu *vcpu, enum mkvm_intercept what, unsigned int number)
+{
+	int idx = srcu_read_lock(&vcpu->vm->srcu), r;
+
+	vcpu->intercept.what = what;
+	vcpu->intercept.number = number;
+	vcpu->insn_len = 0;
+	vcpu->stats[MKVM_STAT_INSN_EMULATION]++;
+	r = mkvm_emulate_exit(vcpu, MKVM_BY_INTERCEPT);
+	srcu_read_unlock(&vcpu->vm->srcu, idx);
+	return r;
+}
+
+/*
+ * mkvm_exit_task_switch - a task switch that the CPU leaves to us: an instruction's, or an event's
+ *
+ * The emulator finds out by itself what the CPU has found. Context and return: as mkvm_exit_tdp_fault.
+ */
+int mkvm_exit_task_switch(struct mkvm_vcpu *vcpu)
+{
+	int idx = srcu_read_lock(&vcpu->vm->srcu), r;
+
+	vcpu->insn_len = 0;
+	vcpu->insn_by_cpu = 0;
+	vcpu->fault_la = ~0ULL;
+	vcpu->stats[MKVM_STAT_INSN_EMULATION]++;
+	if (!vcpu->vectoring)
+		r = mkvm_emulate_exit(vcpu, MKVM_BY_WALK);
+	else
+		r = mkvm_emulate_delivery(vcpu);
+	srcu_read_unlock(&vcpu->vm->srcu, idx);
+	if (r == MKVM_NOT_DELIVERED)
+		return mkvm_exit_internal_error(vcpu, KVM_INTERNAL_ERROR_EMULATION, NULL, 0);
+	return r;
+}

@@ -1,0 +1,402 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * inject.c - chooses the event that the guest gets next, and merges faults.
+ *
+ * State: vcpu->event (its delivery was interrupted by an exit, or it has just been chosen; it
+ * is injected first), vcpu->exception (raised by an exit, not yet in delivery), the pending
+ * word. Whatever blocks an event, the windows at the end of mkvm_events_inject handle it.
+ *
+ * Priority (AMD APM vol. 2, "Priorities"): the event in delivery, exceptions of the previous
+ * instruction, NMI, external interrupts. An exception that is pending beside the event in
+ * delivery comes before the first instruction of that event's handler.
+ *
+ * Read next: svm/event.c for the encoding.
+ */
+#include <linux/kernel.h>
+#include <linux/string.h>
+#include <uapi/asm/debugreg.h>
+
+#include "hw_ops.h"
+#include "explain/trace.h"
+
+/* Classes for double faults: AMD APM vol. 2, "#DF - Double-Fault Exception". */
+static bool is_contributory(u8 vector)
+{
+	return vector == X86_TRAP_DE || (vector >= X86_TRAP_TS && vector <= X86_TRAP_GP);
+}
+
+/*
+ * A second exception while the first is being delivered:
+ *
+ *   first \ second   benign    contributory   #PF
+ *   benign           second    second         second
+ *   contributory     second    #DF            second
+ *   #PF              second    #DF            #DF
+ *   #DF              second    shutdown       shutdown
+ *
+ * Returns the vector that results, or -1 for shutdown.
+ */
+static int merge_faults(u8 first, u8 second)
+{
+	bool bad = is_contributory(second) || second == X86_TRAP_PF;
+
+	if (first == X86_TRAP_DF)
+		return bad ? -1 : second;
+	if ((is_contributory(first) && is_contributory(second)) || (first == X86_TRAP_PF && bad))
+		return X86_TRAP_DF;
+	return second;
+}
+
+#define DR6_ACTIVE_HIGH	(DR_TRAP_BITS | BIT(13) | DR_STEP | DR_SWITCH)
+#define DR6_ACTIVE_LOW	(BIT(11) | BIT(16))		/* a payload has them the other way round */
+
+/* What userspace gave with vcpu->exception takes effect when that is delivered. */
+static void deliver_payload(struct mkvm_vcpu *vcpu)
+{
+	u64 payload = vcpu->payload, dr6;
+
+	if (!vcpu->has_payload)
+		return;
+	vcpu->has_payload = false;
+	if (vcpu->exception.vector == X86_TRAP_PF) {
+		mkvm_hw->set_cr(vcpu, 2, payload);
+	} else if (vcpu->exception.vector == X86_TRAP_DB) {
+		dr6 = mkvm_hw->get_dr(vcpu, 6) & ~(u64)DR_TRAP_BITS;
+		dr6 |= (payload & DR6_ACTIVE_HIGH) | DR6_ACTIVE_LOW;
+		mkvm_hw->set_dr(vcpu, 6, dr6 & ~(payload & DR6_ACTIVE_LOW));
+	}
+}
+
+/*
+ * mkvm_queue_exception - the guest shall take an exception at the next entry
+ *
+ * Merges with one that was being delivered. Context: own thread.
+ */
+void mkvm_queue_exception(struct mkvm_vcpu *vcpu, u8 vector, bool has_error, u32 error)
+{
+	const struct mkvm_event *first = vcpu->event.type == MKVM_EV_EXCEPTION ? &vcpu->event :
+					 vcpu->exception.type ? &vcpu->exception : NULL;
+	int merged = first ? merge_faults(first->vector, vector) : vector;
+
+	if (merged < 0) {
+		vcpu->triple_fault = true;
+		return;
+	}
+	if (merged != vector) {
+		has_error = true;
+		error = 0;
+	}
+	if (first == &vcpu->event)
+		vcpu->event.type = MKVM_EV_NONE;
+	else if (first)
+		deliver_payload(vcpu);
+	vcpu->has_payload = false;
+	vcpu->exception = (struct mkvm_event) {
+		.type = MKVM_EV_EXCEPTION, .vector = merged, .has_error = has_error, .error = error,
+	};
+}
+
+/* Traps and aborts leave RFLAGS.RF in the handler's frame as it is. AMD APM vol. 2, "Exception Types". */
+static bool is_fault(u8 vector)
+{
+	return vector != X86_TRAP_DB && vector != X86_TRAP_BP && vector != X86_TRAP_OF && vector != X86_TRAP_DF &&
+	       vector != X86_TRAP_MC;
+}
+
+/* vcpu->exception is on its way in now: vcpu->event, which is empty. */
+static void deliver_exception(struct mkvm_vcpu *vcpu)
+{
+	deliver_payload(vcpu);
+	if (vcpu->exception.vector == X86_TRAP_DB)	/* its handler may use the debug registers */
+		mkvm_hw->set_dr(vcpu, 7, mkvm_hw->get_dr(vcpu, 7) & ~(u64)MKVM_DR7_GD);
+	if (is_fault(vcpu->exception.vector))
+		vcpu->rflags |= X86_EFLAGS_RF;
+	vcpu->event = vcpu->exception;
+	vcpu->exception.type = MKVM_EV_NONE;
+}
+
+/*
+ * mkvm_queue_machine_check - the guest shall take #MC at the next entry
+ *
+ * It has nothing to do with the event in delivery or with an exception of the instruction
+ * before, so it merges with neither: they come, and #MC before their handler's first
+ * instruction. Where both are there already it takes the place of the exception. Own thread.
+ */
+void mkvm_queue_machine_check(struct mkvm_vcpu *vcpu)
+{
+	if (vcpu->exception.type != MKVM_EV_NONE && vcpu->event.type == MKVM_EV_NONE)
+		deliver_exception(vcpu);
+	vcpu->has_payload = false;
+	vcpu->exception = (struct mkvm_event) { .type = MKVM_EV_EXCEPTION, .vector = X86_TRAP_MC };
+}
+
+void mkvm_queue_page_fault(struct mkvm_vcpu *vcpu, u64 cr2, u32 error)
+{
+	mkvm_hw->set_cr(vcpu, 2, cr2);
+	mkvm_queue_exception(vcpu, X86_TRAP_PF, true, error);
+}
+
+/* ---- interrupts ---- */
+
+static bool accepts_extint(struct mkvm_vcpu *vcpu)
+{
+	return !vcpu->lapic || mkvm_lapic_accepts_pic(vcpu->lapic);
+}
+
+/* Does the PIC, or userspace in its place, have an interrupt that gets through? Any context: a snapshot. */
+bool mkvm_has_extint(struct mkvm_vcpu *vcpu)
+{
+	return accepts_extint(vcpu) &&
+	       (vcpu->user_pic ? vcpu->user_vector >= 0 : mkvm_pic_output(vcpu->vm->irqchip.pic));
+}
+
+/* Is there an interrupt that waits, whether or not it can be taken now? */
+static bool has_interrupt(struct mkvm_vcpu *vcpu)
+{
+	return (vcpu->lapic && mkvm_lapic_pending(vcpu->lapic) >= 0) || mkvm_has_extint(vcpu);
+}
+
+/* Takes the interrupt from its source, which now holds it in service. ExtINT comes first, as in hardware. */
+static int take_interrupt(struct mkvm_vcpu *vcpu)
+{
+	int vector;
+
+	if (mkvm_has_extint(vcpu)) {
+		if (!vcpu->user_pic) {
+			vector = mkvm_pic_ack(vcpu->vm->irqchip.pic);
+		} else {
+			vector = vcpu->user_vector;
+			vcpu->user_vector = -1;
+		}
+		mkvm_trace(took_extint, vcpu);
+		return vector;
+	}
+	vector = vcpu->lapic ? mkvm_lapic_pending(vcpu->lapic) : -1;
+	if (vector >= 0)
+		mkvm_lapic_ack(vcpu->lapic, vector);
+	return vector;
+}
+
+/* Userspace steps through the guest and wants no handlers between. */
+static bool debugger_holds(const struct mkvm_vcpu *vcpu)
+{
+	return vcpu->debug.control & KVM_GUESTDBG_BLOCKIRQ;
+}
+
+/* What holds back everything that the CPU would deliver now. */
+static enum mkvm_hold hold_delivery(struct mkvm_vcpu *vcpu)
+{
+	u32 state = READ_ONCE(vcpu->mp_state);
+
+	if (state == KVM_MP_STATE_INIT_RECEIVED || state == KVM_MP_STATE_UNINITIALIZED)
+		return MKVM_HOLD_SIPI;
+	if (debugger_holds(vcpu))
+		return MKVM_HOLD_DEBUGGER;
+	if (mkvm_hw->get_shadow(vcpu))
+		return MKVM_HOLD_SHADOW;
+	if (vcpu->event.type != MKVM_EV_NONE || vcpu->exception.type != MKVM_EV_NONE)
+		return MKVM_HOLD_EVENT;
+	return MKVM_HOLD_NOTHING;
+}
+
+/* What holds back an interrupt that its controller offers. */
+static enum mkvm_hold hold_interrupt(struct mkvm_vcpu *vcpu)
+{
+	enum mkvm_hold hold = hold_delivery(vcpu);
+
+	if (hold || (vcpu->rflags & X86_EFLAGS_IF))
+		return hold;
+	return vcpu->in_smm ? MKVM_HOLD_SMM : MKVM_HOLD_IF;
+}
+
+/* What holds back an NMI. SMM begins with NMIs masked. */
+static enum mkvm_hold hold_nmi(struct mkvm_vcpu *vcpu)
+{
+	if (mkvm_hw->nmi_masked(vcpu))
+		return vcpu->in_smm ? MKVM_HOLD_SMM : MKVM_HOLD_NMI_MASK;
+	return hold_delivery(vcpu);
+}
+
+/*
+ * mkvm_interrupt_waits - which interrupt comes next, and what holds it back
+ * @vector: the vector; MKVM_WAITS_EXTINT for the PIC's, which it tells when it is acknowledged;
+ *	    -1: none waits
+ *
+ * Return: MKVM_HOLD_NOTHING if it goes in at the next entry. Context: any; from other threads a snapshot.
+ */
+enum mkvm_hold mkvm_interrupt_waits(struct mkvm_vcpu *vcpu, int *vector)
+{
+	if (mkvm_has_extint(vcpu)) {
+		*vector = vcpu->user_pic ? vcpu->user_vector : MKVM_WAITS_EXTINT;
+		return hold_interrupt(vcpu);
+	}
+	*vector = vcpu->lapic ? mkvm_lapic_highest_irr(vcpu->lapic) : -1;
+	if (*vector < 0)
+		return MKVM_HOLD_NOTHING;
+	if (mkvm_lapic_pending(vcpu->lapic) >= 0)
+		return hold_interrupt(vcpu);
+	return (mkvm_lapic_get_tpr(vcpu->lapic) & 0xf0) >= (*vector & 0xf0) ? MKVM_HOLD_TPR : MKVM_HOLD_PPR;
+}
+
+/*
+ * mkvm_trace_waits - before an entry, and before a sleep: traces what waits and why
+ * @irq, @nmi: a window is opened for it
+ *
+ * Context: own thread; called by mkvm_trace alone.
+ */
+void mkvm_trace_waits(struct mkvm_vcpu *vcpu, bool irq, bool nmi)
+{
+	unsigned long pending = READ_ONCE(vcpu->pending);
+	struct mkvm_waits w = { .window_irq = irq, .window_nmi = nmi };
+
+	w.irq = mkvm_interrupt_waits(vcpu, &w.vector);
+	if (pending & BIT(MKVM_PEND_NMI))
+		w.nmi = hold_nmi(vcpu);
+	if (pending & BIT(MKVM_PEND_SMI))
+		w.smi = vcpu->in_smm ? MKVM_HOLD_SMM : hold_delivery(vcpu);
+	if ((pending & BIT(MKVM_PEND_INIT)) && vcpu->in_smm)
+		w.init = MKVM_HOLD_SMM;
+	mkvm_trace_blocked(vcpu, &w);
+}
+
+/* Would this vCPU leave HLT? Own thread. */
+bool mkvm_wakes_halted(struct mkvm_vcpu *vcpu)
+{
+	if (vcpu->event.type || vcpu->exception.type)
+		return true;
+	if ((READ_ONCE(vcpu->pending) & BIT(MKVM_PEND_NMI)) && !mkvm_hw->nmi_masked(vcpu))
+		return true;
+	return (vcpu->rflags & X86_EFLAGS_IF) && has_interrupt(vcpu);
+}
+
+/* There is room for a KVM_INTERRUPT whose vector would go into the guest at the next entry. Own thread. */
+bool mkvm_ready_for_user_interrupt(struct mkvm_vcpu *vcpu)
+{
+	return vcpu->user_vector < 0 && accepts_extint(vcpu) && !hold_interrupt(vcpu);
+}
+
+/* Has userspace asked to be told when it may call KVM_INTERRUPT, and may it now? Own thread. */
+bool mkvm_user_window_open(struct mkvm_vcpu *vcpu)
+{
+	return vcpu->user_pic && READ_ONCE(vcpu->run->request_interrupt_window) &&
+	       mkvm_ready_for_user_interrupt(vcpu);
+}
+
+/*
+ * The interrupt that a CPU has acknowledged and not yet taken, -1: none. Without LAPIC a
+ * vector from KVM_INTERRUPT is one.
+ */
+int mkvm_interrupt_get(struct mkvm_vcpu *vcpu)
+{
+	if (vcpu->event.type == MKVM_EV_INTR)
+		return vcpu->event.vector;
+	return vcpu->lapic ? -1 : vcpu->user_vector;
+}
+
+/* ---- the choice ---- */
+
+/* Moves the next event that may be delivered to vcpu->event, which is empty. */
+static void choose_event(struct mkvm_vcpu *vcpu)
+{
+	int vector;
+
+	if (vcpu->exception.type) {
+		deliver_exception(vcpu);
+		return;
+	}
+	if ((READ_ONCE(vcpu->pending) & BIT(MKVM_PEND_NMI)) && !hold_nmi(vcpu)) {
+		mkvm_pending_take_nmi(vcpu, "taken");
+		mkvm_hw->set_nmi_masked(vcpu, true);
+		vcpu->event = (struct mkvm_event) { .type = MKVM_EV_NMI, .vector = X86_TRAP_NMI };
+		vcpu->stats[MKVM_STAT_NMI_INJECTIONS]++;
+		return;
+	}
+	if (!hold_interrupt(vcpu)) {
+		vector = take_interrupt(vcpu);
+		if (vector < 0)
+			return;
+		vcpu->event = (struct mkvm_event) { .type = MKVM_EV_INTR, .vector = vector };
+		vcpu->stats[MKVM_STAT_IRQ_INJECTIONS]++;
+	}
+}
+
+/*
+ * mkvm_events_inject - before an entry: hand the next event to the CPU, open windows for the rest
+ *
+ * May run several times before the guest is entered; what is in vcpu->event stays there
+ * until the exit says whether it was delivered. Context: own thread, preemption on.
+ */
+void mkvm_events_inject(struct mkvm_vcpu *vcpu)
+{
+	bool irq, nmi, again = vcpu->event.type != MKVM_EV_NONE;
+	unsigned long pending;
+
+	mkvm_pending_take(vcpu, MKVM_PEND_EVENT);
+	smp_mb__after_atomic();		/* before IRR is read: a later interrupt sets the bit again */
+	mkvm_pending_merge_nmis(vcpu);
+	if (!again)
+		choose_event(vcpu);
+	mkvm_trace(inject, vcpu, again);
+	mkvm_hw->inject(vcpu, &vcpu->event);
+
+	pending = READ_ONCE(vcpu->pending);
+	vcpu->waiting = pending & (BIT(MKVM_PEND_NMI) | (mkvm_hw->nmi_masked(vcpu) ? 0 : BIT(MKVM_PEND_NMI2)));
+	if (vcpu->in_smm)
+		vcpu->waiting |= BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_SMI);
+	/* An SMI comes between instructions: when the event has gone in, before its handler's first. */
+	vcpu->exit_soon = !vcpu->in_smm && (pending & BIT(MKVM_PEND_SMI)) && vcpu->event.type != MKVM_EV_NONE;
+	if (vcpu->exit_soon)
+		vcpu->waiting |= BIT(MKVM_PEND_SMI);
+	/*
+	 * A step into a handler ends before its first instruction, too; TF would go onto the guest's
+	 * stack.
+	 */
+	nmi = (pending & BIT(MKVM_PEND_NMI)) && !debugger_holds(vcpu);
+	vcpu->exit_soon |= vcpu->event.type != MKVM_EV_NONE &&
+			   (nmi || vcpu->exception.type != MKVM_EV_NONE ||
+			    (vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP));
+	irq = has_interrupt(vcpu) ||
+	      (vcpu->user_pic && READ_ONCE(vcpu->run->request_interrupt_window) && accepts_extint(vcpu));
+	irq = irq && !debugger_holds(vcpu);
+	mkvm_trace(waits, vcpu, irq, nmi);
+	mkvm_hw->open_window(vcpu, irq, nmi);
+}
+
+/* ---- an interrupt from userspace that is in delivery ---- */
+
+/*
+ * mkvm_restore_in_delivery - userspace restores an interrupt, or INT n, that is being delivered
+ * @type: MKVM_EV_INTR or MKVM_EV_SOFT
+ *
+ * It takes the place of another event in delivery: a CPU that has acknowledged an interrupt cannot
+ * let it wait. The other one comes right behind it. Context: vcpu->mutex held.
+ */
+void mkvm_restore_in_delivery(struct mkvm_vcpu *vcpu, enum mkvm_event_type type, u8 vector)
+{
+	bool second = READ_ONCE(vcpu->pending) & BIT(MKVM_PEND_NMI);
+
+	if (vcpu->event.type == MKVM_EV_NMI) {
+		mkvm_pending_restore(vcpu, second ? MKVM_PEND_NMI2 : MKVM_PEND_NMI, true);
+		mkvm_hw->set_nmi_masked(vcpu, false);
+	} else if (vcpu->event.type == MKVM_EV_EXCEPTION && vcpu->exception.type == MKVM_EV_NONE) {
+		vcpu->exception = vcpu->event;
+		vcpu->has_payload = false;
+	}
+	vcpu->event = (struct mkvm_event) { .type = type, .vector = vector };
+}
+
+/*
+ * mkvm_interrupt_set - restores what mkvm_interrupt_get has returned
+ *
+ * Without LAPIC it waits for IF, since it may not have been in delivery. Context: vcpu->mutex held.
+ */
+void mkvm_interrupt_set(struct mkvm_vcpu *vcpu, u8 vector)
+{
+	if (vcpu->lapic) {
+		mkvm_restore_in_delivery(vcpu, MKVM_EV_INTR, vector);
+		return;
+	}
+	if (vcpu->event.type == MKVM_EV_INTR)
+		vcpu->event.type = MKVM_EV_NONE;
+	vcpu->user_vector = vector;
+}

@@ -1,0 +1,370 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * run.c - KVM_RUN: what a vCPU's thread does between two returns to userspace.
+ *
+ * Each round has these steps, in this order: INIT and SIPI (mp_state.c), SMI (smm.c); sleep if
+ * the vCPU is not running; inject the next event, or open a window for it; announce
+ * MKVM_IN_GUEST; look at the pending word again; flush if the TLB generation has changed;
+ * enter; handle the exit; do the kernel's work for a return to userspace (signals, the
+ * scheduler, CPU limits and other task work).
+ *
+ * State: struct kvm_run, which userspace shares and which is not trusted: each field is read
+ * once and checked.
+ *
+ * Read next: inject.c (the next event), exit.c (the handlers).
+ */
+#include <linux/hw_breakpoint.h>
+#include <linux/rcupdate.h>
+#include <linux/sched/signal.h>
+#include <linux/srcu.h>
+#include <asm/debugreg.h>
+#include <asm/fpu/xcr.h>
+#include <asm/pkru.h>
+#include <trace/events/ipi.h>
+
+#include "hw_ops.h"
+#include "compat.h"
+#include "explain/testpoint.h"
+#include "explain/trace.h"
+
+/* The bits of the pending word that ask for work before an entry. */
+#define PEND_WORK (BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_SIPI) | BIT(MKVM_PEND_NMI) | BIT(MKVM_PEND_NMI2) | \
+		   BIT(MKVM_PEND_SMI) | BIT(MKVM_PEND_EVENT) | BIT(MKVM_PEND_MSRS))
+
+#define PEND_FIRST (BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_SIPI) | BIT(MKVM_PEND_TELL) | BIT(MKVM_PEND_MSRS))
+
+/* ---- entering ---- */
+
+static void load_dr(const u64 *dr)
+{
+	if (unlikely(hw_breakpoint_active()))
+		set_debugreg(0, 7);	/* the guest's addresses are not the host's breakpoints */
+	set_debugreg(dr[0], 0);
+	set_debugreg(dr[1], 1);
+	set_debugreg(dr[2], 2);
+	set_debugreg(dr[3], 3);
+}
+
+static void save_guest_dr(struct mkvm_vcpu *vcpu)
+{
+	get_debugreg(vcpu->dr[0], 0);
+	get_debugreg(vcpu->dr[1], 1);
+	get_debugreg(vcpu->dr[2], 2);
+	get_debugreg(vcpu->dr[3], 3);
+}
+
+/* Interrupts are off; in and out again. */
+static void enter_guest_irqoff(struct mkvm_vcpu *vcpu)
+{
+	long tlb_gen = atomic_long_read(&vcpu->vm->tlb_gen);
+	u64 host_xcr0 = mkvm_host_xcr0;
+	u32 host_pkru = 0;
+
+	if (vcpu->tlb_seen != tlb_gen) {
+		vcpu->tlb_seen = tlb_gen;
+		vcpu->stats[MKVM_STAT_TLB_FLUSH]++;
+		mkvm_hw->flush_tlb(vcpu);
+		if (unlikely(vcpu->overlay_root))
+			mkvm_overlay_end(vcpu);
+	}
+	mkvm_trace_event(enter, vcpu, "", 0, 0, 0, vcpu->event.type ? vcpu->event.vector | BIT(31) : 0);
+	if (test_thread_flag(TIF_NEED_FPU_LOAD))
+		switch_fpu_return();
+	if (vcpu->xcr0 != host_xcr0)
+		xsetbv(XCR_XFEATURE_ENABLED_MASK, vcpu->xcr0);
+	if (unlikely(vcpu->has_pkru)) {
+		host_pkru = read_pkru();
+		write_pkru(vcpu->pkru);
+	}
+	if (unlikely(vcpu->dr_live))
+		load_dr(vcpu->dr);
+	else if (unlikely(vcpu->debug.control & KVM_GUESTDBG_USE_HW_BP))
+		load_dr(vcpu->debug.dr);
+	if (unlikely(vcpu->exit_soon))
+		smp_send_reschedule(smp_processor_id());
+	current->flags |= PF_VCPU;	/* a tick that comes now counts as guest time */
+
+	mkvm_hw->enter(vcpu);
+
+	vcpu->stats[MKVM_STAT_EXITS]++;
+	WRITE_ONCE(vcpu->where, MKVM_OUTSIDE);
+	if (unlikely(vcpu->dr_live))
+		save_guest_dr(vcpu);
+	if (unlikely(hw_breakpoint_active()))
+		hw_breakpoint_restore();
+	if (unlikely(vcpu->has_pkru)) {
+		vcpu->pkru = read_pkru();
+		write_pkru(host_pkru);
+	}
+	if (vcpu->xcr0 != host_xcr0)
+		xsetbv(XCR_XFEATURE_ENABLED_MASK, host_xcr0);
+}
+
+/* The guest's code finds TPR and what is above it at vapic_addr. A page that is gone: nothing happens. */
+static void vapic_show(struct mkvm_vcpu *vcpu)
+{
+	int idx = srcu_read_lock(&vcpu->vm->srcu);
+	u32 __user *p = mkvm_gpa_to_user(vcpu, vcpu->vapic_addr, true);
+	u32 isr = max(mkvm_lapic_highest_isr(vcpu->lapic), 0), irr = max(mkvm_lapic_highest_irr(vcpu->lapic), 0);
+
+	vcpu->vapic_tpr = mkvm_lapic_get_tpr(vcpu->lapic);
+	if (p && !put_user(vcpu->vapic_tpr | (isr & 0xf0) << 8 | irr << 24, p))
+		mkvm_mark_dirty(vcpu, vcpu->vapic_addr);
+	srcu_read_unlock(&vcpu->vm->srcu, idx);
+}
+
+/* A TPR that it changed there is the LAPIC's. */
+static void vapic_look(struct mkvm_vcpu *vcpu)
+{
+	int idx = srcu_read_lock(&vcpu->vm->srcu);
+	u8 __user *p = mkvm_gpa_to_user(vcpu, vcpu->vapic_addr, false);
+	u8 tpr;
+
+	if (p && !get_user(tpr, p) && tpr != vcpu->vapic_tpr)
+		mkvm_lapic_set_tpr(vcpu->lapic, tpr);
+	srcu_read_unlock(&vcpu->vm->srcu, idx);
+}
+
+/* One round through the guest. Return: as handle_exit. */
+static int enter_guest(struct mkvm_vcpu *vcpu)
+{
+	if ((READ_ONCE(vcpu->pending) & PEND_WORK) || vcpu->event.type || vcpu->exception.type)
+		mkvm_events_inject(vcpu);
+	if (unlikely(vcpu->vapic_addr))
+		vapic_show(vcpu);
+
+	preempt_disable();
+	local_irq_disable();
+	/* Announced before the last look: pairs with mkvm_vcpu_kick and flush_tlbs in tdp.c. */
+	smp_store_mb(vcpu->where, MKVM_IN_GUEST);
+	xfer_to_guest_mode_prepare();
+	if (unlikely((READ_ONCE(vcpu->pending) & PEND_WORK & ~vcpu->waiting) || mkvm_user_work_pending())) {
+		WRITE_ONCE(vcpu->where, MKVM_OUTSIDE);
+		local_irq_enable();
+		preempt_enable();
+		return 1;
+	}
+	enter_guest_irqoff(vcpu);
+	local_irq_enable();		/* the host's interrupts are served here */
+	current->flags &= ~PF_VCPU;
+	preempt_enable();
+	if (unlikely(vcpu->exit_soon) && vcpu->event.type == MKVM_EV_NONE) {
+		vcpu->exit_soon = false;
+		if (vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP)
+			vcpu->debug.traps = DR_STEP;
+	}
+	if (unlikely(vcpu->overlay_root))
+		mkvm_overlay_end(vcpu);
+	if (unlikely(vcpu->vapic_addr))
+		vapic_look(vcpu);
+	return mkvm_hw->handle_exit(vcpu);
+}
+
+/* The thread has to leave KVM_RUN, for userspace or for the kernel. Return: why, -errno. */
+static int interrupted(struct mkvm_vcpu *vcpu, int why)
+{
+	vcpu->stats[MKVM_STAT_SIGNAL_EXITS]++;
+	vcpu->run->exit_reason = KVM_EXIT_INTR;
+	return why;
+}
+
+/* Not running: sleep until it does, or until INIT or SIPI changes what it is. */
+static int wait_to_run(struct mkvm_vcpu *vcpu)
+{
+	int r;
+
+	if (!mkvm_vcpu_runnable(vcpu)) {
+		r = mkvm_vcpu_block(vcpu);
+		if (r)
+			return interrupted(vcpu, r);
+	}
+	if (vcpu->mp_state == KVM_MP_STATE_HALTED && mkvm_wakes_halted(vcpu))
+		mkvm_wake(vcpu, "wake");
+	return 1;
+}
+
+/* An EOI or an access to TPR that userspace wants to know of; true: the exit is made. One at a time. */
+static bool tell_userspace(struct mkvm_vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+
+	if (vcpu->eoi_vector >= 0) {
+		run->exit_reason = KVM_EXIT_IOAPIC_EOI;
+		run->eoi.vector = vcpu->eoi_vector;
+		vcpu->eoi_vector = -1;
+		return true;
+	}
+	mkvm_pending_take(vcpu, MKVM_PEND_TELL);
+	if (!vcpu->tpr_access)
+		return false;
+	memset(&run->tpr_access, 0, sizeof(run->tpr_access));
+	run->exit_reason = KVM_EXIT_TPR_ACCESS;
+	run->tpr_access.rip = vcpu->tpr_rip;
+	run->tpr_access.is_write = vcpu->tpr_access == 2;
+	vcpu->tpr_access = 0;
+	return true;
+}
+
+static int vcpu_loop(struct mkvm_vcpu *vcpu)
+{
+	int r;
+
+	for (;;) {
+		if (READ_ONCE(vcpu->pending) & PEND_FIRST) {
+			if (tell_userspace(vcpu))
+				return 0;
+			mkvm_accept_init_sipi(vcpu);
+			if (mkvm_pending_take(vcpu, MKVM_PEND_MSRS))
+				mkvm_hw->msr_filter_changed(vcpu);
+		}
+		if (unlikely(READ_ONCE(vcpu->pending) & BIT(MKVM_PEND_SMI)))
+			mkvm_accept_smi(vcpu, 0);
+		if (unlikely(vcpu->triple_fault))
+			return mkvm_exit_shutdown(vcpu);
+		if (unlikely(vcpu->debug.traps))
+			return mkvm_exit_debug(vcpu, X86_TRAP_DB, DR6_RESERVED | vcpu->debug.traps);
+		if (likely(vcpu->mp_state == KVM_MP_STATE_RUNNABLE))
+			r = enter_guest(vcpu);
+		else
+			r = wait_to_run(vcpu);
+		if (r <= 0)
+			return r;
+		/* It ends KVM_RUN before a signal does: no ioctl would show it to who reads the state then. */
+		if (unlikely(vcpu->triple_fault))
+			continue;
+		if (mkvm_user_window_open(vcpu)) {
+			vcpu->run->exit_reason = KVM_EXIT_IRQ_WINDOW_OPEN;
+			return 0;
+		}
+		if (unlikely(mkvm_user_work_pending())) {
+			r = mkvm_user_work();
+			if (r)
+				return interrupted(vcpu, r);
+		}
+	}
+}
+
+/* What userspace reads in struct kvm_run after any exit. */
+static void fill_run(struct mkvm_vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+
+	run->flags = vcpu->in_smm ? KVM_RUN_X86_SMM : 0;
+	run->if_flag = !!(vcpu->rflags & X86_EFLAGS_IF);
+	run->cr8 = mkvm_get_cr8(vcpu);
+	run->apic_base = mkvm_get_apic_base(vcpu);
+	run->ready_for_interrupt_injection = !vcpu->user_pic || mkvm_ready_for_user_interrupt(vcpu);
+}
+
+static int run_prepared(struct mkvm_vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+	int (*complete)(struct mkvm_vcpu *vcpu) = vcpu->complete;
+	int r = 1;
+
+	if (!vcpu->lapic && mkvm_set_cr8(vcpu, READ_ONCE(run->cr8)))
+		return -EINVAL;
+	if (vcpu->user_pic)		/* userspace may have asked for a window, or not any more */
+		mkvm_pending_set(vcpu, MKVM_PEND_EVENT);
+	if (complete) {
+		vcpu->complete = NULL;
+		r = complete(vcpu);
+	}
+	if (r <= 0)
+		return r;
+	/* The last exit's reason stays, as in Linux KVM: clients look at it after they had it completed. */
+	if (mkvm_immediate_exit(run))
+		return -EINTR;
+	run->exit_reason = KVM_EXIT_UNKNOWN;
+	return vcpu_loop(vcpu);
+}
+
+/* ---- registers that travel in struct kvm_run: KVM_CAP_SYNC_REGS ---- */
+
+/*
+ * At the start of KVM_RUN: what userspace marks as dirty becomes the vCPU's
+ *
+ * Return: -EINVAL for unknown bits or values that the KVM_SET ioctls refuse; nothing has changed then.
+ */
+static int sync_regs_in(struct mkvm_vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+	u64 dirty = READ_ONCE(run->kvm_dirty_regs);
+	struct kvm_sync_regs s;
+
+	if ((dirty | READ_ONCE(run->kvm_valid_regs)) & ~(u64)KVM_SYNC_X86_VALID_FIELDS)
+		return -EINVAL;
+	if (likely(!dirty))
+		return 0;
+	memcpy(&s, &run->s.regs, sizeof(s));
+	if ((dirty & KVM_SYNC_X86_EVENTS) && !mkvm_events_valid(vcpu, &s.events))
+		return -EINVAL;
+	if ((dirty & KVM_SYNC_X86_SREGS) && mkvm_sregs_set(vcpu, &s.sregs))
+		return -EINVAL;
+	if (dirty & KVM_SYNC_X86_REGS)
+		mkvm_regs_set(vcpu, &s.regs);
+	if (dirty & KVM_SYNC_X86_EVENTS)
+		mkvm_events_set(vcpu, &s.events);
+	run->kvm_dirty_regs = 0;
+	return 0;
+}
+
+/* At the end of KVM_RUN: what userspace marks as wanted. */
+static void sync_regs_out(struct mkvm_vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+	u64 valid = READ_ONCE(run->kvm_valid_regs);
+	struct kvm_sync_regs s;
+
+	if (likely(!valid))
+		return;
+	if (valid & KVM_SYNC_X86_REGS) {
+		mkvm_regs_get(vcpu, &s.regs);
+		run->s.regs.regs = s.regs;
+	}
+	if (valid & KVM_SYNC_X86_SREGS) {
+		mkvm_sregs_get(vcpu, &s.sregs);
+		run->s.regs.sregs = s.sregs;
+	}
+	if (valid & KVM_SYNC_X86_EVENTS) {
+		mkvm_events_get(vcpu, &s.events);
+		run->s.regs.events = s.events;
+		mkvm_events_seen(vcpu, &s.events);
+	}
+}
+
+/* ---- KVM_RUN ---- */
+
+/*
+ * mkvm_vcpu_run - KVM_RUN
+ *
+ * Context: vcpu->mutex held, vCPU loaded, may sleep.
+ * Return: 0 with kvm_run->exit_reason set; -EINTR (signal or immediate_exit), -EINVAL
+ * (a bad field in kvm_run), -EFAULT (memory of a slot is not there), -ENOMEM.
+ */
+int mkvm_vcpu_run(struct mkvm_vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+	sigset_t saved;
+	int r;
+
+	if (unlikely(READ_ONCE(run->kvm_valid_regs) || READ_ONCE(run->kvm_dirty_regs))) {
+		r = sync_regs_in(vcpu);
+		if (r)
+			return r;
+	}
+	WRITE_ONCE(vcpu->task, current);
+	if (vcpu->sigset_active)
+		sigprocmask(SIG_SETMASK, &vcpu->sigset, &saved);
+	fpu_swap_kvm_fpstate(&vcpu->fpu, true);
+	r = run_prepared(vcpu);
+	fpu_swap_kvm_fpstate(&vcpu->fpu, false);
+	fill_run(vcpu);
+	mkvm_trace_event(user_exit, vcpu, "", READ_ONCE(run->exit_reason), r, 0, 0);
+	if (unlikely(READ_ONCE(run->kvm_valid_regs)))
+		sync_regs_out(vcpu);
+	if (vcpu->sigset_active)
+		sigprocmask(SIG_SETMASK, &saved, NULL);
+	WRITE_ONCE(vcpu->task, NULL);
+	return r;
+}

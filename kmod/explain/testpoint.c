@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * testpoint.c - holds threads at test points. It is not part of an installed module.
+ *
+ * State: the two module parameters. Read next: testpoint.h.
+ */
+#include <linux/ktime.h>
+#include <linux/moduleparam.h>
+
+#include "testpoint.h"
+
+static int test_hold[MKVM_NR_POINTS], test_held[MKVM_NR_POINTS];
+
+module_param_array(test_hold, int, NULL, 0600);
+module_param_array(test_held, int, NULL, 0400);
+
+/* Spins: a caller may be in a state in which it must not sleep. */
+void mkvm_test_point(enum mkvm_test_point point)
+{
+	u64 end = ktime_get_ns() + 10 * NSEC_PER_SEC;
+
+	if (!READ_ONCE(test_hold[point]))
+		return;
+	WRITE_ONCE(test_held[point], test_held[point] + 1);
+	while (READ_ONCE(test_hold[point]) && ktime_get_ns() < end)
+		cpu_relax();
+}

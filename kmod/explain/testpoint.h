@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * testpoint.h - places where a test can hold a thread, to make a race certain.
+ *
+ * They are compiled in only with MKVM_TEST_POINTS=y (kmod/Kbuild). The module parameter
+ * test_hold holds each thread that reaches point n while its n-th number is not 0, for ten
+ * seconds at most; test_held counts those threads.
+ *
+ * Read next: testpoint.c, selftests/kvm/testpoints.c.
+ */
+#ifndef MKVM_TESTPOINT_H
+#define MKVM_TESTPOINT_H
+
+enum mkvm_test_point {
+	MKVM_POINT_HLT,		/* HLT is decoded, mp_state not yet HALTED */
+	MKVM_POINT_BLOCK,	/* found nothing to run for, not yet asleep */
+	MKVM_POINT_EMULATE,	/* an instruction is to be emulated, its bytes not yet fetched */
+	MKVM_POINT_WALK,	/* an entry of the guest's page tables was read, its A or D bit not yet set */
+	MKVM_POINT_SKIP,	/* an intercepted instruction was done, its length not yet looked up */
+	MKVM_POINT_LOADED_MSR,	/* a register's value is noted as the guest's, not yet in the CPU */
+	MKVM_POINT_ZAP,		/* a slot's part of a range that the host takes away is zapped, not yet flushed */
+	MKVM_POINT_FREE,	/* tables were cut off and flushed, and are not yet freed */
+	MKVM_NR_POINTS,
+};
+
+#ifdef MKVM_TEST_POINTS
+void mkvm_test_point(enum mkvm_test_point point);	/* any context that may last: it spins */
+#else
+static inline void mkvm_test_point(enum mkvm_test_point point)
+{
+}
+#endif
+
+#endif

@@ -1,0 +1,454 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * emulate.c - the instruction emulator: executes what decode.c has decoded.
+ *
+ * It executes instructions that can access memory, INS and OUTS, and MOV to control registers.
+ * Documentation/abi.rst lists what stays UNHANDLED. The bytes may have changed since the exit,
+ * so the emulator assumes nothing because of the exit.
+ *
+ * State: only struct mkvm_emu; the guest's registers are written only when nothing can fail any
+ * more.
+ *
+ * Manuals: AMD APM vol. 3, Intel SDM vol. 2.
+ *
+ * Read next: emulate.h, the contract; decode.c; the other emulate_*.c, one for each subject;
+ * mmio.c, which supplies the memory accesses.
+ */
+#include <linux/log2.h>
+
+#include "decode.h"
+
+/* ---- operands ---- */
+
+/*
+ * The segment's checks for len bytes at off, and the linear address. Outside
+ * 64-bit mode an access that wraps past 4 GiB faults, as the manuals allow.
+ */
+enum mkvm_emu_result mkvm_emu_linearize_in(struct mkvm_emu *c, const struct kvm_segment *s, int seg, u64 off,
+					   unsigned int len, bool write, u64 *la)
+{
+	u8 vector = seg == MKVM_SS ? SS_VECTOR : GP_VECTOR;
+	bool down;
+	u64 top;
+
+	if (c->mode64) {
+		*la = seg >= MKVM_FS ? s->base + off : off;
+		return canonical(*la) && canonical(*la + len - 1) ? MKVM_EMU_DONE : fault(c, vector);
+	}
+	if (protected_mode(c)) {
+		if (s->unusable || !s->present)
+			return fault(c, vector);
+		/* type: 8 code, 2 readable code or writable data */
+		if (write ? (s->type & 0xa) != 2 : (s->type & 0xa) == 8)
+			return fault(c, GP_VECTOR);
+	}
+	down = (s->type & 0xc) == 4;	/* expand-down: above the limit */
+	top = !down ? s->limit : s->db ? 0xffffffff : 0xffff;
+	if ((down && off <= s->limit) || off + len - 1 > top)
+		return fault(c, vector);
+	*la = (u32)(s->base + off);
+	return MKVM_EMU_DONE;
+}
+
+enum mkvm_emu_result mkvm_emu_linearize(struct mkvm_emu *c, int seg, u64 off, unsigned int len, bool write,
+					u64 *la)
+{
+	struct kvm_segment s;
+
+	mkvm_emu_get_segment(c, seg, &s);
+	return mkvm_emu_linearize_in(c, &s, seg, off, len, write, la);
+}
+
+/* Does the program want to hear of addresses that are not aligned? AMD APM vol. 2, "#AC". */
+static bool checks_alignment(const struct mkvm_emu *c)
+{
+	return (c->rflags & X86_EFLAGS_AC) && (c->mode.cr0 & X86_CR0_AM) && c->mode.cpl == 3;
+}
+
+static noinline enum mkvm_emu_result mem_in_segment(struct mkvm_emu *c, enum mkvm_emu_how how, int seg, u64 off,
+						    unsigned int len, void *buf)
+{
+	enum mkvm_emu_result res = mkvm_emu_linearize(c, seg, off, len, how != MKVM_EMU_READ, &off);
+
+	if (res)
+		return res;
+	if (checks_alignment(c) && len <= 8 && is_power_of_2(len) && (off & (len - 1)))
+		return fault(c, AC_VECTOR);
+	return mkvm_emu_access(c, off, buf, len, how);
+}
+
+static enum mkvm_emu_result mem(struct mkvm_emu *c, enum mkvm_emu_how how, int seg, u64 off, unsigned int len,
+				void *buf)
+{
+	if (likely(c->mode64 && seg < MKVM_FS && canonical(off) && canonical(off + len - 1) &&
+		   !(c->rflags & X86_EFLAGS_AC)))
+		return mkvm_emu_access(c, off, buf, len, how);
+	return mem_in_segment(c, how, seg, off, len, buf);
+}
+
+enum mkvm_emu_result mkvm_emu_mem(struct mkvm_emu *c, enum mkvm_emu_how how, int seg, u64 off,
+				  unsigned int len, void *buf)
+{
+	return mem(c, how, seg, off, len, buf);
+}
+
+enum mkvm_emu_result mkvm_emu_rm(struct mkvm_emu *c, enum mkvm_emu_how how, unsigned int size, u64 *val)
+{
+	if (c->mod != 3)
+		return mem(c, how, c->seg, c->ea, size, val);
+	if (how == MKVM_EMU_WRITE)
+		reg_write(c, c->rm, size, *val);
+	else
+		*val = reg_read(c, c->rm, size);
+	return MKVM_EMU_DONE;
+}
+
+static enum mkvm_emu_result operand(struct mkvm_emu *c, unsigned int where, enum mkvm_emu_how how, unsigned int size,
+				    u64 *val)
+{
+	unsigned int reg = where == REG ? c->reg : where == SECOND ? c->vex.vvvv : RAX;
+
+	switch (where) {
+	case REG: case ACC: case SECOND:
+		if (how == MKVM_EMU_WRITE)
+			reg_write(c, reg, size, *val);
+		else
+			*val = reg_read(c, reg, size);
+		return MKVM_EMU_DONE;
+	case SI:
+		return mem(c, how, c->seg, c->regs[RSI] & size_mask(c->ad), size, val);
+	case DI:
+		return mem(c, how, MKVM_ES, c->regs[RDI] & size_mask(c->ad), size, val);
+	case CL: case ONE:
+		*val = where == CL ? c->regs[RCX] & 0xff : 1;
+		return MKVM_EMU_DONE;
+	case PORT:
+		return mkvm_emu_pio(c, c->regs[RDX], size, 1, val);
+	}
+	return mem(c, how, c->seg, c->ea, size, val);
+}
+
+/* ---- running ---- */
+
+u64 mkvm_emu_set_flags(struct mkvm_emu *c, u64 r, u64 others)
+{
+	c->flags &= ~(u64)(X86_EFLAGS_CF | X86_EFLAGS_PF | X86_EFLAGS_AF | X86_EFLAGS_ZF | X86_EFLAGS_SF |
+			   X86_EFLAGS_OF);
+	r &= size_mask(c->size);
+	if (!r)
+		others |= X86_EFLAGS_ZF;
+	if (r >> (8 * c->size - 1))
+		others |= X86_EFLAGS_SF;
+	if (0x9669 >> ((r ^ r >> 4) & 15) & 1)	/* bit n: n has an even number of ones */
+		others |= X86_EFLAGS_PF;
+	c->flags |= others;
+	return r;
+}
+
+/* a + b + carry, or a - b - carry, with all six flags. */
+static u64 arith(struct mkvm_emu *c, u64 a, u64 b, bool sub, bool carry)
+{
+	unsigned int sign = 8 * c->size - 1;
+	u64 r = sub ? a - b - carry : a + b + carry;
+	u64 x = sub ? ~a : a;
+	u64 cf = ((x & b) | ((x | b) & (sub ? r : ~r))) >> sign & 1;
+	u64 of = (sub ? (a ^ b) & (a ^ r) : (a ^ r) & (b ^ r)) >> sign & 1;
+
+	return mkvm_emu_set_flags(c, r, cf * X86_EFLAGS_CF | of * X86_EFLAGS_OF | ((a ^ b ^ r) & X86_EFLAGS_AF));
+}
+
+static u64 bit_op(struct mkvm_emu *c, u64 dst, u64 bit)
+{
+	u64 mask = 1ULL << (bit & (8 * c->size - 1));
+
+	c->flags &= ~(u64)X86_EFLAGS_CF;
+	if (dst & mask)
+		c->flags |= X86_EFLAGS_CF;
+	if (c->d.op == OP_BTS)
+		return dst | mask;
+	return c->d.op == OP_BTR ? dst & ~mask : dst ^ mask;
+}
+
+/* Bit by bit, which is all that SHLD, SHRD and the rotates through CF differ in from the others. */
+static u64 shift(struct mkvm_emu *c, u64 v, unsigned int count)
+{
+	bool left = c->d.op == OP_ROL || c->d.op == OP_RCL || c->d.op == OP_SHL || c->d.op == OP_SHLD;
+	u64 sign = 1ULL << (8 * c->size - 1), more = reg_read(c, c->reg, c->size);
+	bool carry = c->flags & X86_EFLAGS_CF, in, of;
+
+	count &= c->size == 8 ? 63 : 31;
+	if (!count)
+		return v;
+	while (count--) {
+		in = c->d.op == OP_ROL || c->d.op == OP_SAR ? v & sign : c->d.op == OP_ROR ? v & 1 :
+		     c->d.op == OP_RCL || c->d.op == OP_RCR ? carry : c->d.op == OP_SHLD ? more & sign :
+		     c->d.op == OP_SHRD && (more & 1);
+		carry = left ? v & sign : v & 1;
+		more = left ? more << 1 : more >> 1;
+		v = left ? v << 1 | in : (v >> 1) | (in ? sign : 0);
+	}
+	v &= size_mask(c->size);
+	of = !!(v & sign) ^ (left ? carry : !!(v & (sign >> 1)));
+	if (c->d.op >= OP_SHL)
+		mkvm_emu_set_flags(c, v, 0);
+	c->flags &= ~(u64)(X86_EFLAGS_CF | X86_EFLAGS_OF);
+	c->flags |= carry * X86_EFLAGS_CF | of * X86_EFLAGS_OF;
+	return v;
+}
+
+/* The new destination, and the flags. */
+static u64 compute(struct mkvm_emu *c, u64 dst, u64 src)
+{
+	u64 carry = c->flags & X86_EFLAGS_CF;
+
+	switch (c->d.op) {
+	case OP_ADD: case OP_ADC: case OP_XADD:
+		return arith(c, dst, src, false, carry && c->d.op == OP_ADC);
+	case OP_SUB: case OP_SBB: case OP_CMP:
+		return arith(c, dst, src, true, carry && c->d.op == OP_SBB);
+	case OP_OR:
+		return mkvm_emu_set_flags(c, dst | src, 0);
+	case OP_AND: case OP_TEST:
+		return mkvm_emu_set_flags(c, dst & src, 0);
+	case OP_XOR:
+		return mkvm_emu_set_flags(c, dst ^ src, 0);
+	case OP_NOT:
+		return ~dst;
+	case OP_NEG:
+		return arith(c, 0, dst, true, false);
+	case OP_INC: case OP_DEC:
+		dst = arith(c, dst, 1, c->d.op == OP_DEC, false);
+		c->flags = (c->flags & ~(u64)X86_EFLAGS_CF) | carry;
+		return dst;
+	case OP_CMPXCHG:
+		arith(c, reg_read(c, RAX, c->size), dst, true, false);
+		return c->flags & X86_EFLAGS_ZF ? src : dst;
+	case OP_BT: case OP_BTS: case OP_BTR: case OP_BTC:
+		return bit_op(c, dst, src);
+	case OP_ROL ... OP_SHRD:
+		return shift(c, dst, src);
+	case OP_CMOV ... OP_LAST_PLAIN:
+		return mkvm_emu_compute_bits(c, dst, src);
+	}
+	return src;			/* XCHG, MOVSX */
+}
+
+/* BSF and BSR of 0 leave all of the register, as AMD says and other CPUs do. */
+static bool keeps_destination(const struct mkvm_emu *c, u64 src)
+{
+	return (c->d.op == OP_BSF || c->d.op == OP_BSR) && !src;
+}
+
+/* Everything with a destination and a source. */
+static enum mkvm_emu_result run_plain(struct mkvm_emu *c)
+{
+	unsigned int src_size = c->size;
+	u64 dst = 0, src = c->imm, new;
+	enum mkvm_emu_result res = MKVM_EMU_DONE;
+
+	if (c->d.src >= RM8 && c->d.src <= RM32)
+		src_size = min_t(u8, c->size, 1 << (c->d.src - RM8));
+	if (c->d.src != NO && c->d.src < IMM8) {
+		src = 0;
+		res = operand(c, c->d.src, MKVM_EMU_READ, src_size, &src);
+	}
+	if (c->d.op == OP_MOVSX)
+		src = sign_extend(src, src_size);
+	else if (c->d.op == OP_CRC32)	/* 66 is about the source alone */
+		c->size = max_t(u8, c->size, 4);
+	/* A bit offset in a register reaches beyond the operand. */
+	if (c->d.op >= OP_BT && c->d.op <= OP_BTC && c->d.src == REG)
+		c->ea = (c->ea + (sign_extend(src, c->size) >> 3 & -(s64)c->size)) & size_mask(c->ad);
+	if (!res && (c->d.flags & RD))
+		res = operand(c, c->d.dst, c->d.flags & WR ? MKVM_EMU_MODIFY : MKVM_EMU_READ, c->size, &dst);
+	if (res)
+		return res;
+	new = likely(c->d.op == OP_MOV) ? src : compute(c, dst, src);
+	if (unlikely(keeps_destination(c, src)))
+		return MKVM_EMU_DONE;
+	if (c->d.flags & WR)
+		res = operand(c, c->d.dst, MKVM_EMU_WRITE, c->size, &new);
+	if (res)
+		return res;
+	if (c->d.op == OP_XCHG || c->d.op == OP_XADD)
+		reg_write(c, c->reg, c->size, dst);
+	else if (c->d.op == OP_CMPXCHG && !(c->flags & X86_EFLAGS_ZF))
+		reg_write(c, RAX, c->size, dst);
+	return MKVM_EMU_DONE;
+}
+
+/* Reads *n elements at once, or as many as fit in; says in *n how many. */
+static enum mkvm_emu_result run_ins(struct mkvm_emu *c, u64 *n)
+{
+	u64 off = c->regs[RDI] & size_mask(c->ad);
+	enum mkvm_emu_result res;
+
+	/* One less than what fits in, lest it be all of 2^64. */
+	*n = min3(*n - 1, 4096ULL / c->size - 1, (size_mask(c->ad) - off) / c->size) + 1;
+	if ((c->flags & X86_EFLAGS_DF) || c->one_by_one)
+		*n = 1;
+	if (c->ins_taken) {	/* a replay: the device has given so many, whatever may be written now */
+		*n = min_t(u64, *n, c->ins_taken);
+		res = MKVM_EMU_DONE;
+	} else {
+		res = mem(c, MKVM_EMU_PROBE, MKVM_ES, off, *n * c->size, NULL);
+		if (res && *n > 1) {
+			*n = 1;
+			res = mem(c, MKVM_EMU_PROBE, MKVM_ES, off, c->size, NULL);
+		}
+	}
+	if (!res)
+		res = mkvm_emu_pio(c, c->regs[RDX], c->size, *n, NULL);
+	return res ? res : mem(c, MKVM_EMU_WRITE, MKVM_ES, off, *n * c->size, c->ins_buf);
+}
+
+static bool io_allowed(const struct mkvm_emu *c)
+{
+	return c->io_checked || !(c->mode.cr0 & X86_CR0_PE) ||
+	       (protected_mode(c) && c->mode.cpl <= iopl(c));
+}
+
+/* One element; of INS as many as can be. */
+static enum mkvm_emu_result run_string(struct mkvm_emu *c)
+{
+	u64 count = c->regs[RCX] & size_mask(c->ad), n = 1, step;
+	u8 dst = c->d.dst, src = c->d.src, rep = c->prefix[REP];
+	enum mkvm_emu_result res;
+
+	if (rep && !count)
+		return MKVM_EMU_DONE;
+	if ((src == PORT || dst == PORT) && !io_allowed(c))
+		return fault(c, GP_VECTOR);
+	if (src == PORT) {
+		n = rep ? count : 1;
+		res = run_ins(c, &n);
+	} else {
+		res = run_plain(c);
+	}
+	if (res)
+		return res;
+	step = c->flags & X86_EFLAGS_DF ? -n * c->size : n * c->size;
+	if (dst == SI || src == SI)
+		reg_write(c, RSI, c->ad, c->regs[RSI] + step);
+	if (dst == DI || src == DI)
+		reg_write(c, RDI, c->ad, c->regs[RDI] + step);
+	if (!rep)
+		return MKVM_EMU_DONE;
+	count -= n;
+	reg_write(c, RCX, c->ad, count);
+	/* F3 goes on while ZF is 1, F2 while it is 0 */
+	if (!count || (c->d.op == OP_CMP && !(c->flags & X86_EFLAGS_ZF) == (rep == 0xf3)))
+		return MKVM_EMU_DONE;
+	c->rflags = c->flags;
+	return MKVM_EMU_AGAIN;
+}
+
+/* MOV to a control register. */
+static enum mkvm_emu_result run_set_cr(struct mkvm_emu *c)
+{
+	u64 val = reg_read(c, c->rm, c->mode64 ? 8 : 4);
+
+	if (c->mode.cpl || mkvm_emu_set_cr(c, c->prefix[LOCK] ? 8 : c->reg, val))
+		return fault(c, GP_VECTOR);
+	return MKVM_EMU_DONE;
+}
+
+/* MOV to and from a debug register; with CR4.DE clear DR4 and DR5 are DR6 and DR7. */
+static enum mkvm_emu_result run_dr(struct mkvm_emu *c)
+{
+	unsigned int nr = c->reg == 4 || c->reg == 5 ? c->reg + 2 : c->reg, size = c->mode64 ? 8 : 4;
+	bool write = c->d.op == OP_SET_DR;
+	u64 val = write ? reg_read(c, c->rm, size) : 0;
+
+	if (c->mode.cpl || (nr >= 6 && val >> 32))
+		return fault(c, GP_VECTOR);
+	mkvm_emu_dr(c, nr, &val, write);
+	if (!write)
+		reg_write(c, c->rm, size, val);
+	return MKVM_EMU_DONE;
+}
+
+/* Those that may have a LOCK prefix. AMD APM vol. 3, "Lock Prefix". */
+static bool lockable(const struct mkvm_emu *c)
+{
+	return (c->d.flags & RMW) == RMW && c->d.dst == RM && (c->d.op < OP_ROL || c->d.op == OP_CMPXCHG_PAIR);
+}
+
+/* What an instruction may not be, whatever its operands hold. AMD: LOCK makes CR0 CR8. */
+static bool undefined(const struct mkvm_emu *c)
+{
+	if (c->d.op == OP_SET_CR)
+		return c->prefix[LOCK] ? c->reg : !(0x11d >> c->reg & 1);
+	if (c->d.op == OP_GET_DR || c->d.op == OP_SET_DR)
+		return c->prefix[LOCK] || c->reg > 7 || ((c->reg & 6) == 4 && (c->mode.cr4 & X86_CR4_DE));
+	/* of protected mode alone; CS is not loaded by MOV */
+	if ((c->d.op == OP_ARPL || (c->d.op >= OP_SLDT && c->d.op <= OP_LSL)) && !protected_mode(c))
+		return true;
+	if (c->d.op == OP_MOV_FROM_SEG || c->d.op == OP_MOV_TO_SEG)
+		return c->prefix[LOCK] || (c->reg & 7) > MKVM_GS ||
+		       (c->d.op == OP_MOV_TO_SEG && (c->reg & 7) == MKVM_CS);
+	return c->prefix[LOCK] && !lockable(c);
+}
+
+/*
+ * Does CPUID show what the instruction needs? CPUs that lack TZCNT and LZCNT take them for BSF and BSR,
+ * and CMPXCHG16B has a bit apart from CMPXCHG8B's.
+ */
+static noinline bool has_feature(struct mkvm_emu *c)
+{
+	if (c->d.op == OP_CMPXCHG_PAIR && c->size == 8)
+		return mkvm_emu_has(c, X86_FEATURE_CX16);
+	if (mkvm_emu_has(c, c->d.feature))
+		return true;
+	if (c->d.op != OP_TZCNT && c->d.op != OP_LZCNT)
+		return false;
+	c->d.op = c->d.op == OP_TZCNT ? OP_BSF : OP_BSR;
+	return true;
+}
+
+static enum mkvm_emu_result run(struct mkvm_emu *c)
+{
+	if (undefined(c) || (unlikely(c->d.feature) && !has_feature(c)))
+		return fault(c, UD_VECTOR);
+	if (c->d.flags & STRING)
+		return run_string(c);
+	if (likely(c->d.op <= OP_LAST_PLAIN))
+		return run_plain(c);
+	switch (c->d.op) {
+	case OP_VEC ... OP_X87:
+		return mkvm_emu_run_vec(c);
+	case OP_MULX ... OP_CLFLUSH:
+		return mkvm_emu_run_bits(c);
+	case OP_PUSH ... OP_RET:
+		return mkvm_emu_run_stack(c);
+	case OP_MOV_FROM_SEG ... OP_LSL:
+		return mkvm_emu_run_segment(c);
+	case OP_SET_CR:
+		return run_set_cr(c);
+	case OP_GET_DR: case OP_SET_DR:
+		return run_dr(c);
+	}
+	return MKVM_EMU_UNHANDLED;
+}
+
+enum mkvm_emu_result mkvm_emulate(struct mkvm_emu *c)
+{
+	enum mkvm_emu_result res = mkvm_decode(c);
+
+	if (res)
+		return res;
+	c->next_rip = c->rip + c->pos;
+	if (!c->mode64)
+		c->next_rip = (u32)c->next_rip;	/* of 16-bit code, too: beyond 64 KiB only the limit of CS counts */
+	else if (!canonical(c->next_rip))	/* code up to the end of the lower half of the address space */
+		return fault(c, GP_VECTOR);
+	c->flags = c->rflags;
+	c->ss_loaded = false;
+	c->fault_after = false;
+	res = run(c);
+	if (res == MKVM_EMU_DONE) {
+		c->rip = c->next_rip;
+		c->rflags = c->flags & ~(u64)X86_EFLAGS_RF;
+	}
+	return res;
+}

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * guest_fpu.c - access to the guest's FPU and vector registers for the emulator.
+ *
+ * During KVM_RUN the thread's FPU registers are the guest's: they are in the CPU, or the kernel
+ * has saved them and loads them again here.
+ *
+ * State: none. Read next: emulate_vec.c.
+ */
+#include <linux/sched.h>
+#include <asm/fpu/api.h>
+
+#include "mkvm.h"
+#include "decode.h"
+#include "x87.h"
+
+/* With them in the CPU, and preemption off, until fpregs_unlock. */
+static void registers_lock(void)
+{
+	fpregs_lock();
+	if (test_thread_flag(TIF_NEED_FPU_LOAD))
+		switch_fpu_return();
+}
+
+#define MOVE(n, insn, reg)								\
+	case n:										\
+		if (write)								\
+			asm volatile(insn " %0, %%" reg #n : : "m" (*buf));		\
+		else									\
+			asm volatile(insn " %%" reg #n ", %0" : "=m" (*buf));		\
+		break;
+#define MOVES_8(insn, reg)								\
+	MOVE(0, insn, reg) MOVE(1, insn, reg) MOVE(2, insn, reg) MOVE(3, insn, reg)	\
+	MOVE(4, insn, reg) MOVE(5, insn, reg) MOVE(6, insn, reg) MOVE(7, insn, reg)
+#define MOVES_16(insn, reg)								\
+	MOVES_8(insn, reg)								\
+	MOVE(8, insn, reg) MOVE(9, insn, reg) MOVE(10, insn, reg) MOVE(11, insn, reg)	\
+	MOVE(12, insn, reg) MOVE(13, insn, reg) MOVE(14, insn, reg) MOVE(15, insn, reg)
+#define MOVES_32(insn, reg)								\
+	MOVES_16(insn, reg)								\
+	MOVE(16, insn, reg) MOVE(17, insn, reg) MOVE(18, insn, reg) MOVE(19, insn, reg)	\
+	MOVE(20, insn, reg) MOVE(21, insn, reg) MOVE(22, insn, reg) MOVE(23, insn, reg)	\
+	MOVE(24, insn, reg) MOVE(25, insn, reg) MOVE(26, insn, reg) MOVE(27, insn, reg)	\
+	MOVE(28, insn, reg) MOVE(29, insn, reg) MOVE(30, insn, reg) MOVE(31, insn, reg)
+
+static void move_xmm(unsigned int n, struct mkvm_vec *buf, bool write)
+{
+	switch (n) { MOVES_16("movdqu", "xmm") }
+}
+
+static void move_ymm(unsigned int n, struct mkvm_vec *buf, bool write)
+{
+	switch (n) { MOVES_16("vmovdqu", "ymm") }
+}
+
+static void move_zmm(unsigned int n, struct mkvm_vec *buf, bool write)
+{
+	switch (n) { MOVES_32("vmovdqu64", "zmm") }
+}
+
+/* The emulator has checked that the guest may use them, so that the host has them. */
+void mkvm_emu_vec(struct mkvm_emu *emu, unsigned int n, struct mkvm_vec *buf, unsigned int len,
+		  bool write)
+{
+	registers_lock();
+	if (len == 16)
+		move_xmm(n, buf, write);
+	else if (len == 32)
+		move_ymm(n, buf, write);
+	else
+		move_zmm(n, buf, write);
+	fpregs_unlock();
+}
+
+static void fxsave(struct mkvm_fx *fx)
+{
+	asm volatile("fxsave64 %0" : "+m" (*fx));
+}
+
+static void fxrstor(const struct mkvm_fx *fx)
+{
+	asm volatile("fxrstor64 %0" : : "m" (*fx));
+}
+
+void mkvm_emu_fx(struct mkvm_emu *emu, struct mkvm_fx *fx, bool write)
+{
+	registers_lock();
+	if (write)
+		fxrstor(fx);
+	else
+		fxsave(fx);
+	fpregs_unlock();
+}
+
+void mkvm_emu_x87(struct mkvm_emu *emu, struct mkvm_fx *fx, void *mem)
+{
+	struct mkvm_fx guest;
+
+	registers_lock();
+	fxsave(&guest);
+	fxrstor(fx);
+	if (emu->opcode >= 0xd8 && emu->opcode <= 0xdf)
+		x87_on_memory(emu->opcode, emu->reg & 7, mem, emu->rip, emu->ea);
+	else
+		mmx_on_memory(emu->reg, mem, emu->d.dst != RM);
+	fxsave(fx);
+	fxrstor(&guest);
+	fpregs_unlock();
+}
+
+u64 mkvm_emu_xcr0(struct mkvm_emu *emu)
+{
+	return emu->vcpu->xcr0;
+}

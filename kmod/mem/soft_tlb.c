@@ -1,0 +1,391 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * soft_tlb.c - a TLB that software fills, for a guest whose page tables are not RAM.
+ *
+ * A CPU with nested paging treats its reads of the guest's page tables as writes, because it
+ * may set accessed and dirty bits. So it cannot walk tables in read-only memory, and for absent
+ * memory it cannot be given the answer of a bus without a device. For such a guest we do the
+ * walks in software (mkvm_walk), drop their writes to read-only memory, and let the CPU walk
+ * tables of ours, which hold the translations of the pages that the guest has used. To the
+ * guest these tables are a TLB, and whatever flushes a TLB empties them. The CPU finds them in
+ * a guest-physical address space of their own:
+ *
+ *   the page that CR3 names	the top of our tables, so that CR3 need not change
+ *   SOFT_TABLES from base on	the others
+ *   SOFT_PAGES behind them	windows: each is one page of the guest's memory
+ *
+ * What the guest itself reads and writes keeps its address; the second-level tables (tdp.c)
+ * determine what a window shows and whether it is writable. The mode ends with any change of
+ * CR0, CR3, CR4, EFER or the address space, and starts again at the next walk that the CPU
+ * cannot do.
+ *
+ * State: vcpu->soft, which only the vCPU's thread touches.
+ *
+ * Read next: mkvm_walk in mmio.c, svm_set_soft_tlb in svm/svm.c.
+ */
+#include <linux/mm.h>
+#include <linux/slab.h>
+#include <linux/srcu.h>
+#include <asm/trap_pf.h>
+
+#include "hw_ops.h"
+
+#define SOFT_TABLES	128
+#define SOFT_PAGES	(512 - SOFT_TABLES)	/* so that one second-level table maps both */
+#define NPT_PAGES	8			/* a fifth level, a root, three for each of two addresses */
+
+#define PTE_P		BIT_ULL(0)
+#define PTE_W		BIT_ULL(1)
+#define PTE_U		BIT_ULL(2)
+#define PTE_A		BIT_ULL(5)
+#define PTE_D		BIT_ULL(6)
+#define PTE_KEY		GENMASK_ULL(62, 59)
+#define PTE_NX		BIT_ULL(63)
+#define PTE_ADDR	0x000ffffffffff000ULL
+
+/* What is seen through one window. */
+struct soft_page {
+	u64 la;		/* an address of the page, for walks that are to set its dirty bit */
+	u64 gfn;
+	bool dirty;	/* the guest's tables say that it was written: it may be */
+};
+
+struct mkvm_soft_tlb {
+	u64 cr3;			/* that the top table stands for */
+	u64 base;			/* of the private space's tables and windows; a multiple of 1 GiB */
+	u64 *npt[NPT_PAGES];		/* second-level tables of the private space */
+	u8 nr_npt;			/* of them in use */
+	u64 *leaves;			/* the one that maps tables and windows */
+	void *top;
+	void *table[SOFT_TABLES];	/* allocated when first used */
+	unsigned int nr_tables, nr_pages;
+	unsigned int fault;		/* the window of the second-level fault that is handled */
+	struct soft_page page[SOFT_PAGES];
+};
+
+/* mkvm_soft_free - Context: the vCPU does not run any more. */
+void mkvm_soft_free(struct mkvm_vcpu *vcpu)
+{
+	struct mkvm_soft_tlb *soft = vcpu->soft;
+	int i;
+
+	if (!soft)
+		return;
+	for (i = 0; i < NPT_PAGES; i++)
+		free_page((unsigned long)soft->npt[i]);
+	for (i = 0; i < SOFT_TABLES; i++)
+		free_page((unsigned long)soft->table[i]);
+	free_page((unsigned long)soft->top);
+	kvfree(soft);
+	vcpu->soft = NULL;
+}
+
+static int soft_alloc(struct mkvm_vcpu *vcpu)
+{
+	struct mkvm_soft_tlb *soft = kvzalloc(sizeof(*soft), GFP_KERNEL_ACCOUNT);
+	int i;
+
+	vcpu->soft = soft;
+	if (!soft)
+		return -ENOMEM;
+	soft->top = (void *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
+	for (i = 0; i < NPT_PAGES && soft->top; i++) {
+		soft->npt[i] = (u64 *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
+		if (!soft->npt[i])
+			break;
+	}
+	if (i == NPT_PAGES)
+		return 0;
+	mkvm_soft_free(vcpu);
+	return -ENOMEM;
+}
+
+/* ---- the private address space ---- */
+
+static u64 *next_npt(struct mkvm_soft_tlb *soft)
+{
+	u64 *table = soft->npt[soft->nr_npt++];
+
+	memset(table, 0, PAGE_SIZE);
+	return table;
+}
+
+/* The table of last-level entries that maps gpa, made where it is not there. */
+static u64 *npt_leaves(struct mkvm_soft_tlb *soft, u64 *table, u64 gpa)
+{
+	int shift;
+
+	for (shift = 39; shift > 12; shift -= 9) {
+		u64 *entry = &table[gpa >> shift & 511];
+
+		if (!*entry)
+			*entry = __pa(next_npt(soft)) | mkvm_hw->tdp.table;
+		table = __va(*entry & PTE_ADDR);
+	}
+	return table;
+}
+
+static u64 npt_leaf(void *page)
+{
+	return __pa(page) | mkvm_hw->tdp.leaf | mkvm_hw->tdp.write;
+}
+
+/* Builds the space around CR3's page, with an empty top table. Returns the address of its root. */
+static u64 build_space(struct mkvm_soft_tlb *soft)
+{
+	u64 top_gpa = soft->cr3 & PTE_ADDR & GENMASK_ULL(47, 0), *root, *outer;
+
+	soft->nr_npt = 0;
+	soft->base = top_gpa >> 30 ? 0 : BIT_ULL(30);
+	root = next_npt(soft);
+	npt_leaves(soft, root, top_gpa)[top_gpa >> PAGE_SHIFT & 511] = npt_leaf(soft->top);
+	soft->leaves = npt_leaves(soft, root, soft->base);
+	if (!mkvm_hw->tdp_five_levels())
+		return __pa(root);
+	outer = next_npt(soft);
+	outer[0] = __pa(root) | mkvm_hw->tdp.table;
+	return __pa(outer);
+}
+
+/*
+ * mkvm_soft_flush - nothing is known of the guest's page tables any more
+ *
+ * The caller has the CPU forget it, too. Context: own thread; interrupts may be off.
+ */
+void mkvm_soft_flush(struct mkvm_vcpu *vcpu)
+{
+	struct mkvm_soft_tlb *soft = vcpu->soft;
+
+	memset(soft->top, 0, PAGE_SIZE);
+	memset(soft->leaves, 0, PAGE_SIZE);
+	soft->nr_tables = 0;
+	soft->nr_pages = 0;
+}
+
+/*
+ * mkvm_soft_begin - from the next entry on software does the walks of the guest's page tables
+ *
+ * Context: own thread, may sleep; the guest has paging on. Return: 1, or -ENOMEM.
+ */
+int mkvm_soft_begin(struct mkvm_vcpu *vcpu)
+{
+	struct mkvm_mode mode;
+
+	if (!vcpu->soft && soft_alloc(vcpu))
+		return -ENOMEM;
+	mkvm_hw->get_mode(vcpu, &mode);
+	vcpu->soft->cr3 = mode.efer & EFER_LMA ? mode.cr3 : (u32)mode.cr3;
+	mkvm_hw->set_soft_tlb(vcpu, build_space(vcpu->soft));
+	mkvm_soft_flush(vcpu);
+	return 1;
+}
+
+/* ---- filling ---- */
+
+/* How the guest's tables are built, and ours. */
+struct paging {
+	unsigned int levels, bits;	/* bits: of an address, that a level looks at */
+	bool lm, wide;
+};
+
+static struct paging get_paging(struct mkvm_vcpu *vcpu)
+{
+	struct mkvm_mode mode;
+	struct paging p;
+
+	mkvm_hw->get_mode(vcpu, &mode);
+	p.lm = mode.efer & EFER_LMA;
+	p.wide = p.lm || (mode.cr4 & X86_CR4_PAE);
+	p.levels = p.lm ? 4 : p.wide ? 3 : 2;
+	p.bits = p.wide ? 9 : 10;
+	return p;
+}
+
+static u64 get_entry(const struct paging *p, const void *table, unsigned int i)
+{
+	return p->wide ? ((const u64 *)table)[i] : ((const u32 *)table)[i];
+}
+
+static void set_entry(const struct paging *p, void *table, unsigned int i, u64 entry)
+{
+	if (p->wide)
+		((u64 *)table)[i] = entry;
+	else
+		((u32 *)table)[i] = entry;
+}
+
+/* A new table, empty; its address in the private space. 0: there is none left, or no memory. */
+static u64 new_table(struct mkvm_soft_tlb *soft)
+{
+	unsigned int n = soft->nr_tables;
+
+	if (n == SOFT_TABLES)
+		return 0;
+	if (!soft->table[n])
+		soft->table[n] = (void *)__get_free_page(GFP_KERNEL_ACCOUNT);
+	if (!soft->table[n])
+		return 0;
+	memset(soft->table[n], 0, PAGE_SIZE);
+	soft->leaves[n] = npt_leaf(soft->table[n]);
+	soft->nr_tables++;
+	return soft->base + n * PAGE_SIZE;
+}
+
+/* The last-level table for la and the index in it; NULL: no room. */
+static void *last_table(struct mkvm_soft_tlb *soft, const struct paging *p, u64 la,
+			unsigned int *index)
+{
+	void *table = soft->top + (p->wide && !p->lm ? soft->cr3 & 0xfe0 : 0);
+	unsigned int level, shift = PAGE_SHIFT + p->bits * p->levels;
+	u64 entry;
+
+	for (level = p->levels;; level--) {
+		shift -= p->bits;
+		*index = la >> shift & ((1 << p->bits) - 1);
+		if (level == 1)
+			return table;
+		entry = get_entry(p, table, *index);
+		if (!entry) {
+			entry = new_table(soft);
+			if (!entry)
+				return NULL;
+			/* PDPTEs of PAE paging have no rights */
+			entry |= level == 3 && !p->lm ? PTE_P : PTE_P | PTE_W | PTE_U | PTE_A;
+			set_entry(p, table, *index, entry);
+		}
+		table = soft->table[((entry & PTE_ADDR) - soft->base) >> PAGE_SHIFT];
+	}
+}
+
+static u64 *window_leaf(struct mkvm_soft_tlb *soft, unsigned int n)
+{
+	return &soft->leaves[SOFT_TABLES + n];
+}
+
+/* Shows in window n what the second-level tables have of its page, if they do. */
+static void show_page(struct mkvm_vcpu *vcpu, unsigned int n)
+{
+	struct mkvm_soft_tlb *soft = vcpu->soft;
+	u64 leaf = mkvm_tdp_leaf(vcpu, soft->page[n].gfn);
+
+	if (!soft->page[n].dirty)
+		leaf &= ~mkvm_hw->tdp.write;
+	WRITE_ONCE(*window_leaf(soft, n), leaf);
+}
+
+/* Our entry for what the guest's tables say. The window holds back the first write. */
+static u64 rights(const struct mkvm_translation *t)
+{
+	return PTE_P | PTE_A | PTE_D | (t->all & (PTE_W | PTE_U)) | (t->any & PTE_NX) |
+	       (t->leaf & PTE_KEY);
+}
+
+/* Puts a translation into the tables. False: they are full. */
+static bool soft_enter(struct mkvm_vcpu *vcpu, u64 la, const struct mkvm_translation *t, bool write)
+{
+	struct mkvm_soft_tlb *soft = vcpu->soft;
+	struct paging p = get_paging(vcpu);
+	unsigned int index, n;
+	void *table = last_table(soft, &p, p.lm ? la : (u32)la, &index);
+	u64 old;
+
+	if (!table)
+		return false;
+	old = get_entry(&p, table, index);
+	n = old ? ((old & PTE_ADDR) - soft->base) / PAGE_SIZE - SOFT_TABLES : soft->nr_pages;
+	if (n == SOFT_PAGES)
+		return false;
+	if (old)		/* the CPU may know what it was */
+		mkvm_hw->set_soft_tlb(vcpu, vcpu->soft_root);
+	else
+		soft->nr_pages++;
+	soft->page[n] = (struct soft_page) {
+		.la = la, .gfn = t->gpa >> PAGE_SHIFT, .dirty = write || (t->leaf & PTE_D),
+	};
+	set_entry(&p, table, index, (soft->base + (SOFT_TABLES + n) * PAGE_SIZE) | rights(t));
+	show_page(vcpu, n);
+	return true;
+}
+
+/*
+ * mkvm_exit_soft_fault - a #PF while software does the walks: the guest's, or an entry is missing
+ * @error: the CPU's error code
+ *
+ * Context: own thread, may sleep. Return: as handle_exit.
+ */
+int mkvm_exit_soft_fault(struct mkvm_vcpu *vcpu, u64 la, u32 error)
+{
+	int idx = srcu_read_lock(&vcpu->vm->srcu), r = 1;
+	struct mkvm_translation t;
+	bool write = error & X86_PF_WRITE;
+
+	switch (mkvm_walk(vcpu, la, error & (X86_PF_WRITE | X86_PF_USER | X86_PF_INSTR), &t)) {
+	case MKVM_EMU_DONE:
+		if (soft_enter(vcpu, la, &t, write))
+			break;
+		mkvm_hw->flush_tlb(vcpu);
+		if (!soft_enter(vcpu, la, &t, write))
+			r = -ENOMEM;
+		break;
+	case MKVM_EMU_FAULT:
+		mkvm_queue_page_fault(vcpu, la, t.error);
+		break;
+	case MKVM_EMU_RETRY:
+		break;
+	default:
+		r = -EFAULT;
+	}
+	srcu_read_unlock(&vcpu->vm->srcu, idx);
+	return r;
+}
+
+/* ---- second-level faults ---- */
+
+/*
+ * mkvm_soft_fault_gpa - the guest-physical address behind that of a second-level fault
+ * @gpa: in: in the private space; out: in the guest's own
+ *
+ * A first write sets the dirty bit in the guest's tables.
+ * Context: own thread, vm->srcu held. Return: 0; 1: there is no such fault any more, enter again.
+ */
+int mkvm_soft_fault_gpa(struct mkvm_vcpu *vcpu, u64 *gpa, bool write)
+{
+	struct mkvm_soft_tlb *soft = vcpu->soft;
+	u64 n = ((*gpa - soft->base) >> PAGE_SHIFT) - SOFT_TABLES;
+	struct mkvm_translation t;
+
+	if (n >= soft->nr_pages) {	/* a task switch has changed CR3 */
+		mkvm_hw->set_soft_tlb(vcpu, 0);
+		return 1;
+	}
+	if (write && !soft->page[n].dirty) {
+		/* The CPU has checked whether it may be written. */
+		if (mkvm_walk(vcpu, soft->page[n].la, X86_PF_WRITE | MKVM_WALK_UNCHECKED, &t) != MKVM_EMU_DONE ||
+		    t.gpa >> PAGE_SHIFT != soft->page[n].gfn) {
+			mkvm_hw->flush_tlb(vcpu);
+			return 1;
+		}
+		soft->page[n].dirty = true;
+	}
+	soft->fault = n;
+	*gpa = soft->page[n].gfn << PAGE_SHIFT | (*gpa & ~PAGE_MASK);
+	return 0;
+}
+
+/*
+ * mkvm_soft_space - the root of the private space, its fourth level
+ * @gpa: in: of the fault that is being handled; out: where it is there
+ */
+u64 *mkvm_soft_space(struct mkvm_vcpu *vcpu, u64 *gpa)
+{
+	struct mkvm_soft_tlb *soft = vcpu->soft;
+
+	*gpa = soft->base + (SOFT_TABLES + soft->fault) * PAGE_SIZE;
+	return soft->npt[0];
+}
+
+/* mkvm_soft_mapped - the page of the second-level fault is there now. Context: own thread. */
+void mkvm_soft_mapped(struct mkvm_vcpu *vcpu)
+{
+	show_page(vcpu, vcpu->soft->fault);
+}

@@ -1,0 +1,700 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * tdp.c - second-level page tables (NPT, EPT): filled on a fault from the host's page tables,
+ * emptied when the host takes pages away.
+ *
+ * State: for each address space vm->tdp and the tables below it, under vm->mmu_lock. An entry
+ * exists only while the host maps the same page: nothing is pinned. A fault reads
+ * vm->invalidate_seq, asks the host for the page, and installs it only if no invalidation of
+ * that address ran meanwhile; otherwise the guest faults again.
+ *
+ * TLBs: whoever removes entries increments vm->tlb_gen and then makes every CPU that is inside
+ * this VM exit. A vCPU compares the generation after it has announced that it is in the guest,
+ * so one of the two sees the other.
+ *
+ * mmu_lock is not held in proportion to the guest's memory: a table whose whole range is
+ * removed is unlinked with one store, and the tables below it are visited and freed without the
+ * lock. Ranges of several slots are zapped in one hold each, and flushed once at the end. Until
+ * then vm->tlbs_stale says that a TLB may hold entries that the tables no longer have: whoever
+ * relies on an absent entry flushes first.
+ *
+ * Read next: memslot.c for the addresses, svm/svm.c for the format of an entry.
+ */
+#include <linux/mm.h>
+#include <linux/sched/signal.h>
+#include <linux/slab.h>
+#include <linux/smp.h>
+
+#include "hw_ops.h"
+#include "explain/testpoint.h"
+
+#define TDP_LEVELS	4
+#define TDP_ADDR_MASK	0x000ffffffffff000ULL
+#define PAGES_PER(level) (1ULL << (9 * ((level) - 1)))	/* 4 KiB pages under an entry */
+
+static unsigned int tdp_index(u64 gfn, int level)
+{
+	return (gfn >> (9 * (level - 1))) & 511;
+}
+
+static bool tdp_present(u64 entry)
+{
+	return entry & mkvm_hw->tdp.present;
+}
+
+static bool tdp_is_leaf(u64 entry, int level)
+{
+	return level == 1 || (entry & mkvm_hw->tdp.huge);
+}
+
+static u64 *tdp_table(u64 entry)
+{
+	return __va(entry & TDP_ADDR_MASK);
+}
+
+static void ipi_nothing(void *unused)
+{
+}
+
+/*
+ * Returns when no CPU uses entries that are gone. Context: mmu_lock held, interrupts on. The lock
+ * alone does not disable preemption in every kernel, as smp_call_function_many needs it.
+ */
+static void flush_tlbs(struct mkvm *vm)
+{
+	struct mkvm_vcpu *vcpu;
+	int i, cpu;
+
+	lockdep_assert_held(&vm->mmu_lock);
+	vm->stats[MKVM_STAT_REMOTE_TLB_FLUSH]++;
+	preempt_disable();
+	atomic_long_inc(&vm->tlb_gen);
+	smp_mb__after_atomic();		/* pairs with the store to vcpu->where in run.c */
+	cpumask_clear(&vm->flush_cpus);
+	mkvm_for_each_vcpu(i, vcpu, vm) {
+		cpu = READ_ONCE(vcpu->cpu);
+		if (READ_ONCE(vcpu->where) != MKVM_OUTSIDE && cpu >= 0)
+			cpumask_set_cpu(cpu, &vm->flush_cpus);
+	}
+	if (!cpumask_empty(&vm->flush_cpus))
+		smp_call_function_many(&vm->flush_cpus, ipi_nothing, NULL, true);
+	preempt_enable();
+	vm->tlbs_stale = false;
+}
+
+/* Flushes for whoever has removed entries and has not yet. Context: mmu_lock held. */
+static void flush_stale(struct mkvm *vm)
+{
+	if (vm->tlbs_stale)
+		flush_tlbs(vm);
+}
+
+/* A table with all below it is reached from no other, and is to be freed after the flush. */
+static void tdp_cut_off(u64 *table, int level, struct list_head *cut)
+{
+	struct page *page = virt_to_page(table);
+
+	set_page_private(page, level);
+	list_add(&page->lru, cut);
+}
+
+/* Frees one table, counts its leaves by level, and cuts off the tables below it. */
+static void tdp_free_table(struct page *page, struct list_head *cut, u64 *leaves)
+{
+	int i, level = page_private(page);
+	u64 *table = page_address(page);
+
+	for (i = 0; i < 512; i++) {
+		if (!tdp_present(table[i]))
+			continue;
+		if (tdp_is_leaf(table[i], level))
+			leaves[level - 1]++;
+		else
+			tdp_cut_off(tdp_table(table[i]), level - 1, cut);
+	}
+	set_page_private(page, 0);
+	__free_page(page);
+}
+
+/*
+ * Frees the tables on the list, and those below them. Context: TLBs were flushed since they were cut
+ * off; takes mmu_lock, for the count of leaves alone.
+ */
+static void tdp_free_cut(struct mkvm *vm, struct list_head *cut, bool may_sleep)
+{
+	u64 leaves[TDP_LEVELS] = {};
+	struct page *page;
+
+	if (list_empty(cut))
+		return;
+	mkvm_test_point(MKVM_POINT_FREE);
+	while ((page = list_first_entry_or_null(cut, struct page, lru))) {
+		list_del(&page->lru);
+		tdp_free_table(page, cut, leaves);
+		if (may_sleep)
+			cond_resched();
+	}
+	spin_lock(&vm->mmu_lock);
+	vm->stats[MKVM_STAT_PAGES_4K] -= leaves[0];
+	vm->stats[MKVM_STAT_PAGES_4K + 1] -= leaves[1];
+	spin_unlock(&vm->mmu_lock);
+}
+
+/*
+ * Clears entries of guest frames [first, end) in a table whose first frame is base; true if there were
+ * any. It looks at two tables of each level at most, whatever the range.
+ */
+static bool tdp_zap_table(struct mkvm *vm, u64 *table, int level, u64 base, u64 first, u64 end,
+			  struct list_head *cut)
+{
+	unsigned int i = first > base ? tdp_index(first, level) : 0;
+	u64 gfn, entry, span = PAGES_PER(level);
+	bool zapped = false;
+
+	for (; i < 512 && (gfn = base + i * span) < end; i++) {
+		entry = READ_ONCE(table[i]);
+		if (!tdp_present(entry))
+			continue;
+		if (!tdp_is_leaf(entry, level) && (gfn < first || gfn + span > end)) {
+			zapped |= tdp_zap_table(vm, tdp_table(entry), level - 1, gfn, first, end, cut);
+			continue;
+		}
+		xchg(&table[i], 0);
+		zapped = true;
+		if (tdp_is_leaf(entry, level))
+			vm->stats[MKVM_STAT_PAGES_4K + level - 1]--;
+		else
+			tdp_cut_off(tdp_table(entry), level - 1, cut);
+	}
+	return zapped;
+}
+
+/* Context: mmu_lock held. Afterwards flush_stale must come, and then tdp_free_cut. */
+static void tdp_zap(struct mkvm *vm, unsigned int as, u64 first, u64 end, struct list_head *cut)
+{
+	lockdep_assert_held(&vm->mmu_lock);
+	if (tdp_zap_table(vm, vm->tdp[as].root, TDP_LEVELS, 0, first, end, cut))
+		vm->tlbs_stale = true;
+}
+
+/*
+ * mkvm_tdp_zap_gfns - the guest loses its mapping of frames [first, end)
+ *
+ * Context: may sleep; takes mmu_lock; on return no CPU's TLB holds them.
+ */
+void mkvm_tdp_zap_gfns(struct mkvm *vm, unsigned int as, u64 first, u64 end)
+{
+	LIST_HEAD(cut);
+
+	spin_lock(&vm->mmu_lock);
+	tdp_zap(vm, as, first, end, &cut);
+	flush_stale(vm);
+	spin_unlock(&vm->mmu_lock);
+	tdp_free_cut(vm, &cut, true);
+}
+
+/* The frame's leaf, or the absent entry where its walk ends; that entry's level. Context: mmu_lock. */
+static u64 *tdp_find(u64 *root, u64 gfn, int *level)
+{
+	u64 *entry = &root[tdp_index(gfn, TDP_LEVELS)];
+
+	for (*level = TDP_LEVELS; tdp_present(*entry) && !tdp_is_leaf(*entry, *level); (*level)--)
+		entry = &tdp_table(*entry)[tdp_index(gfn, *level - 1)];
+	return entry;
+}
+
+/*
+ * mkvm_tdp_leaf - the last-level entry by which a page is mapped, or would be without huge leaves; 0: it is not
+ *
+ * It is valid until the next flush of TLBs, like what a TLB holds. Context: the vCPU's thread.
+ */
+u64 mkvm_tdp_leaf(struct mkvm_vcpu *vcpu, u64 gfn)
+{
+	struct mkvm *vm = vcpu->vm;
+	u64 entry;
+	int level;
+
+	spin_lock(&vm->mmu_lock);
+	entry = READ_ONCE(*tdp_find(vm->tdp[vcpu->in_smm].root, gfn, &level));
+	spin_unlock(&vm->mmu_lock);
+	if (!tdp_present(entry))
+		return 0;
+	if (level > 1)
+		entry = (entry & ~mkvm_hw->tdp.huge) | (gfn & (PAGES_PER(level) - 1)) << PAGE_SHIFT;
+	return entry;
+}
+
+/* A table of last-level entries that map what a 2 MiB leaf does. */
+static void split_leaf(u64 *table, u64 entry)
+{
+	int i;
+
+	for (i = 0; i < 512; i++)
+		table[i] = (entry & ~mkvm_hw->tdp.huge) + ((u64)i << PAGE_SHIFT);
+}
+
+/*
+ * mkvm_tdp_clone_path - second-level tables in which one page is another than in those that the CPU walks now
+ * @from: the fourth level of what the CPU walks
+ * @tables: by level - 1, pages whose contents do not matter
+ * @gpa: the guest's address of the page
+ * @page_pa: what is there instead, writable
+ *
+ * Like a TLB they are to be used no longer than until the next flush. Context: the vCPU's thread.
+ */
+void mkvm_tdp_clone_path(struct mkvm *vm, u64 *from, u64 **tables, u64 gpa, u64 page_pa)
+{
+	const struct mkvm_tdp_format *f = &mkvm_hw->tdp;
+	u64 entry = 0;
+	int l;
+
+	spin_lock(&vm->mmu_lock);
+	for (l = TDP_LEVELS; l >= 1; l--) {
+		if (from)
+			memcpy(tables[l - 1], from, PAGE_SIZE);
+		else if (tdp_present(entry))
+			split_leaf(tables[l - 1], entry);
+		else
+			memset(tables[l - 1], 0, PAGE_SIZE);
+		entry = tables[l - 1][tdp_index(gpa >> PAGE_SHIFT, l)];
+		from = tdp_present(entry) && !tdp_is_leaf(entry, l) ? tdp_table(entry) : NULL;
+		tables[l - 1][tdp_index(gpa >> PAGE_SHIFT, l)] =
+			l > 1 ? __pa(tables[l - 2]) | f->table : page_pa | f->leaf | f->write;
+	}
+	spin_unlock(&vm->mmu_lock);
+}
+
+/*
+ * mkvm_tdp_write_protect - 4 KiB leaves of the frames gfn + n, n a bit of mask, become read-only
+ *
+ * Context: mmu_lock held. Returns whether mkvm_tdp_flush must follow.
+ */
+bool mkvm_tdp_write_protect(struct mkvm *vm, unsigned int as, u64 gfn, u64 mask)
+{
+	u64 *entry, frame, write = mkvm_hw->tdp.write;
+	bool flush = mask && vm->tlbs_stale;	/* an entry that went may still be in a TLB */
+	int level;
+
+	for (; mask; mask &= mask - 1) {
+		frame = gfn + __ffs64(mask);
+		entry = tdp_find(vm->tdp[as].root, frame, &level);
+		if (tdp_present(*entry) && (*entry & write)) {
+			clear_bit(__ffs64(write), (unsigned long *)entry);
+			flush = true;
+		}
+	}
+	return flush;
+}
+
+/* mkvm_tdp_flush - returns when no CPU uses entries as they were. Context: takes mmu_lock, interrupts on. */
+void mkvm_tdp_flush(struct mkvm *vm)
+{
+	spin_lock(&vm->mmu_lock);
+	flush_tlbs(vm);
+	spin_unlock(&vm->mmu_lock);
+}
+
+/* ---- fault ---- */
+
+/* Zeroed pages for tables, since none can be had under mmu_lock. */
+static int tdp_fill_pages(struct mkvm_vcpu *vcpu)
+{
+	while (vcpu->nr_tdp_pages < ARRAY_SIZE(vcpu->tdp_pages)) {
+		void *page = (void *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
+
+		if (!page)
+			return -ENOMEM;
+		vcpu->tdp_pages[vcpu->nr_tdp_pages++] = page;
+	}
+	return 0;
+}
+
+void mkvm_tdp_free_pages(struct mkvm_vcpu *vcpu)
+{
+	while (vcpu->nr_tdp_pages)
+		free_page((unsigned long)vcpu->tdp_pages[--vcpu->nr_tdp_pages]);
+}
+
+/* Does the host map this address with a 2 MiB leaf? Valid as long as no invalidation runs. */
+static bool host_maps_huge(struct mm_struct *mm, unsigned long hva)
+{
+	unsigned long flags;
+	bool huge = false;
+	pgd_t pgd;
+	p4d_t p4d;
+	pud_t pud;
+	pmd_t pmd;
+
+	local_irq_save(flags);	/* tables are not freed under a CPU that has interrupts off */
+	pgd = READ_ONCE(*pgd_offset(mm, hva));
+	if (pgd_none(pgd))
+		goto out;
+	p4d = READ_ONCE(*p4d_offset(&pgd, hva));
+	if (p4d_none(p4d) || !p4d_present(p4d))
+		goto out;
+	pud = READ_ONCE(*pud_offset(&p4d, hva));
+	if (pud_none(pud) || !pud_present(pud))
+		goto out;
+	if (pud_leaf(pud)) {
+		huge = true;
+		goto out;
+	}
+	pmd = READ_ONCE(*pmd_offset(&pud, hva));
+	huge = pmd_present(pmd) && pmd_leaf(pmd);
+out:
+	local_irq_restore(flags);
+	return huge;
+}
+
+static bool fits_huge(const struct mkvm_memslot *slot, u64 gfn, unsigned long hva, struct page *page)
+{
+	u64 base = gfn & ~511ULL;
+
+	return PageCompound(page) && !((gfn ^ (hva >> PAGE_SHIFT)) & 511) &&
+	       base >= slot->gfn && base + 512 <= slot->gfn + slot->npages;
+}
+
+static bool invalidated(struct mkvm *vm, unsigned long seq, unsigned long hva)
+{
+	if (vm->invalidate_running && hva >= vm->invalidate_start && hva < vm->invalidate_end)
+		return true;
+	return vm->invalidate_seq != seq;
+}
+
+/* The frames that an entry of this level maps beside gfn are free for another leaf. Context: mmu_lock held. */
+static void tdp_clear_way(struct mkvm_vcpu *vcpu, u64 gfn, int level, struct list_head *cut)
+{
+	u64 first = gfn & ~(PAGES_PER(level) - 1);
+
+	tdp_zap(vcpu->vm, vcpu->in_smm, first, first + PAGES_PER(level), cut);
+	flush_stale(vcpu->vm);
+}
+
+/* Installs a leaf; mmu_lock is held and the page is still the host's. */
+static void tdp_install(struct mkvm_vcpu *vcpu, u64 gfn, u64 pfn, int level, bool writable,
+			struct list_head *cut)
+{
+	const struct mkvm_tdp_format *f = &mkvm_hw->tdp;
+	unsigned int as = vcpu->in_smm;
+	u64 entry, *table = vcpu->vm->tdp[as].root;
+	int l;
+
+	flush_stale(vcpu->vm);	/* a TLB must not hold two leaves of different sizes for one address */
+	for (l = TDP_LEVELS; l > level; l--) {
+		u64 *slot = &table[tdp_index(gfn, l)];
+
+		entry = *slot;
+		/* A wider leaf is in the way: all it grants is wanted, or it goes. */
+		if (tdp_present(entry) && tdp_is_leaf(entry, l)) {
+			if ((entry & f->write) || !writable)
+				return;
+			tdp_clear_way(vcpu, gfn, l, cut);
+			entry = 0;
+		}
+		if (!tdp_present(entry)) {
+			entry = __pa(vcpu->tdp_pages[--vcpu->nr_tdp_pages]) | f->table;
+			WRITE_ONCE(*slot, entry);
+		}
+		table = tdp_table(entry);
+	}
+	table += tdp_index(gfn, level);
+	entry = *table;
+	if (level > 1 && tdp_present(entry) && !tdp_is_leaf(entry, level))
+		tdp_clear_way(vcpu, gfn, level, cut);
+	/* Another vCPU has written meanwhile; taking that back would need a flush. */
+	if (level == 1 && tdp_present(entry) && (entry & f->write) && !writable)
+		return;
+	if (!tdp_present(entry) || !tdp_is_leaf(entry, level))
+		vcpu->vm->stats[MKVM_STAT_PAGES_4K + level - 1]++;
+	entry = (pfn & ~(PAGES_PER(level) - 1)) << PAGE_SHIFT | f->leaf;
+	if (writable)
+		entry |= f->write;
+	if (level > 1)
+		entry |= f->huge;
+	WRITE_ONCE(*table, entry);
+}
+
+/* The host's page behind hva, referenced; *writable in: must be, out: is. */
+static struct page *host_page(unsigned long hva, bool readonly, bool *writable)
+{
+	struct page *page;
+	bool write = *writable;
+
+	*writable = !readonly;
+	if (!readonly && get_user_pages_fast_only(hva, 1, FOLL_WRITE, &page) == 1)
+		return page;
+	*writable = write;
+	if (get_user_pages_fast(hva, 1, write ? FOLL_WRITE : 0, &page) == 1)
+		return page;
+	return NULL;
+}
+
+/*
+ * mkvm_tdp_fault - the guest touched a guest-physical address that is not mapped (so)
+ * @slot: the slot that holds gpa, or NULL
+ *
+ * Context: the vCPU's thread, may sleep; vm->srcu held.
+ * Return: MKVM_FAULT_MAPPED (run the guest again), MKVM_FAULT_MMIO (no memory there),
+ * MKVM_FAULT_ROM (a write to read-only memory), -EFAULT (the host has no page there, or one without a
+ * struct page), -ENOMEM.
+ */
+int mkvm_tdp_fault(struct mkvm_vcpu *vcpu, const struct mkvm_memslot *slot, u64 gpa, bool write)
+{
+	struct mkvm *vm = vcpu->vm;
+	u64 gfn = gpa >> PAGE_SHIFT;
+	bool readonly, writable = write;
+	unsigned long hva, seq;
+	struct page *page;
+	LIST_HEAD(cut);
+	int level = 1;
+
+	if (!slot)
+		return MKVM_FAULT_MMIO;
+	readonly = slot->flags & KVM_MEM_READONLY;
+	if (write && readonly)
+		return MKVM_FAULT_ROM;
+	if (tdp_fill_pages(vcpu))
+		return -ENOMEM;
+	hva = slot->hva + ((gfn - slot->gfn) << PAGE_SHIFT);
+
+	seq = READ_ONCE(vm->invalidate_seq);
+	smp_rmb();		/* the host's tables are read after the count that they belong to */
+	page = host_page(hva, readonly, &writable);
+	if (!page)
+		return -EFAULT;
+	if (mkvm_hw->tdp.huge && !slot->dirty && fits_huge(slot, gfn, hva, page) && host_maps_huge(vm->mm, hva))
+		level = 2;
+	spin_lock(&vm->mmu_lock);
+	if (!invalidated(vm, seq, hva)) {
+		tdp_install(vcpu, gfn, page_to_pfn(page), level, writable, &cut);
+		if (writable) {
+			SetPageDirty(compound_head(page));
+			if (slot->dirty)
+				set_bit(gfn - slot->gfn, slot->dirty);
+		}
+	}
+	spin_unlock(&vm->mmu_lock);
+	tdp_free_cut(vm, &cut, true);
+	put_page(page);
+	return MKVM_FAULT_MAPPED;
+}
+
+/* ---- what the host tells ---- */
+
+typedef bool range_fn(struct mkvm *vm, unsigned int as, u64 first, u64 end, void *arg);
+
+static bool for_each_range_in(struct mkvm *vm, unsigned int as, unsigned long start, unsigned long end,
+			      range_fn *fn, void *arg, bool may_sleep)
+{
+	struct mkvm_memslots *slots = srcu_dereference(vm->slots[as], &vm->srcu);
+	bool r = false;
+	u32 i;
+
+	for (i = 0; i < slots->nr; i++) {
+		const struct mkvm_memslot *s = &slots->slot[i];
+		unsigned long slot_end = s->hva + (s->npages << PAGE_SHIFT);
+		unsigned long from = max(start, s->hva), to = min(end, slot_end);
+
+		if (from >= to)
+			continue;
+		spin_lock(&vm->mmu_lock);
+		r |= fn(vm, as, s->gfn + ((from - s->hva) >> PAGE_SHIFT),
+			s->gfn + ((to - s->hva + PAGE_SIZE - 1) >> PAGE_SHIFT), arg);
+		spin_unlock(&vm->mmu_lock);
+		if (!may_sleep)
+			continue;
+		mkvm_test_point(MKVM_POINT_ZAP);
+		cond_resched();
+	}
+	return r;
+}
+
+/*
+ * Calls fn for the guest frames of each slot that overlaps host addresses [start, end), each time in a
+ * hold of mmu_lock of its own: as many slots as there may be can share the range.
+ */
+static bool for_each_range(struct mkvm *vm, unsigned long start, unsigned long end, range_fn *fn, void *arg,
+			   bool may_sleep)
+{
+	bool r = false;
+	int as;
+
+	for (as = 0; as < MKVM_NR_AS; as++)
+		r |= for_each_range_in(vm, as, start, end, fn, arg, may_sleep);
+	return r;
+}
+
+static bool zap_range(struct mkvm *vm, unsigned int as, u64 first, u64 end, void *cut)
+{
+	tdp_zap(vm, as, first, end, cut);
+	return true;
+}
+
+/* Was any leaf in the range used since it was last asked? *clear: forget it. */
+static bool range_young(struct mkvm *vm, unsigned int as, u64 first, u64 end, void *clear)
+{
+	u64 gfn, accessed = mkvm_hw->tdp.accessed;
+	bool young = false;
+	int l;
+
+	for (gfn = first; gfn < end; gfn = (gfn | (PAGES_PER(l) - 1)) + 1) {
+		u64 *entry = tdp_find(vm->tdp[as].root, gfn, &l);
+
+		if (!tdp_present(*entry) || !(*entry & accessed))
+			continue;
+		young = true;
+		if (*(bool *)clear)
+			clear_bit(__ffs(accessed), (unsigned long *)entry);
+	}
+	return young;
+}
+
+/*
+ * From the first hold of mmu_lock on no fault maps what lies in the range, so that what one step has
+ * zapped stays so. Sleeps only where the caller may: with a range that is not blockable it may not.
+ */
+static int mn_invalidate_start(struct mmu_notifier *mn, const struct mmu_notifier_range *range)
+{
+	struct mkvm *vm = container_of(mn, struct mkvm, notifier);
+	bool may_sleep = mmu_notifier_range_blockable(range);
+	int idx = srcu_read_lock(&vm->srcu);
+	LIST_HEAD(cut);
+
+	spin_lock(&vm->mmu_lock);
+	if (!vm->invalidate_running++) {
+		vm->invalidate_start = range->start;
+		vm->invalidate_end = range->end;
+	} else {
+		vm->invalidate_start = min(vm->invalidate_start, range->start);
+		vm->invalidate_end = max(vm->invalidate_end, range->end);
+	}
+	spin_unlock(&vm->mmu_lock);
+	if (for_each_range(vm, range->start, range->end, zap_range, &cut, may_sleep)) {
+		spin_lock(&vm->mmu_lock);
+		flush_stale(vm);
+		spin_unlock(&vm->mmu_lock);
+		tdp_free_cut(vm, &cut, may_sleep);
+	}
+	srcu_read_unlock(&vm->srcu, idx);
+	return 0;
+}
+
+static void mn_invalidate_end(struct mmu_notifier *mn, const struct mmu_notifier_range *range)
+{
+	struct mkvm *vm = container_of(mn, struct mkvm, notifier);
+
+	spin_lock(&vm->mmu_lock);
+	vm->invalidate_seq++;
+	vm->invalidate_running--;
+	spin_unlock(&vm->mmu_lock);
+}
+
+/* Context: the caller may hold spinlocks of the host's page tables. */
+static int young_in(struct mmu_notifier *mn, unsigned long start, unsigned long end, bool clear, bool flush)
+{
+	struct mkvm *vm = container_of(mn, struct mkvm, notifier);
+	int idx = srcu_read_lock(&vm->srcu);
+	bool young;
+
+	young = for_each_range(vm, start, end, range_young, &clear, false);
+	if (young && flush)
+		mkvm_tdp_flush(vm);
+	srcu_read_unlock(&vm->srcu, idx);
+	return young;
+}
+
+static int mn_clear_flush_young(struct mmu_notifier *mn, struct mm_struct *mm, unsigned long start, unsigned long end)
+{
+	return young_in(mn, start, end, true, true);
+}
+
+static int mn_clear_young(struct mmu_notifier *mn, struct mm_struct *mm, unsigned long start, unsigned long end)
+{
+	return young_in(mn, start, end, true, false);
+}
+
+static int mn_test_young(struct mmu_notifier *mn, struct mm_struct *mm, unsigned long address)
+{
+	return young_in(mn, address, address + PAGE_SIZE, false, false);
+}
+
+static void zap_all(struct mkvm *vm)
+{
+	int as;
+
+	for (as = 0; as < MKVM_NR_AS; as++)
+		mkvm_tdp_zap_gfns(vm, as, 0, PAGES_PER(TDP_LEVELS + 1));
+}
+
+/* The process is gone, and all its memory will be. */
+static void mn_release(struct mmu_notifier *mn, struct mm_struct *mm)
+{
+	struct mkvm *vm = container_of(mn, struct mkvm, notifier);
+
+	zap_all(vm);
+}
+
+static const struct mmu_notifier_ops notifier_ops = {
+	.release = mn_release,
+	.invalidate_range_start = mn_invalidate_start,
+	.invalidate_range_end = mn_invalidate_end,
+	.clear_flush_young = mn_clear_flush_young,
+	.clear_young = mn_clear_young,
+	.test_young = mn_test_young,
+};
+
+static int create_root(struct mkvm *vm, unsigned int as)
+{
+	u64 *root = (u64 *)get_zeroed_page(GFP_KERNEL_ACCOUNT), *top;
+
+	vm->tdp[as].root = root;
+	if (!root)
+		return -ENOMEM;
+	vm->tdp[as].root_pa = __pa(root);
+	if (!mkvm_hw->tdp_five_levels())
+		return 0;
+	/* Guest-physical addresses have 48 bits: only the first entry is ever used. */
+	top = (u64 *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
+	vm->tdp[as].top = top;
+	if (!top)
+		return -ENOMEM;
+	top[0] = __pa(root) | mkvm_hw->tdp.table;
+	vm->tdp[as].root_pa = __pa(top);
+	return 0;
+}
+
+static void free_roots(struct mkvm *vm)
+{
+	int as;
+
+	for (as = 0; as < MKVM_NR_AS; as++) {
+		free_page((unsigned long)vm->tdp[as].top);
+		free_page((unsigned long)vm->tdp[as].root);
+	}
+}
+
+/*
+ * mkvm_tdp_create - empty second-level tables for a new VM, bound to the caller's mm
+ *
+ * Context: may sleep; takes mmap_lock. Return: 0, -ENOMEM, -EINTR.
+ */
+int mkvm_tdp_create(struct mkvm *vm)
+{
+	int as, r = 0;
+
+	for (as = 0; as < MKVM_NR_AS && !r; as++)
+		r = create_root(vm, as);
+	vm->notifier.ops = &notifier_ops;
+	if (!r)
+		r = mmu_notifier_register(&vm->notifier, vm->mm);
+	if (r)
+		free_roots(vm);
+	return r;
+}
+
+/* Frees the tables. Context: the notifier is unregistered, no vCPU runs. */
+void mkvm_tdp_destroy(struct mkvm *vm)
+{
+	zap_all(vm);
+	free_roots(vm);
+}

@@ -30,6 +30,7 @@ struct mkvm_hw_ops {
 	const char *name;
 	struct mkvm_tdp_format tdp;
 	u64 ucode_rev;		/* the microcode's, unless userspace sets another */
+	u8 soft_event_len;	/* what an MKVM_EV_SOFT pushes is so many bytes behind RIP */
 
 	/* Module: NULL, or the sentence that says what is missing. Called on a CPU that may be any. */
 	const char *(*missing)(void);

@@ -447,6 +447,7 @@ int mkvm_exit_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size, bool in);
 int mkvm_exit_tdp_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fetch);
 int mkvm_exit_walk_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write);
 int mkvm_exit_emulate(struct mkvm_vcpu *vcpu, enum mkvm_intercept what, unsigned int number);
+int mkvm_exit_task_switch(struct mkvm_vcpu *vcpu);
 int mkvm_exit_triple_fault(struct mkvm_vcpu *vcpu);
 int mkvm_exit_shutdown(struct mkvm_vcpu *vcpu);
 int mkvm_exit_fail_entry(struct mkvm_vcpu *vcpu, u64 reason);
@@ -645,8 +646,11 @@ int mkvm_emulation_failed(struct mkvm_vcpu *vcpu, const struct mkvm_emu *emu);
 
 /* insn/mmio.c: the emulator's surroundings */
 int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause);
+#define MKVM_NOT_DELIVERED 2
+int mkvm_emulate_delivery(struct mkvm_vcpu *vcpu);
 int mkvm_skip_by_decoding(struct mkvm_vcpu *vcpu);
-enum mkvm_insn { MKVM_INSN_OTHER, MKVM_INSN_HYPERCALL, MKVM_INSN_RSM, MKVM_INSN_INT3, MKVM_INSN_INTO, MKVM_INSN_INT_N };
+enum mkvm_insn { MKVM_INSN_OTHER, MKVM_INSN_HYPERCALL, MKVM_INSN_RSM, MKVM_INSN_INT1, MKVM_INSN_INT3, MKVM_INSN_INTO,
+		 MKVM_INSN_INT_N };
 enum mkvm_insn mkvm_insn_at_rip(struct mkvm_vcpu *vcpu, u8 *vector);
 bool mkvm_insn_is_emulated(struct mkvm_vcpu *vcpu);
 bool mkvm_translate(struct mkvm_vcpu *vcpu, u64 la, u64 *gpa);

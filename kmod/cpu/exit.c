@@ -383,14 +383,17 @@ static int map_gpa(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
 }
 
 /*
- * An event's delivery goes through memory that is not RAM: nothing can emulate that. The data are
- * in Linux KVM's order: what was being delivered, the exit and its qualification in the CPU's own
- * formats, the guest-physical address, the host's CPU.
+ * The CPU could not deliver an event, since it met memory that is not RAM. With ROM it is done in
+ * software; a device is not asked. The data are in Linux KVM's order: what was being delivered, the
+ * exit and its qualification in the CPU's own formats, the guest-physical address, the host's CPU.
  */
-static int exit_delivery_failed(struct mkvm_vcpu *vcpu, u64 gpa)
+static int finish_delivery(struct mkvm_vcpu *vcpu, u64 gpa)
 {
 	u64 data[5] = { [0] = vcpu->vectoring, [3] = gpa, [4] = vcpu->cpu };
+	int r = mkvm_emulate_delivery(vcpu);
 
+	if (r != MKVM_NOT_DELIVERED)
+		return r;
 	mkvm_hw->exit_info(vcpu, &data[1], &data[2]);
 	return mkvm_exit_internal_error(vcpu, KVM_INTERNAL_ERROR_DELIVERY_EV, data, ARRAY_SIZE(data));
 }
@@ -403,10 +406,10 @@ static int tdp_fault_locked(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fe
 	r = map_gpa(vcpu, gpa, write);
 	if (r < MKVM_FAULT_MMIO)
 		return r ?: 1;
+	if (unlikely(vcpu->vectoring))
+		return finish_delivery(vcpu, gpa);
 	if (unlikely(r == MKVM_FAULT_ROM) && mkvm_overlay_fault(vcpu, gpa))
 		return 1;
-	if (unlikely(vcpu->vectoring))
-		return exit_delivery_failed(vcpu, gpa);
 	/* Where the CPU tells its length, a doorbell's instruction needs no look, unless it is watched. */
 	if (write && vcpu->next_rip && !mkvm_watching(vcpu) && mkvm_fast_mmio(vcpu, gpa)) {
 		mkvm_trace_event(mmio, vcpu, gpa, 0, true, 0, "kernel");
@@ -480,5 +483,28 @@ int mkvm_exit_emulate(struct mkvm_vcpu *vcpu, enum mkvm_intercept what, unsigned
 	vcpu->stats[MKVM_STAT_INSN_EMULATION]++;
 	r = mkvm_emulate_exit(vcpu, MKVM_BY_INTERCEPT);
 	srcu_read_unlock(&vcpu->vm->srcu, idx);
+	return r;
+}
+
+/*
+ * mkvm_exit_task_switch - a task switch that the CPU leaves to us: an instruction's, or an event's
+ *
+ * The emulator finds out by itself what the CPU has found. Context and return: as mkvm_exit_tdp_fault.
+ */
+int mkvm_exit_task_switch(struct mkvm_vcpu *vcpu)
+{
+	int idx = srcu_read_lock(&vcpu->vm->srcu), r;
+
+	vcpu->insn_len = 0;
+	vcpu->insn_by_cpu = 0;
+	vcpu->fault_la = ~0ULL;
+	vcpu->stats[MKVM_STAT_INSN_EMULATION]++;
+	if (!vcpu->vectoring)
+		r = mkvm_emulate_exit(vcpu, MKVM_BY_WALK);
+	else
+		r = mkvm_emulate_delivery(vcpu);
+	srcu_read_unlock(&vcpu->vm->srcu, idx);
+	if (r == MKVM_NOT_DELIVERED)
+		return mkvm_exit_internal_error(vcpu, KVM_INTERNAL_ERROR_EMULATION, NULL, 0);
 	return r;
 }

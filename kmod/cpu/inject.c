@@ -354,11 +354,11 @@ void mkvm_events_inject(struct mkvm_vcpu *vcpu)
 		vcpu->waiting |= BIT(MKVM_PEND_SMI);
 	/*
 	 * A step into a handler ends before its first instruction, too; TF would go onto the guest's
-	 * stack. So does the copy of ROM that the delivery needs (overlay.c).
+	 * stack.
 	 */
 	nmi = (pending & BIT(MKVM_PEND_NMI)) && !debugger_holds(vcpu);
 	vcpu->exit_soon |= vcpu->event.type != MKVM_EV_NONE &&
-			   (nmi || vcpu->exception.type != MKVM_EV_NONE || vcpu->overlay_root ||
+			   (nmi || vcpu->exception.type != MKVM_EV_NONE ||
 			    (vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP));
 	irq = has_interrupt(vcpu) ||
 	      (vcpu->user_pic && READ_ONCE(vcpu->run->request_interrupt_window) && accepts_extint(vcpu));

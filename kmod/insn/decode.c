@@ -66,10 +66,11 @@ static const struct mkvm_opcode one_byte[256] = {
 	[0xc2] = INSN(OP_RET, NO, NO, NEAR64 | IMM_16), [0xc3] = INSN(OP_RET, NO, NO, NEAR64),
 	[0xc8] = INSN(OP_ENTER, NO, IMM8, STACK64 | IMM_16), [0xc9] = INSN(OP_LEAVE, NO, NO, STACK64),
 	[0xcc] = LENGTH(0), [0xcd] = INSN(OP_LENGTH, NO, IMM8, 0), [0xce] = LENGTH(0),
+	[0xcf] = INSN(OP_IRET, NO, NO, 0),
 	PAIR(0xd0, OP_GROUP, GROUP_SHIFT, ONE, MODRM), PAIR(0xd2, OP_GROUP, GROUP_SHIFT, CL, MODRM),
 	[0xd8 ... 0xdf] = INSN(OP_X87, NO, RM, MODRM),
 	[0xd7] = INSN(OP_XLAT, ACC, NO, BYTE), [0xe8] = INSN(OP_CALL_REL, NO, IMMZ, NEAR64),
-	[0xf0] = PREFIX(LOCK), [0xf2 ... 0xf3] = PREFIX(REP), [0xf4] = LENGTH(0),
+	[0xf0] = PREFIX(LOCK), [0xf1] = LENGTH(0), [0xf2 ... 0xf3] = PREFIX(REP), [0xf4] = LENGTH(0),
 	PAIR(0xf6, OP_GROUP, GROUP_TEST, NO, MODRM),
 	[0xfe] = INSN(OP_GROUP, GROUP_INC, NO, MODRM | BYTE), [0xff] = INSN(OP_GROUP, GROUP_INC_PUSH, NO, MODRM),
 };

@@ -40,7 +40,7 @@ enum op {
 	OP_CALL, OP_CALL_REL, OP_JMP, OP_RET,
 	/* with segments and descriptors (emulate_seg.c) */
 	OP_MOV_FROM_SEG, OP_MOV_TO_SEG, OP_PUSH_SEG, OP_POP_SEG, OP_LOAD_POINTER,
-	OP_CALL_FAR, OP_JMP_FAR, OP_RET_FAR, OP_SGDT, OP_SIDT, OP_LGDT, OP_LIDT, OP_SMSW, OP_LMSW,
+	OP_CALL_FAR, OP_JMP_FAR, OP_RET_FAR, OP_IRET, OP_SGDT, OP_SIDT, OP_LGDT, OP_LIDT, OP_SMSW, OP_LMSW,
 	OP_SLDT, OP_STR, OP_LLDT, OP_LTR, OP_VERR, OP_VERW, OP_LAR, OP_LSL,
 	OP_GET_CR, OP_SET_CR, OP_GET_DR, OP_SET_DR,
 	OP_LENGTH,		/* only its length is known */
@@ -179,7 +179,9 @@ static inline void reg_write(struct mkvm_emu *c, unsigned int n, unsigned int si
 /* An access to len bytes at off in a segment, with all of the segment's checks. */
 enum mkvm_emu_result mkvm_emu_mem(struct mkvm_emu *c, enum mkvm_emu_how how, int seg, u64 off,
 				  unsigned int len, void *buf);
-/* The segment's checks alone, and the linear address. */
+/* The segment's checks alone, and the linear address; of a segment that is not loaded, likewise. */
+enum mkvm_emu_result mkvm_emu_linearize_in(struct mkvm_emu *c, const struct kvm_segment *s, int seg, u64 off,
+					   unsigned int len, bool write, u64 *la);
 enum mkvm_emu_result mkvm_emu_linearize(struct mkvm_emu *c, int seg, u64 off, unsigned int len, bool write,
 					u64 *la);
 /* The operand that ModRM names, of at most 8 bytes: memory or a register. */

@@ -24,32 +24,39 @@
  * The segment's checks for len bytes at off, and the linear address. Outside
  * 64-bit mode an access that wraps past 4 GiB faults, as the manuals allow.
  */
-enum mkvm_emu_result mkvm_emu_linearize(struct mkvm_emu *c, int seg, u64 off, unsigned int len, bool write,
-					u64 *la)
+enum mkvm_emu_result mkvm_emu_linearize_in(struct mkvm_emu *c, const struct kvm_segment *s, int seg, u64 off,
+					   unsigned int len, bool write, u64 *la)
 {
 	u8 vector = seg == MKVM_SS ? SS_VECTOR : GP_VECTOR;
-	struct kvm_segment s;
 	bool down;
 	u64 top;
 
-	mkvm_emu_get_segment(c, seg, &s);
 	if (c->mode64) {
-		*la = seg >= MKVM_FS ? s.base + off : off;
+		*la = seg >= MKVM_FS ? s->base + off : off;
 		return canonical(*la) && canonical(*la + len - 1) ? MKVM_EMU_DONE : fault(c, vector);
 	}
 	if (protected_mode(c)) {
-		if (s.unusable || !s.present)
+		if (s->unusable || !s->present)
 			return fault(c, vector);
 		/* type: 8 code, 2 readable code or writable data */
-		if (write ? (s.type & 0xa) != 2 : (s.type & 0xa) == 8)
+		if (write ? (s->type & 0xa) != 2 : (s->type & 0xa) == 8)
 			return fault(c, GP_VECTOR);
 	}
-	down = (s.type & 0xc) == 4;	/* expand-down: above the limit */
-	top = !down ? s.limit : s.db ? 0xffffffff : 0xffff;
-	if ((down && off <= s.limit) || off + len - 1 > top)
+	down = (s->type & 0xc) == 4;	/* expand-down: above the limit */
+	top = !down ? s->limit : s->db ? 0xffffffff : 0xffff;
+	if ((down && off <= s->limit) || off + len - 1 > top)
 		return fault(c, vector);
-	*la = (u32)(s.base + off);
+	*la = (u32)(s->base + off);
 	return MKVM_EMU_DONE;
+}
+
+enum mkvm_emu_result mkvm_emu_linearize(struct mkvm_emu *c, int seg, u64 off, unsigned int len, bool write,
+					u64 *la)
+{
+	struct kvm_segment s;
+
+	mkvm_emu_get_segment(c, seg, &s);
+	return mkvm_emu_linearize_in(c, &s, seg, off, len, write, la);
 }
 
 /* Does the program want to hear of addresses that are not aligned? AMD APM vol. 2, "#AC". */
@@ -446,6 +453,7 @@ enum mkvm_emu_result mkvm_emulate(struct mkvm_emu *c)
 		return fault(c, GP_VECTOR);
 	c->flags = c->rflags;
 	c->ss_loaded = false;
+	c->fault_after = false;
 	res = run(c);
 	if (res == MKVM_EMU_DONE) {
 		c->rip = c->next_rip;

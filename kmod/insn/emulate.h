@@ -78,6 +78,8 @@ struct mkvm_emu {
 	u8 insn_len;			/* in: how many are known; out: its length if decoded, else all known */
 	bool one_operand;		/* out: every access to memory is to the one operand that is there */
 	bool ss_loaded;			/* out: MOV to or POP of SS: the next instruction is not interrupted */
+	bool fault_after;		/* out: DONE, and emu->fault is the first of a new task */
+	bool implicit;			/* in: what is run is no instruction: devices are UNHANDLED, ROM ignores writes */
 	bool host_fault, patient, watched;	/* the surroundings' own, */
 	u32 traps;			/* and breakpoints that this call has met, as in DR6 */
 	struct {
@@ -185,6 +187,25 @@ void mkvm_emu_dr(struct mkvm_emu *emu, int dr, u64 *val, bool write);
  * iteration (REP INS: up to one page) a call; returns AGAIN while RCX is not used up.
  */
 enum mkvm_emu_result mkvm_emulate(struct mkvm_emu *emu);
+
+/* An interrupt or exception on its way to its handler. */
+struct mkvm_emu_event {
+	u8 vector;
+	bool soft;		/* by INT n, INT3 or INTO: the gate's DPL counts, and faults are not external */
+	bool has_error;
+	u32 error;
+	u64 rip, rflags;	/* as the handler is to find them in its frame */
+};
+
+/*
+ * mkvm_emu_deliver - deliver an event: up to the handler's first instruction
+ *
+ * emu->implicit must be set. Results are those of an instruction, without AGAIN and EXIT; emu->fault is
+ * that of the delivery itself, and how it merges with the event is the caller's to say. UNHANDLED: a
+ * device, or nothing, is where the CPU would have to read or write, and nothing has been written; or
+ * virtual-8086 mode's extensions count (CR4.VME).
+ */
+enum mkvm_emu_result mkvm_emu_deliver(struct mkvm_emu *emu, const struct mkvm_emu_event *ev);
 
 /*
  * mkvm_insn_length - length in bytes of the instruction at emu->rip, for exits

@@ -6,60 +6,17 @@
  * of a supervisor, whatever CPL is (mkvm_emu_system); where the table cannot be
  * written the bits are dropped, as on a bus that has a ROM.
  *
- * State: none, as emulate.c. Gates, task switches, returns to an outer level and
- * IRET stay UNHANDLED.
+ * State: none, as emulate.c. Call gates, returns to an outer level, and IRET but to another task
+ * stay UNHANDLED.
  *
  * Manuals: AMD APM vol. 2, "Segmented Virtual Memory"; vol. 3, the instructions.
  * Read next: emulate.c, which calls this.
  */
-#include "decode.h"
-
-#define DESC_S		BIT_ULL(44)
-#define DESC_P		BIT_ULL(47)
-#define DESC_L		BIT_ULL(53)
-#define DESC_DB		BIT_ULL(54)
-#define DESC_G		BIT_ULL(55)
-
-/* Of code and data, and of the others. */
-enum { TYPE_ACCESSED = 1, TYPE_WRITABLE = 2, TYPE_CONFORMING = 4, TYPE_CODE = 8 };
-enum { TSS_16 = 1, LDT = 2, TSS_BUSY = 2, TSS = 9 };
-
-/* A descriptor, and where it was found. */
-struct descriptor {
-	u64 low, high;		/* high: of those of 16 bytes in long mode */
-	u64 la;
-	u16 selector;
-};
-
-static unsigned int desc_type(const struct descriptor *d)
-{
-	return d->low >> 40 & 15;
-}
-
-static unsigned int desc_dpl(const struct descriptor *d)
-{
-	return d->low >> 45 & 3;
-}
-
-static bool long_mode(const struct mkvm_emu *c)
-{
-	return c->mode.efer & EFER_LMA;
-}
-
-static unsigned int cpl(const struct mkvm_emu *c)
-{
-	return c->mode.cr0 & X86_CR0_PE ? c->mode.cpl : 0;
-}
-
-/* A fault whose error code is the selector. */
-static enum mkvm_emu_result selector_fault(struct mkvm_emu *c, u8 vector, u16 selector)
-{
-	return fault_with(c, vector, selector & ~3);
-}
+#include "descriptor.h"
 
 /* Reads the descriptor that a selector names; none: #GP. wide: 16 bytes where long mode has such. */
-static enum mkvm_emu_result read_descriptor(struct mkvm_emu *c, u16 selector, bool wide,
-					    struct descriptor *d)
+enum mkvm_emu_result mkvm_emu_read_descriptor(struct mkvm_emu *c, u16 selector, bool wide,
+					      struct mkvm_descriptor *d)
 {
 	unsigned int len = wide && long_mode(c) ? 16 : 8;
 	enum mkvm_emu_result res;
@@ -67,7 +24,7 @@ static enum mkvm_emu_result read_descriptor(struct mkvm_emu *c, u16 selector, bo
 	struct kvm_dtable gdt;
 	u64 base, limit;
 
-	*d = (struct descriptor){ .selector = selector };
+	*d = (struct mkvm_descriptor){ .selector = selector };
 	if (selector & 4) {
 		mkvm_emu_get_segment(c, MKVM_EMU_LDTR, &ldt);
 		if (ldt.unusable || !ldt.present)
@@ -94,8 +51,8 @@ static enum mkvm_emu_result read_descriptor(struct mkvm_emu *c, u16 selector, bo
  * Sets bits of the type, in memory too. RETRY: the byte that holds them is no longer the one that
  * was checked, so the checks have to be made again.
  */
-static enum mkvm_emu_result set_type_bits(struct mkvm_emu *c, struct descriptor *d,
-					  unsigned int bits)
+enum mkvm_emu_result mkvm_emu_set_type_bits(struct mkvm_emu *c, struct mkvm_descriptor *d,
+					    unsigned int bits)
 {
 	u64 byte;
 
@@ -107,7 +64,7 @@ static enum mkvm_emu_result set_type_bits(struct mkvm_emu *c, struct descriptor 
 	return mkvm_emu_system(c, d->la + 5, &byte, 1, MKVM_EMU_REPLACE);
 }
 
-static struct kvm_segment segment_of(const struct descriptor *d)
+struct kvm_segment mkvm_emu_segment_of(const struct mkvm_descriptor *d)
 {
 	struct kvm_segment s = {
 		.base = (d->low >> 16 & 0xffffff) | (d->low >> 32 & 0xff000000) | d->high << 32,
@@ -155,7 +112,7 @@ static enum mkvm_emu_result null_segment(struct mkvm_emu *c, int seg, u16 select
 }
 
 /* May the segment register have this one? AMD APM vol. 2, "Data-Access Privilege Checks", "Accessing Stacks". */
-static bool data_segment_fits(const struct mkvm_emu *c, int seg, const struct descriptor *d)
+static bool data_segment_fits(const struct mkvm_emu *c, int seg, const struct mkvm_descriptor *d)
 {
 	unsigned int type = desc_type(d), rpl = d->selector & 3, dpl = desc_dpl(d);
 
@@ -176,7 +133,7 @@ static enum mkvm_emu_result load_segment(struct mkvm_emu *c, int seg, u16 select
 					 struct kvm_segment *s)
 {
 	enum mkvm_emu_result res;
-	struct descriptor d;
+	struct mkvm_descriptor d;
 
 	if (!protected_mode(c)) {
 		real_segment(c, seg, selector, s);
@@ -184,15 +141,15 @@ static enum mkvm_emu_result load_segment(struct mkvm_emu *c, int seg, u16 select
 	}
 	if (!(selector & ~3))
 		return null_segment(c, seg, selector, s);
-	res = read_descriptor(c, selector, false, &d);
+	res = mkvm_emu_read_descriptor(c, selector, false, &d);
 	if (res)
 		return res;
 	if (!data_segment_fits(c, seg, &d))
 		return selector_fault(c, GP_VECTOR, selector);
 	if (!(d.low & DESC_P))
 		return selector_fault(c, seg == MKVM_SS ? SS_VECTOR : NP_VECTOR, selector);
-	res = set_type_bits(c, &d, TYPE_ACCESSED);
-	*s = segment_of(&d);
+	res = mkvm_emu_set_type_bits(c, &d, TYPE_ACCESSED);
+	*s = mkvm_emu_segment_of(&d);
 	return res;
 }
 
@@ -305,7 +262,7 @@ static enum mkvm_emu_result load_code(struct mkvm_emu *c, u16 selector, u64 off,
 				      struct kvm_segment *cs)
 {
 	enum mkvm_emu_result res;
-	struct descriptor d;
+	struct mkvm_descriptor d;
 	unsigned int type;
 
 	if (!protected_mode(c)) {
@@ -314,7 +271,7 @@ static enum mkvm_emu_result load_code(struct mkvm_emu *c, u16 selector, u64 off,
 	}
 	if (!(selector & ~3))
 		return fault(c, GP_VECTOR);
-	res = read_descriptor(c, selector, false, &d);
+	res = mkvm_emu_read_descriptor(c, selector, false, &d);
 	if (res)
 		return res;
 	type = desc_type(&d);
@@ -330,11 +287,11 @@ static enum mkvm_emu_result load_code(struct mkvm_emu *c, u16 selector, u64 off,
 		return selector_fault(c, GP_VECTOR, selector);
 	if (!(d.low & DESC_P))
 		return selector_fault(c, NP_VECTOR, selector);
-	*cs = segment_of(&d);
+	*cs = mkvm_emu_segment_of(&d);
 	if (long_mode(c) && cs->l ? !canonical(off) : off > cs->limit)
 		return fault(c, GP_VECTOR);
 	cs->selector = (selector & ~3) | cpl(c);
-	res = set_type_bits(c, &d, TYPE_ACCESSED);
+	res = mkvm_emu_set_type_bits(c, &d, TYPE_ACCESSED);
 	cs->type |= TYPE_ACCESSED;
 	return res;
 }
@@ -351,6 +308,8 @@ static enum mkvm_emu_result run_far_branch(struct mkvm_emu *c)
 		res = read_pointer(c, &off, &selector);
 	if (!res)
 		res = load_code(c, selector, off, false, &cs);
+	if (res == MKVM_EMU_UNHANDLED)
+		return mkvm_emu_branch_to_task(c, selector);
 	if (!res && c->d.op == OP_CALL_FAR) {
 		mkvm_emu_get_segment(c, MKVM_CS, &old);
 		res = mkvm_emu_push(c, &st, old.selector);
@@ -385,6 +344,13 @@ static enum mkvm_emu_result run_ret_far(struct mkvm_emu *c)
 	put_segment(c, MKVM_CS, &cs);
 	c->next_rip = off;
 	return MKVM_EMU_DONE;
+}
+
+static enum mkvm_emu_result run_iret(struct mkvm_emu *c)
+{
+	if (protected_mode(c) && !long_mode(c) && (c->rflags & X86_EFLAGS_NT))
+		return mkvm_emu_return_to_task(c);
+	return MKVM_EMU_UNHANDLED;
 }
 
 /* ---- system registers ---- */
@@ -461,7 +427,7 @@ static enum mkvm_emu_result run_load_table(struct mkvm_emu *c)
 }
 
 /* Is the descriptor what LTR and LLDT want? In long mode its upper half has no type. */
-static bool system_fits(const struct mkvm_emu *c, const struct descriptor *d)
+static bool system_fits(const struct mkvm_emu *c, const struct mkvm_descriptor *d)
 {
 	unsigned int type = desc_type(d);
 
@@ -477,7 +443,7 @@ static enum mkvm_emu_result run_load_system(struct mkvm_emu *c)
 	int seg = c->d.op == OP_LTR ? MKVM_EMU_TR : MKVM_EMU_LDTR;
 	struct kvm_segment s = { .unusable = 1 };
 	enum mkvm_emu_result res;
-	struct descriptor d;
+	struct mkvm_descriptor d;
 	u64 selector = 0;
 
 	if (cpl(c))
@@ -486,18 +452,18 @@ static enum mkvm_emu_result run_load_system(struct mkvm_emu *c)
 	if (res)
 		return res;
 	if (selector & ~3ULL) {
-		res = read_descriptor(c, selector, true, &d);
+		res = mkvm_emu_read_descriptor(c, selector, true, &d);
 		if (res)
 			return res;
 		if (!system_fits(c, &d))
 			return selector_fault(c, GP_VECTOR, selector);
 		if (!(d.low & DESC_P))
 			return selector_fault(c, NP_VECTOR, selector);
-		s = segment_of(&d);
+		s = mkvm_emu_segment_of(&d);
 		if (long_mode(c) && !canonical(s.base))
 			return selector_fault(c, GP_VECTOR, selector);
 		if (seg == MKVM_EMU_TR)
-			res = set_type_bits(c, &d, TSS_BUSY);
+			res = mkvm_emu_set_type_bits(c, &d, TSS_BUSY);
 		if (res)
 			return res;
 		if (seg == MKVM_EMU_TR)
@@ -512,7 +478,7 @@ static enum mkvm_emu_result run_load_system(struct mkvm_emu *c)
 
 /* ---- VERR, VERW, LAR, LSL: what a program may do with a selector ---- */
 
-static bool accessible(const struct mkvm_emu *c, const struct descriptor *d)
+static bool accessible(const struct mkvm_emu *c, const struct mkvm_descriptor *d)
 {
 	/* by type: LAR takes TSSs, LDTs and gates, LSL those of them that have a limit; long mode has fewer */
 	static const u16 lar[] = { 0x1a3e, 0x1a04 }, lsl[] = { 0x0a0e, 0x0a04 };
@@ -536,7 +502,7 @@ static bool accessible(const struct mkvm_emu *c, const struct descriptor *d)
 static enum mkvm_emu_result run_verify(struct mkvm_emu *c)
 {
 	enum mkvm_emu_result res;
-	struct descriptor d;
+	struct mkvm_descriptor d;
 	u64 selector = 0;
 	bool ok;
 
@@ -544,7 +510,7 @@ static enum mkvm_emu_result run_verify(struct mkvm_emu *c)
 	if (res)
 		return res;
 	if (selector & ~3ULL) {
-		res = read_descriptor(c, selector, false, &d);
+		res = mkvm_emu_read_descriptor(c, selector, false, &d);
 		if (res && !(res == MKVM_EMU_FAULT && c->fault.vector == GP_VECTOR))
 			return res;
 	} else {
@@ -555,7 +521,7 @@ static enum mkvm_emu_result run_verify(struct mkvm_emu *c)
 	if (ok && c->d.op == OP_LAR)
 		reg_write(c, c->reg, c->size, d.low >> 32 & 0x00ffff00);
 	else if (ok && c->d.op == OP_LSL)
-		reg_write(c, c->reg, c->size, segment_of(&d).limit);
+		reg_write(c, c->reg, c->size, mkvm_emu_segment_of(&d).limit);
 	return MKVM_EMU_DONE;
 }
 
@@ -576,6 +542,8 @@ enum mkvm_emu_result mkvm_emu_run_segment(struct mkvm_emu *c)
 		return run_far_branch(c);
 	case OP_RET_FAR:
 		return run_ret_far(c);
+	case OP_IRET:
+		return run_iret(c);
 	case OP_SGDT: case OP_SIDT:
 		return run_store_table(c);
 	case OP_LGDT: case OP_LIDT:

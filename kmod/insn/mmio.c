@@ -431,6 +431,8 @@ static enum mkvm_emu_result page_access(struct mkvm_emu *emu, u64 gpa, void *dat
 	u64 val;
 
 	p = ram_at(vcpu, gpa, write);
+	if (unlikely(!p && emu->implicit))	/* ROM, on which a write is lost? */
+		return write && ram_at(vcpu, gpa, false) ? MKVM_EMU_DONE : MKVM_EMU_UNHANDLED;
 	if (how == MKVM_EMU_PROBE)
 		return p || len <= 8 ? MKVM_EMU_DONE : MKVM_EMU_UNHANDLED;
 	if (p) {
@@ -528,7 +530,7 @@ enum mkvm_emu_result mkvm_emu_system(struct mkvm_emu *emu, u64 la, void *data, u
 	emu->mode.cs_l = emu->mode.efer & EFER_LMA;
 	emu->rflags &= ~(u64)X86_EFLAGS_AC;
 	r = translate(emu, la, write ? ACC_WRITE : 0, &gpa);
-	if (r == MKVM_EMU_DONE && !write)
+	if (r == MKVM_EMU_DONE && (!write || emu->implicit))
 		r = access_by_walk(emu, la, data, len, how);
 	else if (r == MKVM_EMU_DONE && mkvm_gpa_to_user(emu->vcpu, gpa, true))
 		r = page_access(emu, gpa, data, len, how);
@@ -655,6 +657,7 @@ static struct mkvm_emu *emu_init(struct mkvm_vcpu *vcpu)
 	emu->ins_buf = (void *)vcpu->run + MKVM_PIO_PAGE_OFFSET * PAGE_SIZE;
 	emu->insn = vcpu->insn;
 	emu->insn_len = vcpu->insn_len;
+	emu->implicit = false;
 	emu->host_fault = false;
 	emu->patient = vcpu->log.nr || vcpu->pio.done;
 	emu->watched = mkvm_watching(vcpu);
@@ -744,6 +747,14 @@ static void suspend_emulation(struct mkvm_vcpu *vcpu)
 	vcpu->insn_len = vcpu->emu.insn_len;	/* whoever patches the code */
 }
 
+static void queue_fault(struct mkvm_vcpu *vcpu, const struct mkvm_emu *emu)
+{
+	if (emu->fault.vector == X86_TRAP_PF)
+		mkvm_queue_page_fault(vcpu, emu->fault.cr2, emu->fault.error);
+	else
+		mkvm_queue_exception(vcpu, emu->fault.vector, emu->fault.has_error, emu->fault.error);
+}
+
 /* The emulator's last result becomes the vCPU's state. Return: as handle_exit. */
 static int end_emulation(struct mkvm_vcpu *vcpu, enum mkvm_emu_result r, u32 traps)
 {
@@ -755,6 +766,10 @@ static int end_emulation(struct mkvm_vcpu *vcpu, enum mkvm_emu_result r, u32 tra
 		if (emu->ss_loaded && !mkvm_debug_takes(vcpu, X86_TRAP_DB))
 			traps = 0;
 		mkvm_end_instruction(vcpu, traps);
+		if (unlikely(emu->d.op == OP_IRET))
+			mkvm_hw->set_nmi_masked(vcpu, false);
+		if (unlikely(emu->fault_after))
+			queue_fault(vcpu, emu);
 		if (unlikely(emu->ss_loaded))
 			mkvm_hw->set_shadow(vcpu, KVM_X86_SHADOW_INT_MOV_SS);
 		if (likely(!vcpu->tell_tpr))
@@ -770,10 +785,7 @@ static int end_emulation(struct mkvm_vcpu *vcpu, enum mkvm_emu_result r, u32 tra
 	case MKVM_EMU_RETRY:
 		return 1;
 	case MKVM_EMU_FAULT:
-		if (emu->fault.vector == X86_TRAP_PF)
-			mkvm_queue_page_fault(vcpu, emu->fault.cr2, emu->fault.error);
-		else
-			mkvm_queue_exception(vcpu, emu->fault.vector, emu->fault.has_error, emu->fault.error);
+		queue_fault(vcpu, emu);
 		return 1;
 	default:
 		return emu->host_fault ? -EFAULT : mkvm_emulation_failed(vcpu, emu);
@@ -851,12 +863,12 @@ static unsigned int decode_at_rip(struct mkvm_vcpu *vcpu, struct mkvm_emu **emu)
 	return len;
 }
 
-/* Is the instruction at RIP one that the emulator runs? Own thread. */
+/* Is the instruction at RIP one that the emulator runs? Not IRET, of which it knows one form. Own thread. */
 bool mkvm_insn_is_emulated(struct mkvm_vcpu *vcpu)
 {
 	struct mkvm_emu *emu;
 
-	return decode_at_rip(vcpu, &emu) && emu->d.op != OP_LENGTH;
+	return decode_at_rip(vcpu, &emu) && emu->d.op != OP_LENGTH && emu->d.op != OP_IRET;
 }
 
 /*
@@ -877,6 +889,7 @@ enum mkvm_insn mkvm_insn_at_rip(struct mkvm_vcpu *vcpu, u8 *vector)
 		{ 2, { 0x0f, 0xaa }, MKVM_INSN_RSM },
 		{ 1, { 0xcc }, MKVM_INSN_INT3 },
 		{ 1, { 0xce }, MKVM_INSN_INTO },
+		{ 1, { 0xf1 }, MKVM_INSN_INT1 },
 	};
 	struct mkvm_emu *emu;
 	unsigned int len = decode_at_rip(vcpu, &emu), i;
@@ -894,6 +907,104 @@ enum mkvm_insn mkvm_insn_at_rip(struct mkvm_vcpu *vcpu, u8 *vector)
 		if (len >= known[i].len && !memcmp(end - known[i].len, known[i].bytes, known[i].len))
 			return known[i].insn;
 	return MKVM_INSN_OTHER;
+}
+
+/* ---- what the CPU does by itself, and could not ---- */
+
+/* Is a fault's handler to find RF set, so that the instruction meets no breakpoint again? */
+static bool sets_rf(const struct mkvm_event *ev)
+{
+	return ev->type == MKVM_EV_EXCEPTION && ev->vector != X86_TRAP_DB && ev->vector != X86_TRAP_BP &&
+	       ev->vector != X86_TRAP_OF && ev->vector != X86_TRAP_DF && ev->vector != X86_TRAP_MC;
+}
+
+/*
+ * The event that the last exit cut off. Of the guest's own INT n and the like the CPU tells the
+ * vector. False: another processor has changed the instruction since.
+ */
+static bool event_cut_off(struct mkvm_vcpu *vcpu, struct mkvm_emu_event *ev)
+{
+	const struct mkvm_event *e = &vcpu->event;
+	enum mkvm_insn insn;
+	u8 vector = 0;
+
+	*ev = (struct mkvm_emu_event) {
+		.vector = (u8)vcpu->vectoring, .rip = vcpu->rip, .rflags = vcpu->rflags,
+	};
+	if (e->type != MKVM_EV_NONE) {
+		ev->soft = e->type == MKVM_EV_SOFT || (e->type == MKVM_EV_EXCEPTION &&
+			   (e->vector == X86_TRAP_BP || e->vector == X86_TRAP_OF));
+		ev->has_error = e->has_error;
+		ev->error = e->error;
+		if (e->type == MKVM_EV_SOFT)
+			ev->rip += mkvm_hw->soft_event_len;
+		if (sets_rf(e))
+			ev->rflags |= X86_EFLAGS_RF;
+		return true;
+	}
+	insn = mkvm_insn_at_rip(vcpu, &vector);
+	if (insn == MKVM_INSN_INT3)
+		vector = X86_TRAP_BP;
+	else if (insn == MKVM_INSN_INTO)
+		vector = X86_TRAP_OF;
+	else if (insn == MKVM_INSN_INT1)
+		vector = X86_TRAP_DB;
+	else if (insn != MKVM_INSN_INT_N)
+		return false;
+	ev->soft = insn != MKVM_INSN_INT1;
+	ev->rip += vcpu->emu.insn_len;
+	return vector == ev->vector;
+}
+
+/* The event has gone in, or has become the fault that its delivery met. */
+static void end_delivery(struct mkvm_vcpu *vcpu, enum mkvm_emu_result r)
+{
+	const struct mkvm_emu *emu = &vcpu->emu;
+	bool nmi = vcpu->event.type == MKVM_EV_NMI;
+
+	if (r == MKVM_EMU_DONE || vcpu->event.type != MKVM_EV_EXCEPTION)
+		vcpu->event.type = MKVM_EV_NONE;
+	if (nmi)
+		mkvm_hw->set_nmi_masked(vcpu, true);
+	vcpu->exit_soon = false;
+	if (r == MKVM_EMU_FAULT) {
+		queue_fault(vcpu, emu);
+		return;
+	}
+	vcpu->rip = emu->rip;
+	vcpu->rflags = emu->rflags;
+	mkvm_hw->set_shadow(vcpu, 0);
+	mkvm_debug_trap(vcpu, emu->traps);
+	if (emu->fault_after)
+		queue_fault(vcpu, emu);
+}
+
+/*
+ * mkvm_emulate_delivery - deliver the event that the last exit cut off
+ *
+ * Context: own thread, vm->srcu held, may sleep; vcpu->vectoring is set.
+ * Return: as handle_exit; MKVM_NOT_DELIVERED: a device is on the way, or the instruction that the
+ * event came from is gone; nothing has changed.
+ */
+int mkvm_emulate_delivery(struct mkvm_vcpu *vcpu)
+{
+	struct mkvm_emu_event ev;
+	enum mkvm_emu_result r;
+	struct mkvm_emu *emu;
+
+	if (!event_cut_off(vcpu, &ev))
+		return MKVM_NOT_DELIVERED;
+	emu = emu_init(vcpu);
+	emu->implicit = true;
+	emu->one_operand = false;
+	emu->traps = 0;
+	r = mkvm_emu_deliver(emu, &ev);
+	if (r == MKVM_EMU_RETRY)
+		return 1;
+	if (r == MKVM_EMU_UNHANDLED)
+		return emu->host_fault ? -EFAULT : MKVM_NOT_DELIVERED;
+	end_delivery(vcpu, r);
+	return 1;
 }
 
 static unsigned int bytes_in(u32 opcode)

@@ -4,10 +4,10 @@
  * descriptors.
  *
  * A CPU that loads a segment from a descriptor without the accessed bit writes that bit to the
- * table, also during the delivery of an event, which cannot be emulated. On a bus such a write
- * to ROM is lost. Here the CPU gets a copy of the page, through second-level tables of its own
- * vCPU that differ from the VM's in this page only, for one delivery or one instruction. The
- * next exit drops both, and the write with them. All other vCPUs see the ROM all the time.
+ * table. On a bus such a write to ROM is lost. For an instruction that the emulator does not know
+ * the CPU gets a copy of the page, through second-level tables of its own vCPU that differ from the
+ * VM's in this page only. The next exit drops both, and the write with them. All other vCPUs see
+ * the ROM all the time.
  *
  * State: vcpu->overlay, vcpu->overlay_root; only the vCPU's thread accesses them.
  *
@@ -125,13 +125,9 @@ void mkvm_overlay_end(struct mkvm_vcpu *vcpu)
  * mkvm_overlay_fault - a write to read-only memory: is it the CPU's own, of a bit in a descriptor?
  *
  * An instruction that the emulator knows is left to it, since it may be the guest's own write.
- * Context: own thread, vm->srcu held, may sleep. Return: true: enter again.
+ * Context: own thread, vm->srcu held, may sleep; no event was being delivered. Return: true: enter again.
  */
 bool mkvm_overlay_fault(struct mkvm_vcpu *vcpu, u64 gpa)
 {
-	if (vcpu->vectoring && vcpu->event.type == MKVM_EV_NONE)	/* INT n, which would run again */
-		return false;
-	if (!vcpu->vectoring && mkvm_insn_is_emulated(vcpu))
-		return false;
-	return in_descriptors(vcpu, gpa) && overlay_begin(vcpu, gpa, !vcpu->vectoring);
+	return !mkvm_insn_is_emulated(vcpu) && in_descriptors(vcpu, gpa) && overlay_begin(vcpu, gpa, true);
 }

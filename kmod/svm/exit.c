@@ -157,12 +157,6 @@ static int svm_exit_invpcid(struct mkvm_vcpu *vcpu)
 	return vcpu->shown & MKVM_SHOWN_INVPCID ? svm_exit_invlpg(vcpu) : mkvm_exit_ud(vcpu);
 }
 
-/* Exits while soft_tlb.c stands for the page tables that it may change. */
-static int svm_exit_task_switch(struct mkvm_vcpu *vcpu)
-{
-	return mkvm_exit_internal_error(vcpu, KVM_INTERNAL_ERROR_EMULATION, NULL, 0);
-}
-
 static int svm_exit_npf(struct mkvm_vcpu *vcpu)
 {
 	struct vmcb_control_area *c = &to_svm(vcpu)->vmcb->control;
@@ -215,7 +209,7 @@ static int (*const handlers[])(struct mkvm_vcpu *vcpu) = {
 	[SVM_EXIT_INVLPGA] = mkvm_exit_ud,
 	[SVM_EXIT_IOIO] = svm_exit_ioio,
 	[SVM_EXIT_MSR] = svm_exit_msr,
-	[SVM_EXIT_TASK_SWITCH] = svm_exit_task_switch,
+	[SVM_EXIT_TASK_SWITCH] = mkvm_exit_task_switch,
 	[SVM_EXIT_SHUTDOWN] = mkvm_exit_triple_fault,
 	[SVM_EXIT_VMRUN] = mkvm_exit_ud,
 	[SVM_EXIT_VMMCALL] = mkvm_exit_hypercall,

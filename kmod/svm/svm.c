@@ -229,7 +229,7 @@ static void set_intercepts(struct svm_vcpu *svm)
 		INTERCEPT_IOIO_PROT, INTERCEPT_MSR_PROT, INTERCEPT_SHUTDOWN,
 		INTERCEPT_VMRUN, INTERCEPT_VMMCALL, INTERCEPT_VMLOAD, INTERCEPT_VMSAVE, INTERCEPT_STGI,
 		INTERCEPT_CLGI, INTERCEPT_SKINIT, INTERCEPT_WBINVD, INTERCEPT_MONITOR, INTERCEPT_MWAIT,
-		INTERCEPT_XSETBV, INTERCEPT_RDPRU, INTERCEPT_RSM,
+		INTERCEPT_XSETBV, INTERCEPT_RDPRU, INTERCEPT_RSM, INTERCEPT_TASK_SWITCH,
 	};
 	int i;
 
@@ -377,8 +377,8 @@ static void svm_flush_tlb(struct mkvm_vcpu *vcpu)
 }
 
 /*
- * hw_ops set_soft_tlb: what changes the guest's paging or drops translations exits meanwhile. CR4
- * and EFER always do; a task switch, which may change CR3, is not emulated.
+ * hw_ops set_soft_tlb: what changes the guest's paging or drops translations exits meanwhile. CR4,
+ * EFER and task switches always do.
  */
 static void svm_set_soft_tlb(struct mkvm_vcpu *vcpu, u64 root_pa)
 {
@@ -391,7 +391,6 @@ static void svm_set_soft_tlb(struct mkvm_vcpu *vcpu, u64 root_pa)
 	svm_intercept(svm, INTERCEPT_SELECTIVE_CR0, on);
 	svm_intercept(svm, INTERCEPT_CR3_WRITE, on);
 	svm_intercept(svm, INTERCEPT_INVLPG, on);
-	svm_intercept(svm, INTERCEPT_TASK_SWITCH, on);
 	intercept_invpcid(svm);
 	c->intercepts[INTERCEPT_EXCEPTION] = svm_exceptions(svm);
 	svm->asid.flush = true;

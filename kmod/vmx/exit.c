@@ -26,14 +26,6 @@ static int vmx_exit_window(struct mkvm_vcpu *vcpu)
 	return 1;
 }
 
-/* SVM leaves these to the CPU; VMX leaves them to us, and no VMM's guest that is tested makes one. */
-static int vmx_exit_task_switch(struct mkvm_vcpu *vcpu)
-{
-	u64 qual = vmx_read(EXIT_QUALIFICATION);
-
-	return mkvm_exit_internal_error(vcpu, KVM_INTERNAL_ERROR_EMULATION, &qual, 0);
-}
-
 /* Intel SDM vol. 3, "Exit Qualification for I/O Instructions". */
 static int vmx_exit_io(struct mkvm_vcpu *vcpu)
 {
@@ -201,7 +193,7 @@ static int (*const handlers[])(struct mkvm_vcpu *vcpu) = {
 	[EXIT_REASON_INIT_SIGNAL] = mkvm_exit_nothing,
 	[EXIT_REASON_INTERRUPT_WINDOW] = vmx_exit_window,
 	[EXIT_REASON_NMI_WINDOW] = vmx_exit_window,
-	[EXIT_REASON_TASK_SWITCH] = vmx_exit_task_switch,
+	[EXIT_REASON_TASK_SWITCH] = mkvm_exit_task_switch,
 	[EXIT_REASON_CPUID] = mkvm_exit_cpuid,
 	[11] = mkvm_exit_ud,				/* GETSEC */
 	[EXIT_REASON_HLT] = mkvm_exit_halt,

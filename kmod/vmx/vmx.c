@@ -1084,6 +1084,7 @@ static void vmx_enter(struct mkvm_vcpu *vcpu)
 struct mkvm_hw_ops mkvm_vmx_ops = {
 	.name = "Intel VMX",
 	.ucode_rev = 1ull << 32,	/* as in Linux KVM */
+	.soft_event_len = 2,		/* see vmx_inject */
 	.tdp = {
 		.table = VMX_EPT_RWX_MASK,
 		.leaf = VMX_EPT_READABLE_MASK | VMX_EPT_EXECUTABLE_MASK | VMX_EPTP_MT_WB << VMX_EPT_MT_EPTE_SHIFT |

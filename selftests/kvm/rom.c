@@ -835,7 +835,7 @@ TEST(a_software_interrupt_by_an_idt_that_is_nowhere_is_reported_alike)
 	expect_delivery_error(vcpu, EVENT_SOFT, MMIO_GPA + VECTOR * 16);
 }
 
-TEST(a_delivery_whose_stack_is_in_rom_is_reported_with_its_address)
+TEST(a_delivery_whose_stack_is_nowhere_is_reported_with_its_address)
 {
 	struct kvm_regs regs;
 	struct vm *vm;
@@ -845,9 +845,41 @@ TEST(a_delivery_whose_stack_is_in_rom_is_reported_with_its_address)
 		SKIP("Linux KVM's data depend on the vendor, and have the address since 6.14");
 	vcpu = rom_guest(&vm, soft_interrupt, 0, PTE_ALL);
 	vcpu_get_regs(vcpu, &regs);
-	regs.rsp = ROM_DATA + 0x100;
+	regs.rsp = MMIO_GPA + 0x100;
 	vcpu_set_regs(vcpu, &regs);
-	expect_delivery_error(vcpu, EVENT_SOFT, ROM_DATA + 0x100 - 8);
+	expect_delivery_error(vcpu, EVENT_SOFT, MMIO_GPA + 0x100 - 8);
+}
+
+/* The frame begins in RAM or in ROM, and ends where nothing is. */
+TEST(a_delivery_that_is_reported_has_changed_no_register)
+{
+	static const u64 edge[] = { AREA, ROM_GPA };
+	struct kvm_regs regs, after;
+	struct kvm_sregs sregs, sregs_after;
+	struct vm *vm;
+	struct vcpu *vcpu;
+
+	if (is_linux_kvm())
+		SKIP("Linux KVM's data depend on the vendor, and have the address since 6.14");
+	for (u32 i = 0; i < 2; i++) {
+		vcpu = rom_guest(&vm, soft_interrupt, 0, PTE_ALL);
+		/* AREA alone, with nothing before it. */
+		if (edge[i] == AREA)
+			ASSERT_OK(vm_set_slot(vm, SLOT_ROM, 0, ROM_GPA, 0, NULL));
+		vcpu_get_regs(vcpu, &regs);
+		regs.rsp = edge[i] + 16;
+		vcpu_set_regs(vcpu, &regs);
+		vcpu_get_sregs(vcpu, &sregs);
+		ASSERT_EQ(KVM_EXIT_INTERNAL_ERROR, vcpu_run(vcpu));
+		EXPECT_EQ(KVM_INTERNAL_ERROR_DELIVERY_EV, vcpu->run->internal.suberror);
+		vcpu_get_regs(vcpu, &after);
+		vcpu_get_sregs(vcpu, &sregs_after);
+		EXPECT_EQ(regs.rip, after.rip);
+		EXPECT_EQ(regs.rsp, after.rsp);
+		EXPECT_EQ(regs.rflags, after.rflags);
+		EXPECT_EQ(sregs.cs.selector, sregs_after.cs.selector);
+		EXPECT_EQ(sregs.ss.selector, sregs_after.ss.selector);
+	}
 }
 
 static void save_whole_state(u64 arg)

@@ -218,8 +218,8 @@ TEST(a_vcpu_that_waits_for_its_start_says_so)
 
 	if (is_linux_kvm())
 		SKIP("Linux KVM has no MKVM_GET_VCPU_STATE");
-	vcpu_add(vm, halts, 0);
-	vcpu_add(vm, halts, 0);
+	vcpu_create(vm, 0);
+	vcpu_create(vm, 1);
 	ASSERT_EQ(1, vm_msi(vm, MSI_ADDR(1), VECTOR | 4 << 8));		/* NMI */
 	ASSERT_OK(ioctl(vm->fd, MKVM_GET_VCPU_STATE, &state));
 	EXPECT_EQ(KVM_MP_STATE_UNINITIALIZED, state.mp_state);

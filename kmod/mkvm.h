@@ -399,6 +399,14 @@ void mkvm_vcpu_put(struct mkvm_vcpu *vcpu);
 /* cpu/run.c */
 int mkvm_vcpu_run(struct mkvm_vcpu *vcpu);
 
+/* The thread has to leave KVM_RUN, for userspace or for the kernel. Return: why, -errno. */
+static inline int mkvm_interrupted(struct mkvm_vcpu *vcpu, int why)
+{
+	vcpu->stats[MKVM_STAT_SIGNAL_EXITS]++;
+	vcpu->run->exit_reason = KVM_EXIT_INTR;
+	return why;
+}
+
 /* cpu/pending.c; posting: any context */
 void mkvm_vcpu_kick(struct mkvm_vcpu *vcpu);
 void mkvm_vcpu_post(struct mkvm_vcpu *vcpu, enum mkvm_pending bit);
@@ -433,7 +441,6 @@ bool mkvm_vcpu_runnable(struct mkvm_vcpu *vcpu);
 int mkvm_vcpu_block(struct mkvm_vcpu *vcpu);
 
 /* cpu/exit.c: handlers, for the vendor's table; return: 1 enter again, 0 exit to userspace, -errno */
-int mkvm_interrupted(struct mkvm_vcpu *vcpu, int why);
 int mkvm_exit_halt(struct mkvm_vcpu *vcpu);
 int mkvm_exit_cpuid(struct mkvm_vcpu *vcpu);
 int mkvm_exit_monitor(struct mkvm_vcpu *vcpu);
@@ -644,7 +651,7 @@ int mkvm_skip_and_trap(struct mkvm_vcpu *vcpu, u32 traps);
 void mkvm_end_instruction(struct mkvm_vcpu *vcpu, u32 traps);
 int mkvm_emulation_failed(struct mkvm_vcpu *vcpu, const struct mkvm_emu *emu);
 
-/* insn/mmio.c: the emulator's surroundings */
+/* insn/run_insn.c, insn/access.c, insn/walk.c */
 int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause);
 #define MKVM_NOT_DELIVERED 2
 int mkvm_emulate_delivery(struct mkvm_vcpu *vcpu);

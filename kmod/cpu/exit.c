@@ -65,14 +65,6 @@ int mkvm_exit_triple_fault(struct mkvm_vcpu *vcpu)
 	return mkvm_exit_shutdown(vcpu);
 }
 
-/* mkvm_interrupted - the thread has to leave KVM_RUN, for userspace or for the kernel. Return: why, -errno. */
-int mkvm_interrupted(struct mkvm_vcpu *vcpu, int why)
-{
-	vcpu->stats[MKVM_STAT_SIGNAL_EXITS]++;
-	vcpu->run->exit_reason = KVM_EXIT_INTR;
-	return why;
-}
-
 /* ---- exits with nothing to do, exceptions ---- */
 
 int mkvm_exit_nothing(struct mkvm_vcpu *vcpu)

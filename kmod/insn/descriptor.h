@@ -55,12 +55,12 @@ static inline enum mkvm_emu_result selector_fault(struct mkvm_emu *c, u8 vector,
 	return fault_with(c, vector, selector & ~3);
 }
 
-/* emulate_seg.c */
+/* descriptor.c */
 
 /* Reads the descriptor that a selector names; none: #GP. wide: 16 bytes where long mode has such. */
 enum mkvm_emu_result mkvm_emu_read_descriptor(struct mkvm_emu *c, u16 selector, bool wide,
 					      struct mkvm_descriptor *d);
-/* Sets bits of the type, in memory too. */
+/* Sets bits of the type, in memory too. RETRY: they are no longer what was checked. */
 enum mkvm_emu_result mkvm_emu_set_type_bits(struct mkvm_emu *c, struct mkvm_descriptor *d,
 					    unsigned int bits);
 struct kvm_segment mkvm_emu_segment_of(const struct mkvm_descriptor *d);

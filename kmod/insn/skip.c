@@ -6,12 +6,110 @@
  * State: vcpu->next_rip, where the CPU says that the next instruction is, or 0 if it does not
  * say.
  *
- * Read next: mmio.c.
+ * Read next: decode.c, run_insn.c.
  */
 #include <linux/kernel.h>
+#include <linux/srcu.h>
 #include <uapi/asm/debugreg.h>
 
+#include "decode.h"
+#include "internal.h"
 #include "hw_ops.h"
+#include "explain/testpoint.h"
+
+/* The length of the instruction at RIP, 0 where that fails; *emu has it decoded. Own thread. */
+unsigned int mkvm_decode_at_rip(struct mkvm_vcpu *vcpu, struct mkvm_emu **emu)
+{
+	int idx = srcu_read_lock(&vcpu->vm->srcu);
+	unsigned int len;
+
+	*emu = mkvm_emu_begin(vcpu);
+	(*emu)->insn_len = 0;
+	(*emu)->patient = true;		/* the instruction was done already */
+	len = mkvm_insn_length(*emu);
+	srcu_read_unlock(&vcpu->vm->srcu, idx);
+	return len;
+}
+
+/* Is the instruction at RIP one that the emulator runs? Not IRET, of which it knows one form. Own thread. */
+bool mkvm_insn_is_emulated(struct mkvm_vcpu *vcpu)
+{
+	struct mkvm_emu *emu;
+
+	return mkvm_decode_at_rip(vcpu, &emu) && emu->d.op != OP_LENGTH && emu->d.op != OP_IRET;
+}
+
+/*
+ * mkvm_insn_at_rip - which of the instructions that some CPU does not know, or not apart, is at RIP?
+ * @vector: of INT n; may be NULL
+ *
+ * VMCALL and VMMCALL: whichever is the other maker's. RSM: Intel's knows it in its own SMM only.
+ * After any prefix but LOCK. Own thread.
+ */
+enum mkvm_insn mkvm_insn_at_rip(struct mkvm_vcpu *vcpu, u8 *vector)
+{
+	static const struct {
+		u8 len, bytes[3];
+		enum mkvm_insn insn;
+	} known[] = {
+		{ 3, { 0x0f, 0x01, 0xc1 }, MKVM_INSN_HYPERCALL },
+		{ 3, { 0x0f, 0x01, 0xd9 }, MKVM_INSN_HYPERCALL },
+		{ 2, { 0x0f, 0xaa }, MKVM_INSN_RSM },
+		{ 1, { 0xcc }, MKVM_INSN_INT3 },
+		{ 1, { 0xce }, MKVM_INSN_INTO },
+		{ 1, { 0xf1 }, MKVM_INSN_INT1 },
+	};
+	struct mkvm_emu *emu;
+	unsigned int len = mkvm_decode_at_rip(vcpu, &emu), i;
+	const u8 *end = emu->insn + len;
+
+	if (!len || emu->d.op != OP_LENGTH || emu->prefix[LOCK] || ((emu->d.flags & MODRM) && emu->mod != 3))
+		return MKVM_INSN_OTHER;
+	/* Of those that are only measured it alone has an immediate. */
+	if (emu->d.src == IMM8) {
+		if (vector)
+			*vector = end[-1];
+		return MKVM_INSN_INT_N;
+	}
+	for (i = 0; i < ARRAY_SIZE(known); i++)
+		if (len >= known[i].len && !memcmp(end - known[i].len, known[i].bytes, known[i].len))
+			return known[i].insn;
+	return MKVM_INSN_OTHER;
+}
+
+static unsigned int bytes_in(u32 opcode)
+{
+	return DIV_ROUND_UP(fls(opcode), 8);
+}
+
+/* Are these, the first in the lowest bits, the last bytes of an instruction? */
+static bool ends_with(const u8 *insn, unsigned int len, u32 opcode)
+{
+	unsigned int n = bytes_in(opcode);
+
+	return len >= n && !memcmp(insn + len - n, &opcode, n);
+}
+
+/*
+ * RIP past an intercepted instruction when the CPU does not say how long it is.
+ * Return: 1, or as handle_exit when that failed.
+ */
+int mkvm_skip_by_decoding(struct mkvm_vcpu *vcpu)
+{
+	struct mkvm_emu *emu;
+	unsigned int len;
+
+	mkvm_test_point(MKVM_POINT_SKIP);
+	len = mkvm_decode_at_rip(vcpu, &emu);
+	if (vcpu->intercepted && !ends_with(emu->insn, len, vcpu->intercepted))
+		len = bytes_in(vcpu->intercepted);	/* other code stands there by now */
+	if (!len)
+		return mkvm_emulation_failed(vcpu, emu);
+	vcpu->rip += len;
+	if (!(emu->mode.efer & EFER_LMA) || !emu->mode.cs_l)
+		vcpu->rip = (u32)vcpu->rip;
+	return 1;
+}
 
 /*
  * The instruction cannot be emulated. A program at CPL 3 gets #UD, so that it cannot end

@@ -230,3 +230,18 @@ void svm_open_window(struct mkvm_vcpu *vcpu, bool irq, bool nmi)
 	/* A masked NMI waits for the intercepted IRET; what is left ends with the instruction. */
 	svm->step_wanted = nmi && (svm->in_iret || !svm->nmi_masked);
 }
+
+/* ---- debug registers ---- */
+
+void svm_dr_intercepts(struct svm_vcpu *svm, bool on)
+{
+	svm->vmcb->control.intercepts[INTERCEPT_DR] = on ? ~0u : 0;
+}
+
+/* DR0-3 are the guest's while it runs. In this order: a switch to another thread in between is harmless. */
+void svm_dr_live(struct svm_vcpu *svm)
+{
+	svm_dr_intercepts(svm, false);
+	barrier();
+	svm->vcpu.dr_live = true;
+}

@@ -182,19 +182,6 @@ static void svm_vcpu_destroy(struct mkvm_vcpu *vcpu)
 	kfree(svm);
 }
 
-void svm_dr_intercepts(struct svm_vcpu *svm, bool on)
-{
-	svm->vmcb->control.intercepts[INTERCEPT_DR] = on ? ~0u : 0;
-}
-
-/* DR0-3 are the guest's while it runs. In this order: a switch to another thread in between is harmless. */
-void svm_dr_live(struct svm_vcpu *svm)
-{
-	svm_dr_intercepts(svm, false);
-	barrier();
-	svm->vcpu.dr_live = true;
-}
-
 /* Breakpoints that are on need DR0-3, whether or not the guest touches the registers again. */
 static void arm_breakpoints(struct svm_vcpu *svm)
 {

@@ -17,6 +17,8 @@
 
 #include "ktap.h"
 #include "../../kmod/insn/decode.c"
+#include "../../kmod/insn/operand.c"
+#include "../../kmod/insn/descriptor.c"
 #include "../../kmod/insn/emulate.c"
 #include "../../kmod/insn/emulate_bits.c"
 #include "../../kmod/insn/emulate_stack.c"

@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * run_insn.c - runs one instruction, or delivers one event, in the emulator: from an exit and back.
+ *
+ * State: vcpu->emu, the emulator's; vcpu->complete, if userspace is to answer first.
+ *
+ * Read next: emulate.c, access.c.
+ */
+#include <linux/sched/signal.h>
+#include <linux/srcu.h>
+#include <asm/debugreg.h>
+
+#include "decode.h"
+#include "internal.h"
+#include "hw_ops.h"
+#include "explain/testpoint.h"
+#include "explain/trace.h"
+
+/* KVM_RUN again after userspace has answered: the instruction runs once more, on the log. */
+static int complete_emulation(struct mkvm_vcpu *vcpu)
+{
+	struct mkvm_io_log *log = &vcpu->log;
+	int r, idx;
+
+	if (vcpu->rip != vcpu->io_rip) {	/* userspace reset the vCPU: the access is over */
+		mkvm_forget_io(vcpu);
+		return 1;
+	}
+	if (log->open)
+		memcpy(&log->data[log->nr - 1], vcpu->run->mmio.data, sizeof(log->data[0]));
+	log->open = false;
+	log->pos = 0;
+	idx = srcu_read_lock(&vcpu->vm->srcu);
+	r = mkvm_emulate_exit(vcpu, vcpu->cause);
+	srcu_read_unlock(&vcpu->vm->srcu, idx);
+	return r;
+}
+
+/* Is the instruction at RIP still the one that the CPU has intercepted, and checked? */
+static bool is_intercepted(const struct mkvm_emu *emu)
+{
+	unsigned int what = emu->vcpu->intercept.what, number = emu->vcpu->intercept.number;
+
+	switch (what) {
+	case MKVM_INTERCEPT_INS: case MKVM_INTERCEPT_OUTS:
+		return (emu->d.flags & STRING) && emu->size == number &&
+		       (what == MKVM_INTERCEPT_INS ? emu->d.src : emu->d.dst) == PORT;
+	case MKVM_INTERCEPT_GET_CR:
+		return emu->d.op == OP_GET_CR && (number == MKVM_ANY_CR || emu->reg == number);
+	case MKVM_INTERCEPT_SET_CR:	/* AMD: LOCK makes CR0 CR8 */
+		if (emu->d.op == OP_LMSW)
+			return !number;
+		return emu->d.op == OP_SET_CR && (emu->prefix[LOCK] ? 8 : emu->reg) == number;
+	default:
+		return emu->reg == number &&
+		       emu->d.op == (what == MKVM_INTERCEPT_SET_DR ? OP_SET_DR : OP_GET_DR);
+	}
+}
+
+/* RETRY: another processor has changed the code since; the guest runs what stands there now. */
+static enum mkvm_emu_result check_intercepted(struct mkvm_emu *emu)
+{
+	enum mkvm_emu_result r = mkvm_decode(emu);
+
+	if (r == MKVM_EMU_DONE && is_intercepted(emu))
+		return MKVM_EMU_DONE;
+	return r == MKVM_EMU_DONE || r == MKVM_EMU_UNHANDLED ? MKVM_EMU_RETRY : r;
+}
+
+/* A round of REP is over: go on here, or let the guest try the next one itself? */
+static bool may_repeat(struct mkvm_vcpu *vcpu, unsigned int round)
+{
+	return round < 128 && !signal_pending(current) && !need_resched() &&
+	       !(READ_ONCE(vcpu->pending) & ~vcpu->waiting);
+}
+
+/* The traps that an instruction, or a round of REP, would end with: for mkvm_debug_trap. */
+static u32 due_traps(const struct mkvm_vcpu *vcpu, bool tf)
+{
+	return vcpu->emu.traps | (tf ? DR_STEP : 0);
+}
+
+/* The next KVM_RUN has to run the instruction again, with its bytes and its log as they are. */
+static void suspend_emulation(struct mkvm_vcpu *vcpu)
+{
+	vcpu->io_rip = vcpu->rip;
+	vcpu->complete = complete_emulation;
+	vcpu->insn_len = vcpu->emu.insn_len;	/* whoever patches the code */
+}
+
+static void queue_fault(struct mkvm_vcpu *vcpu, const struct mkvm_emu *emu)
+{
+	if (emu->fault.vector == X86_TRAP_PF)
+		mkvm_queue_page_fault(vcpu, emu->fault.cr2, emu->fault.error);
+	else
+		mkvm_queue_exception(vcpu, emu->fault.vector, emu->fault.has_error, emu->fault.error);
+}
+
+/* The emulator's last result becomes the vCPU's state. Return: as handle_exit. */
+static int end_emulation(struct mkvm_vcpu *vcpu, enum mkvm_emu_result r, u32 traps)
+{
+	const struct mkvm_emu *emu = &vcpu->emu;
+
+	switch (r) {
+	case MKVM_EMU_DONE:
+		/* The guest gets no trap between a load of SS and the next instruction. */
+		if (emu->ss_loaded && !mkvm_debug_takes(vcpu, X86_TRAP_DB))
+			traps = 0;
+		mkvm_end_instruction(vcpu, traps);
+		if (unlikely(emu->d.op == OP_IRET))
+			mkvm_hw->set_nmi_masked(vcpu, false);
+		if (unlikely(emu->fault_after))
+			queue_fault(vcpu, emu);
+		if (unlikely(emu->ss_loaded))
+			mkvm_hw->set_shadow(vcpu, KVM_X86_SHADOW_INT_MOV_SS);
+		if (likely(!vcpu->tell_tpr))
+			return 1;
+		vcpu->tell_tpr = false;
+		vcpu->run->exit_reason = KVM_EXIT_SET_TPR;
+		return 0;
+	case MKVM_EMU_AGAIN:
+		if (traps)
+			mkvm_hw->set_shadow(vcpu, 0);
+		mkvm_debug_trap(vcpu, traps);
+		return 1;
+	case MKVM_EMU_RETRY:
+		return 1;
+	case MKVM_EMU_FAULT:
+		queue_fault(vcpu, emu);
+		return 1;
+	default:
+		return emu->host_fault ? -EFAULT : mkvm_emulation_failed(vcpu, emu);
+	}
+}
+
+/* Runs the instruction, or a round of REP; from its start where another processor was quicker. */
+static enum mkvm_emu_result emulate_now(struct mkvm_vcpu *vcpu)
+{
+	enum mkvm_emu_result r;
+	unsigned int tries = 0;
+
+	do {
+		vcpu->log.pos = 0;
+		vcpu->emu.traps = 0;
+		r = mkvm_emulate(&vcpu->emu);
+	} while (unlikely(r == MKVM_EMU_RETRY) && !signal_pending(current) && ++tries < 100);
+	return r;
+}
+
+/*
+ * mkvm_emulate_exit - run the instruction at RIP in the emulator
+ * @cause: of the exit; with MKVM_BY_READ and MKVM_BY_WRITE vcpu->fault_gpa is the operand's address
+ *
+ * Context: own thread, vm->srcu held, may sleep. Return: as handle_exit.
+ */
+int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause)
+{
+	enum mkvm_emu_result r = MKVM_EMU_DONE;
+	unsigned int round = 0;
+	struct mkvm_emu *emu;
+	bool tf, stepped;
+
+	vcpu->cause = cause;
+	emu = mkvm_emu_begin(vcpu);
+	mkvm_test_point(MKVM_POINT_EMULATE);
+	stepped = (vcpu->rflags & X86_EFLAGS_TF) || (vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP);
+	if (!emu->patient)	/* a replay takes as many elements as the first run did */
+		emu->one_by_one = stepped || emu->watched;
+	if (cause == MKVM_BY_INTERCEPT)
+		r = check_intercepted(emu);
+	do {
+		tf = vcpu->rflags & X86_EFLAGS_TF;
+		if (r == MKVM_EMU_DONE || r == MKVM_EMU_AGAIN)
+			r = emulate_now(vcpu);
+		if (r == MKVM_EMU_EXIT) {
+			suspend_emulation(vcpu);
+			return 0;
+		}
+		if (unlikely(r == MKVM_EMU_RETRY && (vcpu->log.nr || vcpu->pio.done))) {
+			suspend_emulation(vcpu);
+			return mkvm_interrupted(vcpu, -EINTR);
+		}
+		mkvm_forget_io(vcpu);
+		vcpu->rip = emu->rip;
+		/* A breakpoint on its code was met before: AMD APM vol. 2, "Resume Flag (RF) Bit". */
+		if (r == MKVM_EMU_AGAIN)
+			emu->rflags |= X86_EFLAGS_RF;
+		vcpu->rflags = emu->rflags;
+	} while (r == MKVM_EMU_AGAIN && !stepped && !emu->traps && may_repeat(vcpu, round++));
+	return end_emulation(vcpu, r, due_traps(vcpu, tf));
+}
+
+/* ---- what the CPU does by itself, and could not ---- */
+
+/* Is a fault's handler to find RF set, so that the instruction meets no breakpoint again? */
+static bool sets_rf(const struct mkvm_event *ev)
+{
+	return ev->type == MKVM_EV_EXCEPTION && ev->vector != X86_TRAP_DB && ev->vector != X86_TRAP_BP &&
+	       ev->vector != X86_TRAP_OF && ev->vector != X86_TRAP_DF && ev->vector != X86_TRAP_MC;
+}
+
+/*
+ * The event that the last exit cut off. Of the guest's own INT n and the like the CPU tells the
+ * vector. False: another processor has changed the instruction since.
+ */
+static bool event_cut_off(struct mkvm_vcpu *vcpu, struct mkvm_emu_event *ev)
+{
+	const struct mkvm_event *e = &vcpu->event;
+	enum mkvm_insn insn;
+	u8 vector = 0;
+
+	*ev = (struct mkvm_emu_event) {
+		.vector = (u8)vcpu->vectoring, .rip = vcpu->rip, .rflags = vcpu->rflags,
+	};
+	if (e->type != MKVM_EV_NONE) {
+		ev->soft = e->type == MKVM_EV_SOFT || (e->type == MKVM_EV_EXCEPTION &&
+			   (e->vector == X86_TRAP_BP || e->vector == X86_TRAP_OF));
+		ev->has_error = e->has_error;
+		ev->error = e->error;
+		if (e->type == MKVM_EV_SOFT)
+			ev->rip += mkvm_hw->soft_event_len;
+		if (sets_rf(e))
+			ev->rflags |= X86_EFLAGS_RF;
+		return true;
+	}
+	insn = mkvm_insn_at_rip(vcpu, &vector);
+	if (insn == MKVM_INSN_INT3)
+		vector = X86_TRAP_BP;
+	else if (insn == MKVM_INSN_INTO)
+		vector = X86_TRAP_OF;
+	else if (insn == MKVM_INSN_INT1)
+		vector = X86_TRAP_DB;
+	else if (insn != MKVM_INSN_INT_N)
+		return false;
+	ev->soft = insn != MKVM_INSN_INT1;
+	ev->rip += vcpu->emu.insn_len;
+	return vector == ev->vector;
+}
+
+/* The event has gone in, or has become the fault that its delivery met. */
+static void end_delivery(struct mkvm_vcpu *vcpu, enum mkvm_emu_result r)
+{
+	const struct mkvm_emu *emu = &vcpu->emu;
+	bool nmi = vcpu->event.type == MKVM_EV_NMI;
+
+	if (r == MKVM_EMU_DONE || vcpu->event.type != MKVM_EV_EXCEPTION)
+		vcpu->event.type = MKVM_EV_NONE;
+	if (nmi)
+		mkvm_hw->set_nmi_masked(vcpu, true);
+	vcpu->exit_soon = false;
+	if (r == MKVM_EMU_FAULT) {
+		queue_fault(vcpu, emu);
+		return;
+	}
+	vcpu->rip = emu->rip;
+	vcpu->rflags = emu->rflags;
+	mkvm_hw->set_shadow(vcpu, 0);
+	mkvm_debug_trap(vcpu, emu->traps);
+	if (emu->fault_after)
+		queue_fault(vcpu, emu);
+}
+
+/*
+ * mkvm_emulate_delivery - deliver the event that the last exit cut off
+ *
+ * Context: own thread, vm->srcu held, may sleep; vcpu->vectoring is set.
+ * Return: as handle_exit; MKVM_NOT_DELIVERED: a device is on the way, or the instruction that the
+ * event came from is gone; nothing has changed.
+ */
+int mkvm_emulate_delivery(struct mkvm_vcpu *vcpu)
+{
+	struct mkvm_emu_event ev;
+	enum mkvm_emu_result r;
+	struct mkvm_emu *emu;
+
+	if (!event_cut_off(vcpu, &ev))
+		return MKVM_NOT_DELIVERED;
+	emu = mkvm_emu_begin(vcpu);
+	emu->implicit = true;
+	emu->one_operand = false;
+	emu->traps = 0;
+	r = mkvm_emu_deliver(emu, &ev);
+	if (r == MKVM_EMU_RETRY)
+		return 1;
+	if (r == MKVM_EMU_UNHANDLED)
+		return emu->host_fault ? -EFAULT : MKVM_NOT_DELIVERED;
+	end_delivery(vcpu, r);
+	return 1;
+}

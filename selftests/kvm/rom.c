@@ -950,8 +950,6 @@ TEST(page_tables_that_are_nowhere_are_a_triple_fault)
 
 	if (is_linux_kvm())
 		SKIP("on Linux KVM it depends on the instruction how such a VM ends");
-	if (cpu_is_intel())
-		SKIP("on Intel the delivery of #PF ends the VM with an internal error");
 	vcpu = rom_guest(&vm, load_bad_cr3, 0, PTE_ALL);
 	vcpu_get_regs(vcpu, &regs);
 	regs.rdi = MMIO_GPA;

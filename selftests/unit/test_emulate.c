@@ -1352,6 +1352,7 @@ static bool uses_stack(const ZydisDecodedInstruction *i)
 	case ZYDIS_MNEMONIC_PUSHF: case ZYDIS_MNEMONIC_PUSHFD: case ZYDIS_MNEMONIC_PUSHFQ:
 	case ZYDIS_MNEMONIC_POPF: case ZYDIS_MNEMONIC_POPFD: case ZYDIS_MNEMONIC_POPFQ:
 	case ZYDIS_MNEMONIC_ENTER: case ZYDIS_MNEMONIC_LEAVE:
+	case ZYDIS_MNEMONIC_IRET: case ZYDIS_MNEMONIC_IRETD: case ZYDIS_MNEMONIC_IRETQ:
 		return true;
 	case ZYDIS_MNEMONIC_PUSH: case ZYDIS_MNEMONIC_POP: case ZYDIS_MNEMONIC_CALL: case ZYDIS_MNEMONIC_RET:
 		return true;
@@ -2956,7 +2957,8 @@ TEST(far_branches_within_a_level_change_cs)
 	ram_put(m.regs[RBX] + 4, 0x10, 2);
 	EXPECT_SELECTOR_FAULT(GP_VECTOR, 0x10, 0xff, 0x2b);	/* jmp far to data */
 	ram_put(m.regs[RBX] + 4, 0x18, 2);
-	EXPECT_EQ(RUN(0xff, 0x2b), MKVM_EMU_UNHANDLED);		/* to a TSS */
+	ram_put(m.ram_base + 0x301d, 0x8c, 1);
+	EXPECT_EQ(RUN(0xff, 0x2b), MKVM_EMU_UNHANDLED);		/* to a call gate */
 	machine_init(REAL);
 	EXPECT_EQ(RUN(0xea, 0x34, 0x12, 0x00, 0x20), MKVM_EMU_DONE);
 	EXPECT_EQ(m.emu.rip, 0x1234);

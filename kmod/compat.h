@@ -144,7 +144,9 @@ static inline int mkvm_user_work(void)
 }
 #endif
 
-/* Whether there is such work. Any context; with interrupts off the answer holds until they are on. */
+/*
+ * Whether there is such work. Any context; with interrupts off the answer holds until they are on.
+ */
 static inline bool mkvm_user_work_pending(void)
 {
 	return read_thread_flags() & XFER_TO_GUEST_MODE_WORK;

@@ -97,7 +97,9 @@ struct mkvm_hw_ops {
 	void (*set_nmi_masked)(struct mkvm_vcpu *vcpu, bool masked);
 	/* Has the next entry inject the event, or nothing if its type is MKVM_EV_NONE. */
 	void (*inject)(struct mkvm_vcpu *vcpu, const struct mkvm_event *ev);
-	/* Makes the guest exit as soon as an interrupt or an NMI could be taken; false: does not. */
+	/*
+	 * Makes the guest exit as soon as an interrupt or an NMI could be taken; false: does not.
+	 */
 	void (*open_window)(struct mkvm_vcpu *vcpu, bool irq, bool nmi);
 
 	/* Has the next entry flush the guest's TLB entries. Interrupts may be off. */

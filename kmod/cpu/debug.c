@@ -91,7 +91,10 @@ static u64 breakpoints(struct mkvm_vcpu *vcpu, const u64 **dr)
 	return vcpu->dr_live ? mkvm_hw->get_dr(vcpu, 7) : 0;
 }
 
-/* mkvm_watching - whether a breakpoint is enabled, so that mkvm_breakpoints_met is needed. Own thread. */
+/*
+ * mkvm_watching - whether a breakpoint is enabled, so that mkvm_breakpoints_met is needed. Own
+ * thread.
+ */
 bool mkvm_watching(struct mkvm_vcpu *vcpu)
 {
 	const u64 *dr;
@@ -104,8 +107,8 @@ bool mkvm_watching(struct mkvm_vcpu *vcpu)
  * @addr: the linear address or port of the access's first byte
  * @len: the bytes of the access
  *
- * The CPU handles breakpoints in code: it checks them before an instruction can exit. AMD APM vol. 2,
- * "Debug-Control Register (DR7)", "Setting Breakpoints". Own thread. Return: bits of DR6.
+ * The CPU handles breakpoints in code: it checks them before an instruction can exit. AMD APM vol.
+ * 2, "Debug-Control Register (DR7)", "Setting Breakpoints". Own thread. Return: bits of DR6.
  */
 u32 mkvm_breakpoints_met(struct mkvm_vcpu *vcpu, enum mkvm_watch how, u64 addr, unsigned int len)
 {
@@ -146,8 +149,8 @@ u32 mkvm_breakpoints_met(struct mkvm_vcpu *vcpu, enum mkvm_watch how, u64 addr, 
  * mkvm_debug_trap - an instruction, or an iteration of REP, was completed outside of the guest
  * @traps: bits of DR6: the breakpoints that it met, and DR_STEP if TF was set when it began
  *
- * One #DB reports all of them and those that MOV SS has held back. It leaves the other bits of DR6 as
- * they are. AMD APM vol. 2, "Debug-Status Register (DR6)". Own thread.
+ * One #DB reports all of them and those that MOV SS has held back. It leaves the other bits of DR6
+ * as they are. AMD APM vol. 2, "Debug-Status Register (DR6)". Own thread.
  */
 void mkvm_debug_trap(struct mkvm_vcpu *vcpu, u32 traps)
 {

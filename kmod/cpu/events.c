@@ -40,7 +40,10 @@ void mkvm_events_seen(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev)
 void mkvm_events_get(struct mkvm_vcpu *vcpu, struct kvm_vcpu_events *ev)
 {
 	unsigned long bits;
-	/* The copy has room for one. Of two the raised one is #MC; the other, a fault, occurs again. */
+	/*
+	 * The copy has room for one. Of two the raised one is #MC; the other, a fault, occurs
+	 * again.
+	 */
 	bool raised = vcpu->exception.type != MKVM_EV_NONE || vcpu->event.type != MKVM_EV_EXCEPTION;
 	const struct mkvm_event *x = raised ? &vcpu->exception : &vcpu->event;
 
@@ -108,9 +111,9 @@ bool mkvm_events_valid(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev)
 /*
  * mkvm_events_set - KVM_SET_VCPU_EVENTS
  *
- * An INIT, NMI or SMI that arrived after the last KVM_GET_VCPU_EVENTS stays pending even if this copy
- * does not have it, because its author did not know of it. None of several events in delivery is
- * lost: the interrupt is injected first, then the NMI and the exception.
+ * An INIT, NMI or SMI that arrived after the last KVM_GET_VCPU_EVENTS stays pending even if this
+ * copy does not have it, because its author did not know of it. None of several events in delivery
+ * is lost: the interrupt is injected first, then the NMI and the exception.
  *
  * Context: vcpu->mutex held.
  * Return: -EINVAL for unknown flags and impossible values; nothing has changed then.

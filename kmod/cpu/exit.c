@@ -59,8 +59,8 @@ int mkvm_exit_shutdown(struct mkvm_vcpu *vcpu)
 }
 
 /*
- * The hardware leaves the guest's state undefined after a triple fault. An INIT makes it consistent,
- * so that userspace can read it.
+ * The hardware leaves the guest's state undefined after a triple fault. An INIT makes it
+ * consistent, so that userspace can read it.
  */
 int mkvm_exit_triple_fault(struct mkvm_vcpu *vcpu)
 {
@@ -75,7 +75,10 @@ int mkvm_exit_nothing(struct mkvm_vcpu *vcpu)
 	return 1;
 }
 
-/* The host has already served the interrupt when it enabled interrupts. A guest holds no RCU references. */
+/*
+ * The host has already served the interrupt when it enabled interrupts. A guest holds no RCU
+ * references.
+ */
 int mkvm_exit_host_interrupt(struct mkvm_vcpu *vcpu)
 {
 	vcpu->stats[MKVM_STAT_IRQ_EXITS]++;
@@ -146,8 +149,8 @@ int mkvm_exit_xsetbv(struct mkvm_vcpu *vcpu)
 }
 
 /*
- * Handles VMCALL and VMMCALL. RAX has the number, and then the result; RBX, RCX, RDX and RSI have the
- * arguments. See the kernel's documentation, "Linux KVM Hypercall".
+ * Handles VMCALL and VMMCALL. RAX has the number, and then the result; RBX, RCX, RDX and RSI have
+ * the arguments. See the kernel's documentation, "Linux KVM Hypercall".
  */
 int mkvm_exit_hypercall(struct mkvm_vcpu *vcpu)
 {
@@ -182,7 +185,10 @@ static int exit_monitor_mwait(struct mkvm_vcpu *vcpu, u32 extensions)
 	return mkvm_skip_instruction(vcpu);
 }
 
-/* Handles the exit of MONITOR, for which ECX defines no extensions. Own thread. Return: as handle_exit. */
+/*
+ * Handles the exit of MONITOR, for which ECX defines no extensions. Own thread. Return: as
+ * handle_exit.
+ */
 int mkvm_exit_monitor(struct mkvm_vcpu *vcpu)
 {
 	return exit_monitor_mwait(vcpu, 0);
@@ -198,8 +204,8 @@ int mkvm_exit_mwait(struct mkvm_vcpu *vcpu)
 }
 
 /*
- * Handles an access to a debug register while userspace debugs the guest. With DR7.GD userspace asks
- * for a #DB on each of these accesses.
+ * Handles an access to a debug register while userspace debugs the guest. With DR7.GD userspace
+ * asks for a #DB on each of these accesses.
  */
 int mkvm_exit_mov_dr(struct mkvm_vcpu *vcpu, unsigned int dr, bool write)
 {
@@ -210,7 +216,9 @@ int mkvm_exit_mov_dr(struct mkvm_vcpu *vcpu, unsigned int dr, bool write)
 
 /* ---- RDMSR and WRMSR ---- */
 
-/* Finishes an access that userspace has answered. If userspace moved RIP meanwhile, it is dropped. */
+/*
+ * Finishes an access that userspace has answered. If userspace moved RIP meanwhile, it is dropped.
+ */
 static int finish_msr(struct mkvm_vcpu *vcpu, bool read)
 {
 	u64 data = READ_ONCE(vcpu->run->msr.data);
@@ -326,7 +334,10 @@ static int complete_pio(struct mkvm_vcpu *vcpu)
 		pio_in_done(vcpu, vcpu->pio.size, val);
 	}
 	r = skip_pio(vcpu, vcpu->pio.port, vcpu->pio.size);
-	/* The device may have raised the SMI: its handler gets the instruction and may have it restarted. */
+	/*
+	 * The device may have raised the SMI: its handler gets the instruction and may have it
+	 * restarted.
+	 */
 	if (r > 0 && unlikely(READ_ONCE(vcpu->pending) & BIT(MKVM_PEND_SMI)))
 		mkvm_accept_smi(vcpu, vcpu->pio.port << 16 | vcpu->pio.size << 4 | MKVM_SMM_IO_VALID |
 				(vcpu->pio.in ? MKVM_SMM_IO_IN : 0));
@@ -382,9 +393,10 @@ static int map_gpa(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
 }
 
 /*
- * Delivers in software an event that the CPU could not deliver because it met memory that is not RAM.
- * That works with ROM; a device is an internal error. Its data have Linux KVM's order: the event, the
- * exit and its qualification in the CPU's own formats, the guest-physical address, the host's CPU.
+ * Delivers in software an event that the CPU could not deliver because it met memory that is not
+ * RAM. That works with ROM; a device is an internal error. Its data have Linux KVM's order: the
+ * event, the exit and its qualification in the CPU's own formats, the guest-physical address, the
+ * host's CPU.
  */
 static int finish_delivery(struct mkvm_vcpu *vcpu, u64 gpa)
 {
@@ -409,7 +421,10 @@ static int tdp_fault_locked(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fe
 		return finish_delivery(vcpu, gpa);
 	if (unlikely(r == MKVM_FAULT_ROM) && mkvm_overlay_fault(vcpu, gpa))
 		return 1;
-	/* If the CPU reports its length, a doorbell's instruction is not decoded, unless it is watched. */
+	/*
+	 * If the CPU reports its length, a doorbell's instruction is not decoded, unless it is
+	 * watched.
+	 */
 	if (write && vcpu->next_rip && !mkvm_watching(vcpu) && mkvm_fast_mmio(vcpu, gpa)) {
 		mkvm_trace_event(mmio, vcpu, gpa, 0, true, 0, "kernel");
 		return mkvm_skip_instruction(vcpu);

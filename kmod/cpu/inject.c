@@ -143,7 +143,10 @@ static bool accepts_extint(struct mkvm_vcpu *vcpu)
 	return !vcpu->lapic || mkvm_lapic_accepts_pic(vcpu->lapic);
 }
 
-/* Whether the PIC, or userspace in its place, has an interrupt for this vCPU. Any context: a snapshot. */
+/*
+ * Whether the PIC, or userspace in its place, has an interrupt for this vCPU. Any context: a
+ * snapshot.
+ */
 bool mkvm_has_extint(struct mkvm_vcpu *vcpu)
 {
 	return accepts_extint(vcpu) &&
@@ -222,8 +225,8 @@ static enum mkvm_hold hold_nmi(struct mkvm_vcpu *vcpu)
  * @vector: set to its vector, to MKVM_WAITS_EXTINT for the PIC's, whose vector is known only after
  *	    the acknowledge, or to MKVM_WAITS_NONE
  *
- * Context: any; from other threads a snapshot. Return: MKVM_HOLD_NOTHING if no interrupt waits or the
- * next entry will inject it.
+ * Context: any; from other threads a snapshot. Return: MKVM_HOLD_NOTHING if no interrupt waits or
+ * the next entry will inject it.
  */
 enum mkvm_hold mkvm_interrupt_waits(struct mkvm_vcpu *vcpu, int *vector)
 {
@@ -282,7 +285,10 @@ bool mkvm_ready_for_user_interrupt(struct mkvm_vcpu *vcpu)
 	return vcpu->user_vector < 0 && accepts_extint(vcpu) && !hold_interrupt(vcpu);
 }
 
-/* Whether userspace waits for the time when it may call KVM_INTERRUPT, and may do so now. Own thread. */
+/*
+ * Whether userspace waits for the time when it may call KVM_INTERRUPT, and may do so now. Own
+ * thread.
+ */
 bool mkvm_user_window_open(struct mkvm_vcpu *vcpu)
 {
 	return vcpu->user_pic && READ_ONCE(vcpu->run->request_interrupt_window) &&
@@ -350,7 +356,10 @@ void mkvm_events_inject(struct mkvm_vcpu *vcpu)
 	vcpu->waiting = pending & (BIT(MKVM_PEND_NMI) | (mkvm_hw->nmi_masked(vcpu) ? 0 : BIT(MKVM_PEND_NMI2)));
 	if (vcpu->in_smm)
 		vcpu->waiting |= BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_SMI);
-	/* An SMI is taken between instructions: after the event's delivery, before its handler begins. */
+	/*
+	 * An SMI is taken between instructions: after the event's delivery, before its handler
+	 * begins.
+	 */
 	vcpu->exit_soon = !vcpu->in_smm && (pending & BIT(MKVM_PEND_SMI)) && vcpu->event.type != MKVM_EV_NONE;
 	if (vcpu->exit_soon)
 		vcpu->waiting |= BIT(MKVM_PEND_SMI);

@@ -29,7 +29,8 @@ void mkvm_mce_reset(struct mkvm_vcpu *vcpu)
 /*
  * mkvm_mce_setup - KVM_X86_SETUP_MCE: choose the number of banks and whether MCG_CTL exists
  *
- * Context: vcpu->mutex held. Return: -EINVAL for no banks, too many, or bits that MKVM_MCE_CAP lacks.
+ * Context: vcpu->mutex held. Return: -EINVAL for no banks, too many, or bits that MKVM_MCE_CAP
+ * lacks.
  */
 int mkvm_mce_setup(struct mkvm_vcpu *vcpu, u64 cap)
 {
@@ -54,7 +55,9 @@ static u64 *mce_bank(struct mkvm_mce *mce, u32 nr)
 	return nr < banks ? mce->bank[array_index_nospec(nr, banks)] : NULL;
 }
 
-/* Returns the register of an MSR's number, or NULL. Userspace may always save and restore MCG_CTL. */
+/*
+ * Returns the register of an MSR's number, or NULL. Userspace may always save and restore MCG_CTL.
+ */
 static u64 *mce_reg(struct mkvm_mce *mce, u32 index, bool host)
 {
 	u64 *bank;
@@ -87,9 +90,9 @@ int mkvm_mce_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host)
 }
 
 /*
- * As mkvm_msr_set. The guest may only clear a bank's status, unless HWCR lets it write other values,
- * and may enable or disable a bank only as a whole (but for bits 0 and 10, which old kernels mask
- * because of errata).
+ * As mkvm_msr_set. The guest may only clear a bank's status, unless HWCR lets it write other
+ * values, and may enable or disable a bank only as a whole (but for bits 0 and 10, which old
+ * kernels mask because of errata).
  */
 int mkvm_mce_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host)
 {
@@ -116,8 +119,8 @@ int mkvm_mce_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host)
 /*
  * mkvm_mce_inject - KVM_X86_SET_MCE: give the guest a machine check
  *
- * An uncorrected error raises #MC. It shuts down a guest that is already handling one or has CR4.MCE
- * clear. Errors that the guest has disabled have no effect. Context: vcpu->mutex held.
+ * An uncorrected error raises #MC. It shuts down a guest that is already handling one or has
+ * CR4.MCE clear. Errors that the guest has disabled have no effect. Context: vcpu->mutex held.
  * Return: -EINVAL for a bank that does not exist or a status that is not valid.
  */
 int mkvm_mce_inject(struct mkvm_vcpu *vcpu, const struct kvm_x86_mce *m)

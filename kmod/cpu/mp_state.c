@@ -68,18 +68,18 @@ static void change(struct mkvm_vcpu *vcpu, u32 state, const char *why)
  *   pending SMI                          none              kept      latched until it can be taken
  *   pending NMIs                         none              dropped   as Linux KVM
  *   NMIs blocked, interrupt shadow       no                no
- *   exception raised, event in delivery  none              dropped   so is an unreported triple fault
+ * exception raised, event in delivery  none              dropped   so is an unreported triple fault
  *   vector of KVM_INTERRUPT              none              dropped
  *   access that userspace is to answer   none              dropped
  *   SIPI                                 none              dropped   one that came before the INIT
- *   EOI, TPR access to be reported       none              kept      userspace's devices wait for it
+ * EOI, TPR access to be reported       none              kept      userspace's devices wait for it
  *   TLB                                  flushed           flushed   AMD: not modified, which no guest sees
  *   KVM_SET_GUEST_DEBUG, CPUID, filters  none              kept      userspace's
  *   mp_state                             by the irqchip    see above
  *
  * SIPI sets CS, RIP and mp_state. KVM_SET_MP_STATE sets mp_state, and SIPI_RECEIVED posts a SIPI.
- * Neither changes or drops anything else. No ioctl resets a vCPU: userspace sets each state anew, and
- * removes a pending SMI or NMI by KVM_SET_VCPU_EVENTS. selftests/kvm/reset.c tests each row. A
+ * Neither changes or drops anything else. No ioctl resets a vCPU: userspace sets each state anew,
+ * and removes a pending SMI or NMI by KVM_SET_VCPU_EVENTS. selftests/kvm/reset.c tests each row. A
  * shutdown leaves the state that INIT leaves.
  *
  * Context: own thread, or the vCPU is not yet published.
@@ -156,7 +156,10 @@ void mkvm_accept_init_sipi(struct mkvm_vcpu *vcpu)
 
 /* ---- KVM_SET_MP_STATE ---- */
 
-/* KVM_SET_MP_STATE. Context: vcpu->mutex held. Return: -EINVAL for states that this vCPU cannot have. */
+/*
+ * KVM_SET_MP_STATE. Context: vcpu->mutex held. Return: -EINVAL for states that this vCPU cannot
+ * have.
+ */
 int mkvm_vcpu_set_mp_state(struct mkvm_vcpu *vcpu, u32 state)
 {
 	if (!vcpu->lapic && state != KVM_MP_STATE_RUNNABLE)
@@ -197,7 +200,9 @@ int mkvm_halt(struct mkvm_vcpu *vcpu)
 	return 1;
 }
 
-/* Whether the vCPU can run, or INIT, SIPI, SMI or an interrupt window is to be handled. Own thread. */
+/*
+ * Whether the vCPU can run, or INIT, SIPI, SMI or an interrupt window is to be handled. Own thread.
+ */
 bool mkvm_vcpu_runnable(struct mkvm_vcpu *vcpu)
 {
 	unsigned long pending = READ_ONCE(vcpu->pending);
@@ -218,8 +223,8 @@ bool mkvm_vcpu_runnable(struct mkvm_vcpu *vcpu)
 /*
  * mkvm_vcpu_block - sleep until the vCPU is runnable, or its thread has work to do
  *
- * Context: own thread, may sleep. Return: 0 if it is runnable or mkvm_user_work_pending; -EINTR if a
- * signal is pending.
+ * Context: own thread, may sleep. Return: 0 if it is runnable or mkvm_user_work_pending; -EINTR if
+ * a signal is pending.
  */
 int mkvm_vcpu_block(struct mkvm_vcpu *vcpu)
 {

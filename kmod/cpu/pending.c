@@ -85,8 +85,8 @@ void mkvm_vcpu_post_smi(struct mkvm_vcpu *vcpu)
 }
 
 /*
- * Posts INIT and drops an earlier SIPI in one step, so that a SIPI beside an INIT is always the later
- * one. Any context.
+ * Posts INIT and drops an earlier SIPI in one step, so that a SIPI beside an INIT is always the
+ * later one. Any context.
  */
 void mkvm_vcpu_post_init(struct mkvm_vcpu *vcpu)
 {
@@ -130,8 +130,8 @@ void mkvm_vcpu_tell_tpr(struct mkvm_vcpu *vcpu, bool write)
 /*
  * mkvm_pending_take_init_sipi - take INIT and SIPI out of the pending word in one step
  *
- * A SIPI beside an INIT was posted after it. In SMM an INIT stays until RSM, and a SIPI is lost (AMD
- * APM vol. 2, "SMM Execution Environment"). Return: the bits that were taken.
+ * A SIPI beside an INIT was posted after it. In SMM an INIT stays until RSM, and a SIPI is lost
+ * (AMD APM vol. 2, "SMM Execution Environment"). Return: the bits that were taken.
  */
 unsigned long mkvm_pending_take_init_sipi(struct mkvm_vcpu *vcpu)
 {
@@ -188,7 +188,9 @@ void mkvm_pending_merge_nmis(struct mkvm_vcpu *vcpu)
 	atomic_long_andnot(MKVM_PEND_BOTH(MKVM_PEND_NMI2), (atomic_long_t *)&vcpu->pending);
 }
 
-/* Sets a bit for userspace, or clears it unless it was posted after the last KVM_GET_VCPU_EVENTS. */
+/*
+ * Sets a bit for userspace, or clears it unless it was posted after the last KVM_GET_VCPU_EVENTS.
+ */
 void mkvm_pending_restore(struct mkvm_vcpu *vcpu, enum mkvm_pending bit, bool set)
 {
 	unsigned long old = READ_ONCE(vcpu->pending), new;
@@ -211,7 +213,10 @@ void mkvm_pending_restore(struct mkvm_vcpu *vcpu, enum mkvm_pending bit, bool se
 	}
 }
 
-/* Restores the number of pending NMIs. If only the first one is removed, the second becomes the first. */
+/*
+ * Restores the number of pending NMIs. If only the first one is removed, the second becomes the
+ * first.
+ */
 void mkvm_pending_restore_nmis(struct mkvm_vcpu *vcpu, unsigned int nr)
 {
 	unsigned long seen = BIT(MKVM_PEND_NMI);

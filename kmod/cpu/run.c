@@ -54,7 +54,10 @@ static void save_guest_dr(struct mkvm_vcpu *vcpu)
 	get_debugreg(vcpu->dr[3], 3);
 }
 
-/* Loads the guest's state, runs the guest until its exit, and restores the host's. Interrupts are off. */
+/*
+ * Loads the guest's state, runs the guest until its exit, and restores the host's. Interrupts are
+ * off.
+ */
 static void enter_guest_irqoff(struct mkvm_vcpu *vcpu)
 {
 	long tlb_gen = atomic_long_read(&vcpu->vm->tlb_gen);
@@ -102,8 +105,8 @@ static void enter_guest_irqoff(struct mkvm_vcpu *vcpu)
 }
 
 /*
- * Stores TPR, the class of ISR and the highest IRR at vapic_addr, where the guest's code reads them. If
- * the page does not exist any more, this does nothing.
+ * Stores TPR, the class of ISR and the highest IRR at vapic_addr, where the guest's code reads
+ * them. If the page does not exist any more, this does nothing.
  */
 static void vapic_show(struct mkvm_vcpu *vcpu)
 {
@@ -139,7 +142,10 @@ static int enter_guest(struct mkvm_vcpu *vcpu)
 
 	preempt_disable();
 	local_irq_disable();
-	/* Announced before the last look at pending; pairs with mkvm_vcpu_kick and mem/tdp.c's flush_tlbs. */
+	/*
+	 * Announced before the last look at pending; pairs with mkvm_vcpu_kick and mem/tdp.c's
+	 * flush_tlbs.
+	 */
 	smp_store_mb(vcpu->where, MKVM_IN_GUEST);
 	xfer_to_guest_mode_prepare();
 	if (unlikely((READ_ONCE(vcpu->pending) & PEND_WORK & ~vcpu->waiting) || mkvm_user_work_pending())) {
@@ -225,7 +231,10 @@ static int vcpu_loop(struct mkvm_vcpu *vcpu)
 			r = wait_to_run(vcpu);
 		if (r <= 0)
 			return r;
-		/* A shutdown ends KVM_RUN before a signal does, because no ioctl would show it then. */
+		/*
+		 * A shutdown ends KVM_RUN before a signal does, because no ioctl would show it
+		 * then.
+		 */
 		if (unlikely(vcpu->triple_fault))
 			continue;
 		if (mkvm_user_window_open(vcpu)) {
@@ -268,7 +277,10 @@ static int run_prepared(struct mkvm_vcpu *vcpu)
 	}
 	if (r <= 0)
 		return r;
-	/* As in Linux KVM the last exit's reason stays: clients read it after they completed the exit. */
+	/*
+	 * As in Linux KVM the last exit's reason stays: clients read it after they completed the
+	 * exit.
+	 */
 	if (mkvm_immediate_exit(run))
 		return -EINTR;
 	run->exit_reason = KVM_EXIT_UNKNOWN;

@@ -143,8 +143,8 @@ void mkvm_tsc_set_offset(struct mkvm_vcpu *vcpu, s64 offset)
  * @khz: 0 is the host's rate
  *
  * The TSC is not scaled, so only the host's rate is accepted, within the 250 ppm by which clocks
- * drift, as in Linux KVM. The rate is only read back and changes no vCPU's TSC. Context: any. Return:
- * 0 or -EINVAL.
+ * drift, as in Linux KVM. The rate is only read back and changes no vCPU's TSC. Context: any.
+ * Return: 0 or -EINVAL.
  */
 int mkvm_tsc_set_khz(u32 *where, unsigned long khz)
 {

@@ -27,8 +27,8 @@ static struct dentry *top;
 
 struct out {
 	struct seq_file *s;
-	bool json, first;		/* first: no comma before what comes next */
-	struct kvm_lapic_state lapic;	/* scratch */
+	bool json, first;		/* first: the next item needs no comma */
+	struct kvm_lapic_state lapic;	/* scratch space */
 };
 
 static void comma(struct out *o)
@@ -38,7 +38,7 @@ static void comma(struct out *o)
 	o->first = false;
 }
 
-/* An object or a list. @key: NULL within a list. */
+/* Begins an object or a list. @key: NULL within a list. */
 static void begin(struct out *o, const char *key, char bracket)
 {
 	if (!o->json)
@@ -60,10 +60,10 @@ static void end(struct out *o, char bracket)
 }
 
 /*
- * Some items of an object. @record: a printf format with each value in braces, its key before it:
- * "vcpu {id %u}: {mp_state %s}". Text is without braces and keys, JSON has nothing else; strings
- * and hexadecimal numbers are in quotes there, since many read JSON's numbers as floating point.
- * FLAG is for items with '?' before the key.
+ * Prints items of an object. @record is a printf format in which each value is in braces, after its
+ * key: "vcpu {id %u}: {mp_state %s}". Text omits braces and keys, and JSON omits all else. JSON has
+ * strings and hexadecimal numbers in quotes, since many programs read JSON's numbers as floating
+ * point. Items with '?' before the key take their values from FLAG.
  */
 static __printf(2, 3) void show(struct out *o, const char *record, ...)
 {
@@ -92,7 +92,9 @@ static __printf(2, 3) void show(struct out *o, const char *record, ...)
 	va_end(args);
 }
 
-/* The value of an item whose key begins with '?': in text some words or none. */
+/*
+ * The value of an item whose key begins with '?': true or false in JSON, the words or none in text.
+ */
 #define FLAG(o, value, words) ((o)->json ? (value) ? "true" : "false" : (value) ? (words) : "")
 
 /* ---- vcpus ---- */
@@ -293,7 +295,7 @@ static void show_vcpu_stats(struct out *o, struct mkvm_vcpu *vcpu)
 
 static const char * const files[] = { "vcpus", "irqchip", "routing", "memslots", "stats" };
 
-/* What a file has: lists, each made by a function for the VM or for each vCPU. */
+/* The lists of each file. A function prints a list for the VM, or one item of it for each vCPU. */
 static const struct {
 	const char *file, *list;
 	void (*of_vm)(struct out *o, struct mkvm *vm);
@@ -323,7 +325,7 @@ static void show_list(struct out *o, struct mkvm *vm, int list)
 	end(o, ']');
 }
 
-/* The file's name says what it shows, and whether as JSON. */
+/* Prints the lists that belong to the file's name, as JSON if it ends in .json. */
 static int view_show(struct seq_file *s, void *unused)
 {
 	const char *name = s->file->f_path.dentry->d_name.name;
@@ -346,7 +348,11 @@ static int view_show(struct seq_file *s, void *unused)
 }
 DEFINE_SHOW_ATTRIBUTE(view);
 
-/* mkvm_debugfs_add - a VM's directory; without debugfs nothing happens. Context: the VM is complete; sleeps. */
+/*
+ * mkvm_debugfs_add - create a VM's directory; without debugfs this does nothing
+ *
+ * Context: the VM is complete; may sleep.
+ */
 void mkvm_debugfs_add(struct mkvm *vm)
 {
 	char name[32];
@@ -361,7 +367,7 @@ void mkvm_debugfs_add(struct mkvm *vm)
 	}
 }
 
-/* mkvm_debugfs_remove - from its return on nobody reads. Sleeps. */
+/* mkvm_debugfs_remove - remove a VM's directory. Afterwards nobody reads it. May sleep. */
 void mkvm_debugfs_remove(struct mkvm *vm)
 {
 	debugfs_remove_recursive(vm->debugfs);

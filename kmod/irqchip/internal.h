@@ -35,7 +35,10 @@ static inline bool mkvm_source_pulses(enum mkvm_irq_source source)
 #define MKVM_INT_FALLS		2
 #define MKVM_INT_REQUEST	4	/* an acknowledge may now find a request */
 
-/* pic.c: the 8259 pair. Creation and destruction may sleep; the rest: any context, without pic->lock. */
+/*
+ * pic.c: the 8259 pair. Creation and destruction may sleep; the rest: any context, without
+ * pic->lock.
+ */
 int mkvm_pic_create(struct mkvm *vm);
 void mkvm_pic_destroy(struct mkvm *vm);
 int mkvm_pic_set_irq(struct mkvm_pic *pic, unsigned int pin, enum mkvm_irq_source source, int level);
@@ -59,7 +62,10 @@ void mkvm_pit_set_reinject(struct mkvm_pit *pit, bool reinject);
 /* The guest took or finished the last tick. Any context, even under pic->lock or ioapic->lock. */
 void mkvm_pit_acked(struct mkvm_pit *pit);
 
-/* routing.c. Create, destroy and set may sleep; the rest: any context, without locks of controllers. */
+/*
+ * routing.c. Create, destroy and set may sleep; the rest: any context, without locks of
+ * controllers.
+ */
 int mkvm_routing_create(struct mkvm *vm);	/* sets KVM's default table */
 void mkvm_routing_destroy(struct mkvm *vm);
 int mkvm_routing_set(struct mkvm *vm, const struct kvm_irq_routing_entry *entries, u32 nr, u32 flags);
@@ -81,11 +87,11 @@ bool mkvm_lapic_matches(struct mkvm_lapic *apic, struct mkvm_lapic *sender, cons
 
 /* lapic.c */
 int mkvm_lapic_accept(struct mkvm_lapic *apic, const struct mkvm_irq *irq);	/* any context */
-u32 mkvm_lapic_id(struct mkvm_lapic *apic);					/* any context: in its mode's format */
+u32 mkvm_lapic_id(struct mkvm_lapic *apic);		/* any context: in its mode's format */
 bool mkvm_lapic_sw_enabled(struct mkvm_lapic *apic);				/* any context */
-u32 mkvm_lapic_arb_priority(struct mkvm_lapic *apic);				/* any context: APR */
+u32 mkvm_lapic_arb_priority(struct mkvm_lapic *apic);			/* any context: APR */
 int mkvm_lapic_local_deliver(struct mkvm_lapic *apic, unsigned int lvt_reg);	/* any context: an LVT entry fires */
-void mkvm_pic_output_changed(struct mkvm *vm, unsigned int changes);		/* any context, no lock held */
+void mkvm_pic_output_changed(struct mkvm *vm, unsigned int changes);	/* any context, no lock held */
 void mkvm_lapic_lint0(struct mkvm_lapic *apic, unsigned int changes);		/* any context: MKVM_INT_* */
 bool mkvm_lapic_unfinished(struct mkvm_lapic *apic, u8 vector);			/* any context: in IRR or ISR */
 

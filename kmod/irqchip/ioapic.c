@@ -44,7 +44,7 @@ struct mkvm_ioapic {
 	DECLARE_BITMAP(wants_eoi, 256);	/* (a) vectors whose EOI matters */
 	struct kvm_ioapic_state reg;	/* only ioregsel, id and redirtbl are used */
 	u32 line;			/* pins that are high */
-	u32 pit_pins;			/* pins that the PIT has driven: their EOIs are reported to it */
+	u32 pit_pins;		/* pins that the PIT has driven: their EOIs are reported to it */
 	u32 resample_pins;		/* pins that irqfds with a resamplefd have driven */
 	u32 storming;			/* pins that wait for storm_timer */
 	u8 source[KVM_IOAPIC_NUM_PINS];	/* which sources hold the pin high: bit n is source n */
@@ -86,7 +86,9 @@ static int pin_deliver(struct mkvm_ioapic *ioapic, unsigned int pin)
 	}
 	irq.id = mkvm_trace_id(pin_id, ioapic->vm, KVM_IRQCHIP_IOAPIC, pin);
 	ret = mkvm_irq_deliver(ioapic->vm, NULL, &irq);
-	/* If coalesced, another pin's interrupt with this vector is pending, and one EOI ends both. */
+	/*
+	 * If coalesced, another pin's interrupt with this vector is pending, and one EOI ends both.
+	 */
 	if (irq.level && ret >= 0)
 		rte->fields.remote_irr = 1;
 	return ret;
@@ -161,7 +163,10 @@ int mkvm_ioapic_set_irq(struct mkvm_ioapic *ioapic, unsigned int pin, enum mkvm_
 	return ret;
 }
 
-/* mkvm_ioapic_wants_eoi - whether mkvm_ioapic_eoi must be called for this vector. Any context, no lock. */
+/*
+ * mkvm_ioapic_wants_eoi - whether mkvm_ioapic_eoi must be called for this vector. Any context, no
+ * lock.
+ */
 bool mkvm_ioapic_wants_eoi(struct mkvm_ioapic *ioapic, u8 vector)
 {
 	return test_bit(vector, ioapic->wants_eoi);
@@ -341,8 +346,8 @@ void mkvm_ioapic_get(struct mkvm_ioapic *ioapic, struct kvm_ioapic_state *state)
  * mkvm_ioapic_set - KVM_SET_IRQCHIP
  *
  * The lines get the levels of irr (MKVM_SOURCE_RESTORED), and what can be delivered is delivered.
- * Reserved and read-only bits of RTEs are dropped, as on a write by the guest; pad is ignored, since
- * clients leave it uninitialised. Context: any. Return: -EINVAL for another base address or a
+ * Reserved and read-only bits of RTEs are dropped, as on a write by the guest; pad is ignored,
+ * since clients leave it uninitialised. Context: any. Return: -EINVAL for another base address or a
  * register's value that is too large; nothing has changed then.
  */
 int mkvm_ioapic_set(struct mkvm_ioapic *ioapic, const struct kvm_ioapic_state *state)
@@ -375,7 +380,10 @@ int mkvm_ioapic_set(struct mkvm_ioapic *ioapic, const struct kvm_ioapic_state *s
 	return 0;
 }
 
-/* mkvm_ioapic_create - creates vm->irqchip.ioapic with all pins masked. May sleep. Return: 0 or -ENOMEM. */
+/*
+ * mkvm_ioapic_create - creates vm->irqchip.ioapic with all pins masked. May sleep. Return: 0 or
+ * -ENOMEM.
+ */
 int mkvm_ioapic_create(struct mkvm *vm)
 {
 	struct mkvm_ioapic *ioapic = kzalloc(sizeof(*ioapic), GFP_KERNEL_ACCOUNT);

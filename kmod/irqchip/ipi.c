@@ -24,9 +24,9 @@ enum { SHORTHAND_NONE, SHORTHAND_SELF, SHORTHAND_ALL, SHORTHAND_OTHERS };
 #define DELIVERY_LOWEST		(APIC_DM_LOWEST >> 8)
 
 /*
- * The destination of an IOAPIC or an MSI has 8 bits. If all are ones, it addresses everybody in both
- * modes, unless userspace has wider MSIs and says so (KVM_CAP_X2APIC_API). An IPI is a broadcast if
- * all destination bits of its target's mode are ones.
+ * The destination of an IOAPIC or an MSI has 8 bits. If all are ones, it addresses everybody in
+ * both modes, unless userspace has wider MSIs and says so (KVM_CAP_X2APIC_API). An IPI is a
+ * broadcast if all destination bits of its target's mode are ones.
  */
 static bool lapic_is_broadcast(struct mkvm_lapic *apic, bool x2apic, struct mkvm_lapic *sender, u32 dest)
 {
@@ -76,7 +76,10 @@ bool mkvm_lapic_matches(struct mkvm_lapic *apic, struct mkvm_lapic *sender, cons
 		return true;
 	if (irq->logical)
 		return lapic_matches_logical(apic, x2apic, irq->dest);
-	/* as in Linux KVM, an id over 8 bits matches even in xAPIC mode, and no shorter one does then */
+	/*
+	 * as in Linux KVM, an id over 8 bits matches even in xAPIC mode, and no shorter one does
+	 * then
+	 */
 	return irq->dest == (apic->vcpu->id > 0xff ? apic->vcpu->id : mkvm_lapic_id(apic));
 }
 

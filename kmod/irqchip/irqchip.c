@@ -26,7 +26,9 @@ void mkvm_irqchip_destroy(struct mkvm *vm)
 	struct mkvm_vcpu *vcpu;
 	int i;
 
-	/* Those that raise interrupts in other controllers go first; the LAPICs stay until the end. */
+	/*
+	 * Those that raise interrupts in other controllers go first; the LAPICs stay until the end.
+	 */
 	mkvm_irqfd_destroy(vm);
 	mkvm_pit_destroy(vm);
 	mkvm_for_each_vcpu(i, vcpu, vm)
@@ -217,7 +219,10 @@ int mkvm_irqchip_signal_msi(struct mkvm *vm, struct kvm_msi __user *arg)
 		return -EFAULT;
 	if (!mkvm_irqchip_in_kernel(vm) || msi.flags || memchr_inv(msi.pad, 0, sizeof(msi.pad)))
 		return -EINVAL;
-	/* QEMU passes the offset of a device's write in the MSI window. Routes have whole addresses. */
+	/*
+	 * QEMU passes the offset of a device's write in the MSI window. Routes have whole
+	 * addresses.
+	 */
 	if (READ_ONCE(mkvm_msi_offsets) && msi.address_lo < MKVM_MSI_WINDOW)
 		msi.address_lo |= MKVM_LAPIC_BASE;
 	return mkvm_msi_deliver(vm, (u64)msi.address_hi << 32 | msi.address_lo, msi.data);

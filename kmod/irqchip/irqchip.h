@@ -53,11 +53,11 @@ struct mkvm_routing;
 
 /* The tags are those of mkvm.h. "Once set" means once in_kernel is true. */
 struct mkvm_irqchip {
-	bool in_kernel;				/* (l) LAPICs and routing exist; stored with release */
+	bool in_kernel;			/* (l) LAPICs and routing exist; stored with release */
 	struct mkvm_pic *pic;			/* (c) once set; NULL: split, in userspace */
 	struct mkvm_ioapic *ioapic;		/* (c) once set; NULL: split, in userspace */
 	struct mkvm_pit *pit;			/* (l) stored with release */
-	u32 ioapic_pins;			/* (c) once set; GSIs of userspace's IOAPICs if split */
+	u32 ioapic_pins;		/* (c) once set; GSIs of userspace's IOAPICs if split */
 	DECLARE_BITMAP(eoi_vectors, 256);	/* (a) that these IOAPICs send level triggered */
 	struct mutex lock;			/* (q): routing, irqfds, iodev; inside vm->lock */
 	struct mkvm_routing __rcu *routing;	/* (r) and (q) */
@@ -108,7 +108,7 @@ struct mkvm_irq {
 
 /* irqchip.c: creation, and ioctls of the VM. May sleep; creation needs vm->lock. */
 void mkvm_irqchip_init(struct mkvm *vm);
-void mkvm_irqchip_destroy(struct mkvm *vm);		/* frees all but the LAPICs, whose timers it stops */
+void mkvm_irqchip_destroy(struct mkvm *vm);	/* frees all but the LAPICs, whose timers it stops */
 int mkvm_irqchip_create(struct mkvm *vm);					/* KVM_CREATE_IRQCHIP */
 int mkvm_irqchip_create_split(struct mkvm *vm, u64 pins);			/* KVM_CAP_SPLIT_IRQCHIP */
 int mkvm_irqchip_get(struct mkvm *vm, struct kvm_irqchip __user *arg);
@@ -150,19 +150,19 @@ long mkvm_lapic_send_ipis(struct mkvm_lapic *apic, u64 low, u64 high, unsigned i
 int mkvm_lapic_create(struct mkvm_vcpu *vcpu);
 void mkvm_lapic_destroy(struct mkvm_vcpu *vcpu);
 void mkvm_lapic_reset(struct mkvm_lapic *apic, bool init);			/* own; init: as by INIT */
-bool mkvm_lapic_accepts_pic(struct mkvm_lapic *apic);				/* any context: ExtINT reaches the CPU */
+bool mkvm_lapic_accepts_pic(struct mkvm_lapic *apic);	/* any context: ExtINT reaches the CPU */
 int mkvm_lapic_pending(struct mkvm_lapic *apic);				/* own: highest IRR above PPR, or -1 */
-int mkvm_lapic_highest_isr(struct mkvm_lapic *apic);				/* own: highest vector in service, or -1 */
-int mkvm_lapic_highest_irr(struct mkvm_lapic *apic);				/* own: regardless of PPR, or -1 */
+int mkvm_lapic_highest_isr(struct mkvm_lapic *apic);	/* own: highest vector in service, or -1 */
+int mkvm_lapic_highest_irr(struct mkvm_lapic *apic);		/* own: regardless of PPR, or -1 */
 void mkvm_lapic_ack(struct mkvm_lapic *apic, u8 vector);			/* own: IRR -> ISR */
 u8 mkvm_lapic_get_tpr(struct mkvm_lapic *apic);				/* own: the register, 8 bits */
 void mkvm_lapic_set_tpr(struct mkvm_lapic *apic, u8 tpr);			/* own */
-bool mkvm_lapic_mmio_match(struct mkvm_lapic *apic, u64 gpa);			/* own: in xAPIC mode, in its page */
+bool mkvm_lapic_mmio_match(struct mkvm_lapic *apic, u64 gpa);	/* own: in xAPIC mode, in its page */
 bool mkvm_lapic_owns_page(struct mkvm_lapic *apic, u64 gpa);			/* own: in its page, in any mode */
 int mkvm_lapic_mmio_read(struct mkvm_lapic *apic, u32 offset, unsigned int len, void *val);	/* own */
 int mkvm_lapic_mmio_write(struct mkvm_lapic *apic, u32 offset, unsigned int len, const void *val);	/* own */
-int mkvm_lapic_msr_read(struct mkvm_lapic *apic, u32 msr, u64 *val);		/* own: 0x800-0x8ff; 1: #GP */
-int mkvm_lapic_msr_write(struct mkvm_lapic *apic, u32 msr, u64 val);		/* own: 0x800-0x8ff; 1: #GP */
+int mkvm_lapic_msr_read(struct mkvm_lapic *apic, u32 msr, u64 *val);	/* own: 0x800-0x8ff; 1: #GP */
+int mkvm_lapic_msr_write(struct mkvm_lapic *apic, u32 msr, u64 val);	/* own: 0x800-0x8ff; 1: #GP */
 bool mkvm_lapic_in_x2apic_mode(struct mkvm_lapic *apic);			/* own */
 u64 mkvm_lapic_get_base(struct mkvm_lapic *apic);				/* own: MSR_IA32_APICBASE */
 int mkvm_lapic_set_base(struct mkvm_lapic *apic, u64 base, bool host);		/* own; 1: refused (#GP or -EINVAL) */
@@ -182,7 +182,7 @@ void mkvm_lapic_timer_update(struct mkvm_lapic *apic);	/* own: the deadline or t
  * What the controllers need of the rest of the module, all of it in cpu/pending.c. The unit tests
  * have their own versions. Any context, unless a line says otherwise.
  */
-void mkvm_vcpu_kick_event(struct mkvm_vcpu *vcpu);		/* has it look at IRR and ExtINT again */
+void mkvm_vcpu_kick_event(struct mkvm_vcpu *vcpu);	/* has it look at IRR and ExtINT again */
 void mkvm_vcpu_post_nmi(struct mkvm_vcpu *vcpu);
 void mkvm_vcpu_post_smi(struct mkvm_vcpu *vcpu);
 void mkvm_vcpu_post_init(struct mkvm_vcpu *vcpu);		/* also drops a pending SIPI */

@@ -34,7 +34,7 @@ struct mkvm_irqfd {
 	wait_queue_entry_t wait;		/* (c) in the eventfd's queue */
 	poll_table poll;			/* (q) used while wait is added to the queue */
 	bool refused;				/* (q) the queue has another irqfd already */
-	bool closed;				/* (a) irqfd_wake sets it: nobody can signal any more */
+	bool closed;			/* (a) irqfd_wake sets it: nobody can signal any more */
 	struct list_head link;			/* (q) in vm->irqchip.irqfds */
 	struct list_head resample_link;		/* (r) and (q) in vm->irqchip.resamplers */
 };
@@ -68,9 +68,9 @@ static int irqfd_wake(wait_queue_entry_t *wait, unsigned int mode, int sync, voi
 }
 
 /*
- * Whether the queue has an irqfd, of this VM or another. An irqfd consumes the signal, so a second one
- * of the same eventfd would never wake, or from then on the first one would not. Newer kernels do not
- * allow a second one in the queue, either.
+ * Whether the queue has an irqfd, of this VM or another. An irqfd consumes the signal, so a second
+ * one of the same eventfd would never wake, or from then on the first one would not. Newer kernels
+ * do not allow a second one in the queue, either.
  */
 static bool has_taker(const wait_queue_head_t *queue)
 {
@@ -82,7 +82,10 @@ static bool has_taker(const wait_queue_head_t *queue)
 	return false;
 }
 
-/* Adds the irqfd to the eventfd's queue and to the lists in one step. Context: vm->irqchip.lock held. */
+/*
+ * Adds the irqfd to the eventfd's queue and to the lists in one step. Context: vm->irqchip.lock
+ * held.
+ */
 static void irqfd_enqueue(struct file *file, wait_queue_head_t *queue, poll_table *poll)
 {
 	struct mkvm_irqfd *irqfd = container_of(poll, struct mkvm_irqfd, poll);
@@ -102,8 +105,8 @@ static void irqfd_enqueue(struct file *file, wait_queue_head_t *queue, poll_tabl
 }
 
 /*
- * Resamples all irqfds, or those whose GSI leads to the pin: first it lowers each GSI, then it signals
- * each resamplefd.
+ * Resamples all irqfds, or those whose GSI leads to the pin: first it lowers each GSI, then it
+ * signals each resamplefd.
  */
 static void resample(struct mkvm *vm, bool all, unsigned int chip, unsigned int pin)
 {
@@ -249,8 +252,8 @@ out:
  *
  * Removing an irqfd that does not exist is no error, as in Linux KVM. Context: may sleep; takes
  * vm->irqchip.lock. Return: -EINVAL if there are no interrupt controllers, or for unknown flags,
- * nonzero padding, a GSI out of range or a file that is no eventfd; -EBADF; -EBUSY if the eventfd is
- * an irqfd already, of this VM or another; -ENOMEM.
+ * nonzero padding, a GSI out of range or a file that is no eventfd; -EBADF; -EBUSY if the eventfd
+ * is an irqfd already, of this VM or another; -ENOMEM.
  */
 int mkvm_irqfd_ioctl(struct mkvm *vm, const struct kvm_irqfd *arg)
 {

@@ -139,7 +139,9 @@ static void lapic_find_isr(struct mkvm_lapic *apic)
 	WRITE_ONCE(apic->highest_isr, w < 0 ? -1 : w * 32 + __fls(lapic_get(apic, APIC_ISR + w * 0x10)));
 }
 
-/* Recomputes the caches from IRR and ISR, which were replaced. Senders may add requests meanwhile. */
+/*
+ * Recomputes the caches from IRR and ISR, which were replaced. Senders may add requests meanwhile.
+ */
 static void lapic_rebuild(struct mkvm_lapic *apic)
 {
 	unsigned int w;
@@ -249,7 +251,10 @@ static void lapic_kick_if_requested(struct mkvm_lapic *apic)
 
 /* ---- messages to this APIC ---- */
 
-/* Only the first error after a write of ESR raises the error interrupt; later ones are just recorded. */
+/*
+ * Only the first error after a write of ESR raises the error interrupt; later ones are just
+ * recorded.
+ */
 void mkvm_lapic_error(struct mkvm_lapic *apic, u32 bit)
 {
 	if (!atomic_fetch_or(bit, &apic->errors))
@@ -318,7 +323,10 @@ int mkvm_lapic_accept(struct mkvm_lapic *apic, const struct mkvm_irq *irq)
 		mkvm_vcpu_post_sipi(vcpu, irq->vector);
 		return 1;
 	default:
-		/* as in Linux KVM only LINT0 delivers ExtINT (mkvm_lapic_accepts_pic); mode 3 is reserved */
+		/*
+		 * as in Linux KVM only LINT0 delivers ExtINT (mkvm_lapic_accepts_pic); mode 3 is
+		 * reserved
+		 */
 		return MKVM_IRQ_IGNORED;
 	}
 }
@@ -331,7 +339,8 @@ static const char *lvt_name(unsigned int lvt_reg)
 }
 
 /*
- * mkvm_lapic_local_deliver - the source of a local vector table entry (APIC_LVTT, APIC_LVT0 ...) fires
+ * mkvm_lapic_local_deliver - the source of a local vector table entry (APIC_LVTT, APIC_LVT0 ...)
+ * fires
  *
  * Context: any. Return: as mkvm_lapic_accept; MKVM_IRQ_IGNORED for a masked entry.
  */
@@ -402,8 +411,8 @@ static void lapic_look_at_lint0(struct mkvm_lapic *apic)
  * mkvm_lapic_lint0 - the PIC's INT output, which drives LINT0, has changed
  * @changes: MKVM_INT_*
  *
- * NMI, SMI and INIT are always edge triggered, fixed mode is triggered as the entry says, and ExtINT
- * is a level: Intel SDM vol. 3, "Local Vector Table". Context: any.
+ * NMI, SMI and INIT are always edge triggered, fixed mode is triggered as the entry says, and
+ * ExtINT is a level: Intel SDM vol. 3, "Local Vector Table". Context: any.
  */
 void mkvm_lapic_lint0(struct mkvm_lapic *apic, unsigned int changes)
 {
@@ -419,7 +428,9 @@ void mkvm_lapic_lint0(struct mkvm_lapic *apic, unsigned int changes)
 	}
 }
 
-/* The PIC's INT output has changed; it is wired to LINT0 of every CPU. Any context, no locks held. */
+/*
+ * The PIC's INT output has changed; it is wired to LINT0 of every CPU. Any context, no locks held.
+ */
 void mkvm_pic_output_changed(struct mkvm *vm, unsigned int changes)
 {
 	struct mkvm_vcpu *vcpu;
@@ -588,8 +599,8 @@ bool mkvm_lapic_mmio_match(struct mkvm_lapic *apic, u64 gpa)
 }
 
 /*
- * Whether the address is in the APIC's page. Userspace has no devices there, even if the APIC's mode
- * has no registers there (KVM_X86_QUIRK_LAPIC_MMIO_HOLE). Own.
+ * Whether the address is in the APIC's page. Userspace has no devices there, even if the APIC's
+ * mode has no registers there (KVM_X86_QUIRK_LAPIC_MMIO_HOLE). Own.
  */
 bool mkvm_lapic_owns_page(struct mkvm_lapic *apic, u64 gpa)
 {
@@ -699,7 +710,10 @@ u64 mkvm_lapic_get_deadline(struct mkvm_lapic *apic)
 	return READ_ONCE(apic->deadline);
 }
 
-/* @tsc: in cycles of the guest's TSC, 0 disarms. Ignored unless LVTT selects TSC-deadline mode. Own. */
+/*
+ * @tsc: in cycles of the guest's TSC, 0 disarms. Ignored unless LVTT selects TSC-deadline mode.
+ * Own.
+ */
 void mkvm_lapic_set_deadline(struct mkvm_lapic *apic, u64 tsc)
 {
 	if (apic->timer_mode != LAPIC_TIMER_DEADLINE)
@@ -849,7 +863,9 @@ int mkvm_lapic_get_state(struct mkvm_lapic *apic, struct kvm_lapic_state *state)
 
 	memset(state, 0, sizeof(*state));
 	for (i = 0; i < 64; i++) {
-		/* APR follows from the other registers: as in Linux KVM the image does not have it. */
+		/*
+		 * APR follows from the other registers: as in Linux KVM the image does not have it.
+		 */
 		if (!(LAPIC_XAPIC >> i & 1) || i == REG(APIC_ARBPRI))
 			continue;
 		val = lapic_read(apic, i << 4);
@@ -897,10 +913,11 @@ static void lapic_load_registers(struct mkvm_lapic *apic, const struct kvm_lapic
 /*
  * mkvm_lapic_set_state - KVM_SET_LAPIC: load an image
  *
- * The timer goes on from TMCCT, as in Linux KVM. If TMICT is set and TMCCT is 0, a one-shot fires at
- * once, since whoever made the image may not have filled in TMCCT. In deadline mode the timer goes on
- * to the deadline that is set. Interrupts that arrive meanwhile may be lost, because IRR is replaced.
- * Context: own. Return: -EINVAL for a wrong id in x2APIC mode. All other images are accepted.
+ * The timer goes on from TMCCT, as in Linux KVM. If TMICT is set and TMCCT is 0, a one-shot fires
+ * at once, since whoever made the image may not have filled in TMCCT. In deadline mode the timer
+ * goes on to the deadline that is set. Interrupts that arrive meanwhile may be lost, because IRR is
+ * replaced. Context: own. Return: -EINVAL for a wrong id in x2APIC mode. All other images are
+ * accepted.
  */
 int mkvm_lapic_set_state(struct mkvm_lapic *apic, const struct kvm_lapic_state *state)
 {

@@ -23,7 +23,10 @@
 /* A guest must not keep the host busy with a period of a few ns. Linux KVM has this bound. */
 #define LAPIC_MIN_PERIOD_NS	200000ull
 
-/* Deadlines that are further away fire after this time, over 100 years, so that ktime cannot overflow. */
+/*
+ * Deadlines that are further away fire after this time, over 100 years, so that ktime cannot
+ * overflow.
+ */
 #define LAPIC_MAX_DEADLINE_MS	(1ull << 42)
 
 /* If the clock reaches a deadline before the TSC does, the timer checks again after this. */
@@ -94,7 +97,8 @@ void mkvm_lapic_timer_stop(struct mkvm_lapic *apic)
 
 /*
  * mkvm_lapic_timer_start - count down
- * @count: the first count: TMICT or the rest of it; 0 fires a one-shot at once and is a whole period
+ * @count: the first count: TMICT or the rest of it; 0 fires a one-shot at once and is a whole
+ *          period
  *         in periodic mode
  *
  * Later periods last for TMICT. Nothing counts if TMICT is 0 or the mode does not use it. Context:

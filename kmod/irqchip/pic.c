@@ -30,7 +30,9 @@
 #define PIC_CASCADE	2	/* the master's pin that the slave drives */
 #define PIC_SPURIOUS	7	/* an acknowledge without a request gives this line */
 
-/* Pins that may be level triggered: all but 0, 1, 2 (timer, keyboard, cascade), 8 (RTC), 13 (FPU). */
+/*
+ * Pins that may be level triggered: all but 0, 1, 2 (timer, keyboard, cascade), 8 (RTC), 13 (FPU).
+ */
 static const u8 pic_elcr_mask[2] = { 0xf8, 0xde };
 
 struct mkvm_pic {
@@ -39,8 +41,8 @@ struct mkvm_pic {
 	struct kvm_pic_state chip[2];	/* master, slave; single registers are read without the lock */
 	u8 source[16];			/* which sources hold the pin high: bit n is source n */
 	u16 pit_pins;			/* pins that the PIT has driven */
-	u16 unended;			/* pins that were acknowledged and whose end is not yet reported */
-	bool output;			/* an acknowledge would find a request; also read without lock */
+	u16 unended;		/* pins that were acknowledged and whose end is not yet reported */
+	bool output;		/* an acknowledge would find a request; also read without lock */
 	bool line;			/* INT as a line; also read without lock */
 	u8 changes;			/* MKVM_INT_*, to be reported after the lock is released */
 };
@@ -52,8 +54,8 @@ static unsigned int chip_highest(const struct kvm_pic_state *chip, u8 mask)
 }
 
 /*
- * Returns the lines in service that hold others back. In special mask mode masked lines do not, and a
- * non-specific EOI skips them.
+ * Returns the lines in service that hold others back. In special mask mode masked lines do not, and
+ * a non-specific EOI skips them.
  */
 static u8 chip_service(const struct kvm_pic_state *chip)
 {
@@ -88,9 +90,9 @@ static int chip_pending(struct mkvm_pic *pic, unsigned int nr)
 }
 
 /*
- * Updates INT as a line and records its change. It is called at each change, since a pulse makes two
- * of them. 8259A data sheet, "Interrupt Request Register": without an acknowledge a request lasts as
- * long as its line is high.
+ * Updates INT as a line and records its change. It is called at each change, since a pulse makes
+ * two of them. 8259A data sheet, "Interrupt Request Register": without an acknowledge a request
+ * lasts as long as its line is high.
  */
 static void pic_update_line(struct mkvm_pic *pic)
 {
@@ -121,9 +123,9 @@ static void pin_release(struct mkvm_pic *pic, unsigned int pin, enum mkvm_irq_so
 
 /*
  * Ends every operation: lowers the pins that were held until their interrupt ended, updates the
- * cascade and the output, and unlocks. Then it notifies the CPUs if INT has changed or an acknowledge
- * would now find a request (with look also if it would have done so before), and reports the
- * interrupts that ended.
+ * cascade and the output, and unlocks. Then it notifies the CPUs if INT has changed or an
+ * acknowledge would now find a request (with look also if it would have done so before), and
+ * reports the interrupts that ended.
  */
 static void pic_unlock(struct mkvm_pic *pic, unsigned long flags, bool look)
 	__releases(&pic->lock)
@@ -160,8 +162,8 @@ static void chip_eoi(struct kvm_pic_state *chip, unsigned int irq, bool rotate)
 }
 
 /*
- * One acknowledge cycle. INT falls; another request makes it rise again. Returns the line; without a
- * request the spurious one, for which no ISR bit is set.
+ * One acknowledge cycle. INT falls; another request makes it rise again. Returns the line; without
+ * a request the spurious one, for which no ISR bit is set.
  */
 static unsigned int chip_ack(struct mkvm_pic *pic, unsigned int nr)
 {
@@ -217,7 +219,9 @@ bool mkvm_pic_output(struct mkvm_pic *pic)
 	return READ_ONCE(pic->output);
 }
 
-/* mkvm_pic_line - whether INT is high. All delivery modes but ExtINT use it. Any context, no lock. */
+/*
+ * mkvm_pic_line - whether INT is high. All delivery modes but ExtINT use it. Any context, no lock.
+ */
 bool mkvm_pic_line(struct mkvm_pic *pic)
 {
 	return READ_ONCE(pic->line);
@@ -370,7 +374,10 @@ void mkvm_pic_port_write(struct mkvm_pic *pic, u16 port, u8 val)
 	pic_unlock(pic, flags, false);
 }
 
-/* In poll mode the next read of either port is the acknowledge. Bit 7 says whether there was a request. */
+/*
+ * In poll mode the next read of either port is the acknowledge. Bit 7 says whether there was a
+ * request.
+ */
 static u8 pic_poll(struct mkvm_pic *pic, unsigned int nr)
 {
 	unsigned long flags;
@@ -417,8 +424,8 @@ void mkvm_pic_get(struct mkvm_pic *pic, unsigned int chip, struct kvm_pic_state 
  * mkvm_pic_set - KVM_SET_IRQCHIP: set the registers of a chip
  *
  * The lines get the levels of last_irr (MKVM_SOURCE_RESTORED). The master's cascade request follows
- * the slave, regardless of irr. Context: any. Return: -EINVAL for a value that the chip cannot hold;
- * nothing has changed then.
+ * the slave, regardless of irr. Context: any. Return: -EINVAL for a value that the chip cannot
+ * hold; nothing has changed then.
  */
 int mkvm_pic_set(struct mkvm_pic *pic, unsigned int chip, const struct kvm_pic_state *state)
 {

@@ -29,13 +29,16 @@
 
 #define PIT_HZ			1193182
 #define PIT_MIN_PERIOD_NS	(200 * NSEC_PER_USEC)	/* between two timer callbacks, as in Linux KVM */
-#define PIT_MAX_PENDING		65536			/* missed ticks that reinjection remembers */
+#define PIT_MAX_PENDING		65536		/* missed ticks that reinjection remembers */
 #define PIT_REFRESH_CLOCKS	18			/* between two toggles of port 0x61 bit 4 */
 #define PIT_UNPROGRAMMED	0xff			/* mode before the first control word, as Linux KVM shows it */
 #define PIT_STOPPED		(1ll << 62)		/* count_load_time while it waits for a count or a trigger */
 #define PIT_FLAGS		(KVM_PIT_FLAGS_HPET_LEGACY | KVM_PIT_FLAGS_SPEAKER_DATA_ON)
 
-/* The bytes to access in rw_mode and count_latched, and the next byte in read_state and write_state. */
+/*
+ * The bytes to access in rw_mode and count_latched, and the next byte in read_state and
+ * write_state.
+ */
 enum { PIT_LOW = 1, PIT_HIGH, PIT_BOTH, PIT_BOTH_HIGH };
 
 struct mkvm_pit {
@@ -53,7 +56,10 @@ struct mkvm_pit {
 	struct irq_work ack_work;
 };
 
-/* In modes 1 and 5 a rise of the gate starts the count; in the others it runs while the gate is high. */
+/*
+ * In modes 1 and 5 a rise of the gate starts the count; in the others it runs while the gate is
+ * high.
+ */
 static bool channel_is_triggered(const struct kvm_pit_channel_state *c)
 {
 	return c->mode == 1 || c->mode == 5;
@@ -246,8 +252,8 @@ static void pit_set_gate(struct mkvm_pit *pit, bool gate)
 }
 
 /*
- * A value that is already latched stays. Status bit 6, null count, says that no count has reached the
- * counting element.
+ * A value that is already latched stays. Status bit 6, null count, says that no count has reached
+ * the counting element.
  */
 static void channel_latch(const struct mkvm_pit *pit, struct kvm_pit_channel_state *c, bool count, bool status)
 {
@@ -353,7 +359,9 @@ u8 mkvm_pit_port_read(struct mkvm_pit *pit, u16 port)
 	return val;
 }
 
-/* mkvm_pit_port_write - the guest writes one byte to these ports. Any context, without pit->lock. */
+/*
+ * mkvm_pit_port_write - the guest writes one byte to these ports. Any context, without pit->lock.
+ */
 void mkvm_pit_port_write(struct mkvm_pit *pit, u16 port, u8 val)
 {
 	unsigned long flags;
@@ -371,7 +379,9 @@ void mkvm_pit_port_write(struct mkvm_pit *pit, u16 port, u8 val)
 	raw_spin_unlock_irqrestore(&pit->lock, flags);
 }
 
-/* mkvm_pit_owns_speaker - whether port 0x61 is in the kernel (KVM_PIT_SPEAKER_DUMMY). Any context. */
+/*
+ * mkvm_pit_owns_speaker - whether port 0x61 is in the kernel (KVM_PIT_SPEAKER_DUMMY). Any context.
+ */
 bool mkvm_pit_owns_speaker(struct mkvm_pit *pit)
 {
 	return pit->speaker;

@@ -130,8 +130,8 @@ int mkvm_set_irq_by(struct mkvm *vm, const struct mkvm_routing *table, enum mkvm
  * @level: 0, 1 or MKVM_PULSE; a level other than 0 sends an MSI
  *
  * Context: any, no locks of interrupt controllers held but pit->lock. Return: the sum over the
- * controllers that accepted it; MKVM_IRQ_COALESCED if it is pending already; MKVM_IRQ_IGNORED if all
- * ignored it or the GSI leads nowhere.
+ * controllers that accepted it; MKVM_IRQ_COALESCED if it is pending already; MKVM_IRQ_IGNORED if
+ * all ignored it or the GSI leads nowhere.
  */
 int mkvm_set_irq(struct mkvm *vm, enum mkvm_irq_source source, u32 gsi, int level)
 {
@@ -143,7 +143,9 @@ int mkvm_set_irq(struct mkvm *vm, enum mkvm_irq_source source, u32 gsi, int leve
 	return ret;
 }
 
-/* mkvm_gsi_has_pin - whether the GSI leads to this pin of this chip (KVM_IRQCHIP_*). Any context. */
+/*
+ * mkvm_gsi_has_pin - whether the GSI leads to this pin of this chip (KVM_IRQCHIP_*). Any context.
+ */
 bool mkvm_gsi_has_pin(struct mkvm *vm, u32 gsi, unsigned int chip, unsigned int pin)
 {
 	const struct mkvm_routing *table;
@@ -239,7 +241,10 @@ static int routing_add(const struct mkvm *vm, struct mkvm_routing *table, const 
 	}
 }
 
-/* mkvm_routing_wants_eoi - whether an IOAPIC in userspace waits for the EOI of this vector. Any context. */
+/*
+ * mkvm_routing_wants_eoi - whether an IOAPIC in userspace waits for the EOI of this vector. Any
+ * context.
+ */
 bool mkvm_routing_wants_eoi(struct mkvm *vm, u8 vector)
 {
 	return test_bit(vector, vm->irqchip.eoi_vectors);
@@ -297,10 +302,10 @@ static void routing_replace(struct mkvm *vm, struct mkvm_routing *table)
 /*
  * mkvm_routing_set - KVM_SET_GSI_ROUTING: replace the whole table
  *
- * When it returns, no interrupt is delivered by the old table any more. A GSI has at most one pin of
- * each chip, or one MSI. Context: may sleep; takes vm->irqchip.lock. Return: -EINVAL for nr over
- * MKVM_NR_GSI, flags, a GSI, chip, pin or type out of range, an address that is no MSI's, or nonzero
- * padding; -ENOMEM. Nothing has changed then.
+ * When it returns, no interrupt is delivered by the old table any more. A GSI has at most one pin
+ * of each chip, or one MSI. Context: may sleep; takes vm->irqchip.lock. Return: -EINVAL for nr over
+ * MKVM_NR_GSI, flags, a GSI, chip, pin or type out of range, an address that is no MSI's, or
+ * nonzero padding; -ENOMEM. Nothing has changed then.
  */
 int mkvm_routing_set(struct mkvm *vm, const struct kvm_irq_routing_entry *entries, u32 nr, u32 flags)
 {

@@ -21,7 +21,7 @@
 
 static char *devname = "mkvm";
 module_param(devname, charp, 0444);
-MODULE_PARM_DESC(devname, "name of the device node in /dev (default mkvm; kvm serves clients that know no other name)");
+MODULE_PARM_DESC(devname, "name of the device node in /dev (default mkvm; kvm is for clients that open only /dev/kvm)");
 
 bool mkvm_msi_offsets;		/* (a) root may change it at any time */
 module_param_named(msi_offsets, mkvm_msi_offsets, bool, 0644);
@@ -92,7 +92,7 @@ static int cpu_up(unsigned int cpu)
 	r = mkvm_hw->cpu_enable();
 	preempt_enable();
 	if (r == -EBUSY)
-		pr_err("mkvm: CPU %u: another hypervisor holds %s: unload it (rmmod kvm_amd or kvm_intel), or since Linux 6.12 boot with kvm.enable_virt_at_load=0\n",
+		pr_err("mkvm: CPU %u: another hypervisor uses %s: unload it (rmmod kvm_amd or kvm_intel), or since Linux 6.12 boot with kvm.enable_virt_at_load=0\n",
 		       cpu, mkvm_hw->name);
 	return r;
 }
@@ -115,7 +115,7 @@ static int mkvm_suspend(MKVM_SYSCORE_ARGS)
 static void mkvm_resume(MKVM_SYSCORE_ARGS)
 {
 	if (mkvm_hw->cpu_enable())
-		pr_err("mkvm: %s could not be switched on again after suspend\n", mkvm_hw->name);
+		pr_err("mkvm: %s could not be enabled again after suspend\n", mkvm_hw->name);
 }
 
 static struct mkvm_syscore syscore = {
@@ -167,7 +167,7 @@ static int __init mkvm_init(void)
 	mkvm_device.name = devname;
 	r = misc_register(&mkvm_device);
 	if (r) {
-		pr_err("mkvm: /dev/%s could not be made (%d): is another module using that name? See the parameter devname=\n",
+		pr_err("mkvm: /dev/%s could not be created (%d): is another module using that name? See the parameter devname=\n",
 		       devname, r);
 		goto out_cpus;
 	}

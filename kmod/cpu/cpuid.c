@@ -658,7 +658,7 @@ int mkvm_cpuid_set(struct mkvm_vcpu *vcpu, struct kvm_cpuid2 __user *arg)
 		if (IS_ERR(e))
 			return PTR_ERR(e);
 	}
-	if (vcpu->stats[MKVM_STAT_EXITS]) {	/* the guest may have read it, so it must not change */
+	if (vcpu->stats[MKVM_STAT_EXITS]) {	/* the guest may know it: it must not change */
 		bool same = same_entries(vcpu, e, n);
 
 		kvfree(e);

@@ -44,7 +44,7 @@ int mkvm_set_guest_debug(struct mkvm_vcpu *vcpu, const struct kvm_guest_debug *d
 	vcpu->debug.dr7 = dbg->arch.debugreg[7] | 0x400;
 	vcpu->debug.traps = 0;
 	mkvm_hw->guest_debug_changed(vcpu);
-	mkvm_pending_set(vcpu, MKVM_PEND_EVENT);	/* KVM_GUESTDBG_BLOCKIRQ may have held events back */
+	mkvm_pending_set(vcpu, MKVM_PEND_EVENT);	/* BLOCKIRQ may have held events back */
 	return 0;
 }
 

@@ -34,7 +34,7 @@ void mkvm_vcpu_kick(struct mkvm_vcpu *vcpu)
 
 	if (READ_ONCE(vcpu->task) == current && in_task())
 		return;
-	woken = rcuwait_wake_up(&vcpu->wait);	/* a full barrier between the bit and the read of where */
+	woken = rcuwait_wake_up(&vcpu->wait);	/* a full barrier: first the bit, then where */
 	if (READ_ONCE(vcpu->where) != MKVM_IN_GUEST) {
 		trace_kick(vcpu, woken ? "wake" : "none", "");
 		return;

@@ -37,8 +37,8 @@ struct smram_seg64 {
 
 struct smram64 {
 	struct smram_seg64 es, cs, ss, ds, fs, gs, gdtr, ldtr, idtr, tr;
-	u64 io_rip, io_rcx, io_rsi, io_rdi;	/* before the I/O instruction that the SMI followed */
-	u32 io_dword;				/* that instruction: MKVM_SMM_IO_* */
+	u64 io_rip, io_rcx, io_rsi, io_rdi;	/* before the I/O instruction of io_dword */
+	u32 io_dword;				/* the I/O instruction: MKVM_SMM_IO_* */
 	u32 smi_status;
 	u8 io_restart;			/* the handler writes 0xff to restart that instruction */
 	u8 halt_restart;		/* nonzero: the SMI came in HLT, and RSM returns to it */

@@ -25,7 +25,7 @@ enum mkvm_test_point {
 };
 
 #ifdef MKVM_TEST_POINTS
-void mkvm_test_point(enum mkvm_test_point point);	/* any context that may take seconds: it spins */
+void mkvm_test_point(enum mkvm_test_point point);	/* spins: where a delay is harmless */
 #else
 static inline void mkvm_test_point(enum mkvm_test_point point)
 {

@@ -73,7 +73,7 @@ int mkvm_set_irq(struct mkvm *vm, enum mkvm_irq_source source, u32 gsi, int leve
 int mkvm_set_irq_by(struct mkvm *vm, const struct mkvm_routing *table, enum mkvm_irq_source source, u32 gsi, int level);
 bool mkvm_gsi_has_pin(struct mkvm *vm, u32 gsi, unsigned int chip, unsigned int pin);
 int mkvm_msi_deliver(struct mkvm *vm, u64 address, u32 data);	/* -EINVAL: not an MSI address */
-bool mkvm_routing_wants_eoi(struct mkvm *vm, u8 vector);	/* userspace's IOAPIC sends it by level */
+bool mkvm_routing_wants_eoi(struct mkvm *vm, u8 vector);	/* split: an IOAPIC waits for it */
 
 /* irqfd.c: interrupts from eventfds. May sleep, but for mkvm_irq_acked. */
 void mkvm_irqfd_init(struct mkvm *vm);
@@ -85,13 +85,13 @@ void mkvm_irqfd_rerouted(struct mkvm *vm, const struct mkvm_routing *old);
 int mkvm_irq_deliver(struct mkvm *vm, struct mkvm_lapic *sender, const struct mkvm_irq *irq);
 bool mkvm_lapic_matches(struct mkvm_lapic *apic, struct mkvm_lapic *sender, const struct mkvm_irq *irq);
 
-/* lapic.c */
+/* lapic.c. mkvm_lapic_local_deliver: the source of an LVT entry fires; any context. */
 int mkvm_lapic_accept(struct mkvm_lapic *apic, const struct mkvm_irq *irq);	/* any context */
 u32 mkvm_lapic_id(struct mkvm_lapic *apic);		/* any context: in its mode's format */
 bool mkvm_lapic_sw_enabled(struct mkvm_lapic *apic);				/* any context */
 u32 mkvm_lapic_arb_priority(struct mkvm_lapic *apic);			/* any context: APR */
-int mkvm_lapic_local_deliver(struct mkvm_lapic *apic, unsigned int lvt_reg);	/* any context: an LVT entry fires */
-void mkvm_pic_output_changed(struct mkvm *vm, unsigned int changes);	/* any context, no lock held */
+int mkvm_lapic_local_deliver(struct mkvm_lapic *apic, unsigned int lvt_reg);
+void mkvm_pic_output_changed(struct mkvm *vm, unsigned int changes);	/* any context, no locks */
 void mkvm_lapic_lint0(struct mkvm_lapic *apic, unsigned int changes);		/* any context: MKVM_INT_* */
 bool mkvm_lapic_unfinished(struct mkvm_lapic *apic, u8 vector);			/* any context: in IRR or ISR */
 

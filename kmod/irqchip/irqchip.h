@@ -71,7 +71,7 @@ struct mkvm_irqchip {
 #define MKVM_IOAPIC_BASE	0xfec00000u
 #define MKVM_LAPIC_BASE		0xfee00000u
 extern bool mkvm_msi_offsets;	/* KVM_SIGNAL_MSI takes offsets into the window; READ_ONCE */
-#define MKVM_MSI_WINDOW		0x100000u	/* bytes from MKVM_LAPIC_BASE that are MSI addresses */
+#define MKVM_MSI_WINDOW		0x100000u	/* bytes of MSI addresses from MKVM_LAPIC_BASE */
 #define MKVM_LAPIC_SIZE		0x1000u
 
 /*
@@ -83,7 +83,7 @@ enum mkvm_irq_source {
 	MKVM_SOURCE_PIT,	/* the in-kernel PIT */
 	MKVM_SOURCE_IRQFD,	/* pulses of irqfds */
 	MKVM_SOURCE_RESAMPLE,	/* irqfds with a resamplefd: high until the guest's EOI */
-	MKVM_SOURCE_RESTORED,	/* userspace restored the pin as high; internal.h says what ends that */
+	MKVM_SOURCE_RESTORED,	/* restored as high; internal.h says what ends that */
 };
 
 /* The level of a source: 0 is low, 1 is high, and this raises and lowers it in one atomic step. */
@@ -108,7 +108,7 @@ struct mkvm_irq {
 
 /* irqchip.c: creation, and ioctls of the VM. May sleep; creation needs vm->lock. */
 void mkvm_irqchip_init(struct mkvm *vm);
-void mkvm_irqchip_destroy(struct mkvm *vm);	/* frees all but the LAPICs, whose timers it stops */
+void mkvm_irqchip_destroy(struct mkvm *vm);	/* LAPICs stay; their timers stop */
 int mkvm_irqchip_create(struct mkvm *vm);					/* KVM_CREATE_IRQCHIP */
 int mkvm_irqchip_create_split(struct mkvm *vm, u64 pins);			/* KVM_CAP_SPLIT_IRQCHIP */
 int mkvm_irqchip_get(struct mkvm *vm, struct kvm_irqchip __user *arg);
@@ -157,7 +157,7 @@ int mkvm_lapic_highest_irr(struct mkvm_lapic *apic);		/* own: regardless of PPR,
 void mkvm_lapic_ack(struct mkvm_lapic *apic, u8 vector);			/* own: IRR -> ISR */
 u8 mkvm_lapic_get_tpr(struct mkvm_lapic *apic);				/* own: the register, 8 bits */
 void mkvm_lapic_set_tpr(struct mkvm_lapic *apic, u8 tpr);			/* own */
-bool mkvm_lapic_mmio_match(struct mkvm_lapic *apic, u64 gpa);	/* own: in xAPIC mode, in its page */
+bool mkvm_lapic_mmio_match(struct mkvm_lapic *apic, u64 gpa);	/* own: its page, in xAPIC mode */
 bool mkvm_lapic_owns_page(struct mkvm_lapic *apic, u64 gpa);			/* own: in its page, in any mode */
 int mkvm_lapic_mmio_read(struct mkvm_lapic *apic, u32 offset, unsigned int len, void *val);	/* own */
 int mkvm_lapic_mmio_write(struct mkvm_lapic *apic, u32 offset, unsigned int len, const void *val);	/* own */
@@ -188,6 +188,6 @@ void mkvm_vcpu_post_smi(struct mkvm_vcpu *vcpu);
 void mkvm_vcpu_post_init(struct mkvm_vcpu *vcpu);		/* also drops a pending SIPI */
 void mkvm_vcpu_post_sipi(struct mkvm_vcpu *vcpu, u8 vector);
 void mkvm_vcpu_tell_eoi(struct mkvm_vcpu *vcpu, u8 vector);	/* own: KVM_EXIT_IOAPIC_EOI */
-void mkvm_vcpu_tell_tpr(struct mkvm_vcpu *vcpu, bool write);	/* own: KVM_EXIT_TPR_ACCESS, if on */
+void mkvm_vcpu_tell_tpr(struct mkvm_vcpu *vcpu, bool write);	/* own: KVM_EXIT_TPR_ACCESS */
 
 #endif

@@ -223,7 +223,7 @@ void mkvm_lapic_ack(struct mkvm_lapic *apic, u8 vector)
 
 	mkvm_trace(ack, apic->vcpu, vector);
 	__set_bit(vector & 31, lapic_word(apic, APIC_ISR, vector));
-	smp_mb__before_atomic();	/* ISR is set before IRR is cleared: mkvm_lapic_unfinished */
+	smp_mb__before_atomic();	/* ISR set before IRR is cleared: mkvm_lapic_unfinished */
 	clear_bit(vector & 31, lapic_word(apic, APIC_IRR, vector));
 	if (!lapic_get(apic, APIC_IRR + w * 0x10)) {
 		clear_bit(w, &apic->irr_words);
@@ -839,7 +839,7 @@ int mkvm_lapic_set_base(struct mkvm_lapic *apic, u64 base, bool host)
 		lapic_reset_registers(apic);
 		lapic_set(apic, APIC_ID, apic->vcpu->id << 24);
 	}
-	mkvm_vcpu_kick_event(apic->vcpu);	/* the path of ExtINT and the use of IRR may have changed */
+	mkvm_vcpu_kick_event(apic->vcpu);	/* ExtINT's path or the use of IRR has changed */
 	lapic_look_at_lint0(apic);
 	return 0;
 }

@@ -38,7 +38,7 @@ static const u8 pic_elcr_mask[2] = { 0xf8, 0xde };
 struct mkvm_pic {
 	raw_spinlock_t lock;		/* protects all fields but (c) */
 	struct mkvm *vm;		/* (c) */
-	struct kvm_pic_state chip[2];	/* master, slave; single registers are read without the lock */
+	struct kvm_pic_state chip[2];	/* master, slave; registers are also read without lock */
 	u8 source[16];			/* which sources hold the pin high: bit n is source n */
 	u16 pit_pins;			/* pins that the PIT has driven */
 	u16 unended;		/* pins that were acknowledged and whose end is not yet reported */

@@ -23,7 +23,7 @@
 /* The route of a GSI: it leads nowhere, to an MSI, or to at most one pin of each chip. */
 struct route {
 	bool msi;
-	u8 pin[KVM_NR_IRQCHIPS];	/* pin + 1 by KVM_IRQCHIP_*, 0: none; the slave's begin at 0 */
+	u8 pin[KVM_NR_IRQCHIPS];	/* by KVM_IRQCHIP_*: pin + 1, 0: none; slave: from 0 */
 	u32 data;
 	u64 address;			/* 0: the MSI is not yet programmed */
 };

@@ -92,7 +92,7 @@ static int cpu_up(unsigned int cpu)
 	r = mkvm_hw->cpu_enable();
 	preempt_enable();
 	if (r == -EBUSY)
-		pr_err("mkvm: CPU %u: another hypervisor uses %s: unload it (rmmod kvm_amd or kvm_intel), or since Linux 6.12 boot with kvm.enable_virt_at_load=0\n",
+		pr_err("mkvm: CPU %u: another hypervisor holds %s: unload it (rmmod kvm_amd or kvm_intel), or since Linux 6.12 boot with kvm.enable_virt_at_load=0\n",
 		       cpu, mkvm_hw->name);
 	return r;
 }

@@ -143,7 +143,7 @@ struct mkvm {
 	struct mkvm_irqchip irqchip;			/* its fields have their own tags */
 	struct mkvm_iodev iodev;			/* its fields have their own tags */
 	bool hides_platform_info;			/* (l) KVM_CAP_MSR_PLATFORM_INFO is off */
-	bool payload_events, triple_fault_events;	/* (l) capabilities of these names */
+	bool payload_events, triple_fault_events;	/* (l) userspace enabled these events */
 	u64 stats[MKVM_NR_VM_STATS];			/* (m) any thread reads them */
 	u32 max_vcpu_ids;				/* (l) ids are below it; 0: not set */
 	u32 disabled_exits;				/* (l) constant once a vCPU exists */
@@ -161,7 +161,6 @@ struct mkvm {
 		u32 khz;				/* (a) of new vCPUs; READ_ONCE */
 	} tsc;						/* cpu/tsc.c */
 	s64 clock_offset;				/* (a) ns, clock less host boot time */
-	u64 identity_map_addr;				/* (l) is never read */
 
 	u32 nr;						/* (c) number in traces and debugfs */
 	struct mkvm_vm_ids ids;				/* (a) explain/provenance.c */

@@ -339,8 +339,8 @@ static const char *lvt_name(unsigned int lvt_reg)
 }
 
 /*
- * mkvm_lapic_local_deliver - the source of a local vector table entry (APIC_LVTT, APIC_LVT0 ...)
- * fires
+ * mkvm_lapic_local_deliver - the source of a local vector table entry fires
+ * @lvt_reg: the entry: APIC_LVTT, APIC_LVT0 ...
  *
  * Context: any. Return: as mkvm_lapic_accept; MKVM_IRQ_IGNORED for a masked entry.
  */

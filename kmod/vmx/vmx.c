@@ -532,6 +532,10 @@ static u32 secondary_controls(struct vmx_vcpu *vmx)
 		ctl &= ~SECONDARY_EXEC_ENABLE_RDTSCP;
 	if (!(vmx->vcpu.shown & MKVM_SHOWN_INVPCID))
 		ctl &= ~SECONDARY_EXEC_ENABLE_INVPCID;
+	if (vmx->vcpu.shown & MKVM_SHOWN_RDRAND)
+		ctl &= ~SECONDARY_EXEC_RDRAND_EXITING;
+	if (vmx->vcpu.shown & MKVM_SHOWN_RDSEED)
+		ctl &= ~SECONDARY_EXEC_RDSEED_EXITING;
 	return vmx->apicv ? ctl | vmx_caps.apicv : ctl;
 }
 

@@ -237,6 +237,7 @@ enum mkvm_intercept {
 	MKVM_INTERCEPT_OUTS,
 	MKVM_INTERCEPT_GET_CR,	/* number: the register's number, or MKVM_ANY_CR */
 	MKVM_INTERCEPT_SET_CR,	/* number: the register's number */
+	MKVM_INTERCEPT_TASK,	/* a far JMP or CALL, or IRET */
 	MKVM_INTERCEPT_GET_DR,
 	MKVM_INTERCEPT_SET_DR,
 };

@@ -517,9 +517,10 @@ int mkvm_exit_task_switch(struct mkvm_vcpu *vcpu)
 	vcpu->insn_len = 0;
 	vcpu->insn_by_cpu = 0;
 	vcpu->fault_la = ~0ULL;
+	vcpu->intercept.what = MKVM_INTERCEPT_TASK;
 	vcpu->stats[MKVM_STAT_INSN_EMULATION]++;
 	if (!vcpu->vectoring)
-		r = mkvm_emulate_exit(vcpu, MKVM_BY_WALK);
+		r = mkvm_emulate_exit(vcpu, MKVM_BY_INTERCEPT);
 	else
 		r = mkvm_emulate_delivery(vcpu);
 	srcu_read_unlock(&vcpu->vm->srcu, idx);

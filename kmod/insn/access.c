@@ -295,8 +295,10 @@ enum mkvm_emu_result mkvm_emu_fetch(struct mkvm_emu *emu, u64 la, void *buf, uns
 		return MKVM_EMU_UNHANDLED;
 	/* Two loads are quicker than a copy. */
 	if ((gpa & ~PAGE_MASK) <= PAGE_SIZE - 16)
-		return get_user(to[0], p) || get_user(to[1], p + 1) ? MKVM_EMU_UNHANDLED : MKVM_EMU_DONE;
-	return copy_from_user(buf, p, len) ? MKVM_EMU_UNHANDLED : MKVM_EMU_DONE;
+		emu->host_fault = get_user(to[0], p) || get_user(to[1], p + 1);
+	else
+		emu->host_fault = copy_from_user(buf, p, len);
+	return emu->host_fault ? MKVM_EMU_UNHANDLED : MKVM_EMU_DONE;
 }
 
 /* ---- ports, segments, control registers ---- */

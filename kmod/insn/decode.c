@@ -129,7 +129,7 @@ static const struct mkvm_opcode groups[][8] = {
 	[GROUP_SYSTEM] = { INSN(OP_SLDT, RM, NO, 0), INSN(OP_STR, RM, NO, 0), INSN(OP_LLDT, NO, RM, REGS),
 		INSN(OP_LTR, NO, RM, REGS), INSN(OP_VERR, NO, RM, REGS), INSN(OP_VERW, NO, RM, REGS) },
 	[GROUP_TABLES] = { INSN(OP_SGDT, RM, NO, 0), INSN(OP_SIDT, RM, NO, 0), INSN(OP_LGDT, NO, RM, 0),
-		INSN(OP_LIDT, NO, RM, 0), INSN(OP_SMSW, RM, NO, 0), LENGTH(0), INSN(OP_LMSW, NO, RM, REGS),
+		INSN(OP_LIDT, NO, RM, 0), INSN(OP_SMSW, RM, NO, REGS), LENGTH(0), INSN(OP_LMSW, NO, RM, REGS),
 		LENGTH(0) },
 	[GROUP_CX8] = { [1] = NEEDS(CX8, OP_CMPXCHG_PAIR, RM, NO, RMW) },
 };
@@ -389,7 +389,8 @@ static void parse_modrm(struct mkvm_emu *c, const u8 **p)
 	if (c->d.op >= OP_GET_CR && c->d.op <= OP_SET_DR)	/* mod is taken as 3 */
 		return;
 	/* VMMCALL and the like */
-	if (c->mod == 3 && d.op == OP_GROUP && d.dst == GROUP_TABLES && c->d.op != OP_LMSW)
+	if (c->mod == 3 && d.op == OP_GROUP && d.dst == GROUP_TABLES && c->d.op != OP_LMSW &&
+	    c->d.op != OP_SMSW)
 		c->d = (struct mkvm_opcode)LENGTH(MODRM);
 	if (c->mod != 3)
 		parse_address(c, p);

@@ -78,6 +78,7 @@ struct mkvm_emu {
 	u8 insn_len;			/* in: how many are known; out: its length if decoded, else all known */
 	bool one_operand;		/* out: every access to memory is to the one operand that is there */
 	bool ss_loaded;			/* out: MOV to or POP of SS: the next instruction is not interrupted */
+	bool new_task;			/* out: a task switch has loaded all flags, RF among them */
 	bool fault_after;		/* out: DONE, and emu->fault is the first of a new task */
 	bool implicit;			/* in: what is run is no instruction: devices are UNHANDLED, ROM ignores writes */
 	bool host_fault, patient, watched;	/* the surroundings' own, */

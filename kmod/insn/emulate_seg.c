@@ -292,6 +292,8 @@ static enum mkvm_emu_result run_store_system(struct mkvm_emu *c)
 		mkvm_emu_get_segment(c, c->d.op == OP_STR ? MKVM_EMU_TR : MKVM_EMU_LDTR, &s);
 		val = s.selector;
 	}
+	if (c->mod == 3)	/* of SMSW alone: all of CR0 that the register holds */
+		return mkvm_emu_rm(c, MKVM_EMU_WRITE, c->size, &val);
 	return mkvm_emu_mem(c, MKVM_EMU_WRITE, c->seg, c->ea, 2, &val);
 }
 

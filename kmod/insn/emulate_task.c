@@ -19,6 +19,7 @@
 
 #define LIMIT_32	103	/* the least that a TSS may have */
 #define LIMIT_16	43
+#define EFLAGS_KNOWN	0x3f7fd5	/* the others are reserved and 0 */
 #define DR6_SWITCH	BIT(15)
 #define DR7_LOCAL	0x155	/* L0 to L3, LE */
 
@@ -134,17 +135,21 @@ static enum mkvm_emu_result save_task(struct mkvm_emu *c, struct task *s, enum m
 }
 
 /* The back link, and the busy bits. */
-static enum mkvm_emu_result mark_tasks(struct mkvm_emu *c, struct task *s)
+static enum mkvm_emu_result mark_tasks(struct mkvm_emu *c, struct task *s, enum mkvm_emu_how how)
 {
 	u8 busy = (s->old_tss.low >> 40 & 0xff) & ~TSS_BUSY;
 	enum mkvm_emu_result res = MKVM_EMU_DONE;
 	u16 link = s->old_tr.selector;
 
 	if (s->t->why == MKVM_TASK_JMP || s->t->why == MKVM_TASK_IRET)
-		res = mkvm_emu_system(c, s->old_tss.la + 5, &busy, 1, MKVM_EMU_WRITE);
+		res = mkvm_emu_system(c, s->old_tss.la + 5, &busy, 1, how);
 	else
-		res = tss_access(c, s->new_base, &link, 2, MKVM_EMU_WRITE);
-	return res ? res : mkvm_emu_set_type_bits(c, &s->new_tss, TSS_BUSY);
+		res = tss_access(c, s->new_base, &link, 2, how);
+	if (res)
+		return res;
+	if (how == MKVM_EMU_PROBE)
+		return mkvm_emu_system(c, s->new_tss.la + 5, &busy, 1, how);
+	return mkvm_emu_set_type_bits(c, &s->new_tss, TSS_BUSY);
 }
 
 static enum mkvm_emu_result task_fault(struct mkvm_emu *c, enum mkvm_emu_result res, u16 selector)
@@ -276,7 +281,7 @@ static enum mkvm_emu_result load_task(struct mkvm_emu *c, struct task *s)
 	u64 flags = c->rflags;
 	enum mkvm_emu_result res;
 
-	s->flags = s->word[s->to->flags] | X86_EFLAGS_FIXED;
+	s->flags = (s->word[s->to->flags] & EFLAGS_KNOWN) | X86_EFLAGS_FIXED;
 	if (s->t->why == MKVM_TASK_CALL || s->t->why == MKVM_TASK_GATE)
 		s->flags |= X86_EFLAGS_NT;
 	s->mode = c->mode;
@@ -330,6 +335,7 @@ static void enter_task(struct mkvm_emu *c, struct task *s)
 	c->next_rip = s->word[s->to->ip];
 	c->flags = s->flags;
 	c->fault_after = s->faulted;
+	c->new_task = true;
 }
 
 enum mkvm_emu_result mkvm_emu_task_switch(struct mkvm_emu *c, const struct mkvm_task_switch *t)
@@ -346,13 +352,15 @@ enum mkvm_emu_result mkvm_emu_task_switch(struct mkvm_emu *c, const struct mkvm_
 		res = read_task(c, &s);
 	if (!res)
 		res = save_task(c, &s, MKVM_EMU_PROBE);
+	if (!res)
+		res = mark_tasks(c, &s, MKVM_EMU_PROBE);
 	if (!res) {
 		res = load_task(c, &s);
 		c->mode = mode;
 		if (!res)
 			res = save_task(c, &s, MKVM_EMU_WRITE);
 		if (!res)
-			res = mark_tasks(c, &s);
+			res = mark_tasks(c, &s, MKVM_EMU_WRITE);
 		if (res)
 			mkvm_emu_set_segment(c, MKVM_EMU_LDTR, &s.old_ldt);
 		else

@@ -46,11 +46,15 @@ static bool is_intercepted(const struct mkvm_emu *emu)
 		return (emu->d.flags & STRING) && emu->size == number &&
 		       (what == MKVM_INTERCEPT_INS ? emu->d.src : emu->d.dst) == PORT;
 	case MKVM_INTERCEPT_GET_CR:
+		if (emu->d.op == OP_SMSW)
+			return number == MKVM_ANY_CR;
 		return emu->d.op == OP_GET_CR && (number == MKVM_ANY_CR || emu->reg == number);
 	case MKVM_INTERCEPT_SET_CR:	/* AMD: LOCK makes CR0 CR8 */
 		if (emu->d.op == OP_LMSW)
 			return !number;
 		return emu->d.op == OP_SET_CR && (emu->prefix[LOCK] ? 8 : emu->reg) == number;
+	case MKVM_INTERCEPT_TASK:
+		return emu->d.op == OP_JMP_FAR || emu->d.op == OP_CALL_FAR || emu->d.op == OP_IRET;
 	default:
 		return emu->reg == number &&
 		       emu->d.op == (what == MKVM_INTERCEPT_SET_DR ? OP_SET_DR : OP_GET_DR);
@@ -64,7 +68,9 @@ static enum mkvm_emu_result check_intercepted(struct mkvm_emu *emu)
 
 	if (r == MKVM_EMU_DONE && is_intercepted(emu))
 		return MKVM_EMU_DONE;
-	return r == MKVM_EMU_DONE || r == MKVM_EMU_UNHANDLED ? MKVM_EMU_RETRY : r;
+	if (r == MKVM_EMU_FAULT || emu->host_fault)
+		return r;
+	return MKVM_EMU_RETRY;
 }
 
 /* A round of REP is over: go on here, or let the guest try the next one itself? */
@@ -107,6 +113,8 @@ static int end_emulation(struct mkvm_vcpu *vcpu, enum mkvm_emu_result r, u32 tra
 		if (emu->ss_loaded && !mkvm_debug_takes(vcpu, X86_TRAP_DB))
 			traps = 0;
 		mkvm_end_instruction(vcpu, traps);
+		if (unlikely(emu->new_task))		/* its RF is from its TSS */
+			vcpu->rflags |= emu->rflags & X86_EFLAGS_RF;
 		if (unlikely(emu->d.op == OP_IRET))
 			mkvm_hw->set_nmi_masked(vcpu, false);
 		if (unlikely(emu->fault_after))
@@ -274,7 +282,7 @@ int mkvm_emulate_delivery(struct mkvm_vcpu *vcpu)
 	struct mkvm_emu *emu;
 
 	if (!event_cut_off(vcpu, &ev))
-		return MKVM_NOT_DELIVERED;
+		return vcpu->emu.host_fault ? -EFAULT : 1;
 	emu = mkvm_emu_begin(vcpu);
 	emu->implicit = true;
 	emu->one_operand = false;

@@ -368,6 +368,33 @@ TEST(the_guest_reads_cr4_as_it_has_set_it_in_every_mode)
 	}
 }
 
+static void run_smsw(u64 arg)
+{
+	u64 wide = 0;
+	u32 narrow = 0;
+	u16 word = 0;
+
+	(void)arg;
+	asm volatile("smsw %0" : "=r"(wide));
+	asm volatile("smsw %k0" : "=r"(narrow));
+	asm volatile("smsw %0" : "=m"(word));
+	GUEST_EQ(read_cr0(), wide);
+	GUEST_EQ((u32)read_cr0(), narrow);
+	GUEST_EQ((u16)read_cr0(), word);
+	stage(1);
+}
+
+TEST(smsw_runs_while_machine_checks_are_off)
+{
+	struct vcpu *vcpu = vcpu_add(vm_create(0), run_smsw, 0);
+	struct kvm_sregs sregs;
+
+	vcpu_get_sregs(vcpu, &sregs);
+	sregs.cr4 &= ~CR4_MCE;
+	vcpu_set_sregs(vcpu, &sregs);
+	vcpu_run_to_stage(vcpu, 1);
+}
+
 static void switch_mce(u64 arg)
 {
 	u64 cr4 = read_cr4();

@@ -57,8 +57,8 @@ static void ipi_nothing(void *unused)
 }
 
 /*
- * Flushes the TLBs of all CPUs: when it returns, no CPU uses removed entries. It disables preemption
- * for smp_call_function_many, because a spinlock does not do so in every kernel.
+ * Flushes the TLBs of all CPUs: when it returns, no CPU uses removed entries. It disables
+ * preemption for smp_call_function_many, because a spinlock does not do so in every kernel.
  * Context: mmu_lock held, interrupts on.
  */
 static void flush_tlbs(struct mkvm *vm)
@@ -142,8 +142,8 @@ static void tdp_free_cut(struct mkvm *vm, struct list_head *cut, bool may_sleep)
 }
 
 /*
- * Clears the entries of guest frames [first, end) in a table whose first frame is base. Returns true
- * if there were any. It visits at most two tables of each level, whatever the range.
+ * Clears the entries of guest frames [first, end) in a table whose first frame is base. Returns
+ * true if there were any. It visits at most two tables of each level, whatever the range.
  */
 static bool tdp_zap_table(struct mkvm *vm, u64 *table, int level, u64 base, u64 first, u64 end,
 			  struct list_head *cut)
@@ -271,7 +271,7 @@ void mkvm_tdp_clone_path(struct mkvm *vm, u64 *from, u64 **tables, u64 gpa, u64 
 }
 
 /*
- * mkvm_tdp_write_protect - make the 4 KiB leaves of frames gfn + n read-only, for each bit n of mask
+ * mkvm_tdp_write_protect - make the 4 KiB leaves of frames gfn + n read-only, n a bit of mask
  *
  * Return: true if mkvm_tdp_flush must follow. Context: mmu_lock held.
  */
@@ -589,8 +589,8 @@ static bool range_young(struct mkvm *vm, unsigned int as, u64 first, u64 end, vo
 }
 
 /*
- * Once invalidate_running is set, no fault maps a page of the range, so ranges that have been zapped
- * stay zapped. It does not sleep if the range is not blockable.
+ * Once invalidate_running is set, no fault maps a page of the range, so ranges that have been
+ * zapped stay zapped. It does not sleep if the range is not blockable.
  */
 static int mn_invalidate_start(struct mmu_notifier *mn, const struct mmu_notifier_range *range)
 {

@@ -12,7 +12,7 @@
 /*
  * svm_asids_start - start a new generation when SVM is enabled on a CPU
  *
- * The TLB's contents are unknown, so the first VMRUN flushes it. Context: on that CPU, interrupts off.
+ * The TLB's contents are unknown, so the first VMRUN flushes it. Context: that CPU, interrupts off.
  */
 void svm_asids_start(struct svm_asids *c, u32 max)
 {

@@ -12,7 +12,7 @@
 
 /* The ASIDs of a CPU. Accessed on that CPU with interrupts off. */
 struct svm_asids {
-	u64 gen;		/* generation: advances when ASIDs run out, and when the CPU is enabled */
+	u64 gen;		/* generation: advances when ASIDs run out and on enabling */
 	u32 next, max;
 };
 

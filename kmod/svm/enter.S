@@ -41,7 +41,7 @@ SYM_FUNC_START(svm_vmrun)
 	mov 8(%rsp), %rax
 	SAVE_GUEST_REGS
 
-	/* Register values and predictions of the guest must not influence the host's speculation. */
+	/* The guest's register values and predictions must not influence host speculation. */
 	FILL_RETURN_BUFFER %rax, RSB_CLEAR_LOOPS, X86_FEATURE_RETPOLINE
 	MKVM_UNTRAIN_RET
 	xor %eax, %eax

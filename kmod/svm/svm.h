@@ -19,17 +19,17 @@ struct svm_vcpu {
 	struct svm_asid asid;
 	u64 cr4;		/* the guest's: see set_cr4 */
 
-	/* NMIs are masked from the injection to the IRET. Hardware does not report its completion. */
+	/* NMIs are masked from the injection to the IRET, whose completion causes no exit. */
 	bool nmi_masked;
 	bool in_iret;		/* the IRET intercepted at iret_rip executes now */
 	u64 iret_rip;
-	/* Single-stepping is the only way to notice the end of an interrupt shadow or of an IRET. */
+	/* Only a single step reveals the end of an interrupt shadow or of an IRET. */
 	bool step_wanted;	/* by svm_open_window: step at each entry */
 	bool step_once;		/* by svm_use_root: step at the next entry */
 	bool stepping;
 	bool step_had_tf;	/* the guest's own TF */
 	bool step_trap;		/* this exit's #DB is the step's, not the guest's */
-	/* The guest's own DR6 and DR7 while userspace's breakpoints are in the VMCB, or it steps. */
+	/* The guest's own registers while the VMCB has userspace's breakpoints, or it steps. */
 	bool debugged;
 	u64 guest_dr6;
 	u64 guest_dr7;		/* unused while userspace only steps */
@@ -69,7 +69,7 @@ static inline void svm_intercept(struct svm_vcpu *svm, unsigned int bit, bool on
 
 int svm_vmrun(u64 vmcb_pa, u64 *regs, u64 host_save_pa);
 
-/* enter.S: see there. event.c: mostly hw_ops (hw_ops.h). */
+/* event.c; functions with an entry of the same name in hw_ops.h are explained there */
 void svm_inject(struct mkvm_vcpu *vcpu, const struct mkvm_event *ev);
 void svm_open_window(struct mkvm_vcpu *vcpu, bool irq, bool nmi);
 void svm_close_irq_window(struct svm_vcpu *svm);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * caps.c - VMX capabilities: one table of controls that are required, used if present, or never
- * used.
+ * caps.c - negotiates VMX capabilities: one table of the controls that are required, used if
+ * present, or never used.
  *
  * State: vmx_caps, written once at load.
  *
@@ -26,9 +26,9 @@ MODULE_PARM_DESC(apicv, "let the CPU deliver and end the interrupts of a local A
 enum word { PIN, CPU, CPU2, EXIT, ENTRY, EPT, MISC, NR_WORDS };
 
 /*
- * REQUIRED is always on and WANTED on where it is there. SWITCHED must be there and starts
- * off. NEVER must be possible to be off: the CPU's default for these is on. APICV are
- * switched together, where all are there. What is not in this table is off where that is possible.
+ * REQUIRED: must exist, and is always on. WANTED: is on if it exists. SWITCHED: must exist, and
+ * starts off. NEVER: must allow the value 0, although the CPU's default is 1. APICV: all of them are
+ * switched together, if all exist. Controls that are not in this table are off if the CPU allows it.
  */
 enum need { REQUIRED, WANTED, SWITCHED, NEVER, APICV };
 
@@ -86,7 +86,7 @@ static const struct {
 	{ MISC, REQUIRED, 0, VMX_MISC_SAVE_EFER_LMA, "saving of EFER.LMA as an entry control" },
 };
 
-/* Which bits may be 1 and which must be, for each word. */
+/* Reads, for each word, the bits that may be 1 and those that must be 1. */
 static void read_capabilities(u64 *may, u64 *must)
 {
 	static const u32 msrs[] = {
@@ -151,7 +151,7 @@ static const char *negotiate(void)
 	return NULL;
 }
 
-/* hw_ops missing. The kernel locks the feature register at boot, so what it says holds. */
+/* hw_ops missing. The kernel locks IA32_FEAT_CTL at boot, so its value cannot change any more. */
 const char *vmx_missing(void)
 {
 	const u64 enabled = FEAT_CTL_LOCKED | FEAT_CTL_VMX_ENABLED_OUTSIDE_SMX;

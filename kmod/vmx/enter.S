@@ -47,7 +47,7 @@ SYM_INNER_LABEL(vmx_vmexit, SYM_L_GLOBAL)
 	pop (%rax)			/* the guest's RAX */
 	xor %eax, %eax			/* VMX_ENTERED */
 
-	/* Register values and predictions of the guest must not influence the host's speculation. */
+	/* The guest's register values and predictions must not influence host speculation. */
 5:	mov %eax, %ebx			/* EAX is clobbered below */
 	xor %ebp, %ebp
 	xor %esi, %esi

@@ -54,9 +54,9 @@ bool svm_on_tcg(void)
 
 /*
  * Workaround: TCG keeps an injected interrupt recorded as a pending exception, and delivers it a
- * second time if it leaves its loop before the next #VMEXIT. It does not do so with an event of type
- * INT n, which it otherwise delivers like an interrupt, except that it checks the gate's DPL. That
- * check always passes at CPL 0.
+ * second time if it leaves its loop before the next #VMEXIT. It does not do so with an event of
+ * type INT n, which it otherwise delivers like an interrupt, except that it checks the gate's DPL.
+ * That check always passes at CPL 0.
  */
 static bool intr_goes_as_soft(const struct svm_vcpu *svm)
 {
@@ -224,9 +224,9 @@ void svm_iret_intercepted(struct svm_vcpu *svm)
 /*
  * svm_open_window - hw_ops open_window: exit as soon as an interrupt (NMI) can be injected
  *
- * CR8 writes are intercepted while an interrupt is pending, whatever holds it back, because lowering
- * TPR may permit it. (This also works around QEMU's TCG, which aborts on a CR8 write in the guest
- * while V_IRQ is set.)
+ * CR8 writes are intercepted while an interrupt is pending, whatever holds it back, because
+ * lowering TPR may permit it. (This also works around QEMU's TCG, which aborts on a CR8 write in
+ * the guest while V_IRQ is set.)
  */
 void svm_open_window(struct mkvm_vcpu *vcpu, bool irq, bool nmi)
 {

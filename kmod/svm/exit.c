@@ -77,7 +77,7 @@ static int svm_exit_dr(struct mkvm_vcpu *vcpu)
 	return 1;
 }
 
-/* Restores these bits of the sticky DR6 to the guest's values, after a trap that was not its own. */
+/* Restores these bits of the sticky DR6 to the guest's values, after a trap that is not its own. */
 static void forget_trap(struct svm_vcpu *svm, u64 bits)
 {
 	u64 *dr6 = &svm->vmcb->save.dr6;
@@ -85,7 +85,7 @@ static void forget_trap(struct svm_vcpu *svm, u64 bits)
 	*dr6 = (*dr6 & ~bits) | (svm->step_trap || svm->debugged ? svm->guest_dr6 & bits : 0);
 }
 
-/* Reflects an intercepted exception to the guest, unless mkvm's or userspace's debugging caused it. */
+/* Reflects an intercepted exception to the guest, unless a step or userspace's debugging caused it. */
 static int take_exception(struct mkvm_vcpu *vcpu, u8 vector)
 {
 	struct svm_vcpu *svm = to_svm(vcpu);

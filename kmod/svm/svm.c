@@ -417,7 +417,7 @@ static const char *svm_last_exit(struct mkvm_vcpu *vcpu)
 		u32 code;
 		const char *name;
 	} names[] = { SVM_EXIT_REASONS };
-	static u8 found[256];	/* a cache: index in names, by the code's low byte; races are harmless */
+	static u8 found[256];	/* index in names, by low byte; races are harmless */
 	u32 code = READ_ONCE(to_svm(vcpu)->vmcb->control.exit_code);
 	unsigned int i = READ_ONCE(found[code & 0xff]);
 

@@ -27,8 +27,9 @@ enum word { PIN, CPU, CPU2, EXIT, ENTRY, EPT, MISC, NR_WORDS };
 
 /*
  * REQUIRED: must exist, and is always on. WANTED: is on if it exists. SWITCHED: must exist, and
- * starts off. NEVER: must allow the value 0, although the CPU's default is 1. APICV: all of them are
- * switched together, if all exist. Controls that are not in this table are off if the CPU allows it.
+ * starts off. NEVER: must allow the value 0, although the CPU's default is 1. APICV: all of them
+ * are switched together, if all exist. Controls that are not in this table are off if the CPU
+ * allows it.
  */
 enum need { REQUIRED, WANTED, SWITCHED, NEVER, APICV };
 

@@ -26,7 +26,7 @@ u8 vmx_get_shadow(struct mkvm_vcpu *vcpu)
 }
 
 /*
- * AMD's CPUs do not distinguish the two shadows, so a state from there has both. The VMCS allows
+ * A state saved on AMD has both shadows, because its CPUs do not distinguish them. The VMCS allows
  * only one; that of MOV SS blocks more.
  */
 void vmx_set_shadow(struct mkvm_vcpu *vcpu, u8 shadow)
@@ -198,9 +198,9 @@ void vmx_event_after_exit(struct vmx_vcpu *vmx)
 }
 
 /*
- * Writes the bitmap of exceptions that exit. Endless deliveries of #AC or #DB would block the CPU, a
- * machine check is the host's, and #UD may be a VMMCALL, or RSM, which the CPU knows only in its own
- * SMM.
+ * Writes the bitmap of exceptions that exit. Endless deliveries of #AC or #DB would block the CPU,
+ * a machine check is the host's, and #UD may be a VMMCALL, or RSM, which the CPU knows only in its
+ * own SMM.
  */
 void vmx_update_exceptions(struct vmx_vcpu *vmx)
 {
@@ -216,8 +216,8 @@ void vmx_update_exceptions(struct vmx_vcpu *vmx)
 /*
  * vmx_begin_step - make the guest execute one instruction and raise #DB, for userspace that steps
  *
- * All exceptions exit, so this TF reaches no stack of the guest. A shadow is ended, because it would
- * make the trap precede the instruction. Context: right before the entry.
+ * All exceptions exit, so this TF reaches no stack of the guest. A shadow is ended, because it
+ * would make the trap precede the instruction. Context: right before the entry.
  */
 void vmx_begin_step(struct vmx_vcpu *vmx)
 {

@@ -40,8 +40,8 @@ static DEFINE_IDA(vpids);
 static bool has_pebs;
 
 /*
- * MSRs that the guest accesses directly: those that the VMCS holds, and KERNEL_GS_BASE, which SWAPGS
- * can change without an exit anyway. All others exit.
+ * MSRs that the guest accesses directly: those that the VMCS holds, and KERNEL_GS_BASE, which
+ * SWAPGS can change without an exit anyway. All others exit.
  */
 static const u32 direct_msrs[] = {
 	MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE,
@@ -166,7 +166,7 @@ static int vmx_setup(void)
 	u64 val;
 
 	has_pebs = boot_cpu_has(X86_FEATURE_PEBS) && !rdmsrl_safe(MSR_IA32_PEBS_ENABLE, &val);
-	/* A guest could halt the CPU by changing the size of a page that it executes (CVE-2018-12207). */
+	/* A guest could hang the host by resizing a page that it executes (CVE-2018-12207). */
 	if (boot_cpu_has_bug(X86_BUG_ITLB_MULTIHIT) && !cpu_mitigations_off())
 		mkvm_vmx_ops.tdp.huge = 0;
 	msr_bitmaps = (u8 *)__get_free_pages(GFP_KERNEL, 2);
@@ -693,7 +693,7 @@ static void set_ept_root(struct vmx_vcpu *vmx, u64 root_pa)
 	vmx->flush = true;
 }
 
-/* hw_ops set_tdp_root; called on entering and leaving SMM, so the exception bitmap is updated. */
+/* hw_ops set_tdp_root. */
 static void vmx_set_tdp_root(struct mkvm_vcpu *vcpu, u64 root_pa)
 {
 	set_ept_root(to_vmx(vcpu), root_pa);
@@ -711,8 +711,8 @@ static bool vmx_use_root(struct mkvm_vcpu *vcpu, u64 root_pa, bool step)
 
 /*
  * hw_ops walks_read: with accessed and dirty bits enabled in EPT, every access by a walk to the
- * guest's page tables counts as a write; without them, only one that sets a bit does. Intel SDM vol.
- * 3, "Accessed and Dirty Flags for EPT".
+ * guest's page tables counts as a write; without them, only one that sets a bit does. Intel SDM
+ * vol. 3, "Accessed and Dirty Flags for EPT".
  */
 static bool vmx_walks_read(struct mkvm_vcpu *vcpu)
 {
@@ -861,7 +861,7 @@ static void vmx_vcpu_load(struct mkvm_vcpu *vcpu, int cpu)
 	rdmsrl(MSR_KERNEL_GS_BASE, vmx->host_kernel_gs_base);
 	wrmsrl(MSR_KERNEL_GS_BASE, vmx->kernel_gs_base);
 	load_msrs(vcpu, c, true);
-	/* The VMCS holds the guest's DR7; if it enables breakpoints, DR0-3 must be the guest's, too. */
+	/* The VMCS holds the guest's DR7; if that enables breakpoints, DR0-3 must be loaded. */
 	if (!vmx->debugged && (vmx_read(GUEST_DR7) & 0xff))
 		vcpu->dr_live = true;
 }
@@ -923,8 +923,8 @@ static void refresh_host_state(struct vmx_vcpu *vmx)
 }
 
 /*
- * Changes of CR4 bits exit if CPUID does not offer the bit, to be refused; VMXE and MCE, to keep the
- * CPU's on; PKE, to be tracked. Userspace may change CPUID between entries.
+ * Changes of these CR4 bits exit: bits that CPUID does not offer, to be refused; VMXE and MCE,
+ * which stay set in the CPU; PKE, which mkvm tracks. Userspace may change CPUID between entries.
  */
 static void refresh_cr4_mask(struct vmx_vcpu *vmx)
 {
@@ -1047,7 +1047,7 @@ static void after_exit(struct vmx_vcpu *vmx)
 	if (unlikely(vmx->stepping))
 		vmx_end_step(vmx);
 	vmx_event_after_exit(vmx);
-	/* Without HLT exiting the guest may be halted; it continues after HLT, as after any wake-up. */
+	/* Without HLT exiting the guest may be halted; any exit wakes it up, past the HLT. */
 	if (!(vmx->cpu_ctl & CPU_BASED_HLT_EXITING))
 		vmx_write(GUEST_ACTIVITY_STATE, GUEST_ACTIVITY_ACTIVE);
 }
@@ -1078,7 +1078,10 @@ static void vmx_enter(struct mkvm_vcpu *vcpu)
 			take_lapic_back(vmx, r == VMX_ENTERED);
 	}
 	if (unlikely(r != VMX_ENTERED)) {
-		/* OFF: the machine reboots, this CPU goes and the thread leaves it, or apicv goes off. */
+		/*
+		 * VMX_OFF: the machine reboots, this CPU goes offline and the thread moves, or APICv
+		 * must be turned off first.
+		 */
 		WRITE_ONCE(vmx->exit_reason, EXIT_REASON_EXTERNAL_INTERRUPT);
 		if (r == VMX_FAILED)
 			vmx->entry_error = vmx_read(VM_INSTRUCTION_ERROR) ?: ~0u;

@@ -25,7 +25,7 @@ struct vmx_vcpu {
 	bool apicv;			/* the CPU delivers and ends the LAPIC's interrupts */
 	u16 intr_status;		/* copies of the VMCS's guest interrupt status */
 	u32 awaited_eois[8];		/* and of its EOI-exit bitmap */
-	bool msrs_exit;			/* accesses to direct_msrs exit as well */
+	bool msrs_exit;			/* direct_msrs exit as well */
 	int vmcs_cpu;			/* the CPU on which the VMCS is active; -1: none */
 	struct list_head loaded;	/* in that CPU's list; accessed there, interrupts off */
 	bool launched;
@@ -85,7 +85,7 @@ static inline struct vmx_vcpu *to_vmx(struct mkvm_vcpu *vcpu)
 
 bool vmx_moved_on(void);
 
-/* Access fields of the current VMCS. If VMX has been disabled, reads return 0, writes are dropped. */
+/* Access fields of the current VMCS. If VMX is off, reads return 0 and writes are dropped. */
 static inline u64 vmx_read(unsigned long field)
 {
 	u64 val = 0;

@@ -99,7 +99,7 @@ static void pci_out(uint16_t port, unsigned int size, uint32_t value)
 			machine_stop(true, 0, "reset through port 0xcf9");
 		state.reset_control = (uint8_t)value;
 	} else if (port >= 0xcfc && config && offset >= 0x40) {
-		/* Memory attributes (PAM) and the like only store. */
+		/* Memory attributes (PAM) and other registers are only stored. */
 		memcpy(&config[offset], &value, size);
 		machine_open_smram(state.bridge[I440FX_SMRAM] & SMRAM_OPEN);
 	}
@@ -161,7 +161,7 @@ static uint8_t read_cmos(uint8_t index)
 	case CMOS_CENTURY:
 		return bcd((tm.tm_year + 1900) / 100);
 	case CMOS_STATUS_A:
-		/* Updating: the last 244 microseconds of each second. */
+		/* UIP is set for the last 244 microseconds of each second. */
 		return 0x26 | (now.tv_nsec >= 1000000000 - 244000 ? 0x80 : 0);
 	case CMOS_STATUS_B:
 		return 0x02;			/* BCD, 24 hours */

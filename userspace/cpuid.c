@@ -104,7 +104,7 @@ static void adjust_entry(struct kvm_cpuid_entry2 *entry, unsigned int apic_id,
 			entry->edx |= HTT_BIT;
 		break;
 	case 4:
-		/* Cores in the package, and CPUs that share this cache. */
+		/* Clear the number of cores, and of CPUs that share this cache. */
 		entry->eax &= 0x00003fff;
 		if (entry->eax & 0x1f)
 			entry->eax |= ((1u << id_bits(cpus < 64 ? cpus : 64)) -

@@ -192,7 +192,7 @@ static void run_dma(void)
 	state.dma_address = 0;
 	if (!access)
 		return;
-	/* Guest memory may change under us: each field is read once. */
+	/* The guest may change its memory meanwhile, so each field is read once. */
 	control = be32toh(__atomic_load_n(&access->control, __ATOMIC_RELAXED));
 	size = be32toh(__atomic_load_n(&access->length, __ATOMIC_RELAXED));
 	data = machine_memory(be64toh(__atomic_load_n(&access->address,

@@ -168,7 +168,7 @@ void keyboard_out(uint16_t port, unsigned int size, uint32_t value)
 	case KBC_LOOP_KEYBOARD:
 		output((uint8_t)value, true);
 		break;
-	case KBC_LOOP_MOUSE:			/* not marked as from a mouse: a driver sees that there is none */
+	case KBC_LOOP_MOUSE:			/* as from the keyboard: there is no mouse */
 		output((uint8_t)value, false);
 		break;
 	case KBC_TO_MOUSE:

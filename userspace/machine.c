@@ -47,7 +47,7 @@ struct vcpu {
 	int fd;
 	struct kvm_run *run;
 	pthread_t thread;
-	atomic_bool look;		/* --monitor: the thread must read and write back the state */
+	atomic_bool look;		/* --monitor: the thread must do a look */
 	struct exit_count exits[EXIT_REASONS];
 };
 
@@ -97,7 +97,7 @@ void machine_wake(void)
 {
 	uint64_t one = 1;
 
-	/* The counter cannot overflow, so that nothing can go wrong here. */
+	/* The counter cannot overflow, so the write cannot fail. */
 	if (write(wake_fd, &one, sizeof(one)) < 0)
 		return;
 }
@@ -283,7 +283,7 @@ void machine_open(void)
 	if (opt.monitor)
 		monitor_open(kvm_fd);
 	supported_cpuid = cpuid_supported(kvm_fd);
-	/* Without deadline mode Linux spends time on calibrating the APIC. */
+	/* Without deadline mode Linux spends time calibrating the APIC timer. */
 	if (extension(KVM_CAP_TSC_DEADLINE_TIMER))
 		for (unsigned int i = 0; i < supported_cpuid->nent; i++)
 			if (supported_cpuid->entries[i].function == 1)
@@ -540,10 +540,10 @@ static void *vcpu_main(void *argument)
 
 	self = vcpu;
 	while (!machine_stopping()) {
-		/* Then it runs, if for a moment: on a machine with one CPU it would not come to that otherwise. */
+		/* KVM_RUN follows each look; with one host CPU the guest would starve otherwise. */
 		if (atomic_exchange(&vcpu->look, false)) {
 			look(vcpu);
-			if (machine_stopping())		/* the signal that told so may have ended the look */
+			if (machine_stopping())		/* its signal may have interrupted the look */
 				break;
 		}
 		if (run_once(vcpu) == EXIT_REASONS)
@@ -573,7 +573,7 @@ static void join_vcpus(unsigned int count)
 {
 	unsigned int i, reason;
 
-	/* Whoever has not entered yet sees the flag, the others the signal. */
+	/* A thread that has not entered the guest yet sees the flag, the others the signal. */
 	for (i = 0; i < count; i++) {
 		vcpus[i].run->immediate_exit = 1;
 		pthread_kill(vcpus[i].thread, KICK_SIGNAL);

@@ -196,7 +196,7 @@ void pm_reset(void)
 	put(TCO1_CONTROL, 2, TCO_HALT);
 	memset(pm_config, 0, sizeof(pm_config));
 	memcpy(pm_config, id, sizeof(id));
-	pm_config[PCI_REVISION_ID] = 3;			/* older revisions have an unreliable PM timer */
+	pm_config[PCI_REVISION_ID] = 3;			/* PM timers of older revisions misread */
 	pm_config[PCI_CLASS_DEVICE] = 0x80;		/* class "other bridge" */
 	pm_config[PCI_CLASS_DEVICE + 1] = 0x06;
 	if (!machine_has_smm())

@@ -44,7 +44,7 @@ struct kvm_cpuid2 *cpuid_supported(int kvm_fd)
 			break;
 		free(cpuid);
 	}
-	fail(2, "%s does not tell its CPUID (%s): see the kernel log",
+	fail(2, "%s does not report its CPUID (%s): see the kernel log",
 	     opt.device, strerror(errno));
 }
 

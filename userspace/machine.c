@@ -543,7 +543,7 @@ static void *vcpu_main(void *argument)
 		/* KVM_RUN follows each look; with one host CPU the guest would starve otherwise. */
 		if (atomic_exchange(&vcpu->look, false)) {
 			look(vcpu);
-			if (machine_stopping())		/* its signal may have interrupted the look */
+			if (machine_stopping())		/* its signal interrupts ioctls */
 				break;
 		}
 		if (run_once(vcpu) == EXIT_REASONS)

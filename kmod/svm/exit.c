@@ -85,7 +85,7 @@ static void forget_trap(struct svm_vcpu *svm, u64 bits)
 	*dr6 = (*dr6 & ~bits) | (svm->step_trap || svm->debugged ? svm->guest_dr6 & bits : 0);
 }
 
-/* Reflects an intercepted exception to the guest, unless a step or userspace's debugging caused it. */
+/* Reflects an intercepted exception to the guest, unless mkvm or userspace is debugging it. */
 static int take_exception(struct mkvm_vcpu *vcpu, u8 vector)
 {
 	struct svm_vcpu *svm = to_svm(vcpu);

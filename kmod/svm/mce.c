@@ -62,6 +62,6 @@ void svm_machine_check(struct svm_vcpu *svm)
 		mkvm_machine_check();
 		return;
 	}
-	pr_err_ratelimited("mkvm: a guest's page tables have raised a machine check (erratum 383): it is shut down\n");
+	pr_err_ratelimited("mkvm: a guest's page tables have raised a machine check (erratum 383); the guest is shut down\n");
 	svm->vcpu.triple_fault = true;
 }

@@ -35,11 +35,11 @@ static const char *svm_missing(void)
 	u64 vm_cr;
 
 	if (!boot_cpu_has(X86_FEATURE_SVM))
-		return "this CPU does not have SVM (AMD-V), or the machine that it is a guest of does not pass it on";
+		return "this CPU does not have SVM (AMD-V), or the hypervisor that it runs under does not expose it";
 	if (!(cpuid_edx(0x8000000a) & BIT(X86_FEATURE_NPT & 31)))
 		return "this CPU's SVM does not have nested paging (NPT)";
 	if (!rdmsrl_safe(MSR_VM_CR, &vm_cr) && (vm_cr & SVM_VM_CR_SVM_DIS_MASK))
-		return "SVM is disabled by the firmware (MSR VM_CR.SVMDIS): switch it on in the firmware's setup";
+		return "SVM is disabled by the firmware (MSR VM_CR.SVMDIS): enable it in the firmware's setup";
 	return NULL;
 }
 

@@ -17,11 +17,11 @@ struct vmx_caps vmx_caps;
 
 static bool vmx_wanted;
 module_param_named(vmx, vmx_wanted, bool, 0444);
-MODULE_PARM_DESC(vmx, "use VMX, which was tested in an emulator alone (default 0: do not load on Intel CPUs)");
+MODULE_PARM_DESC(vmx, "use VMX, which has only been tested in an emulator (default 0: do not load on Intel CPUs)");
 
 static bool apicv_wanted = true;
 module_param_named(apicv, apicv_wanted, bool, 0444);
-MODULE_PARM_DESC(apicv, "let the CPU deliver and end the interrupts of a local APIC in x2APIC mode, where it can (default 1)");
+MODULE_PARM_DESC(apicv, "let the CPU deliver and end the interrupts of local APICs in x2APIC mode, if it can (default 1)");
 
 enum word { PIN, CPU, CPU2, EXIT, ENTRY, EPT, MISC, NR_WORDS };
 
@@ -159,13 +159,13 @@ const char *vmx_missing(void)
 	u64 feat_ctl = 0;
 
 	if (!vmx_wanted)
-		return "VMX has only been tested in an emulator; load with vmx=1 to use it all the same";
+		return "VMX has only been tested in an emulator; load with vmx=1 to use it anyway";
 	if (!(cpuid_ecx(1) & BIT(X86_FEATURE_VMX & 31)))
-		return "this CPU does not have VMX (VT-x), or the machine that it is a guest of does not pass it on";
+		return "this CPU does not have VMX (VT-x), or the hypervisor that it runs under does not expose it";
 	if (mkvm_host_has_fred())
 		return "the kernel uses FRED, which is not supported here: boot with fred=off";
 	rdmsrl_safe(MSR_IA32_FEAT_CTL, &feat_ctl);
 	if ((feat_ctl & enabled) != enabled)
-		return "VMX is disabled by the firmware (MSR IA32_FEAT_CTL): switch it on in the firmware's setup";
+		return "VMX is disabled by the firmware (MSR IA32_FEAT_CTL): enable it in the firmware's setup";
 	return negotiate();
 }

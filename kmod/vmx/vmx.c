@@ -32,7 +32,7 @@
 /* Workaround: Bochs 2.7 withholds interrupts from a CPU that has entered a guest with IF clear. */
 uint vmx_stay;
 module_param(vmx_stay, uint, 0444);
-MODULE_PARM_DESC(vmx_stay, "leave the guest after so many ticks of the VMX preemption timer, for emulators that lose interrupts (default 0: never)");
+MODULE_PARM_DESC(vmx_stay, "leave the guest after this many ticks of the VMX preemption timer, for emulators that lose interrupts (default 0: never)");
 
 DEFINE_PER_CPU(struct vmx_cpu, vmx_cpus);
 static u8 *msr_bitmaps;		/* four: direct_msrs; none; both again with apicv_msrs */
@@ -1040,7 +1040,7 @@ static void after_exit(struct vmx_vcpu *vmx)
 	vcpu->rflags = vmx_read(GUEST_RFLAGS);
 	vcpu->next_rip = next_rip(vmx);
 	shadow = vmx_read(GUEST_INTERRUPTIBILITY_INFO);
-	/* Only an injected NMI masks others; Bochs keeps the mask of a guest that ran before. */
+	/* Only an injected NMI masks others. Bochs keeps the mask of a guest that ran before. */
 	if (!(vmx->shadow & GUEST_INTR_STATE_NMI) && vcpu->event.type != MKVM_EV_NMI)
 		shadow &= ~GUEST_INTR_STATE_NMI;
 	vmx->shadow = shadow;

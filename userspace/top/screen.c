@@ -3,8 +3,8 @@
  * Paints frames on the terminal with curses, and handles keys.
  *
  * The terminal is restored at the end, on signals (main.c handles those that ask for the end) and
- * after a crash; curses restores it while the program is stopped. Owns the screen, the samples being
- * shown, the scroll position and the message in the last line. Read frame.c for the contents.
+ * after a crash; curses restores it while the program is stopped. Owns the screen, the samples
+ * being shown, the scroll position and the message in the last line. Read frame.c for the contents.
  */
 #include <curses.h>
 #include <poll.h>
@@ -31,19 +31,19 @@ static bool helping, quit;
 static const char *const help_lines[] = {
 	"Up, Down, k, j     choose a VM or vCPU",
 	"PgUp, PgDn         scroll",
-	"Enter              show what is chosen",
-	"Esc, Backspace     back to what it belongs to",
+	"Enter              show the chosen one",
+	"Esc, Backspace     go back to the page it belongs to",
 	"s                  order of vCPUs: by id, by exits/s, by interrupts/s",
 	"t                  count tracepoints: interrupts by vector and source; or stop",
 	"+, -               a longer, shorter time between samples",
-	"Ctrl-L             paint the screen anew",
+	"Ctrl-L             repaint the screen",
 	"h, ?               this help; any key ends it",
 	"q                  quit",
 	"",
 	"STATE     running: in the guest. outside: in the VMM, or waiting for a CPU.",
 	"EXITS/s   times the guest was left; to the right of WAITS: why, per second.",
-	"IRQS/s    interrupts that went into the guest.",
-	"WAITS     the interrupt that comes next, and what holds it back.",
+	"IRQS/s    interrupts that were injected into the guest.",
+	"WAITS     the next pending interrupt, and what holds it back.",
 };
 
 /*

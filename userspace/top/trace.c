@@ -25,7 +25,7 @@
 
 #include "top.h"
 
-#define RETRIES		500		/* 20 ms each: somebody may have a file of the instance open */
+#define RETRIES		500		/* 20 ms each: a file of the instance may be in use */
 
 static const char tracing[] = "/sys/kernel/tracing";
 static char instance[100], waits[40];
@@ -194,12 +194,12 @@ static const char *make_all(void)
 	snprintf(path, sizeof(path), "%s/synthetic_events", tracing);
 	snprintf(text, sizeof(text), "%s u32 vm; int vcpu; int vector; u64 us", waits);
 	if (!add_to(path, text))
-		return "this kernel has no synthetic events (CONFIG_SYNTH_EVENTS): use no --trace";
+		return "this kernel has no synthetic events (CONFIG_SYNTH_EVENTS): leave out --trace";
 	for (i = 0; i < NR_COUNTED; i++) {
 		event_path(path, sizeof(path), i, "trigger");
 		with_name(text, sizeof(text), counted[i].trigger);
 		if (!add_to(path, text))
-			return "this kernel cannot count events of mkvm (CONFIG_HIST_TRIGGERS): use no --trace";
+			return "this kernel cannot count events of mkvm (CONFIG_HIST_TRIGGERS): leave out --trace";
 	}
 	return NULL;
 }
@@ -331,7 +331,7 @@ struct trace *trace_take(void)
 	trace->time = seconds();
 	for (i = 0; i < NR_COUNTED; i++) {
 		event_path(path, sizeof(path), i, "hist");
-		f = counted[i].what == WORST ? NULL : fopen(path, "re");	/* it is in INJECTED's file */
+		f = counted[i].what == WORST ? NULL : fopen(path, "re");	/* read with INJECTED */
 		if (f) {
 			read_histograms(trace, i, f);
 			fclose(f);

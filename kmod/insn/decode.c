@@ -457,7 +457,7 @@ static void parse_vex(struct mkvm_emu *c, u8 first, const u8 **p)
 		last = *(*p)++;
 		c->vex.w = last & 0x80;
 	}
-	/* R is inverted in all forms; so are X and B, which C5 lacks, and EVEX's second bit of R. */
+	/* R is inverted in all forms, as are X and B, which C5 lacks, and EVEX's second R. */
 	c->prefix[REX] = 0x40;
 	if (c->mode64)
 		c->prefix[REX] |= (first == 0xc5 ? ~rxb >> 5 & 4 : ~rxb >> 5 & 7) | (c->vex.w ? 8 : 0);

@@ -353,7 +353,7 @@ enum mkvm_emu_result mkvm_emulate(struct mkvm_emu *c)
 		return res;
 	c->next_rip = c->rip + c->pos;
 	if (!c->mode64)
-		c->next_rip = (u32)c->next_rip;	/* also in 16-bit code, where only CS's limit counts */
+		c->next_rip = (u32)c->next_rip;	/* in 16-bit code, too: CS's limit counts */
 	else if (!canonical(c->next_rip))	/* past the lower half */
 		return fault(c, GP_VECTOR);
 	c->flags = c->rflags;

@@ -11,14 +11,17 @@
 
 #ifdef __ASSEMBLY__
 
-/* Return predictions that the guest has trained are dropped here. */
+/* Drops the return predictions that the guest has trained. */
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 9, 0)
 #define MKVM_UNTRAIN_RET	UNTRAIN_RET_VM
 #else
 #define MKVM_UNTRAIN_RET	UNTRAIN_RET
 #endif
 
-/* Before an entry by VMX: the kernel has one feature bit for Intel's faults, the other may be AMD's alone. */
+/*
+ * Clears CPU buffers before a VMX entry. Kernels that have both macros use this one's feature bit
+ * for Intel's vulnerabilities; the other bit may stand for AMD's only.
+ */
 #ifdef CLEAR_CPU_BUFFERS
 #define MKVM_VMX_CLEAR_CPU_BUFFERS	CLEAR_CPU_BUFFERS
 #else
@@ -37,13 +40,16 @@
 #include <asm/cpufeature.h>
 #include <asm/mce.h>
 
-/* Since 6.8. What lies behind struct kvm_userspace_memory_region is for guest_memfd, which needs a flag. */
+/*
+ * The kernel has these since 6.8. The struct begins with struct kvm_userspace_memory_region; the
+ * rest is for guest_memfd, which needs a flag.
+ */
 #ifndef KVM_SET_USER_MEMORY_REGION2
 #define KVM_CAP_USER_MEMORY2 231
 #define KVM_SET_USER_MEMORY_REGION2 _IOW(KVMIO, 0x49, __u64[20])
 #endif
 
-/* The field's name says since 6.10 that it must be read once. */
+/* Since 6.10 the field's name warns that it must be read only once. */
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 10, 0)
 #define mkvm_immediate_exit(run) READ_ONCE((run)->immediate_exit__unsafe)
 #else
@@ -60,7 +66,7 @@ static inline void mkvm_eventfd_signal(struct eventfd_ctx *ctx)
 #endif
 }
 
-/* The host takes events by FRED: no vector can be called then. */
+/* Whether the host takes events by FRED, and thus has no IDT vectors that could be called. */
 static inline bool mkvm_host_has_fred(void)
 {
 #ifdef X86_FEATURE_FRED
@@ -70,7 +76,10 @@ static inline bool mkvm_host_has_fred(void)
 #endif
 }
 
-/* A machine check, as if it came in the program that runs the guest: it may have to die, the host need not. */
+/*
+ * Handles a machine check as if it had interrupted the program that runs the guest: then the
+ * kernel may kill that program but need not panic.
+ */
 static inline void mkvm_machine_check(void)
 {
 #ifdef CONFIG_X86_MCE
@@ -80,7 +89,7 @@ static inline void mkvm_machine_check(void)
 #endif
 }
 
-/* The guest that this CPU ran holds no RCU reference. Context: interrupts off. */
+/* Reports a quiescent state to RCU: a guest holds no RCU references. Context: interrupts off. */
 static inline void mkvm_rcu_note_guest(void)
 {
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 2, 0)
@@ -91,16 +100,18 @@ static inline void mkvm_rcu_note_guest(void)
 }
 
 /*
- * What the kernel leaves for a thread's way back to userspace, for a thread that stays in
- * KVM_RUN: signals, the scheduler, and what hangs on TIF_NOTIFY_RESUME (CPU limits and timers on
- * CPU clocks, other task work, memory.high, NUMA balancing).
+ * mkvm_user_work - do the work that the kernel defers to a thread's return to userspace
  *
- * mkvm_user_work - do it all. Context: may sleep, no locks. Return: 0; -EINTR, a signal is
- * pending; -ERESTARTNOHAND, KVM_RUN must end here and be started again.
+ * A thread that stays in KVM_RUN must do it here: signals, the scheduler, and what
+ * TIF_NOTIFY_RESUME announces (CPU limits and timers on CPU clocks, other task work, memory.high,
+ * NUMA balancing).
  *
- * From 6.18 on the kernel's function wants no struct kvm_vcpu. A kernel built without KVM lacks
- * it: there the system call ends, and the kernel itself starts it again when the work is done,
- * or lets it fail with EINTR if a signal has come meanwhile.
+ * From 6.18 on the kernel's function needs no struct kvm_vcpu. A kernel built without KVM lacks
+ * the function: there the system call ends, and the kernel itself restarts it when the work is
+ * done, or makes it fail with EINTR if a signal has arrived meanwhile.
+ *
+ * Context: may sleep, no locks held. Return: 0; -EINTR if a signal is pending; -ERESTARTNOHAND if
+ * KVM_RUN must end here and be restarted.
  */
 #if defined(CONFIG_VIRT_XFER_TO_GUEST_WORK)
 #include <linux/entry-virt.h>
@@ -110,7 +121,7 @@ static inline int mkvm_user_work(void)
 }
 #elif defined(CONFIG_KVM_XFER_TO_GUEST_WORK)
 #include <linux/entry-kvm.h>
-int mkvm_user_work(void);	/* user_work.c */
+int mkvm_user_work(void);	/* cpu/user_work.c */
 #else
 #include <linux/tick.h>
 #define XFER_TO_GUEST_MODE_WORK (_TIF_NEED_RESCHED | _TIF_SIGPENDING | _TIF_NOTIFY_SIGNAL | _TIF_NOTIFY_RESUME)
@@ -128,20 +139,22 @@ static inline int mkvm_user_work(void)
 		schedule();
 	if (!test_thread_flag(TIF_NOTIFY_RESUME))
 		return 0;
-	set_thread_flag(TIF_NOTIFY_SIGNAL);	/* as for a signal, but there is none: the call starts again */
+	set_thread_flag(TIF_NOTIFY_SIGNAL);	/* without a signal it restarts the call */
 	return -ERESTARTNOHAND;
 }
 #endif
 
-/* Is there such work? Context: any; with interrupts off the answer holds until they are on. */
+/*
+ * Whether there is such work. Any context; with interrupts off the answer holds until they are on.
+ */
 static inline bool mkvm_user_work_pending(void)
 {
 	return read_thread_flags() & XFER_TO_GUEST_MODE_WORK;
 }
 
 /*
- * Userspace that runs next on this CPU gets a prediction barrier where the host wants one
- * between a guest and the program that runs it. Context: preemption off.
+ * Requests a branch prediction barrier before this CPU next runs userspace, if the host's
+ * mitigations ask for one between a guest and the program that runs it. Context: preemption off.
  */
 static inline void mkvm_guard_userspace(void)
 {
@@ -150,8 +163,8 @@ static inline void mkvm_guard_userspace(void)
 }
 
 /*
- * Callbacks for suspend on the last CPU. Newer kernels hand them a pointer; the change
- * was also taken back into stable series, so Kbuild looks at the header.
+ * Callbacks for suspend on the last CPU. Newer kernels pass them a pointer. That change was also
+ * backported to stable series, so Kbuild examines the header instead of the version.
  */
 #ifdef MKVM_SYSCORE_HAS_DATA
 #define MKVM_SYSCORE_ARGS void *unused

@@ -21,16 +21,16 @@
 
 static char *devname = "mkvm";
 module_param(devname, charp, 0444);
-MODULE_PARM_DESC(devname, "name of the device node in /dev (default mkvm; kvm serves clients that know no other name)");
+MODULE_PARM_DESC(devname, "name of the device node in /dev (default mkvm; kvm is for clients that open only /dev/kvm)");
 
-bool mkvm_msi_offsets;		/* may change at any time */
+bool mkvm_msi_offsets;		/* (a) root may change it at any time */
 module_param_named(msi_offsets, mkvm_msi_offsets, bool, 0644);
 MODULE_PARM_DESC(msi_offsets, "KVM_SIGNAL_MSI takes offsets into the MSI window, as QEMU gives them (default: with devname=kvm)");
 
 const struct mkvm_hw_ops *mkvm_hw;
 static int cpuhp_state;
 
-/* KVM_{HAS,GET}_DEVICE_ATTR: which state components a guest can have. */
+/* KVM_{HAS,GET}_DEVICE_ATTR: the XSAVE components that a guest can have. */
 static int xcr0_attribute(void __user *argp, bool get)
 {
 	u64 __user *where;
@@ -105,7 +105,7 @@ static int cpu_down_prep(unsigned int cpu)
 	return 0;
 }
 
-/* Suspend takes all CPUs but this one down by hotplug; here interrupts are off. */
+/* Suspend takes down all other CPUs by hotplug before it calls this. Context: interrupts off. */
 static int mkvm_suspend(MKVM_SYSCORE_ARGS)
 {
 	mkvm_hw->cpu_disable();
@@ -115,7 +115,7 @@ static int mkvm_suspend(MKVM_SYSCORE_ARGS)
 static void mkvm_resume(MKVM_SYSCORE_ARGS)
 {
 	if (mkvm_hw->cpu_enable())
-		pr_err("mkvm: %s could not be switched on again after suspend\n", mkvm_hw->name);
+		pr_err("mkvm: %s could not be enabled again after suspend\n", mkvm_hw->name);
 }
 
 static struct mkvm_syscore syscore = {
@@ -167,7 +167,7 @@ static int __init mkvm_init(void)
 	mkvm_device.name = devname;
 	r = misc_register(&mkvm_device);
 	if (r) {
-		pr_err("mkvm: /dev/%s could not be made (%d): is another module using that name? See the parameter devname=\n",
+		pr_err("mkvm: /dev/%s could not be created (%d): is another module using that name? See the parameter devname=\n",
 		       devname, r);
 		goto out_cpus;
 	}

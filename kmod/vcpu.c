@@ -43,7 +43,11 @@ static void sched_out(struct preempt_notifier *pn, struct task_struct *next)
 
 static struct preempt_ops preempt_ops = { .sched_in = sched_in, .sched_out = sched_out };
 
-/* From here to mkvm_vcpu_put the vCPU follows its thread from CPU to CPU. Context: vcpu->mutex held. */
+/*
+ * mkvm_vcpu_load - load the vCPU on this CPU
+ *
+ * Until mkvm_vcpu_put the vCPU follows its thread from CPU to CPU. Context: vcpu->mutex held.
+ */
 void mkvm_vcpu_load(struct mkvm_vcpu *vcpu)
 {
 	int cpu = get_cpu();
@@ -86,7 +90,9 @@ static int set_signal_mask(struct mkvm_vcpu *vcpu, struct kvm_signal_mask __user
 	return 0;
 }
 
-/* One at a time: the next one is taken when the guest has the one before. */
+/*
+ * KVM_INTERRUPT. One interrupt at a time: another is accepted after the guest has taken this one.
+ */
 static int vcpu_interrupt(struct mkvm_vcpu *vcpu, u32 vector)
 {
 	if (vector > 255)
@@ -112,7 +118,7 @@ static int vcpu_get_mp_state(struct mkvm_vcpu *vcpu, struct kvm_mp_state __user 
 {
 	struct kvm_mp_state state = {};
 
-	/* INIT and SIPI that wait are state that no ioctl shows: they become mp_state here. */
+	/* No ioctl shows a pending INIT or SIPI, so they take effect on mp_state here. */
 	mkvm_accept_init_sipi(vcpu);
 	state.mp_state = vcpu->mp_state;
 	return copy_to_user(arg, &state, sizeof(state)) ? -EFAULT : 0;
@@ -130,7 +136,10 @@ static int set_tpr_reporting(struct mkvm_vcpu *vcpu, struct kvm_tpr_access_ctl _
 	return 0;
 }
 
-/* A place that a slot maps for writing, aligned so that it lies in one page; 0 for none. */
+/*
+ * KVM_SET_VAPIC_ADDR: a writable address in a slot, aligned so that it is in one page, or 0 for
+ * none.
+ */
 static int set_vapic_addr(struct mkvm_vcpu *vcpu, u64 addr)
 {
 	int idx;
@@ -147,7 +156,7 @@ static int set_vapic_addr(struct mkvm_vcpu *vcpu, u64 addr)
 	return 0;
 }
 
-/* No capability is enabled on a vCPU: KVM_ENABLE_CAP knows none. */
+/* KVM_ENABLE_CAP on a vCPU, where no capability can be enabled. */
 static int vcpu_enable_cap(struct mkvm_vcpu *vcpu, struct kvm_enable_cap __user *arg)
 {
 	struct kvm_enable_cap cap;
@@ -244,7 +253,7 @@ static int vcpu_set_state(struct mkvm_vcpu *vcpu, unsigned int ioctl, const unio
 	}
 }
 
-/* Everything that moves one struct: the ioctl number itself says which way and how large. */
+/* Ioctls that copy one struct. The ioctl's number encodes its direction and size. */
 static int vcpu_state_ioctl(struct mkvm_vcpu *vcpu, unsigned int ioctl, void __user *argp)
 {
 	bool get = _IOC_DIR(ioctl) & _IOC_READ;
@@ -281,9 +290,12 @@ static int vcpu_translate(struct mkvm_vcpu *vcpu, struct kvm_translation __user 
 }
 
 /*
- * mkvm_find_attribute - where the value of a struct kvm_device_attr is to be read or written
+ * mkvm_find_attribute - check a struct kvm_device_attr and find its value
+ * @group: the only supported group
+ * @nr: the only supported attribute
+ * @where: set to the address of the value
  *
- * Return: -EINVAL for flags, of which there are none, -ENXIO for another attribute than this, -EFAULT.
+ * Context: may sleep. Return: -EINVAL for flags, -ENXIO for another attribute, -EFAULT.
  */
 int mkvm_find_attribute(void __user *argp, u32 group, u64 nr, u64 __user **where)
 {
@@ -435,7 +447,7 @@ static const struct file_operations vcpu_fops = {
 
 /* ---- life ---- */
 
-/* Frees a vCPU that no thread can reach any more. */
+/* mkvm_vcpu_destroy - frees a vCPU that no thread can reach any more. May sleep. */
 void mkvm_vcpu_destroy(struct mkvm_vcpu *vcpu)
 {
 	int i;
@@ -453,7 +465,7 @@ void mkvm_vcpu_destroy(struct mkvm_vcpu *vcpu)
 	mkvm_hw->vcpu_destroy(vcpu);
 }
 
-/* The shared pages must be order 0 each (userspace maps them one by one) but adjacent. */
+/* Each shared page has order 0, because userspace maps them one by one, but they are adjacent. */
 static struct kvm_run *alloc_run_pages(void)
 {
 	unsigned int order = get_order(MKVM_RUN_PAGES * PAGE_SIZE);
@@ -505,8 +517,8 @@ out:
  * mkvm_vcpu_create_fd - KVM_CREATE_VCPU
  * @id: the APIC id, below vm->max_vcpu_ids
  *
- * Context: vm->lock held, may sleep. From its return on the vCPU takes interrupts.
- * Return: a descriptor; -EINVAL (id), -EEXIST, or what creating files gives.
+ * When it returns, the vCPU accepts interrupts. Context: vm->lock held, may sleep.
+ * Return: a descriptor; -EINVAL (id), -EEXIST, -ENOMEM or another -errno.
  */
 int mkvm_vcpu_create_fd(struct mkvm *vm, unsigned long id)
 {
@@ -528,7 +540,7 @@ int mkvm_vcpu_create_fd(struct mkvm *vm, unsigned long id)
 		put_unused_fd(fd);
 		return PTR_ERR(vcpu);
 	}
-	snprintf(name, sizeof(name), "kvm-vcpu:%u", vcpu->id);	/* by which strace knows it */
+	snprintf(name, sizeof(name), "kvm-vcpu:%u", vcpu->id);	/* strace recognises this name */
 	file = anon_inode_getfile(name, &vcpu_fops, vcpu, O_RDWR);
 	if (IS_ERR(file)) {
 		put_unused_fd(fd);

@@ -23,7 +23,7 @@
 #define MSR_EXIT_REASONS (KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER)
 #define X2APIC_API_FLAGS (KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK)
 
-/* What KVM_CHECK_EXTENSION answers, where it is always the same. */
+/* The answers of KVM_CHECK_EXTENSION that are always the same. */
 static const u32 capabilities[] = {
 	[KVM_CAP_IRQCHIP] = 1,
 	[KVM_CAP_HLT] = 1,
@@ -95,8 +95,9 @@ static const u32 capabilities[] = {
 };
 
 /*
- * PAUSE never exits here. MWAIT needs a host whose MWAIT ends at an interrupt and whose local APIC
- * timer goes on meanwhile. C-state registers, which KVM_X86_DISABLE_EXITS_CSTATE is about, there are none.
+ * Returns the exits that userspace may disable. PAUSE never exits here. MWAIT needs a host whose
+ * MWAIT ends at an interrupt and whose local APIC timer goes on meanwhile. The registers that
+ * KVM_X86_DISABLE_EXITS_CSTATE concerns do not exist here.
  */
 static u32 exits_to_disable(void)
 {
@@ -127,10 +128,10 @@ long mkvm_check_extension(unsigned long cap)
 }
 
 /*
- * mkvm_not_offered - note in the log that a client asked for what is not there, each once in a VM's life
+ * mkvm_not_offered - log that a client requested something that is not offered
  * @cap: number is a capability's, else an ioctl's
  *
- * Context: any ioctl's.
+ * Each request is logged once per VM. Context: process.
  */
 void mkvm_not_offered(struct mkvm *vm, bool cap, u32 number)
 {
@@ -244,7 +245,7 @@ out_slots:
 	return ERR_PTR(r);
 }
 
-/* Once, before there are vCPUs, and not below the BSP's id; the same limit again is fine. */
+/* The limit is set once, before vCPUs exist and not below the BSP's id; repeating it is allowed. */
 static int set_max_vcpu_ids(struct mkvm *vm, u64 ids)
 {
 	if (!ids || ids > MKVM_MAX_VCPUS || ids < vm->bsp_id ||
@@ -254,7 +255,9 @@ static int set_max_vcpu_ids(struct mkvm *vm, u64 ids)
 	return 0;
 }
 
-/* KVM_ENABLE_CAP. All have one argument; -EINVAL for what cannot be enabled. */
+/*
+ * KVM_ENABLE_CAP. Each capability has one argument. Return: -EINVAL for one that cannot be enabled.
+ */
 static int enable_cap(struct mkvm *vm, struct kvm_enable_cap __user *arg)
 {
 	struct kvm_enable_cap cap;
@@ -311,8 +314,8 @@ static int enable_cap(struct mkvm *vm, struct kvm_enable_cap __user *arg)
 }
 
 /*
- * KVM_GET_CLOCK: ns since the VM's birth, or what KVM_SET_CLOCK made of it. No guest sees it: there is
- * no paravirtual clock. It is kept for clients that save and restore it.
+ * KVM_GET_CLOCK: ns since the VM's creation, adjusted by KVM_SET_CLOCK. No guest sees this clock,
+ * since there is no paravirtual clock. It exists for clients that save and restore it.
  */
 static int get_clock(struct mkvm *vm, struct kvm_clock_data __user *arg)
 {
@@ -338,7 +341,7 @@ static int set_clock(struct mkvm *vm, struct kvm_clock_data __user *arg)
 		return -EINVAL;
 	if (data.pad0 || memchr_inv(data.pad, 0, sizeof(data.pad)))
 		return -EINVAL;
-	if (data.flags & KVM_CLOCK_REALTIME)		/* the time that passed since it was saved counts */
+	if (data.flags & KVM_CLOCK_REALTIME)		/* add the time since it was saved */
 		passed = max_t(s64, ktime_get_real_ns() - data.realtime, 0);
 	WRITE_ONCE(vm->clock_offset, data.clock + passed - ktime_get_boottime_ns());
 	return 0;
@@ -367,7 +370,7 @@ static int clear_dirty_log(struct mkvm *vm, void __user *argp)
 	return copy_from_user(&log, argp, sizeof(log)) ? -EFAULT : mkvm_dirty_log_clear(vm, &log);
 }
 
-/* Ioctls that move one struct into irqfd.c or iodev.c; the number itself says how large. */
+/* Ioctls that pass one struct to irqfd.c or iodev.c. The ioctl's number encodes its size. */
 static int event_ioctl(struct mkvm *vm, unsigned int ioctl, void __user *argp)
 {
 	union {
@@ -422,11 +425,10 @@ static long vm_ioctl_locked(struct mkvm *vm, unsigned int ioctl, unsigned long a
 			return -EFAULT;
 		if (vm->nr_vcpus)
 			return -EINVAL;
-		vm->identity_map_addr = addr;
-		return 0;
+		return 0;	/* real mode runs natively here: the page is not needed */
 	case KVM_X86_SET_MSR_FILTER:
 		return set_msr_filter(vm, argp);
-	case KVM_SET_NR_MMU_PAGES:	/* of shadow page tables, which there are none of */
+	case KVM_SET_NR_MMU_PAGES:	/* limits shadow page tables, which do not exist here */
 		if (arg < MIN_MMU_PAGES || arg > INT_MAX)
 			return -EINVAL;
 		vm->nr_mmu_pages = arg;
@@ -516,7 +518,7 @@ static const struct file_operations vm_fops = {
  * mkvm_vm_create_fd - KVM_CREATE_VM
  * @type: must be 0
  *
- * Context: may sleep. Returns a descriptor or -errno.
+ * Context: may sleep. Return: a descriptor, -EINVAL, -ENOMEM or another -errno.
  */
 int mkvm_vm_create_fd(unsigned long type)
 {

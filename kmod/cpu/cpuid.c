@@ -19,7 +19,7 @@
 
 #define F(x)	BIT_ULL(X86_FEATURE_##x & 31)
 
-/* CPUID's registers of feature bits, and of each what may be shown. */
+/* The feature bits that guests may be shown, for each register of CPUID that has feature bits. */
 #define LEAF1_EDX (F(FPU) | F(VME) | F(DE) | F(PSE) | F(TSC) | F(MSR) | F(PAE) | F(MCE) | F(CX8) | F(APIC) | \
 		   F(SEP) | F(MTRR) | F(PGE) | F(MCA) | F(CMOV) | F(PAT) | F(PSE36) | F(CLFLUSH) | F(MMX) | \
 		   F(FXSR) | F(XMM) | F(XMM2))
@@ -34,19 +34,19 @@
 #define LEAF81_EDX ((LEAF1_EDX & 0x0183f3ff) | F(SYSCALL) | F(NX) | F(MMXEXT) | F(FXSR_OPT) | F(GBPAGES) | \
 		    F(RDTSCP) | F(LM) | F(3DNOWEXT) | F(3DNOW))
 
-/* Features that are of use only with the registers of AVX and of AVX-512. */
+/* Features that need the registers of AVX and of AVX-512. */
 #define LEAF1_ECX_AVX (F(FMA) | F(AVX) | F(F16C))
 #define LEAF7_EBX_AVX512 (F(AVX512F) | F(AVX512DQ) | F(AVX512CD) | F(AVX512BW) | F(AVX512VL) | \
 			  F(AVX512IFMA))
 #define LEAF7_ECX_AVX512 (F(AVX512VBMI) | F(AVX512_VBMI2) | F(AVX512_VNNI) | F(AVX512_BITALG) | \
 			  F(AVX512_VPOPCNTDQ))
 
-/* What the module does itself, for which a choice of the host's kernel does not count. */
+/* Features that the module implements itself, whether or not the host's kernel uses them. */
 #define LEAF1_EDX_OURS (F(MCE) | F(APIC) | F(MTRR) | F(MCA) | F(PAT))
 
 /*
- * Bits that ask for what the module has not: a guest is not shown them though userspace may set
- * them. Others are for CPUs to know: instructions that need nobody's help.
+ * Bits of features that the module does not support: a guest is not shown them even if userspace
+ * sets them. All other bits stand for instructions that the CPU runs without support.
  */
 #define LEAF1_EDX_VAIN (F(PN) | F(DS) | F(ACPI) | F(ACC) | F(PBE))
 #define LEAF1_ECX_VAIN (F(DTES64) | F(DSCPL) | F(VMX) | F(SMX) | F(EST) | F(TM2) | F(SDBG) | F(XTPR) | \
@@ -69,10 +69,10 @@ static const struct cpuid_word {
 	u32 leaf, index;
 	u8 reg;			/* EAX to EDX */
 	u8 kernel;		/* index of the kernel's word of these features */
-	u32 keep;		/* what is offered if the CPU has it, and the kernel uses it */
-	u32 ours;		/* and of it what needs the CPU alone */
-	u32 added;		/* offered on any CPU */
-	u32 vain;
+	u32 keep;		/* bits offered if the CPU has them and the kernel uses them */
+	u32 ours;		/* bits of these that do not depend on the kernel */
+	u32 added;		/* bits offered on any CPU */
+	u32 vain;		/* bits never shown */
 } words[] = {
 	{ 1, 0, EDX, CPUID_1_EDX, LEAF1_EDX, LEAF1_EDX_OURS, 0, LEAF1_EDX_VAIN },
 	{ 1, 0, ECX, CPUID_1_ECX, LEAF1_ECX, 0, F(X2APIC) | F(HYPERVISOR), LEAF1_ECX_VAIN },
@@ -89,13 +89,13 @@ static const struct cpuid_word {
 #define LAST_LEAF	0xdu
 #define LAST_EXTENDED	0x8000001eu
 
-/* Components of XSAVE's area as the CPU has them; once at load. */
+/* The components of the CPU's XSAVE area, set once when the module is loaded. */
 static struct {
 	u32 size, offset;
 	bool aligned;		/* to 64 bytes in the compacted format */
 } components[63];
 
-/* Once at load. */
+/* Called once when the module is loaded. */
 void mkvm_cpuid_setup(void)
 {
 	u32 i, ecx, edx;
@@ -108,7 +108,7 @@ void mkvm_cpuid_setup(void)
 	}
 }
 
-/* Bytes of XSAVE's area for these components. Intel SDM vol. 1, "XSAVE Area". */
+/* Returns the bytes of an XSAVE area with these components. Intel SDM vol. 1, "XSAVE Area". */
 static u32 xsave_size(u64 features, bool compacted)
 {
 	u32 i, size = 512 + 64;
@@ -128,7 +128,16 @@ static u32 xsave_size(u64 features, bool compacted)
 
 static u32 *entry_reg(struct kvm_cpuid_entry2 *e, int reg)
 {
-	return reg == EAX ? &e->eax : reg == EBX ? &e->ebx : reg == ECX ? &e->ecx : &e->edx;
+	switch (reg) {
+	case EAX:
+		return &e->eax;
+	case EBX:
+		return &e->ebx;
+	case ECX:
+		return &e->ecx;
+	default:
+		return &e->edx;
+	}
 }
 
 /* Leaves that are passed on as the host has them. */
@@ -138,7 +147,7 @@ static bool leaf_is_plain(u32 leaf)
 	       leaf == 2;
 }
 
-/* What needs registers that XCR0 does not let a guest have. */
+/* Drops features that need registers which XCR0 does not let a guest have. */
 static void drop_without_state(struct kvm_cpuid_entry2 *e)
 {
 	if (!(MKVM_GUEST_XCR0 & XFEATURE_MASK_YMM)) {
@@ -161,10 +170,7 @@ static void drop_without_state(struct kvm_cpuid_entry2 *e)
 		e->ecx &= ~F(PKU);
 }
 
-/*
- * Registers of features as they are offered, the leaf's others 0, but where the caller knows
- * better.
- */
+/* Fills an entry with the features that are offered and clears its other registers. */
 static void offer_features(struct kvm_cpuid_entry2 *e)
 {
 	struct kvm_cpuid_entry2 host = *e;
@@ -189,14 +195,14 @@ static void offer_features(struct kvm_cpuid_entry2 *e)
 	}
 }
 
-/* The TSC ticks at one rate in all states (bit 8), and the kernel has not seen otherwise. */
+/* Returns bit 8 if the TSC has one rate in all states and the kernel has not found it unstable. */
 static u32 invariant_tsc(void)
 {
 	return boot_cpu_has(X86_FEATURE_CONSTANT_TSC) && boot_cpu_has(X86_FEATURE_NONSTOP_TSC) &&
 	       !check_tsc_unstable() ? BIT(8) : 0;
 }
 
-/* XSAVE's sub-leaf: only the components that guests may enable, and nothing supervisor. */
+/* Fills a sub-leaf of XSAVE: only components that guests may enable, and no supervisor state. */
 static bool offer_xsave(struct kvm_cpuid_entry2 *e)
 {
 	u64 features = MKVM_GUEST_XCR0;
@@ -248,7 +254,7 @@ static bool supported_entry(struct kvm_cpuid_entry2 *e, u32 leaf, u32 index)
 		e->eax &= GENMASK(2, 0);
 		e->ebx = e->ecx = e->edx = 0;
 		return true;
-	case 0x8000001e:	/* where the CPU is, which userspace says */
+	case 0x8000001e:	/* the CPU's place in the topology, which userspace sets */
 		e->eax = e->ebx = e->ecx = e->edx = 0;
 		return true;
 	default:
@@ -256,7 +262,7 @@ static bool supported_entry(struct kvm_cpuid_entry2 *e, u32 leaf, u32 index)
 	}
 }
 
-/* May there be a sub-leaf after this one? Caches of 0x8000001d end with one that is none. */
+/* Whether a sub-leaf may follow this one. The caches of 0x8000001d end with an empty one. */
 static bool more_subleaves(const struct kvm_cpuid_entry2 *e, u32 leaf, u32 index)
 {
 	return (leaf == 0xd && index < 62) || (leaf == 0x8000001d && (e->eax & 0x1f) && index < 15);
@@ -275,7 +281,7 @@ static u32 add_leaf(struct kvm_cpuid_entry2 *e, u32 n, u32 leaf)
 	return n;
 }
 
-/* All that can be shown, into room for MKVM_MAX_CPUID entries; returns how many. */
+/* Fills in all entries that can be shown; e has room for MKVM_MAX_CPUID. Returns their number. */
 static u32 supported_entries(struct kvm_cpuid_entry2 *e)
 {
 	u32 leaf, n = 0;
@@ -308,7 +314,9 @@ static int copy_entries(struct kvm_cpuid2 __user *arg, const struct kvm_cpuid_en
 	return 0;
 }
 
-/* KVM_GET_SUPPORTED_CPUID. Return: -E2BIG when there is too little room. */
+/*
+ * KVM_GET_SUPPORTED_CPUID. May sleep. Return: -E2BIG if there is too little room, -EFAULT, -ENOMEM.
+ */
 int mkvm_cpuid_supported(struct kvm_cpuid2 __user *arg)
 {
 	struct kvm_cpuid_entry2 *e = kvcalloc(MKVM_MAX_CPUID, sizeof(*e), GFP_KERNEL);
@@ -321,7 +329,9 @@ int mkvm_cpuid_supported(struct kvm_cpuid2 __user *arg)
 	return r;
 }
 
-/* KVM_GET_EMULATED_CPUID: nothing that the CPU lacks is emulated, which all these leaves say. */
+/*
+ * KVM_GET_EMULATED_CPUID. No feature that the CPU lacks is emulated, so all these leaves are empty.
+ */
 int mkvm_cpuid_emulated(struct kvm_cpuid2 __user *arg)
 {
 	static const struct kvm_cpuid_entry2 e[] = {
@@ -338,7 +348,7 @@ static struct kvm_cpuid_entry2 *find_entry(struct mkvm_vcpu *vcpu, u32 leaf, u32
 {
 	u32 group = leaf >= 0x80000000, low = leaf & 0x7fffffff, i = 0;
 
-	if (low < 32) {		/* the table knows the leaf's first entry, most have no other */
+	if (low < 32) {	/* the table has the leaf's first entry, which mostly is the only one */
 		low = array_index_nospec(low, 32);
 		if (!vcpu->cpuid_first[group][low])
 			return NULL;
@@ -354,7 +364,7 @@ static struct kvm_cpuid_entry2 *find_entry(struct mkvm_vcpu *vcpu, u32 leaf, u32
 	return NULL;
 }
 
-/* Bits of an entry that mirror other state, as they are now. */
+/* Updates the bits of an entry that mirror other state. */
 static void mirror_state(struct mkvm_vcpu *vcpu, struct kvm_cpuid_entry2 *e)
 {
 	if (e->function == 1) {
@@ -375,8 +385,8 @@ static void mirror_state(struct mkvm_vcpu *vcpu, struct kvm_cpuid_entry2 *e)
 }
 
 /*
- * What the guest itself is not shown, though userspace has set it: bits that ask for what is not
- * there, and what IA32_MISC_ENABLE has off. Intel SDM vol. 4, "IA32_MISC_ENABLE".
+ * Hides from the guest what userspace has set but does not exist: features that the module does not
+ * support, and those that IA32_MISC_ENABLE disables. Intel SDM vol. 4, "IA32_MISC_ENABLE".
  */
 static void hide_features(struct mkvm_vcpu *vcpu, struct kvm_cpuid_entry2 *e)
 {
@@ -398,7 +408,7 @@ static void hide_features(struct mkvm_vcpu *vcpu, struct kvm_cpuid_entry2 *e)
 		e->edx &= ~F(NX);
 }
 
-/* AMD, and its kin Hygon, answer differently where nothing is defined. */
+/* Whether the vendor is AMD or Hygon, whose CPUs answer differently for undefined leaves. */
 static bool amd_rules(const struct kvm_cpuid_entry2 *basic)
 {
 	return (basic->ebx == 0x68747541 && basic->edx == 0x69746e65 && basic->ecx == 0x444d4163) ||
@@ -406,10 +416,10 @@ static bool amd_rules(const struct kvm_cpuid_entry2 *basic)
 }
 
 /*
- * The leaf whose data a CPU gives for one that no entry describes. AMD's CPUs give zeroes, APM
- * vol. 3, "CPUID", so it is the same leaf, which is not there. Others give the data of the highest
- * basic leaf where a leaf is beyond the end of its range, or in a range that does not exist: Intel
- * SDM vol. 2, "CPUID". Each hypervisor's range has 256 leaves.
+ * Returns the leaf whose data a CPU gives for a leaf without an entry. AMD's CPUs give zeroes (APM
+ * vol. 3, "CPUID"), so it is the same leaf. Other CPUs give the data of the highest basic leaf if
+ * the leaf is beyond the end of its range or its range does not exist (Intel SDM vol. 2, "CPUID").
+ * Each hypervisor's range has 256 leaves.
  */
 static u32 instead_of(struct mkvm_vcpu *vcpu, u32 leaf)
 {
@@ -427,9 +437,9 @@ static u32 instead_of(struct mkvm_vcpu *vcpu, u32 leaf)
 }
 
 /*
- * Fills in what is beyond the last level of a topology: the level that was asked for and the
- * x2APIC id. Intel SDM vol. 2, "CPUID", leaves 0BH and 1FH; AMD APM vol. 3, "Fn0000_000B". Return:
- * false where there is no topology.
+ * Fills an entry beyond the last level of a topology: the requested level and the x2APIC id. Intel
+ * SDM vol. 2, "CPUID", leaves 0BH and 1FH; AMD APM vol. 3, "Fn0000_000B". Return: false if there is
+ * no topology.
  */
 static bool beyond_topology(struct mkvm_vcpu *vcpu, u32 leaf, u32 index, struct kvm_cpuid_entry2 *e)
 {
@@ -444,10 +454,10 @@ static bool beyond_topology(struct mkvm_vcpu *vcpu, u32 leaf, u32 index, struct 
 }
 
 /*
- * mkvm_cpuid - what CPUID gives the guest; in place until the next call
+ * mkvm_cpuid - returns what CPUID gives the guest
  *
- * A leaf that userspace did not set reads as on a CPU of the vendor that leaf 0 names. Context:
- * own thread, or vcpu->mutex held.
+ * The entry is valid until the next call. A leaf that userspace did not set reads as on a CPU of
+ * the vendor that leaf 0 names. Context: own thread, or vcpu->mutex held.
  */
 const struct kvm_cpuid_entry2 *mkvm_cpuid(struct mkvm_vcpu *vcpu, u32 leaf, u32 index)
 {
@@ -469,10 +479,10 @@ const struct kvm_cpuid_entry2 *mkvm_cpuid(struct mkvm_vcpu *vcpu, u32 leaf, u32 
 }
 
 /*
- * mkvm_cpuid_has - does CPUID show this feature?
+ * mkvm_cpuid_has - whether CPUID shows this feature
  * @feature: the kernel's X86_FEATURE number, in a register that words[] has
  *
- * Before KVM_SET_CPUID2 all are there. Context: vcpu->mutex held.
+ * Before KVM_SET_CPUID2 all features are shown. Context: vcpu->mutex held.
  */
 bool mkvm_cpuid_has(struct mkvm_vcpu *vcpu, unsigned int feature)
 {
@@ -490,7 +500,7 @@ bool mkvm_cpuid_has(struct mkvm_vcpu *vcpu, unsigned int feature)
 	return false;
 }
 
-/* Bits of CR4 that need a feature, of the guest's CPUID and of the CPU as the kernel uses it. */
+/* Bits of CR4 and the features that they need, in the guest's CPUID and in the host's kernel. */
 static const struct {
 	u64 bits;
 	u16 guest, host;
@@ -534,7 +544,7 @@ static u64 efer_allowed(struct mkvm_vcpu *vcpu)
 	       (ffxsr ? EFER_FFXSR : 0);
 }
 
-/* What decides whether a guest has certain registers and instructions: enum mkvm_shown. */
+/* Returns the features on which registers and instructions depend: enum mkvm_shown. */
 static u32 features_shown(struct mkvm_vcpu *vcpu)
 {
 	static const struct {
@@ -556,6 +566,8 @@ static u32 features_shown(struct mkvm_vcpu *vcpu)
 		{ MKVM_SHOWN_INVPCID, X86_FEATURE_INVPCID },
 		{ MKVM_SHOWN_MWAIT, X86_FEATURE_MWAIT },
 		{ MKVM_SHOWN_OSVW, X86_FEATURE_OSVW },
+		{ MKVM_SHOWN_RDRAND, X86_FEATURE_RDRAND },
+		{ MKVM_SHOWN_RDSEED, X86_FEATURE_RDSEED },
 	};
 	u32 i, shown = 0;
 
@@ -566,8 +578,10 @@ static u32 features_shown(struct mkvm_vcpu *vcpu)
 }
 
 /*
- * Derives what others ask of CPUID. Before KVM_SET_CPUID2 the guest sees zeroes, but
- * userspace may still set up any mode that the module supports.
+ * mkvm_cpuid_update - derive the fields that depend on CPUID
+ *
+ * Before KVM_SET_CPUID2 the guest sees zeroes, but userspace may still set up any mode that the
+ * module supports. Context: vcpu->mutex held, or the vCPU is not yet published.
  */
 void mkvm_cpuid_update(struct mkvm_vcpu *vcpu)
 {
@@ -603,8 +617,8 @@ void mkvm_cpuid_update(struct mkvm_vcpu *vcpu)
 /* ---- MONITOR and MWAIT ---- */
 
 /*
- * Are there both? CPUID has to show them, the CPU below to have them, and IA32_MISC_ENABLE to
- * leave them on.
+ * Whether the guest has MONITOR and MWAIT: its CPUID must show them, the host's CPU must have them,
+ * and IA32_MISC_ENABLE must not disable them.
  */
 bool mkvm_has_mwait(struct mkvm_vcpu *vcpu)
 {
@@ -614,7 +628,7 @@ bool mkvm_has_mwait(struct mkvm_vcpu *vcpu)
 
 /* ---- KVM_SET_CPUID2, KVM_GET_CPUID2 ---- */
 
-/* Is this what the guest sees already? Bits that mirror other state do not count. */
+/* Whether the guest already has these entries. Bits that mirror other state are ignored. */
 static bool same_entries(struct mkvm_vcpu *vcpu, const struct kvm_cpuid_entry2 *e, u32 n)
 {
 	struct kvm_cpuid_entry2 is, set;
@@ -655,7 +669,7 @@ int mkvm_cpuid_set(struct mkvm_vcpu *vcpu, struct kvm_cpuid2 __user *arg)
 		if (IS_ERR(e))
 			return PTR_ERR(e);
 	}
-	if (vcpu->stats[MKVM_STAT_EXITS]) {	/* the guest may have seen it: it stays as it is */
+	if (vcpu->stats[MKVM_STAT_EXITS]) {	/* the guest may know it: it must not change */
 		bool same = same_entries(vcpu, e, n);
 
 		kvfree(e);
@@ -670,7 +684,9 @@ int mkvm_cpuid_set(struct mkvm_vcpu *vcpu, struct kvm_cpuid2 __user *arg)
 	return 0;
 }
 
-/* KVM_GET_CPUID2: what was set, with the bits that mirror other state as they are now. */
+/*
+ * KVM_GET_CPUID2: the entries that were set, with bits that mirror other state updated. May sleep.
+ */
 int mkvm_cpuid_get(struct mkvm_vcpu *vcpu, struct kvm_cpuid2 __user *arg)
 {
 	struct kvm_cpuid_entry2 *e;

@@ -34,7 +34,7 @@ int mkvm_set_guest_debug(struct mkvm_vcpu *vcpu, const struct kvm_guest_debug *d
 		if (vcpu->exception.type || vcpu->event.type)
 			return -EBUSY;
 		if (control & KVM_GUESTDBG_INJECT_BP)
-			vcpu->rip++;	/* a trap: it is taken behind the INT3 that RIP is at */
+			vcpu->rip++;	/* #BP is a trap: it is taken after the INT3 at RIP */
 		mkvm_queue_exception(vcpu, control & KVM_GUESTDBG_INJECT_DB ? X86_TRAP_DB : X86_TRAP_BP, false, 0);
 	}
 	if (!(control & KVM_GUESTDBG_ENABLE))
@@ -44,20 +44,24 @@ int mkvm_set_guest_debug(struct mkvm_vcpu *vcpu, const struct kvm_guest_debug *d
 	vcpu->debug.dr7 = dbg->arch.debugreg[7] | 0x400;
 	vcpu->debug.traps = 0;
 	mkvm_hw->guest_debug_changed(vcpu);
-	mkvm_pending_set(vcpu, MKVM_PEND_EVENT);	/* what KVM_GUESTDBG_BLOCKIRQ has held back */
+	mkvm_pending_set(vcpu, MKVM_PEND_EVENT);	/* BLOCKIRQ may have held events back */
 	return 0;
 }
 
-/* mkvm_debug_takes - is this exception userspace's? */
+/* mkvm_debug_takes - whether userspace intercepts this exception. Own thread. */
 bool mkvm_debug_takes(struct mkvm_vcpu *vcpu, u8 vector)
 {
-	u32 flags = vector == X86_TRAP_DB ? KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_HW_BP :
-		    vector == X86_TRAP_BP ? KVM_GUESTDBG_USE_SW_BP : 0;
-
-	return vcpu->debug.control & flags;
+	if (vector == X86_TRAP_DB)
+		return vcpu->debug.control & (KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_HW_BP);
+	return vector == X86_TRAP_BP && (vcpu->debug.control & KVM_GUESTDBG_USE_SW_BP);
 }
 
-/* mkvm_exit_debug - to userspace with KVM_EXIT_DEBUG; dr6 says what kind of #DB. Return: as handle_exit. */
+/*
+ * mkvm_exit_debug - exit to userspace with KVM_EXIT_DEBUG
+ * @dr6: the cause of a #DB
+ *
+ * Context: own thread. Return: as handle_exit.
+ */
 int mkvm_exit_debug(struct mkvm_vcpu *vcpu, u8 vector, u64 dr6)
 {
 	struct kvm_run *run = vcpu->run;
@@ -74,7 +78,7 @@ int mkvm_exit_debug(struct mkvm_vcpu *vcpu, u8 vector, u64 dr6)
 
 /* ---- traps of instructions that the CPU does not run itself ---- */
 
-/* DR7 and DR0-3 that are in force: userspace's breakpoints hide the guest's own. */
+/* Returns the DR7 and DR0-3 that are in force: userspace's breakpoints replace the guest's own. */
 static u64 breakpoints(struct mkvm_vcpu *vcpu, const u64 **dr)
 {
 	if (vcpu->debug.control & KVM_GUESTDBG_USE_HW_BP) {
@@ -82,11 +86,14 @@ static u64 breakpoints(struct mkvm_vcpu *vcpu, const u64 **dr)
 		return vcpu->debug.dr7;
 	}
 	*dr = vcpu->dr;
-	/* A vCPU that has one on has them live. */
+	/* dr_live is set if any of the guest's breakpoints is enabled. */
 	return vcpu->dr_live ? mkvm_hw->get_dr(vcpu, 7) : 0;
 }
 
-/* mkvm_watching - is a breakpoint on, so that mkvm_breakpoints_met must be asked? Own thread. */
+/*
+ * mkvm_watching - whether a breakpoint is enabled, so that mkvm_breakpoints_met is needed. Own
+ * thread.
+ */
 bool mkvm_watching(struct mkvm_vcpu *vcpu)
 {
 	const u64 *dr;
@@ -95,11 +102,12 @@ bool mkvm_watching(struct mkvm_vcpu *vcpu)
 }
 
 /*
- * mkvm_breakpoints_met - which breakpoints watch an access to memory or to ports?
- * @addr: linear address, or port; the access has @len bytes from there on
+ * mkvm_breakpoints_met - find the breakpoints that watch an access to memory or to ports
+ * @addr: the linear address or port of the access's first byte
+ * @len: the bytes of the access
  *
- * As bits of DR6. Breakpoints in code are the CPU's: it looks for them before an instruction can
- * exit. AMD APM vol. 2, "Debug-Control Register (DR7)", "Setting Breakpoints". Own thread.
+ * The CPU handles breakpoints in code: it checks them before an instruction can exit. AMD APM vol.
+ * 2, "Debug-Control Register (DR7)", "Setting Breakpoints". Own thread. Return: bits of DR6.
  */
 u32 mkvm_breakpoints_met(struct mkvm_vcpu *vcpu, enum mkvm_watch how, u64 addr, unsigned int len)
 {
@@ -137,11 +145,11 @@ u32 mkvm_breakpoints_met(struct mkvm_vcpu *vcpu, enum mkvm_watch how, u64 addr, 
 }
 
 /*
- * mkvm_debug_trap - an instruction, or a round of REP, has ended outside of the guest
- * @traps: the breakpoints that it met, and DR_STEP if TF was set when it began, as in DR6
+ * mkvm_debug_trap - an instruction, or an iteration of REP, was completed outside of the guest
+ * @traps: bits of DR6: the breakpoints that it met, and DR_STEP if TF was set when it began
  *
- * One #DB tells of all of them, and of those that MOV SS has held back. It leaves the other bits of
- * DR6 as they are. AMD APM vol. 2, "Debug-Status Register (DR6)". Own thread.
+ * One #DB reports all of them and those that MOV SS has held back. It leaves the other bits of DR6
+ * as they are. AMD APM vol. 2, "Debug-Status Register (DR6)". Own thread.
  */
 void mkvm_debug_trap(struct mkvm_vcpu *vcpu, u32 traps)
 {

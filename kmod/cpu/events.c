@@ -14,7 +14,7 @@
 #include "hw_ops.h"
 #include "explain/trace.h"
 
-/* The bits of the pending word that userspace's copy tells of. */
+/* Returns the bits of the pending word that are set in userspace's copy. */
 static unsigned long events_told(const struct kvm_vcpu_events *ev)
 {
 	return (ev->nmi.pending ? BIT(MKVM_PEND_NMI) : 0) | (ev->nmi.pending > 1 ? BIT(MKVM_PEND_NMI2) : 0) |
@@ -22,7 +22,12 @@ static unsigned long events_told(const struct kvm_vcpu_events *ev)
 	       (ev->smi.latched_init ? BIT(MKVM_PEND_INIT) : 0);
 }
 
-/* Userspace has this copy: what it tells of loses its "unseen" mark, so that a later SET may remove it. */
+/*
+ * mkvm_events_seen - userspace has received this copy
+ *
+ * The events in it lose their "unseen" marks, so that a later KVM_SET_VCPU_EVENTS may remove them.
+ * Context: vcpu->mutex held.
+ */
 void mkvm_events_seen(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev)
 {
 	unsigned long seen = events_told(ev);
@@ -35,7 +40,10 @@ void mkvm_events_seen(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev)
 void mkvm_events_get(struct mkvm_vcpu *vcpu, struct kvm_vcpu_events *ev)
 {
 	unsigned long bits;
-	/* One can be told. Of two the raised one is #MC; the other, a fault, comes again. */
+	/*
+	 * The copy has room for one. Of two the raised one is #MC; the other, a fault, occurs
+	 * again.
+	 */
 	bool raised = vcpu->exception.type != MKVM_EV_NONE || vcpu->event.type != MKVM_EV_EXCEPTION;
 	const struct mkvm_event *x = raised ? &vcpu->exception : &vcpu->event;
 
@@ -73,13 +81,13 @@ void mkvm_events_get(struct mkvm_vcpu *vcpu, struct kvm_vcpu_events *ev)
 	ev->smi.latched_init = !!(bits & BIT(MKVM_PEND_INIT));
 }
 
-/* Without its flag exception.pending was padding once: it is not looked at. */
+/* Without its flag exception.pending is ignored: it used to be padding. */
 static bool exception_pending(const struct kvm_vcpu_events *ev)
 {
 	return (ev->flags & KVM_VCPUEVENT_VALID_PAYLOAD) && ev->exception.pending;
 }
 
-/* mkvm_events_valid - would mkvm_events_set take this copy? Context: vcpu->mutex held. */
+/* mkvm_events_valid - whether mkvm_events_set would accept this copy. Context: vcpu->mutex held. */
 bool mkvm_events_valid(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev)
 {
 	const u32 known = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SIPI_VECTOR |
@@ -96,16 +104,16 @@ bool mkvm_events_valid(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev)
 	    (ev->interrupt.shadow & ~(KVM_X86_SHADOW_INT_MOV_SS | KVM_X86_SHADOW_INT_STI)))
 		return false;
 	if ((ev->flags & KVM_VCPUEVENT_VALID_SMM) && ev->smi.smm && vcpu->mp_state == KVM_MP_STATE_INIT_RECEIVED)
-		return false;		/* in SMM INIT stays latched */
+		return false;		/* an INIT stays latched in SMM */
 	return true;
 }
 
 /*
  * mkvm_events_set - KVM_SET_VCPU_EVENTS
  *
- * An INIT, NMI or SMI that arrived after the last KVM_GET_VCPU_EVENTS stays, whatever this
- * copy says of it: its author did not know of it. Of several events in delivery none is
- * lost: the interrupt goes in first, the NMI and the exception right behind it.
+ * An INIT, NMI or SMI that arrived after the last KVM_GET_VCPU_EVENTS stays pending even if this
+ * copy does not have it, because its author did not know of it. None of several events in delivery
+ * is lost: the interrupt is injected first, then the NMI and the exception.
  *
  * Context: vcpu->mutex held.
  * Return: -EINVAL for unknown flags and impossible values; nothing has changed then.
@@ -144,7 +152,7 @@ int mkvm_events_set(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev)
 	if (ev->flags & KVM_VCPUEVENT_VALID_NMI_PENDING)
 		mkvm_pending_restore_nmis(vcpu, ev->nmi.pending);
 	mkvm_hw->set_nmi_masked(vcpu, ev->nmi.masked);
-	/* As the last: an NMI whose place it takes waits. */
+	/* This comes last: an NMI that it displaces becomes pending. */
 	if (ev->interrupt.injected && ev->interrupt.soft)
 		mkvm_restore_in_delivery(vcpu, MKVM_EV_SOFT, ev->interrupt.nr);
 	else if (ev->interrupt.injected)

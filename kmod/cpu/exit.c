@@ -11,7 +11,7 @@
  * once and checked. If userspace must answer an exit, vcpu->complete finishes it at the start
  * of the next KVM_RUN.
  *
- * Read next: insn/mmio.c (the entry to the emulator), mem/tdp.c (second-level faults).
+ * Read next: insn/run_insn.c (the entry to the emulator), mem/tdp.c (second-level faults).
  */
 #include <linux/rcupdate.h>
 #include <linux/srcu.h>
@@ -58,7 +58,10 @@ int mkvm_exit_shutdown(struct mkvm_vcpu *vcpu)
 	return 0;
 }
 
-/* The hardware leaves the guest's state undefined: an INIT makes it sound again, for who looks at it. */
+/*
+ * The hardware leaves the guest's state undefined after a triple fault. An INIT makes it
+ * consistent, so that userspace can read it.
+ */
 int mkvm_exit_triple_fault(struct mkvm_vcpu *vcpu)
 {
 	mkvm_vcpu_reset(vcpu, true);
@@ -72,7 +75,10 @@ int mkvm_exit_nothing(struct mkvm_vcpu *vcpu)
 	return 1;
 }
 
-/* It was served when interrupts came on. The guest is a quiescent state for RCU. */
+/*
+ * The host has already served the interrupt when it enabled interrupts. A guest holds no RCU
+ * references.
+ */
 int mkvm_exit_host_interrupt(struct mkvm_vcpu *vcpu)
 {
 	vcpu->stats[MKVM_STAT_IRQ_EXITS]++;
@@ -101,7 +107,7 @@ int mkvm_exit_halt(struct mkvm_vcpu *vcpu)
 	int r = mkvm_skip_instruction(vcpu);
 
 	vcpu->stats[MKVM_STAT_HALT_EXITS]++;
-	if (r <= 0 || vcpu->exception.type)	/* a trap behind HLT ends it at once */
+	if (r <= 0 || vcpu->exception.type)	/* a trap after HLT ends it at once */
 		return r;
 	return mkvm_halt(vcpu);
 }
@@ -143,8 +149,8 @@ int mkvm_exit_xsetbv(struct mkvm_vcpu *vcpu)
 }
 
 /*
- * VMCALL, VMMCALL: the number is in RAX, and then the result; arguments are in RBX, RCX, RDX and RSI. The
- * kernel's documentation, "Linux KVM Hypercall".
+ * Handles VMCALL and VMMCALL. RAX has the number, and then the result; RBX, RCX, RDX and RSI have
+ * the arguments. See the kernel's documentation, "Linux KVM Hypercall".
  */
 int mkvm_exit_hypercall(struct mkvm_vcpu *vcpu)
 {
@@ -164,8 +170,8 @@ int mkvm_exit_hypercall(struct mkvm_vcpu *vcpu)
 }
 
 /*
- * Neither waits: MWAIT may end at any time, and nothing tells when memory is written. Intel SDM
- * vol. 2, "MONITOR", "MWAIT"; AMD APM vol. 3.
+ * Neither waits: MWAIT may end at any time, and nothing reports writes to memory. Intel SDM vol. 2,
+ * "MONITOR", "MWAIT"; AMD APM vol. 3.
  */
 static int exit_monitor_mwait(struct mkvm_vcpu *vcpu, u32 extensions)
 {
@@ -179,22 +185,28 @@ static int exit_monitor_mwait(struct mkvm_vcpu *vcpu, u32 extensions)
 	return mkvm_skip_instruction(vcpu);
 }
 
-/* Handles the exit of MONITOR, whose ECX has no extension. Own thread; return: as handle_exit. */
+/*
+ * Handles the exit of MONITOR, for which ECX defines no extensions. Own thread. Return: as
+ * handle_exit.
+ */
 int mkvm_exit_monitor(struct mkvm_vcpu *vcpu)
 {
 	return exit_monitor_mwait(vcpu, 0);
 }
 
 /*
- * Handles the exit of MWAIT: ECX bit 0 lets interrupts end it that are masked. Own thread; return:
- * as handle_exit.
+ * Handles the exit of MWAIT. ECX bit 0 lets masked interrupts end it. Own thread. Return: as
+ * handle_exit.
  */
 int mkvm_exit_mwait(struct mkvm_vcpu *vcpu)
 {
 	return exit_monitor_mwait(vcpu, 1);
 }
 
-/* A debug register is accessed while they are userspace's, which can watch that by DR7.GD. */
+/*
+ * Handles an access to a debug register while userspace debugs the guest. With DR7.GD userspace
+ * asks for a #DB on each of these accesses.
+ */
 int mkvm_exit_mov_dr(struct mkvm_vcpu *vcpu, unsigned int dr, bool write)
 {
 	if (vcpu->debug.dr7 & MKVM_DR7_GD)
@@ -204,7 +216,9 @@ int mkvm_exit_mov_dr(struct mkvm_vcpu *vcpu, unsigned int dr, bool write)
 
 /* ---- RDMSR and WRMSR ---- */
 
-/* KVM_RUN again after userspace has answered. If it moved RIP meanwhile, the access is over. */
+/*
+ * Finishes an access that userspace has answered. If userspace moved RIP meanwhile, it is dropped.
+ */
 static int finish_msr(struct mkvm_vcpu *vcpu, bool read)
 {
 	u64 data = READ_ONCE(vcpu->run->msr.data);
@@ -231,9 +245,9 @@ static int complete_wrmsr(struct mkvm_vcpu *vcpu)
 }
 
 /*
- * The guest's access to a register failed: userspace answers it, or it is #GP
- * @write: WRMSR, of val
- * @filtered: by the filter
+ * The guest's access to a register was refused: userspace answers it, or the guest gets #GP.
+ * @write: it was WRMSR, of val
+ * @filtered: userspace's filter refused it
  *
  * Context: own thread. Return: as handle_exit.
  */
@@ -285,9 +299,9 @@ int mkvm_exit_wrmsr(struct mkvm_vcpu *vcpu)
 	return mkvm_skip_instruction(vcpu);
 }
 
-/* ---- port I/O: one element; strings go through the emulator ---- */
+/* ---- port I/O of one element; the emulator runs string instructions ---- */
 
-/* The end of an access to ports, which breakpoints may watch. Return: as mkvm_skip_instruction. */
+/* Ends an access to a port, which a breakpoint may watch. Return: as mkvm_skip_instruction. */
 static int skip_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size)
 {
 	u32 traps = 0;
@@ -307,7 +321,7 @@ static void pio_in_done(struct mkvm_vcpu *vcpu, unsigned int size, u32 val)
 		*(u8 *)&vcpu->regs[0] = val;
 }
 
-/* KVM_RUN again after KVM_EXIT_IO. If userspace moved RIP meanwhile (a reset), the access is over. */
+/* Finishes KVM_EXIT_IO. If userspace moved RIP meanwhile (a reset), the access is dropped. */
 static int complete_pio(struct mkvm_vcpu *vcpu)
 {
 	u32 val = 0;
@@ -320,7 +334,10 @@ static int complete_pio(struct mkvm_vcpu *vcpu)
 		pio_in_done(vcpu, vcpu->pio.size, val);
 	}
 	r = skip_pio(vcpu, vcpu->pio.port, vcpu->pio.size);
-	/* The device may have raised it: the handler learns of the instruction and may have it run again. */
+	/*
+	 * The device may have raised the SMI: its handler gets the instruction and may have it
+	 * restarted.
+	 */
 	if (r > 0 && unlikely(READ_ONCE(vcpu->pending) & BIT(MKVM_PEND_SMI)))
 		mkvm_accept_smi(vcpu, vcpu->pio.port << 16 | vcpu->pio.size << 4 | MKVM_SMM_IO_VALID |
 				(vcpu->pio.in ? MKVM_SMM_IO_IN : 0));
@@ -330,7 +347,8 @@ static int complete_pio(struct mkvm_vcpu *vcpu)
 /*
  * mkvm_exit_pio - IN or OUT with one element of 1, 2 or 4 bytes
  *
- * The CPU has checked IOPL and the TSS's bitmap before it intercepts. vcpu->next_rip is known.
+ * The CPU has checked IOPL and the TSS's bitmap before the intercept. vcpu->next_rip is known.
+ * Context: own thread. Return: as handle_exit.
  */
 int mkvm_exit_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size, bool in)
 {
@@ -361,7 +379,7 @@ int mkvm_exit_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size, bool in)
 
 /* ---- second-level faults and emulation ---- */
 
-/* As mkvm_tdp_fault; the local APIC is over any memory. */
+/* As mkvm_tdp_fault; the local APIC's page takes precedence over memory. */
 static int map_gpa(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
 {
 	int r;
@@ -375,9 +393,10 @@ static int map_gpa(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
 }
 
 /*
- * The CPU could not deliver an event, since it met memory that is not RAM. With ROM it is done in
- * software; a device is not asked. The data are in Linux KVM's order: what was being delivered, the
- * exit and its qualification in the CPU's own formats, the guest-physical address, the host's CPU.
+ * Delivers in software an event that the CPU could not deliver because it met memory that is not
+ * RAM. That works with ROM; a device is an internal error. Its data have Linux KVM's order: the
+ * event, the exit and its qualification in the CPU's own formats, the guest-physical address, the
+ * host's CPU.
  */
 static int finish_delivery(struct mkvm_vcpu *vcpu, u64 gpa)
 {
@@ -402,18 +421,24 @@ static int tdp_fault_locked(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fe
 		return finish_delivery(vcpu, gpa);
 	if (unlikely(r == MKVM_FAULT_ROM) && mkvm_overlay_fault(vcpu, gpa))
 		return 1;
-	/* Where the CPU tells its length, a doorbell's instruction needs no look, unless it is watched. */
+	/*
+	 * If the CPU reports its length, a doorbell's instruction is not decoded, unless it is
+	 * watched.
+	 */
 	if (write && vcpu->next_rip && !mkvm_watching(vcpu) && mkvm_fast_mmio(vcpu, gpa)) {
 		mkvm_trace_event(mmio, vcpu, gpa, 0, true, 0, "kernel");
 		return mkvm_skip_instruction(vcpu);
 	}
 	vcpu->fault_gpa = gpa;
 	vcpu->stats[MKVM_STAT_INSN_EMULATION]++;
-	return mkvm_emulate_exit(vcpu, fetch ? MKVM_BY_WALK : write ? MKVM_BY_WRITE : MKVM_BY_READ);
+	if (fetch)
+		return mkvm_emulate_exit(vcpu, MKVM_BY_WALK);
+	return mkvm_emulate_exit(vcpu, write ? MKVM_BY_WRITE : MKVM_BY_READ);
 }
 
 /*
- * mkvm_exit_tdp_fault - the guest touched a guest-physical address without (such) a mapping
+ * mkvm_exit_tdp_fault - a guest-physical address has no mapping that allows the guest's access
+ * @fetch: an instruction fetch
  *
  * Context: interrupts on, may sleep. Return: as handle_exit.
  */
@@ -432,10 +457,10 @@ int mkvm_exit_tdp_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fetch)
 }
 
 /*
- * mkvm_exit_walk_fault - the CPU's walk of the guest's page tables met an address without (such) a mapping
+ * mkvm_exit_walk_fault - as mkvm_exit_tdp_fault, for the CPU's walk of the guest's page tables
  *
- * Tables that the CPU cannot walk where they are, since they are not RAM, are walked in software: by
- * soft_tlb.c or, where the vendor's part does not use that, by the emulator for each instruction.
+ * Tables that are not in RAM, where the CPU cannot walk them, are walked in software: by
+ * mem/soft_tlb.c, or by the emulator for each instruction if the vendor does not support that.
  * Context: interrupts on, may sleep. Return: as handle_exit.
  */
 int mkvm_exit_walk_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
@@ -460,10 +485,11 @@ int mkvm_exit_walk_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
 }
 
 /*
- * mkvm_exit_emulate - other intercepts that need the emulator: string I/O, control and debug registers
+ * mkvm_exit_emulate - emulate an intercepted instruction: string I/O, control and debug registers
+ * @what: the only instruction that the emulator may run, since the CPU has checked this one
+ * @number: see enum mkvm_intercept
  *
- * What the CPU has intercepted it has checked, too: nothing else is run. Context and return: as
- * mkvm_exit_tdp_fault.
+ * Context and return: as mkvm_exit_tdp_fault.
  */
 int mkvm_exit_emulate(struct mkvm_vcpu *vcpu, enum mkvm_intercept what, unsigned int number)
 {
@@ -479,9 +505,10 @@ int mkvm_exit_emulate(struct mkvm_vcpu *vcpu, enum mkvm_intercept what, unsigned
 }
 
 /*
- * mkvm_exit_task_switch - a task switch that the CPU leaves to us: an instruction's, or an event's
+ * mkvm_exit_task_switch - do a task switch, by an instruction or an event, which the CPU intercepts
  *
- * The emulator finds out by itself what the CPU has found. Context and return: as mkvm_exit_tdp_fault.
+ * The emulator does not depend on what the CPU reports about it. Context and return: as
+ * mkvm_exit_tdp_fault.
  */
 int mkvm_exit_task_switch(struct mkvm_vcpu *vcpu)
 {

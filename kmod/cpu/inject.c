@@ -26,7 +26,7 @@ static bool is_contributory(u8 vector)
 }
 
 /*
- * A second exception while the first is being delivered:
+ * Merges a second exception that occurs while the first is being delivered:
  *
  *   first \ second   benign    contributory   #PF
  *   benign           second    second         second
@@ -48,9 +48,9 @@ static int merge_faults(u8 first, u8 second)
 }
 
 #define DR6_ACTIVE_HIGH	(DR_TRAP_BITS | BIT(13) | DR_STEP | DR_SWITCH)
-#define DR6_ACTIVE_LOW	(BIT(11) | BIT(16))		/* a payload has them the other way round */
+#define DR6_ACTIVE_LOW	(BIT(11) | BIT(16))		/* a payload has them inverted */
 
-/* What userspace gave with vcpu->exception takes effect when that is delivered. */
+/* Applies the payload that userspace gave with vcpu->exception, which is now delivered. */
 static void deliver_payload(struct mkvm_vcpu *vcpu)
 {
 	u64 payload = vcpu->payload, dr6;
@@ -68,16 +68,21 @@ static void deliver_payload(struct mkvm_vcpu *vcpu)
 }
 
 /*
- * mkvm_queue_exception - the guest shall take an exception at the next entry
+ * mkvm_queue_exception - have the guest take an exception at the next entry
  *
- * Merges with one that was being delivered. Context: own thread.
+ * It merges with one that was being delivered. Context: own thread.
  */
 void mkvm_queue_exception(struct mkvm_vcpu *vcpu, u8 vector, bool has_error, u32 error)
 {
-	const struct mkvm_event *first = vcpu->event.type == MKVM_EV_EXCEPTION ? &vcpu->event :
-					 vcpu->exception.type ? &vcpu->exception : NULL;
-	int merged = first ? merge_faults(first->vector, vector) : vector;
+	const struct mkvm_event *first = NULL;
+	int merged = vector;
 
+	if (vcpu->event.type == MKVM_EV_EXCEPTION)
+		first = &vcpu->event;
+	else if (vcpu->exception.type)
+		first = &vcpu->exception;
+	if (first)
+		merged = merge_faults(first->vector, vector);
 	if (merged < 0) {
 		vcpu->triple_fault = true;
 		return;
@@ -96,14 +101,14 @@ void mkvm_queue_exception(struct mkvm_vcpu *vcpu, u8 vector, bool has_error, u32
 	};
 }
 
-/* Traps and aborts leave RFLAGS.RF in the handler's frame as it is. AMD APM vol. 2, "Exception Types". */
+/* Only faults set RFLAGS.RF in the handler's frame. AMD APM vol. 2, "Exception Types". */
 static bool is_fault(u8 vector)
 {
 	return vector != X86_TRAP_DB && vector != X86_TRAP_BP && vector != X86_TRAP_OF && vector != X86_TRAP_DF &&
 	       vector != X86_TRAP_MC;
 }
 
-/* vcpu->exception is on its way in now: vcpu->event, which is empty. */
+/* Puts vcpu->exception into delivery: moves it to vcpu->event, which is empty. */
 static void deliver_exception(struct mkvm_vcpu *vcpu)
 {
 	deliver_payload(vcpu);
@@ -116,11 +121,11 @@ static void deliver_exception(struct mkvm_vcpu *vcpu)
 }
 
 /*
- * mkvm_queue_machine_check - the guest shall take #MC at the next entry
+ * mkvm_queue_machine_check - have the guest take #MC at the next entry
  *
- * It has nothing to do with the event in delivery or with an exception of the instruction
- * before, so it merges with neither: they come, and #MC before their handler's first
- * instruction. Where both are there already it takes the place of the exception. Own thread.
+ * It is unrelated to the event in delivery and to an exception of the previous instruction, so it
+ * merges with neither: they are delivered, and then #MC before the first instruction of their
+ * handler. If both exist already, it replaces the exception. Own thread.
  */
 void mkvm_queue_machine_check(struct mkvm_vcpu *vcpu)
 {
@@ -143,14 +148,17 @@ static bool accepts_extint(struct mkvm_vcpu *vcpu)
 	return !vcpu->lapic || mkvm_lapic_accepts_pic(vcpu->lapic);
 }
 
-/* Does the PIC, or userspace in its place, have an interrupt that gets through? Any context: a snapshot. */
+/*
+ * Whether the PIC, or userspace in its place, has an interrupt for this vCPU. Any context: a
+ * snapshot.
+ */
 bool mkvm_has_extint(struct mkvm_vcpu *vcpu)
 {
 	return accepts_extint(vcpu) &&
 	       (vcpu->user_pic ? vcpu->user_vector >= 0 : mkvm_pic_output(vcpu->vm->irqchip.pic));
 }
 
-/* Is there an interrupt that waits, whether or not it can be taken now? */
+/* Whether an interrupt waits, even if it cannot be taken now. */
 static bool has_interrupt(struct mkvm_vcpu *vcpu)
 {
 	return (vcpu->lapic && mkvm_lapic_pending(vcpu->lapic) >= 0) || mkvm_has_extint(vcpu);
@@ -177,13 +185,13 @@ static int take_interrupt(struct mkvm_vcpu *vcpu)
 	return vector;
 }
 
-/* Userspace steps through the guest and wants no handlers between. */
+/* Whether userspace steps through the guest and does not want handlers to run in between. */
 static bool debugger_holds(const struct mkvm_vcpu *vcpu)
 {
 	return vcpu->debug.control & KVM_GUESTDBG_BLOCKIRQ;
 }
 
-/* What holds back everything that the CPU would deliver now. */
+/* Returns what holds back all events that the CPU could deliver now. */
 static enum mkvm_hold hold_delivery(struct mkvm_vcpu *vcpu)
 {
 	u32 state = READ_ONCE(vcpu->mp_state);
@@ -199,7 +207,7 @@ static enum mkvm_hold hold_delivery(struct mkvm_vcpu *vcpu)
 	return MKVM_HOLD_NOTHING;
 }
 
-/* What holds back an interrupt that its controller offers. */
+/* Returns what holds back an interrupt that its controller offers. */
 static enum mkvm_hold hold_interrupt(struct mkvm_vcpu *vcpu)
 {
 	enum mkvm_hold hold = hold_delivery(vcpu);
@@ -209,7 +217,7 @@ static enum mkvm_hold hold_interrupt(struct mkvm_vcpu *vcpu)
 	return vcpu->in_smm ? MKVM_HOLD_SMM : MKVM_HOLD_IF;
 }
 
-/* What holds back an NMI. SMM begins with NMIs masked. */
+/* Returns what holds back an NMI. SMM begins with NMIs masked. */
 static enum mkvm_hold hold_nmi(struct mkvm_vcpu *vcpu)
 {
 	if (mkvm_hw->nmi_masked(vcpu))
@@ -218,11 +226,12 @@ static enum mkvm_hold hold_nmi(struct mkvm_vcpu *vcpu)
 }
 
 /*
- * mkvm_interrupt_waits - which interrupt comes next, and what holds it back
- * @vector: the vector; MKVM_WAITS_EXTINT for the PIC's, which it tells when it is acknowledged;
- *	    MKVM_WAITS_NONE
+ * mkvm_interrupt_waits - find the next interrupt and what holds it back
+ * @vector: set to its vector, to MKVM_WAITS_EXTINT for the PIC's, whose vector is known only after
+ *	    the acknowledge, or to MKVM_WAITS_NONE
  *
- * Return: MKVM_HOLD_NOTHING if it goes in at the next entry. Context: any; from other threads a snapshot.
+ * Context: any; from other threads a snapshot. Return: MKVM_HOLD_NOTHING if no interrupt waits or
+ * the next entry will inject it.
  */
 enum mkvm_hold mkvm_interrupt_waits(struct mkvm_vcpu *vcpu, int *vector)
 {
@@ -238,17 +247,18 @@ enum mkvm_hold mkvm_interrupt_waits(struct mkvm_vcpu *vcpu, int *vector)
 	return (mkvm_lapic_get_tpr(vcpu->lapic) & 0xf0) >= (*vector & 0xf0) ? MKVM_HOLD_TPR : MKVM_HOLD_PPR;
 }
 
-/* What holds back the NMI that waits; MKVM_HOLD_NOTHING: none waits, or it goes in. Context: as above. */
+/* mkvm_nmi_waits - as mkvm_interrupt_waits, for an NMI. */
 enum mkvm_hold mkvm_nmi_waits(struct mkvm_vcpu *vcpu)
 {
 	return READ_ONCE(vcpu->pending) & BIT(MKVM_PEND_NMI) ? hold_nmi(vcpu) : MKVM_HOLD_NOTHING;
 }
 
 /*
- * mkvm_trace_waits - before an entry, and before a sleep: traces what waits and why
- * @irq, @nmi: a window is opened for it
+ * mkvm_trace_waits - trace what waits, and why, before an entry or a sleep
+ * @irq: a window is opened for an interrupt
+ * @nmi: a window is opened for an NMI
  *
- * Context: own thread; called by mkvm_trace alone.
+ * Context: own thread; only mkvm_trace calls it.
  */
 void mkvm_trace_waits(struct mkvm_vcpu *vcpu, bool irq, bool nmi)
 {
@@ -264,7 +274,7 @@ void mkvm_trace_waits(struct mkvm_vcpu *vcpu, bool irq, bool nmi)
 	mkvm_trace_blocked(vcpu, &w);
 }
 
-/* Would this vCPU leave HLT? Own thread. */
+/* Whether an event would end this vCPU's HLT. Own thread. */
 bool mkvm_wakes_halted(struct mkvm_vcpu *vcpu)
 {
 	if (vcpu->event.type || vcpu->exception.type)
@@ -274,13 +284,16 @@ bool mkvm_wakes_halted(struct mkvm_vcpu *vcpu)
 	return (vcpu->rflags & X86_EFLAGS_IF) && has_interrupt(vcpu);
 }
 
-/* There is room for a KVM_INTERRUPT whose vector would go into the guest at the next entry. Own thread. */
+/* Whether the next entry would inject the vector of a KVM_INTERRUPT made now. Own thread. */
 bool mkvm_ready_for_user_interrupt(struct mkvm_vcpu *vcpu)
 {
 	return vcpu->user_vector < 0 && accepts_extint(vcpu) && !hold_interrupt(vcpu);
 }
 
-/* Has userspace asked to be told when it may call KVM_INTERRUPT, and may it now? Own thread. */
+/*
+ * Whether userspace waits for the time when it may call KVM_INTERRUPT, and may do so now. Own
+ * thread.
+ */
 bool mkvm_user_window_open(struct mkvm_vcpu *vcpu)
 {
 	return vcpu->user_pic && READ_ONCE(vcpu->run->request_interrupt_window) &&
@@ -288,8 +301,8 @@ bool mkvm_user_window_open(struct mkvm_vcpu *vcpu)
 }
 
 /*
- * The interrupt that a CPU has acknowledged and not yet taken, -1: none. Without LAPIC a
- * vector from KVM_INTERRUPT is one.
+ * Returns the interrupt that the vCPU has acknowledged and not yet taken, -1: none. Without LAPIC a
+ * vector of KVM_INTERRUPT counts as one. Own thread.
  */
 int mkvm_interrupt_get(struct mkvm_vcpu *vcpu)
 {
@@ -326,10 +339,10 @@ static void choose_event(struct mkvm_vcpu *vcpu)
 }
 
 /*
- * mkvm_events_inject - before an entry: hand the next event to the CPU, open windows for the rest
+ * mkvm_events_inject - before an entry, give the CPU the next event and open windows for the others
  *
- * May run several times before the guest is entered; what is in vcpu->event stays there
- * until the exit says whether it was delivered. Context: own thread, preemption on.
+ * It may run several times before the guest is entered. vcpu->event keeps the event until the exit
+ * shows whether it was delivered. Context: own thread, preemption on.
  */
 void mkvm_events_inject(struct mkvm_vcpu *vcpu)
 {
@@ -348,13 +361,16 @@ void mkvm_events_inject(struct mkvm_vcpu *vcpu)
 	vcpu->waiting = pending & (BIT(MKVM_PEND_NMI) | (mkvm_hw->nmi_masked(vcpu) ? 0 : BIT(MKVM_PEND_NMI2)));
 	if (vcpu->in_smm)
 		vcpu->waiting |= BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_SMI);
-	/* An SMI comes between instructions: when the event has gone in, before its handler's first. */
+	/*
+	 * An SMI is taken between instructions: after the event's delivery, before its handler
+	 * begins.
+	 */
 	vcpu->exit_soon = !vcpu->in_smm && (pending & BIT(MKVM_PEND_SMI)) && vcpu->event.type != MKVM_EV_NONE;
 	if (vcpu->exit_soon)
 		vcpu->waiting |= BIT(MKVM_PEND_SMI);
 	/*
-	 * A step into a handler ends before its first instruction, too; TF would go onto the guest's
-	 * stack.
+	 * A single step into a handler also ends before its first instruction; with TF set the
+	 * delivery would push TF onto the guest's stack.
 	 */
 	nmi = (pending & BIT(MKVM_PEND_NMI)) && !debugger_holds(vcpu);
 	vcpu->exit_soon |= vcpu->event.type != MKVM_EV_NONE &&
@@ -373,8 +389,8 @@ void mkvm_events_inject(struct mkvm_vcpu *vcpu)
  * mkvm_restore_in_delivery - userspace restores an interrupt, or INT n, that is being delivered
  * @type: MKVM_EV_INTR or MKVM_EV_SOFT
  *
- * It takes the place of another event in delivery: a CPU that has acknowledged an interrupt cannot
- * let it wait. The other one comes right behind it. Context: vcpu->mutex held.
+ * It displaces another event in delivery, because a CPU that has acknowledged an interrupt cannot
+ * defer it. The other event follows it directly. Context: vcpu->mutex held.
  */
 void mkvm_restore_in_delivery(struct mkvm_vcpu *vcpu, enum mkvm_event_type type, u8 vector)
 {
@@ -391,9 +407,10 @@ void mkvm_restore_in_delivery(struct mkvm_vcpu *vcpu, enum mkvm_event_type type,
 }
 
 /*
- * mkvm_interrupt_set - restores what mkvm_interrupt_get has returned
+ * mkvm_interrupt_set - restore the interrupt that mkvm_interrupt_get has returned
  *
- * Without LAPIC it waits for IF, since it may not have been in delivery. Context: vcpu->mutex held.
+ * Without LAPIC the interrupt waits for IF, since it may not have been in delivery. Context:
+ * vcpu->mutex held.
  */
 void mkvm_interrupt_set(struct mkvm_vcpu *vcpu, u8 vector)
 {

@@ -27,9 +27,10 @@ void mkvm_mce_reset(struct mkvm_vcpu *vcpu)
 }
 
 /*
- * mkvm_mce_setup - KVM_X86_SETUP_MCE: how many banks, and MCG_CTL or not
+ * mkvm_mce_setup - KVM_X86_SETUP_MCE: choose the number of banks and whether MCG_CTL exists
  *
- * Return: -EINVAL for no bank, too many, or what MKVM_MCE_CAP does not have.
+ * Context: vcpu->mutex held. Return: -EINVAL for no banks, too many, or bits that MKVM_MCE_CAP
+ * lacks.
  */
 int mkvm_mce_setup(struct mkvm_vcpu *vcpu, u64 cap)
 {
@@ -46,7 +47,7 @@ int mkvm_mce_setup(struct mkvm_vcpu *vcpu, u64 cap)
 	return 0;
 }
 
-/* A bank's registers, by its number, or NULL. */
+/* Returns the registers of a bank, or NULL if it does not exist. */
 static u64 *mce_bank(struct mkvm_mce *mce, u32 nr)
 {
 	u32 banks = mce->cap & 0xff;
@@ -54,7 +55,9 @@ static u64 *mce_bank(struct mkvm_mce *mce, u32 nr)
 	return nr < banks ? mce->bank[array_index_nospec(nr, banks)] : NULL;
 }
 
-/* The register that an MSR's number names, or NULL. Userspace may always save and restore MCG_CTL. */
+/*
+ * Returns the register of an MSR's number, or NULL. Userspace may always save and restore MCG_CTL.
+ */
 static u64 *mce_reg(struct mkvm_mce *mce, u32 index, bool host)
 {
 	u64 *bank;
@@ -75,7 +78,7 @@ static u64 *mce_reg(struct mkvm_mce *mce, u32 index, bool host)
 	}
 }
 
-/* As mkvm_msr_get; 1: not one of these. */
+/* As mkvm_msr_get. Return: 1 for an MSR that is not a machine-check register. */
 int mkvm_mce_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host)
 {
 	u64 *reg = index == MSR_IA32_MCG_CAP ? &vcpu->mce.cap : mce_reg(&vcpu->mce, index, host);
@@ -87,8 +90,9 @@ int mkvm_mce_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host)
 }
 
 /*
- * As mkvm_msr_set. The guest may only clear a bank's status unless HWCR lets it write, and switch a bank on or off
- * as a whole (bits 0 and 10 aside, which old kernels mask because of errata).
+ * As mkvm_msr_set. The guest may only clear a bank's status, unless HWCR lets it write other
+ * values, and may enable or disable a bank only as a whole (but for bits 0 and 10, which old
+ * kernels mask because of errata).
  */
 int mkvm_mce_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host)
 {
@@ -113,11 +117,11 @@ int mkvm_mce_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host)
 }
 
 /*
- * mkvm_mce_inject - KVM_X86_SET_MCE: the guest has a machine check
+ * mkvm_mce_inject - KVM_X86_SET_MCE: give the guest a machine check
  *
- * An uncorrected error raises #MC, or shuts down a guest that is handling one already or has
- * CR4.MCE clear; errors that the guest has switched off vanish. Own thread.
- * Return: -EINVAL for a bank that is not there or a status that is not valid.
+ * An uncorrected error raises #MC. It shuts down a guest that is already handling one or has
+ * CR4.MCE clear. Errors that the guest has disabled have no effect. Context: vcpu->mutex held.
+ * Return: -EINVAL for a bank that does not exist or a status that is not valid.
  */
 int mkvm_mce_inject(struct mkvm_vcpu *vcpu, const struct kvm_x86_mce *m)
 {
@@ -133,7 +137,7 @@ int mkvm_mce_inject(struct mkvm_vcpu *vcpu, const struct kvm_x86_mce *m)
 		vcpu->triple_fault = true;
 		return 0;
 	}
-	/* An uncorrected error that waits to be read is not replaced by a corrected one. */
+	/* A corrected error does not overwrite an uncorrected one that was not yet read. */
 	if (!uncorrected && (bank[MCE_STATUS] & MCI_STATUS_VAL) && (bank[MCE_STATUS] & MCI_STATUS_UC)) {
 		bank[MCE_STATUS] |= MCI_STATUS_OVER;
 		return 0;

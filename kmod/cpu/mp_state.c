@@ -35,7 +35,7 @@ static void change(struct mkvm_vcpu *vcpu, u32 state, const char *why)
 /* ---- reset ---- */
 
 /*
- * mkvm_vcpu_reset - power-up state, or what INIT leaves
+ * mkvm_vcpu_reset - set the power-up state, or the state after INIT
  *
  * AMD APM vol. 2, "Processor Initialization State"; Intel SDM vol. 3, "Processor State After
  * Reset" and "Local APIC State After It Receives an INIT-Deassert IPI". Where the two differ,
@@ -54,7 +54,7 @@ static void change(struct mkvm_vcpu *vcpu, u32 state, const char *why)
  *   x87, MMX, SSE, AVX, MXCSR            as FNINIT's       kept      manuals: FCW is 40h at power-up;
  *                                                                    clients are used to Linux KVM's 37fh
  *   PKRU                                 0                 kept
- *   TSC, TSC_ADJUST, TSC_AUX             0                 kept      TSC: vm->tsc_offset
+ *   TSC, TSC_ADJUST, TSC_AUX             0                 kept      TSC: vm->tsc.offset
  *   PAT                                  7040600070406     kept
  *   MTRRs                                off               kept
  *   machine-check registers, HWCR        0                 kept
@@ -68,21 +68,21 @@ static void change(struct mkvm_vcpu *vcpu, u32 state, const char *why)
  *   pending SMI                          none              kept      latched until it can be taken
  *   pending NMIs                         none              dropped   as Linux KVM
  *   NMIs blocked, interrupt shadow       no                no
- *   exception raised, event in delivery  none              dropped   so is a triple fault not yet told
+ * exception raised, event in delivery  none              dropped   so is an unreported triple fault
  *   vector of KVM_INTERRUPT              none              dropped
  *   access that userspace is to answer   none              dropped
  *   SIPI                                 none              dropped   one that came before the INIT
- *   EOI, TPR access to be told           none              kept      userspace's devices wait for it
+ * EOI, TPR access to be reported       none              kept      userspace's devices wait for it
  *   TLB                                  flushed           flushed   AMD: not modified, which no guest sees
  *   KVM_SET_GUEST_DEBUG, CPUID, filters  none              kept      userspace's
  *   mp_state                             by the irqchip    see above
  *
- * SIPI sets CS, RIP and mp_state; KVM_SET_MP_STATE sets mp_state, and SIPI_RECEIVED posts a
- * SIPI; nothing else changes or is dropped by either. There is no ioctl that resets: userspace
- * sets each state anew, and takes a pending SMI or NMI away by KVM_SET_VCPU_EVENTS.
- * selftests/kvm/reset.c looks at each row. A shutdown leaves what INIT does.
+ * SIPI sets CS, RIP and mp_state. KVM_SET_MP_STATE sets mp_state, and SIPI_RECEIVED posts a SIPI.
+ * Neither changes or drops anything else. No ioctl resets a vCPU: userspace sets each state anew,
+ * and removes a pending SMI or NMI by KVM_SET_VCPU_EVENTS. selftests/kvm/reset.c tests each row. A
+ * shutdown leaves the state that INIT leaves.
  *
- * Context: own thread, or before the vCPU is seen.
+ * Context: own thread, or the vCPU is not yet published.
  */
 void mkvm_vcpu_reset(struct mkvm_vcpu *vcpu, bool init)
 {
@@ -124,9 +124,9 @@ void mkvm_vcpu_reset(struct mkvm_vcpu *vcpu, bool init)
 /* ---- INIT and SIPI ---- */
 
 /*
- * mkvm_accept_init_sipi - let INIT and SIPI that are pending change the vCPU's state
+ * mkvm_accept_init_sipi - apply a pending INIT and SIPI to the vCPU's state
  *
- * This is the only place where they do. Intel SDM vol. 3, "MP Initialization Protocol".
+ * Only this function does that. Intel SDM vol. 3, "MP Initialization Protocol".
  * Context: own thread.
  */
 void mkvm_accept_init_sipi(struct mkvm_vcpu *vcpu)
@@ -134,6 +134,7 @@ void mkvm_accept_init_sipi(struct mkvm_vcpu *vcpu)
 	struct kvm_segment cs = { .limit = 0xffff, .type = 0xb, .present = 1, .s = 1 };
 	unsigned long bits = mkvm_pending_take_init_sipi(vcpu);
 	bool init = bits & BIT(MKVM_PEND_INIT), waiting;
+	const char *how;
 
 	if (init) {
 		mkvm_trace(consume, vcpu, MKVM_PEND_INIT, bits, "taken");
@@ -143,8 +144,9 @@ void mkvm_accept_init_sipi(struct mkvm_vcpu *vcpu)
 	if (!(bits & BIT(MKVM_PEND_SIPI)))
 		return;
 	waiting = vcpu->mp_state == KVM_MP_STATE_INIT_RECEIVED;
+	how = waiting ? "taken" : "not-waiting";
 	mkvm_trace(consume, vcpu, MKVM_PEND_SIPI, bits & ~MKVM_PEND_BOTH(MKVM_PEND_INIT),
-		   vcpu->in_smm ? "in-SMM" : waiting ? "taken" : "not-waiting");
+		   vcpu->in_smm ? "in-SMM" : how);
 	if (!waiting)
 		return;
 	cs.selector = READ_ONCE(vcpu->sipi_vector) << 8;
@@ -156,13 +158,16 @@ void mkvm_accept_init_sipi(struct mkvm_vcpu *vcpu)
 
 /* ---- KVM_SET_MP_STATE ---- */
 
-/* KVM_SET_MP_STATE. Return: -EINVAL for states that this vCPU cannot have. */
+/*
+ * KVM_SET_MP_STATE. Context: vcpu->mutex held. Return: -EINVAL for states that this vCPU cannot
+ * have.
+ */
 int mkvm_vcpu_set_mp_state(struct mkvm_vcpu *vcpu, u32 state)
 {
 	if (!vcpu->lapic && state != KVM_MP_STATE_RUNNABLE)
 		return -EINVAL;
 	if ((state == KVM_MP_STATE_INIT_RECEIVED || state == KVM_MP_STATE_SIPI_RECEIVED) && vcpu->in_smm)
-		return -EINVAL;		/* in SMM INIT stays latched */
+		return -EINVAL;		/* an INIT stays latched in SMM */
 	switch (state) {
 	case KVM_MP_STATE_SIPI_RECEIVED:
 		change(vcpu, KVM_MP_STATE_INIT_RECEIVED, "ioctl");
@@ -185,7 +190,7 @@ int mkvm_vcpu_set_mp_state(struct mkvm_vcpu *vcpu, u32 state)
 
 /* ---- HLT and sleeping ---- */
 
-/* The vCPU is in HLT, with RIP behind it. Return: as handle_exit. */
+/* The guest has executed HLT; RIP is after it. Own thread. Return: as handle_exit. */
 int mkvm_halt(struct mkvm_vcpu *vcpu)
 {
 	if (!vcpu->lapic) {
@@ -197,7 +202,9 @@ int mkvm_halt(struct mkvm_vcpu *vcpu)
 	return 1;
 }
 
-/* Could the vCPU's thread do something for the guest now? Own thread. */
+/*
+ * Whether the vCPU can run, or INIT, SIPI, SMI or an interrupt window is to be handled. Own thread.
+ */
 bool mkvm_vcpu_runnable(struct mkvm_vcpu *vcpu)
 {
 	unsigned long pending = READ_ONCE(vcpu->pending);
@@ -218,8 +225,8 @@ bool mkvm_vcpu_runnable(struct mkvm_vcpu *vcpu)
 /*
  * mkvm_vcpu_block - sleep until the vCPU is runnable, or its thread has work to do
  *
- * Context: own thread, may sleep. Return: 0, runnable or mkvm_user_work_pending; -EINTR when a
- * signal is pending.
+ * Context: own thread, may sleep. Return: 0 if it is runnable or mkvm_user_work_pending; -EINTR if
+ * a signal is pending.
  */
 int mkvm_vcpu_block(struct mkvm_vcpu *vcpu)
 {
@@ -254,7 +261,7 @@ int mkvm_vcpu_block(struct mkvm_vcpu *vcpu)
 	return r;
 }
 
-/* The vCPU that waits runs from now on. Context: own thread. */
+/* Makes the vCPU RUNNABLE if it is not. @why: for traces. Context: own thread. */
 void mkvm_wake(struct mkvm_vcpu *vcpu, const char *why)
 {
 	if (vcpu->mp_state != KVM_MP_STATE_RUNNABLE)

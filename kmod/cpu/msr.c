@@ -21,12 +21,15 @@
 
 #define NR_MTRR_VAR	8
 #define MTRR_CAP	(NR_MTRR_VAR | 1 << 8 | 1 << 10)	/* fixed ranges, write-combining */
-/* No counters record to memory: a guest may not say otherwise. */
+/* Read-only bits: no counters record to memory. */
 #define MISC_ENABLE_FIXED (MSR_IA32_MISC_ENABLE_BTS_UNAVAIL | MSR_IA32_MISC_ENABLE_PEBS_UNAVAIL)
 
 #define MTRR_PHYS_LAST	(0x200 + 2 * NR_MTRR_VAR - 1)		/* IA32_MTRR_PHYSMASK7 */
 
-/* What userspace saves and restores, in an order that restores soundly: the deadline after the base. */
+/*
+ * MSRs that userspace saves and restores, in an order that is safe to restore: the deadline after
+ * the base.
+ */
 static const u32 msr_list[] = {
 	MSR_IA32_TSC, MSR_IA32_TSC_ADJUST, MSR_TSC_AUX,
 	MSR_IA32_SYSENTER_CS, MSR_IA32_SYSENTER_ESP, MSR_IA32_SYSENTER_EIP,
@@ -43,15 +46,20 @@ static const u32 msr_list[] = {
 	MSR_IA32_TSC_DEADLINE, MSR_IA32_SMBASE,
 };
 
-/* What KVM_GET_MSRS on the device tells of the host that decides what a guest can be given. */
+/*
+ * MSRs that KVM_GET_MSRS reads on the device: properties of the host that limit what a guest can
+ * have.
+ */
 static const u32 feature_list[] = {
 	MSR_IA32_ARCH_CAPABILITIES, MSR_IA32_PERF_CAPABILITIES, MSR_IA32_UCODE_REV,
 	MSR_AMD64_DE_CFG,
 };
 
 /*
- * KVM_GET_MSR_INDEX_LIST, KVM_GET_MSR_FEATURE_INDEX_LIST. Return: -E2BIG with the needed count when the
- * caller has too little room.
+ * mkvm_msr_index_list - KVM_GET_MSR_INDEX_LIST and KVM_GET_MSR_FEATURE_INDEX_LIST
+ *
+ * Context: may sleep. Return: 0; -EFAULT; -E2BIG, with the needed count stored, if the caller has
+ * too little room.
  */
 int mkvm_msr_index_list(struct kvm_msr_list __user *list, bool features)
 {
@@ -71,7 +79,10 @@ int mkvm_msr_index_list(struct kvm_msr_list __user *list, bool features)
 	return copy_to_user(list->indices, from, n * sizeof(*from)) ? -EFAULT : 0;
 }
 
-/* A register of feature_list: 0, or 1 (not one of them). Of the first two a guest is given nothing. */
+/*
+ * Reads a register of feature_list; guests get nothing of the first two. Returns 1 for any other
+ * MSR.
+ */
 static int feature_get(u32 index, u64 *val)
 {
 	int i;
@@ -91,14 +102,14 @@ static int feature_get(u32 index, u64 *val)
  * mkvm_msrs_ioctl - KVM_GET_MSRS, KVM_SET_MSRS
  * @vcpu: NULL for KVM_GET_MSRS on the device, which reads feature_list
  *
- * Context: may sleep; vcpu->mutex held and the vCPU loaded. Return: how many were done before one was
- * refused; -E2BIG (256 or more), -EINVAL (reserved), -EFAULT, -ENOMEM.
+ * Context: may sleep; vcpu->mutex held and the vCPU loaded. Return: how many entries were handled
+ * before one was refused; -E2BIG (256 or more), -EINVAL (reserved), -EFAULT, -ENOMEM.
  */
 int mkvm_msrs_ioctl(struct mkvm_vcpu *vcpu, struct kvm_msrs __user *arg, bool set)
 {
 	struct kvm_msr_entry *e;
 	struct kvm_msrs head;
-	int i, r;
+	int i, r, refused;
 
 	if (copy_from_user(&head, arg, sizeof(head)))
 		return -EFAULT;
@@ -113,11 +124,16 @@ int mkvm_msrs_ioctl(struct mkvm_vcpu *vcpu, struct kvm_msrs __user *arg, bool se
 			goto out;
 		}
 	}
-	for (i = 0; i < head.nmsrs; i++)
-		if (!vcpu ? feature_get(e[i].index, &e[i].data) :
-		    set ? mkvm_msr_set(vcpu, e[i].index, e[i].data, true) :
-			  mkvm_msr_get(vcpu, e[i].index, &e[i].data, true))
+	for (i = 0; i < head.nmsrs; i++) {
+		if (!vcpu)
+			refused = feature_get(e[i].index, &e[i].data);
+		else if (set)
+			refused = mkvm_msr_set(vcpu, e[i].index, e[i].data, true);
+		else
+			refused = mkvm_msr_get(vcpu, e[i].index, &e[i].data, true);
+		if (refused)
 			break;
+	}
 	r = i;
 	if (!set && copy_to_user(arg->entries, e, head.nmsrs * sizeof(*e)))
 		r = -EFAULT;
@@ -153,7 +169,7 @@ static u64 *fixed_mtrr(struct mkvm_mtrr *mtrr, u32 nr)
 	return &mtrr->fixed[array_index_nospec(nr, ARRAY_SIZE(mtrr->fixed))];
 }
 
-/* The register that an MTRR's number names, or NULL. */
+/* Returns the register of an MTRR's number, or NULL. */
 static u64 *mtrr_reg(struct mkvm_mtrr *mtrr, u32 index)
 {
 	switch (index) {
@@ -172,7 +188,7 @@ static u64 *mtrr_reg(struct mkvm_mtrr *mtrr, u32 index)
 	}
 }
 
-/* AMD APM vol. 2, "Memory-Type Range Registers": which values fault. */
+/* Whether a write of this value does not fault. AMD APM vol. 2, "Memory-Type Range Registers". */
 static bool mtrr_valid(struct mkvm_vcpu *vcpu, u32 index, u64 val)
 {
 	int i;
@@ -230,7 +246,7 @@ static int set_efer(struct mkvm_vcpu *vcpu, u64 val, bool host)
 	return 0;
 }
 
-/* Intel SDM vol. 4, "IA32_MISC_ENABLE". What it hides of CPUID: cpuid.c. */
+/* Intel SDM vol. 4, "IA32_MISC_ENABLE". cpuid.c hides the features that it disables. */
 static int set_misc_enable(struct mkvm_vcpu *vcpu, u64 val, bool host)
 {
 	u64 changed = val ^ vcpu->misc_enable;
@@ -249,8 +265,8 @@ static int set_misc_enable(struct mkvm_vcpu *vcpu, u64 val, bool host)
 }
 
 /*
- * Neither branch traps nor last-branch records are offered, and no CPUID bit says so: these bits
- * are dropped, as are those of AMD's pins.
+ * Neither branch traps nor last-branch records are offered, but no CPUID bit reports that. So these
+ * bits are dropped, as are those of AMD's pins.
  */
 static int set_debugctl(u64 val)
 {
@@ -261,7 +277,10 @@ static int set_debugctl(u64 val)
 
 /* ---- registers that exist where CPUID says so, and those that do nothing ---- */
 
-/* The feature, MKVM_SHOWN_*, without which the register does not exist; 0: it always does. */
+/*
+ * Returns the feature, MKVM_SHOWN_*, without which the register does not exist; 0: it always
+ * exists.
+ */
 static u32 needed(u32 index)
 {
 	switch (index) {
@@ -303,8 +322,9 @@ static u32 needed(u32 index)
 }
 
 /*
- * mkvm_msr_hidden - does the guest not have this register, since its CPUID does not show the
- * feature?
+ * mkvm_msr_hidden - whether the guest's CPUID lacks the feature to which this register belongs
+ *
+ * Context: own thread or vcpu->mutex held.
  */
 bool mkvm_msr_hidden(struct mkvm_vcpu *vcpu, u32 index)
 {
@@ -313,7 +333,7 @@ bool mkvm_msr_hidden(struct mkvm_vcpu *vcpu, u32 index)
 
 enum quiet { IGNORED, FIXED, WRITES, ABSENT };
 
-/* The row of quiet_msrs.h that answers for this register, or NULL. */
+/* Returns the row of quiet_msrs.h for this register, or NULL. */
 static const struct quiet_msr {
 	u32 first, last;
 	u64 reads;
@@ -335,7 +355,8 @@ static const struct quiet_msr {
 }
 
 /*
- * As mkvm_msr_get and mkvm_msr_set, for registers of quiet_msrs.h. 1: not one of them, or refused.
+ * As mkvm_msr_get and mkvm_msr_set, for registers of quiet_msrs.h. Return: 1 for any other MSR or a
+ * refused access.
  */
 static int quiet_get(u32 index, u64 *val)
 {
@@ -354,7 +375,7 @@ static int quiet_set(u32 index, u64 val, bool host)
 	return !row || (row->access == FIXED && val != row->reads && !host);
 }
 
-/* The register that reads as it was written, or NULL. */
+/* Returns a register that reads as it was written, or NULL. */
 static u64 *plain_reg(struct mkvm_vcpu *vcpu, u32 index)
 {
 	switch (index) {
@@ -383,9 +404,7 @@ static u64 *plain_reg(struct mkvm_vcpu *vcpu, u32 index)
  * mkvm_msr_get - read a register
  * @host: for userspace
  *
- * Context: own thread or vcpu->mutex. Return: 0, or 1 (does not exist).
- *
- * Longer than 60 lines: a case for each register.
+ * Context: own thread or vcpu->mutex held. Return: 0, or 1 for a register that does not exist.
  */
 int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host)
 {
@@ -448,9 +467,10 @@ int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host)
  * mkvm_msr_set - write a register
  * @host: for userspace, which may restore what the guest may not write
  *
- * Context: own thread or vcpu->mutex. Return: 0, or 1 (does not exist, or refuses the value).
+ * Context: own thread or vcpu->mutex held. Return: 0, or 1 for a register that does not exist or
+ * refuses the value.
  *
- * Longer than 60 lines: a case for each register.
+ * Longer than 60 lines: it has a case for each register.
  */
 int mkvm_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host)
 {

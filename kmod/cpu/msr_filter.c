@@ -17,15 +17,15 @@
 #include "hw_ops.h"
 
 struct mkvm_msr_filter {
-	bool allow;			/* what is in no range */
-	u32 nr;
+	bool allow;			/* registers in no range are allowed */
+	u32 nr;				/* number of ranges */
 	struct {
 		u32 flags, base, nmsrs;
-		unsigned long *bitmap;	/* a bit a register: 1 allows */
+		unsigned long *bitmap;	/* a bit per register: 1 allows it */
 	} range[KVM_MSR_FILTER_MAX_RANGES];
 };
 
-/* NULL is fine. Context: nobody reads the filter any more. */
+/* Frees a filter, which may be NULL. Context: nobody reads the filter any more. */
 void mkvm_msr_filter_free(struct mkvm_msr_filter *filter)
 {
 	while (filter && filter->nr)
@@ -57,7 +57,7 @@ static int filter_add(struct mkvm_msr_filter *filter, const struct kvm_msr_filte
 /*
  * mkvm_msr_filter_set - KVM_X86_SET_MSR_FILTER
  *
- * Context: vm->lock held, may sleep. On return no vCPU runs with the filter before.
+ * Context: vm->lock held, may sleep. On return no vCPU runs with the previous filter.
  * Return: -EINVAL (unknown flags, a range without flags, too long or beyond the last register, or
  * everything denied by no range at all), -EFAULT, -ENOMEM; nothing has changed then.
  */
@@ -77,7 +77,7 @@ int mkvm_msr_filter_set(struct mkvm *vm, const struct kvm_msr_filter *user)
 		r = filter_add(filter, &user->ranges[i]);
 	if (!r && !filter->nr && !filter->allow)
 		r = -EINVAL;
-	if (r || !filter->nr) {		/* without ranges all is allowed, as without a filter */
+	if (r || !filter->nr) {		/* no ranges: the same as no filter */
 		mkvm_msr_filter_free(filter);
 		filter = NULL;
 	}
@@ -88,7 +88,7 @@ int mkvm_msr_filter_set(struct mkvm *vm, const struct kvm_msr_filter *user)
 	mkvm_msr_filter_free(old);
 	mkvm_for_each_vcpu(i, vcpu, vm)
 		mkvm_pending_set(vcpu, MKVM_PEND_MSRS);
-	mkvm_tdp_flush(vm);		/* makes all leave the guest, and waits for it */
+	mkvm_tdp_flush(vm);		/* makes all vCPUs exit, and waits until they have */
 	return 0;
 }
 
@@ -110,7 +110,7 @@ static bool is_x2apic(u32 index)
 	return index >= APIC_BASE_MSR && index <= APIC_BASE_MSR + 0xff;
 }
 
-/* mkvm_msr_allowed, where there may be a filter. */
+/* As mkvm_msr_allowed, for a VM that may have a filter. */
 bool mkvm_msr_filter_allows(struct mkvm_vcpu *vcpu, u32 index, u32 access)
 {
 	const struct mkvm_msr_filter *filter;
@@ -127,8 +127,9 @@ bool mkvm_msr_filter_allows(struct mkvm_vcpu *vcpu, u32 index, u32 access)
 }
 
 /*
- * mkvm_msrs_allowed - may the guest read and write all of these n registers, by the filter and by
- * its CPUID? Context: may sleep.
+ * mkvm_msrs_allowed - whether the filter and CPUID let the guest read and write all n registers
+ *
+ * Context: may sleep.
  */
 bool mkvm_msrs_allowed(struct mkvm_vcpu *vcpu, const u32 *index, u32 n)
 {
@@ -140,7 +141,12 @@ bool mkvm_msrs_allowed(struct mkvm_vcpu *vcpu, const u32 *index, u32 n)
 	return true;
 }
 
-/* Why the access was refused: the filter, a register that is not there, or else what was done with it. */
+/*
+ * mkvm_msr_refusal - returns why an access was refused: KVM_MSR_EXIT_REASON_*
+ * @filtered: the filter refused it
+ *
+ * Context: own thread.
+ */
 u32 mkvm_msr_refusal(struct mkvm_vcpu *vcpu, u32 index, bool filtered)
 {
 	u64 val;

@@ -25,8 +25,8 @@
 /*
  * mkvm_vcpu_kick - make a vCPU look at its pending word soon
  *
- * Wakes it if it sleeps, makes it leave the guest if it is inside. Context: any, with
- * the bit or state that it shall see already written.
+ * It wakes up if it sleeps, and exits if it is in the guest. The caller has already written the bit
+ * or state that the vCPU is to see. Context: any.
  */
 void mkvm_vcpu_kick(struct mkvm_vcpu *vcpu)
 {
@@ -34,7 +34,7 @@ void mkvm_vcpu_kick(struct mkvm_vcpu *vcpu)
 
 	if (READ_ONCE(vcpu->task) == current && in_task())
 		return;
-	woken = rcuwait_wake_up(&vcpu->wait);	/* a full barrier: the bit before the look at where */
+	woken = rcuwait_wake_up(&vcpu->wait);	/* a full barrier: first the bit, then where */
 	if (READ_ONCE(vcpu->where) != MKVM_IN_GUEST) {
 		trace_kick(vcpu, woken ? "wake" : "none", "");
 		return;
@@ -49,7 +49,7 @@ void mkvm_vcpu_kick(struct mkvm_vcpu *vcpu)
 	put_cpu();
 }
 
-/* Sets a bit of the pending word, marked as not yet reported to userspace, and kicks. Any context. */
+/* Sets a bit of the pending word together with its "unseen" mark, and kicks. Any context. */
 void mkvm_vcpu_post(struct mkvm_vcpu *vcpu, enum mkvm_pending bit)
 {
 	unsigned long bits = MKVM_PEND_BOTH(bit);
@@ -84,7 +84,10 @@ void mkvm_vcpu_post_smi(struct mkvm_vcpu *vcpu)
 	mkvm_vcpu_post(vcpu, MKVM_PEND_SMI);
 }
 
-/* INIT forgets an earlier SIPI, in one step: who sees both bits knows that the SIPI is the later one. */
+/*
+ * Posts INIT and drops an earlier SIPI in one step, so that a SIPI beside an INIT is always the
+ * later one. Any context.
+ */
 void mkvm_vcpu_post_init(struct mkvm_vcpu *vcpu)
 {
 	unsigned long old = READ_ONCE(vcpu->pending), new;
@@ -105,14 +108,14 @@ void mkvm_vcpu_post_sipi(struct mkvm_vcpu *vcpu, u8 vector)
 
 /* ---- reports to userspace that wait for the end of an exit: own thread ---- */
 
-/* The IOAPIC that waits for this EOI is userspace's. Own thread. */
+/* An IOAPIC in userspace waits for this EOI. Own thread. */
 void mkvm_vcpu_tell_eoi(struct mkvm_vcpu *vcpu, u8 vector)
 {
 	vcpu->eoi_vector = vector;
 	mkvm_pending_set(vcpu, MKVM_PEND_TELL);
 }
 
-/* The guest's instruction at RIP accesses TPR through its register. Own thread. */
+/* The guest's instruction at RIP accesses the TPR register. Own thread. */
 void mkvm_vcpu_tell_tpr(struct mkvm_vcpu *vcpu, bool write)
 {
 	if (!vcpu->report_tpr)
@@ -125,11 +128,10 @@ void mkvm_vcpu_tell_tpr(struct mkvm_vcpu *vcpu, bool write)
 /* ---- consuming: own thread ---- */
 
 /*
- * mkvm_pending_take_init_sipi - take INIT and SIPI out of the pending word, both in one step
+ * mkvm_pending_take_init_sipi - take INIT and SIPI out of the pending word in one step
  *
  * A SIPI beside an INIT was posted after it. In SMM an INIT stays until RSM, and a SIPI is lost
- * (AMD APM vol. 2, "SMM Execution Environment"). Return: the pending word as it was, without
- * what stays.
+ * (AMD APM vol. 2, "SMM Execution Environment"). Return: the bits that were taken.
  */
 unsigned long mkvm_pending_take_init_sipi(struct mkvm_vcpu *vcpu)
 {
@@ -147,7 +149,7 @@ void mkvm_pending_take_smi(struct mkvm_vcpu *vcpu)
 	atomic_long_andnot(MKVM_PEND_BOTH(MKVM_PEND_SMI), (atomic_long_t *)&vcpu->pending);
 }
 
-/* Reset and INIT drop the NMIs that wait. */
+/* Drops the pending NMIs at a reset or an INIT. */
 void mkvm_pending_drop_nmis(struct mkvm_vcpu *vcpu)
 {
 	atomic_long_andnot(MKVM_PEND_BOTH(MKVM_PEND_NMI) | MKVM_PEND_BOTH(MKVM_PEND_NMI2),
@@ -160,7 +162,7 @@ void mkvm_pending_seen(struct mkvm_vcpu *vcpu, unsigned long bits)
 	atomic_long_andnot(bits << MKVM_PEND_UNSEEN, (atomic_long_t *)&vcpu->pending);
 }
 
-/* Takes the first NMI out of the pending word; the second moves up. */
+/* Takes the first NMI out of the pending word; the second one becomes the first. */
 void mkvm_pending_take_nmi(struct mkvm_vcpu *vcpu, const char *how)
 {
 	unsigned long old = READ_ONCE(vcpu->pending), new;
@@ -172,7 +174,10 @@ void mkvm_pending_take_nmi(struct mkvm_vcpu *vcpu, const char *how)
 	mkvm_trace(consume, vcpu, MKVM_PEND_NMI, old, how);
 }
 
-/* While the guest handles an NMI just one more can wait (AMD APM vol. 2, "NMI - Non-Maskable-Interrupt"). */
+/*
+ * Drops the second NMI while NMIs are masked: while the guest handles an NMI, only one more can be
+ * pending (AMD APM vol. 2, "NMI - Non-Maskable-Interrupt").
+ */
 void mkvm_pending_merge_nmis(struct mkvm_vcpu *vcpu)
 {
 	unsigned long old = READ_ONCE(vcpu->pending);
@@ -183,7 +188,9 @@ void mkvm_pending_merge_nmis(struct mkvm_vcpu *vcpu)
 	atomic_long_andnot(MKVM_PEND_BOTH(MKVM_PEND_NMI2), (atomic_long_t *)&vcpu->pending);
 }
 
-/* Sets an asynchronous event, or clears it unless it came after the last KVM_GET_VCPU_EVENTS. */
+/*
+ * Sets a bit for userspace, or clears it unless it was posted after the last KVM_GET_VCPU_EVENTS.
+ */
 void mkvm_pending_restore(struct mkvm_vcpu *vcpu, enum mkvm_pending bit, bool set)
 {
 	unsigned long old = READ_ONCE(vcpu->pending), new;
@@ -206,7 +213,10 @@ void mkvm_pending_restore(struct mkvm_vcpu *vcpu, enum mkvm_pending bit, bool se
 	}
 }
 
-/* An NMI that is not removed moves up where the one before it is. */
+/*
+ * Restores the number of pending NMIs. If only the first one is removed, the second becomes the
+ * first.
+ */
 void mkvm_pending_restore_nmis(struct mkvm_vcpu *vcpu, unsigned int nr)
 {
 	unsigned long seen = BIT(MKVM_PEND_NMI);

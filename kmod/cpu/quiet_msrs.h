@@ -4,10 +4,10 @@
  * announce them, one row each; Documentation/abi.rst gives the reasons. The file that includes this
  * defines ROW(first, last, reads, access), with access one of
  *
- *   IGNORED	reads as given, and a write changes nothing
- *   FIXED	reads as given; a guest's write of the same value changes nothing, another is #GP
+ *   IGNORED	it reads as given, and a write changes nothing
+ *   FIXED	it reads as given; a guest's write of the same value changes nothing, another is #GP
  *   WRITES	writes change nothing, reading is #GP
- *   ABSENT	neither: guests that look at it expect #GP, or CPUID does not announce it
+ *   ABSENT	both are #GP: guests that read it expect that, or CPUID does not announce it
  *
  * Userspace reads what a guest reads, and its writes change nothing. msr.c implements the
  * first three; selftests/kvm/msrs.c tests all. There is no include guard, because each including file
@@ -66,7 +66,7 @@ ROW(0xc0010117, 0xc0010117, 0, IGNORED)			/* VM_HSAVE_PA */
 ROW(0xc0010131, 0xc0010131, 0, ABSENT)			/* SEV_STATUS */
 ROW(0xc0010200, 0xc001020b, 0, ABSENT)			/* PERF_CTL0 to PERF_CTR5 of PERFCTR_CORE */
 ROW(0xc0010290, 0xc001029b, 0, ABSENT)			/* power and energy */
-ROW(0xc0011020, 0xc0011020, 0, ABSENT)			/* LS_CFG: or Linux switches SSBD by it */
+ROW(0xc0011020, 0xc0011020, 0, ABSENT)		/* LS_CFG: absent, lest Linux control SSBD by it */
 ROW(0xc0011021, 0xc0011021, 0, FIXED)			/* IC_CFG */
 ROW(0xc0011022, 0xc0011022, 0, IGNORED)			/* DC_CFG */
 ROW(0xc0011023, 0xc0011023, 0, IGNORED)			/* TW_CFG */

@@ -15,9 +15,9 @@
 #include "hw_ops.h"
 
 u64 mkvm_host_xcr0;
-static u32 mxcsr_valid;		/* bits that the CPU has */
+static u32 mxcsr_valid;		/* bits that the CPU supports */
 
-/* Intel SDM vol. 1, "Guidelines for Writing to the MXCSR Register". The image's registers are not looked at. */
+/* Intel SDM vol. 1, "Guidelines for Writing to the MXCSR Register". Only the mask is used. */
 static u32 find_mxcsr_mask(void)
 {
 	struct fxregs_state image __aligned(16) = {};
@@ -26,7 +26,7 @@ static u32 find_mxcsr_mask(void)
 	return image.mxcsr_mask ?: 0xffbf;
 }
 
-/* Once at load. */
+/* Called once when the module is loaded. */
 void mkvm_regs_setup(void)
 {
 	mxcsr_valid = find_mxcsr_mask();
@@ -46,7 +46,7 @@ void mkvm_regs_get(struct mkvm_vcpu *vcpu, struct kvm_regs *r)
 	};
 }
 
-/* New registers end what was going on at the old ones: an exception that was queued, an access half done. */
+/* KVM_SET_REGS. New registers cancel an exception that was queued for the old ones. */
 void mkvm_regs_set(struct mkvm_vcpu *vcpu, const struct kvm_regs *r)
 {
 	const u64 g[16] = {
@@ -61,7 +61,9 @@ void mkvm_regs_set(struct mkvm_vcpu *vcpu, const struct kvm_regs *r)
 	mkvm_pending_set(vcpu, MKVM_PEND_EVENT);
 }
 
-/* After a change of CR4 or XCR0: is the CPU's PKRU the guest's own while it runs? */
+/*
+ * Decides, after a change of CR4 or XCR0, whether PKRU must hold the guest's value while it runs.
+ */
 void mkvm_update_pkru(struct mkvm_vcpu *vcpu)
 {
 	vcpu->has_pkru = boot_cpu_has(X86_FEATURE_OSPKE) &&
@@ -75,7 +77,7 @@ u64 mkvm_get_cr8(struct mkvm_vcpu *vcpu)
 	return vcpu->lapic ? mkvm_lapic_get_tpr(vcpu->lapic) >> 4 : vcpu->cr8;
 }
 
-/* Return: 1 for reserved bits. */
+/* Sets CR8. Own thread. Return: 1 for reserved bits. */
 int mkvm_set_cr8(struct mkvm_vcpu *vcpu, u64 val)
 {
 	if (val & ~0xfULL)
@@ -92,7 +94,10 @@ u64 mkvm_get_apic_base(struct mkvm_vcpu *vcpu)
 	return vcpu->lapic ? mkvm_lapic_get_base(vcpu->lapic) : vcpu->apic_base;
 }
 
-/* Return: 1 where it is refused (#GP, -EINVAL). */
+/*
+ * Sets APIC_BASE, for userspace or the guest. Own thread. Return: 1 if it is refused (#GP,
+ * -EINVAL).
+ */
 int mkvm_set_apic_base(struct mkvm_vcpu *vcpu, u64 base, bool host)
 {
 	if (vcpu->lapic)
@@ -106,7 +111,7 @@ bool mkvm_cr4_valid(struct mkvm_vcpu *vcpu, u64 cr4)
 	return !(cr4 & vcpu->cr4_reserved);
 }
 
-/* EFER has only bits that CPUID allows. */
+/* Whether EFER has only bits that CPUID allows. */
 bool mkvm_efer_valid(struct mkvm_vcpu *vcpu, u64 efer)
 {
 	return !(efer & vcpu->efer_reserved);
@@ -115,7 +120,7 @@ bool mkvm_efer_valid(struct mkvm_vcpu *vcpu, u64 efer)
 #define CR0_BITS	(X86_CR0_PE | X86_CR0_MP | X86_CR0_EM | X86_CR0_TS | X86_CR0_ET | X86_CR0_NE | \
 			 X86_CR0_WP | X86_CR0_AM | X86_CR0_NW | X86_CR0_CD | X86_CR0_PG)
 
-/* AMD APM vol. 2, "CR0 Register": what a MOV to CR0 refuses. */
+/* Whether MOV to CR0 accepts the value. AMD APM vol. 2, "CR0 Register". */
 static bool cr0_valid(u64 cr0)
 {
 	if (cr0 & ~CR0_BITS)
@@ -232,8 +237,9 @@ void mkvm_sregs_get(struct mkvm_vcpu *vcpu, struct kvm_sregs *s)
 }
 
 /*
- * What AMD APM vol. 2, "Canonicalization and Consistency Checks", and Intel SDM vol. 3, "Checks on Guest
- * Control Registers, Debug Registers, and MSRs", have in common. CR3 keeps its upper half outside of long mode.
+ * Makes the checks that AMD APM vol. 2, "Canonicalization and Consistency Checks", and Intel SDM
+ * vol. 3, "Checks on Guest Control Registers, Debug Registers, and MSRs", have in common. CR3 keeps
+ * its upper half outside of long mode.
  */
 static bool sregs_valid(struct mkvm_vcpu *vcpu, const struct kvm_sregs *s)
 {
@@ -251,7 +257,10 @@ static bool sregs_valid(struct mkvm_vcpu *vcpu, const struct kvm_sregs *s)
 	return !(s->efer & EFER_LMA) && !s->cs.l && !(s->cr4 & X86_CR4_PCIDE);
 }
 
-/* KVM_SET_SREGS. Return: -EINVAL, with nothing changed, for states that no CPU can be in. */
+/*
+ * KVM_SET_SREGS. Own thread. Return: -EINVAL for states that no CPU can be in; nothing has changed
+ * then.
+ */
 int mkvm_sregs_set(struct mkvm_vcpu *vcpu, const struct kvm_sregs *s)
 {
 	unsigned int vector;
@@ -306,8 +315,8 @@ void mkvm_fpu_get(struct mkvm_vcpu *vcpu, struct kvm_fpu *fpu)
 }
 
 /*
- * KVM_SET_FPU. Return: -EINVAL for reserved bits in MXCSR, which would fault when the kernel loads them.
- * Which ones these are the CPU says: fx->mxcsr_mask may be what KVM_SET_XSAVE has brought.
+ * KVM_SET_FPU. Return: -EINVAL for reserved bits in MXCSR, which would fault when the kernel loads
+ * them. The mask comes from the CPU, because KVM_SET_XSAVE may have changed fx->mxcsr_mask.
  */
 int mkvm_fpu_set(struct mkvm_vcpu *vcpu, const struct kvm_fpu *fpu)
 {
@@ -339,7 +348,7 @@ void mkvm_xcrs_get(struct mkvm_vcpu *vcpu, struct kvm_xcrs *xcrs)
 	xcrs->xcrs[0].value = vcpu->xcr0;
 }
 
-/* XSETBV. Return: 1 for #GP: AMD APM vol. 4, "XSETBV". */
+/* XSETBV. Own thread. Return: 1 for #GP. AMD APM vol. 4, "XSETBV". */
 int mkvm_xcr_write(struct mkvm_vcpu *vcpu, u32 index, u64 val)
 {
 	if (index != XCR_XFEATURE_ENABLED_MASK || !(val & XFEATURE_MASK_FP) || (val & ~vcpu->guest_xcr0_mask))
@@ -354,7 +363,7 @@ int mkvm_xcr_write(struct mkvm_vcpu *vcpu, u32 index, u64 val)
 	return 0;
 }
 
-/* KVM_SET_XCRS. There is one register, which may be named once. Return: -EINVAL for all else. */
+/* KVM_SET_XCRS. Only XCR0 exists, and it may occur once. Return: -EINVAL for anything else. */
 int mkvm_xcrs_set(struct mkvm_vcpu *vcpu, const struct kvm_xcrs *xcrs)
 {
 	if (!boot_cpu_has(X86_FEATURE_XSAVE) || xcrs->flags || xcrs->nr_xcrs > 1)

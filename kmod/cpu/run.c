@@ -31,6 +31,7 @@
 #define PEND_WORK (BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_SIPI) | BIT(MKVM_PEND_NMI) | BIT(MKVM_PEND_NMI2) | \
 		   BIT(MKVM_PEND_SMI) | BIT(MKVM_PEND_EVENT) | BIT(MKVM_PEND_MSRS))
 
+/* The bits that the loop handles before all else. */
 #define PEND_FIRST (BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_SIPI) | BIT(MKVM_PEND_TELL) | BIT(MKVM_PEND_MSRS))
 
 /* ---- entering ---- */
@@ -53,7 +54,10 @@ static void save_guest_dr(struct mkvm_vcpu *vcpu)
 	get_debugreg(vcpu->dr[3], 3);
 }
 
-/* Interrupts are off; in and out again. */
+/*
+ * Loads the guest's state, runs the guest until its exit, and restores the host's. Interrupts are
+ * off.
+ */
 static void enter_guest_irqoff(struct mkvm_vcpu *vcpu)
 {
 	long tlb_gen = atomic_long_read(&vcpu->vm->tlb_gen);
@@ -82,7 +86,7 @@ static void enter_guest_irqoff(struct mkvm_vcpu *vcpu)
 		load_dr(vcpu->debug.dr);
 	if (unlikely(vcpu->exit_soon))
 		smp_send_reschedule(smp_processor_id());
-	current->flags |= PF_VCPU;	/* a tick that comes now counts as guest time */
+	current->flags |= PF_VCPU;	/* from here on a tick counts as guest time */
 
 	mkvm_hw->enter(vcpu);
 
@@ -100,7 +104,10 @@ static void enter_guest_irqoff(struct mkvm_vcpu *vcpu)
 		xsetbv(XCR_XFEATURE_ENABLED_MASK, host_xcr0);
 }
 
-/* The guest's code finds TPR and what is above it at vapic_addr. A page that is gone: nothing happens. */
+/*
+ * Stores TPR, the class of ISR and the highest IRR at vapic_addr, where the guest's code reads
+ * them. If the page does not exist any more, this does nothing.
+ */
 static void vapic_show(struct mkvm_vcpu *vcpu)
 {
 	int idx = srcu_read_lock(&vcpu->vm->srcu);
@@ -113,7 +120,7 @@ static void vapic_show(struct mkvm_vcpu *vcpu)
 	srcu_read_unlock(&vcpu->vm->srcu, idx);
 }
 
-/* A TPR that it changed there is the LAPIC's. */
+/* Copies a TPR that the guest's code changed there to the LAPIC. */
 static void vapic_look(struct mkvm_vcpu *vcpu)
 {
 	int idx = srcu_read_lock(&vcpu->vm->srcu);
@@ -125,7 +132,7 @@ static void vapic_look(struct mkvm_vcpu *vcpu)
 	srcu_read_unlock(&vcpu->vm->srcu, idx);
 }
 
-/* One round through the guest. Return: as handle_exit. */
+/* Enters the guest once and handles its exit. Return: as handle_exit. */
 static int enter_guest(struct mkvm_vcpu *vcpu)
 {
 	if ((READ_ONCE(vcpu->pending) & PEND_WORK) || vcpu->event.type || vcpu->exception.type)
@@ -135,7 +142,10 @@ static int enter_guest(struct mkvm_vcpu *vcpu)
 
 	preempt_disable();
 	local_irq_disable();
-	/* Announced before the last look: pairs with mkvm_vcpu_kick and flush_tlbs in tdp.c. */
+	/*
+	 * Announced before the last look at pending; pairs with mkvm_vcpu_kick and mem/tdp.c's
+	 * flush_tlbs.
+	 */
 	smp_store_mb(vcpu->where, MKVM_IN_GUEST);
 	xfer_to_guest_mode_prepare();
 	if (unlikely((READ_ONCE(vcpu->pending) & PEND_WORK & ~vcpu->waiting) || mkvm_user_work_pending())) {
@@ -160,7 +170,7 @@ static int enter_guest(struct mkvm_vcpu *vcpu)
 	return mkvm_hw->handle_exit(vcpu);
 }
 
-/* Not running: sleep until it does, or until INIT or SIPI changes what it is. */
+/* The vCPU is not RUNNABLE: sleeps until it is, or until an INIT or SIPI must change its state. */
 static int wait_to_run(struct mkvm_vcpu *vcpu)
 {
 	int r;
@@ -175,7 +185,7 @@ static int wait_to_run(struct mkvm_vcpu *vcpu)
 	return 1;
 }
 
-/* An EOI or an access to TPR that userspace wants to know of; true: the exit is made. One at a time. */
+/* Reports one EOI or access to TPR to userspace. Returns whether it has prepared such an exit. */
 static bool tell_userspace(struct mkvm_vcpu *vcpu)
 {
 	struct kvm_run *run = vcpu->run;
@@ -221,7 +231,10 @@ static int vcpu_loop(struct mkvm_vcpu *vcpu)
 			r = wait_to_run(vcpu);
 		if (r <= 0)
 			return r;
-		/* It ends KVM_RUN before a signal does: no ioctl would show it to who reads the state then. */
+		/*
+		 * A shutdown ends KVM_RUN before a signal does, because no ioctl would show it
+		 * then.
+		 */
 		if (unlikely(vcpu->triple_fault))
 			continue;
 		if (mkvm_user_window_open(vcpu)) {
@@ -236,7 +249,7 @@ static int vcpu_loop(struct mkvm_vcpu *vcpu)
 	}
 }
 
-/* What userspace reads in struct kvm_run after any exit. */
+/* Fills the fields of struct kvm_run that userspace reads after any exit. */
 static void fill_run(struct mkvm_vcpu *vcpu)
 {
 	struct kvm_run *run = vcpu->run;
@@ -256,7 +269,7 @@ static int run_prepared(struct mkvm_vcpu *vcpu)
 
 	if (!vcpu->lapic && mkvm_set_cr8(vcpu, READ_ONCE(run->cr8)))
 		return -EINVAL;
-	if (vcpu->user_pic)		/* userspace may have asked for a window, or not any more */
+	if (vcpu->user_pic)		/* userspace may have changed its request for a window */
 		mkvm_pending_set(vcpu, MKVM_PEND_EVENT);
 	if (complete) {
 		vcpu->complete = NULL;
@@ -264,7 +277,10 @@ static int run_prepared(struct mkvm_vcpu *vcpu)
 	}
 	if (r <= 0)
 		return r;
-	/* The last exit's reason stays, as in Linux KVM: clients look at it after they had it completed. */
+	/*
+	 * As in Linux KVM the last exit's reason stays: clients read it after they completed the
+	 * exit.
+	 */
 	if (mkvm_immediate_exit(run))
 		return -EINTR;
 	run->exit_reason = KVM_EXIT_UNKNOWN;
@@ -274,7 +290,7 @@ static int run_prepared(struct mkvm_vcpu *vcpu)
 /* ---- registers that travel in struct kvm_run: KVM_CAP_SYNC_REGS ---- */
 
 /*
- * At the start of KVM_RUN: what userspace marks as dirty becomes the vCPU's
+ * At the start of KVM_RUN, copies the registers that userspace marks as dirty to the vCPU.
  *
  * Return: -EINVAL for unknown bits or values that the KVM_SET ioctls refuse; nothing has changed then.
  */
@@ -301,7 +317,7 @@ static int sync_regs_in(struct mkvm_vcpu *vcpu)
 	return 0;
 }
 
-/* At the end of KVM_RUN: what userspace marks as wanted. */
+/* At the end of KVM_RUN, copies out the registers that userspace marks as wanted. */
 static void sync_regs_out(struct mkvm_vcpu *vcpu)
 {
 	struct kvm_run *run = vcpu->run;
@@ -332,7 +348,7 @@ static void sync_regs_out(struct mkvm_vcpu *vcpu)
  *
  * Context: vcpu->mutex held, vCPU loaded, may sleep.
  * Return: 0 with kvm_run->exit_reason set; -EINTR (signal or immediate_exit), -EINVAL
- * (a bad field in kvm_run), -EFAULT (memory of a slot is not there), -ENOMEM.
+ * (a bad field in kvm_run), -EFAULT (a slot's memory is not mapped), -ENOMEM.
  */
 int mkvm_vcpu_run(struct mkvm_vcpu *vcpu)
 {

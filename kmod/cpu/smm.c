@@ -22,11 +22,11 @@
 #include "explain/trace.h"
 
 #define SMM_ENTRY	0x8000		/* offset of the handler, and of the upper half that holds the state */
-#define SMRAM_OFFSET	0xfe00		/* of the state from SMBASE */
+#define SMRAM_OFFSET	0xfe00		/* from SMBASE to the saved state */
 #define SMRAM_SIZE	0x200
 #define SMM_REVISION	0x30000		/* relocation of SMBASE, restart of I/O instructions */
 #define SMM_REVISION_64	(SMM_REVISION | 0x64)
-#define SMM_RFLAGS	0x3f7fd5ULL	/* all that exist */
+#define SMM_RFLAGS	0x3f7fd5ULL	/* all flags that exist */
 
 struct smram_seg64 {
 	u16 selector;
@@ -37,11 +37,11 @@ struct smram_seg64 {
 
 struct smram64 {
 	struct smram_seg64 es, cs, ss, ds, fs, gs, gdtr, ldtr, idtr, tr;
-	u64 io_rip, io_rcx, io_rsi, io_rdi;	/* where the I/O instruction before the SMI began */
-	u32 io_dword;				/* what it was; MKVM_SMM_IO_* */
+	u64 io_rip, io_rcx, io_rsi, io_rdi;	/* before the I/O instruction of io_dword */
+	u32 io_dword;				/* the I/O instruction: MKVM_SMM_IO_* */
 	u32 smi_status;
-	u8 io_restart;				/* the handler writes 0xff: run it again */
-	u8 halt_restart;			/* nonzero: the SMI came in HLT; RSM goes back there */
+	u8 io_restart;			/* the handler writes 0xff to restart that instruction */
+	u8 halt_restart;		/* nonzero: the SMI came in HLT, and RSM returns to it */
 	u8 reserved0;
 	u8 int_shadow;
 	u32 reserved1;
@@ -97,7 +97,10 @@ AT64(cr4, 0xff48); AT64(cr3, 0xff50); AT64(cr0, 0xff58); AT64(dr7, 0xff60); AT64
 AT64(rflags, 0xff70); AT64(rip, 0xff78); AT64(regs, 0xff80);
 static_assert(sizeof(struct smram64) == SMRAM_SIZE);
 
-/* Intel SDM vol. 3, "SMRAM State Save Map"; hidden parts of segments where the Pentium Pro has them. */
+/*
+ * Intel SDM vol. 3, "SMRAM State Save Map"; the hidden parts of segments are where the Pentium Pro
+ * has them.
+ */
 AT32(smbase, 0xfef8); AT32(revision, 0xfefc); AT32(io_restart, 0xff00); AT32(halt_restart, 0xff02);
 AT32(cr4, 0xff14); AT32(int_shadow, 0xff1a); AT32(ds, 0xff2c); AT32(idtr, 0xff50); AT32(tr, 0xff5c);
 AT32(gdtr, 0xff6c); AT32(ldtr, 0xff78); AT32(es, 0xff84); AT32(ss, 0xff9c);
@@ -110,7 +113,7 @@ union smram {
 	struct smram32 s32;
 };
 
-/* All of a vCPU that the state-save area holds, whatever its layout. */
+/* The state of a vCPU that the state-save area holds in either layout. */
 struct smm_state {
 	struct kvm_sregs sregs;
 	struct kvm_debugregs debug;
@@ -241,7 +244,7 @@ static void move32(struct smram32 *a, struct smm_state *st, bool save)
 	MOVE(a->smbase, st->smbase);
 }
 
-/* By the guest's CPUID: AMD64's layout where it offers long mode. */
+/* Whether the guest's CPUID offers long mode, so that AMD64's layout is used. */
 static bool long_mode_offered(struct mkvm_vcpu *vcpu)
 {
 	return !(vcpu->efer_reserved & EFER_LME);
@@ -259,9 +262,11 @@ static void save_state(struct mkvm_vcpu *vcpu, union smram *area, struct smm_sta
 	}
 }
 
-/* ---- in and out ---- */
+/* ---- SMI and RSM ---- */
 
-/* Copies the state-save area, which may lie across pages. Return: 0, or -EFAULT where no memory is. */
+/*
+ * Copies the state-save area, which may cross pages. Return: 0, or -EFAULT if there is no memory.
+ */
 static int smram_copy(struct mkvm_vcpu *vcpu, void *area, bool write)
 {
 	u32 gpa = vcpu->smbase + SMRAM_OFFSET, n, done;
@@ -281,16 +286,16 @@ static int smram_copy(struct mkvm_vcpu *vcpu, void *area, bool write)
 }
 
 /*
- * mkvm_smm_set - the vCPU is in SMM, or not, from now on
+ * mkvm_smm_set - put the vCPU into SMM, or take it out
  *
- * Changes which memory it sees and nothing else. Context: own thread.
+ * Only the memory that it sees changes. Context: own thread.
  */
 void mkvm_smm_set(struct mkvm_vcpu *vcpu, bool smm)
 {
 	vcpu->in_smm = smm;
 	vcpu->last_generation = 0;
 	mkvm_hw->set_tdp_root(vcpu, vcpu->vm->tdp[smm].root_pa);
-	mkvm_pending_set(vcpu, MKVM_PEND_EVENT);	/* other bits of the pending word wait than did before */
+	mkvm_pending_set(vcpu, MKVM_PEND_EVENT);	/* other pending events are held back now */
 }
 
 static void collect(struct mkvm_vcpu *vcpu, struct smm_state *st, u32 io)
@@ -311,7 +316,10 @@ static void collect(struct mkvm_vcpu *vcpu, struct smm_state *st, u32 io)
 	st->io_rdi = vcpu->regs[7];
 }
 
-/* AMD APM vol. 2, "SMM Execution Environment": what the handler finds. EFER without long mode stays. */
+/*
+ * Sets the state in which the handler begins: AMD APM vol. 2, "SMM Execution Environment". Without
+ * long mode EFER stays.
+ */
 static void set_entry_state(struct mkvm_vcpu *vcpu, struct kvm_sregs *s)
 {
 	const struct kvm_segment flat = { .limit = ~0u, .type = 3, .s = 1, .present = 1, .g = 1 };
@@ -330,7 +338,7 @@ static void set_entry_state(struct mkvm_vcpu *vcpu, struct kvm_sregs *s)
 	s->cs.base = vcpu->smbase;
 	s->cs.type = 0xb;
 	if (mkvm_sregs_set(vcpu, s))
-		vcpu->triple_fault = true;	/* it was in a state that no CPU can be in */
+		vcpu->triple_fault = true;	/* its state was one that no CPU can be in */
 	mkvm_hw->set_dr(vcpu, 7, 0x400);
 	mkvm_hw->set_shadow(vcpu, 0);
 	vcpu->rip = SMM_ENTRY;
@@ -339,15 +347,15 @@ static void set_entry_state(struct mkvm_vcpu *vcpu, struct kvm_sregs *s)
 }
 
 /*
- * mkvm_accept_smi - take a pending SMI, if this is an instruction boundary where one can be taken
+ * mkvm_accept_smi - take a pending SMI if this is an instruction boundary at which it can be taken
  * @io: MKVM_SMM_IO_* of the I/O instruction at vcpu->io_rip that has just ended, or 0
  *
- * Otherwise it stays pending: in SMM until RSM, while an event is being delivered until it
- * is, before the SIPI until that has come; and an INIT that waits as well is taken first
- * (AMD APM vol. 2, "Priorities"). Nothing but its being taken, and KVM_SET_VCPU_EVENTS, ends
- * it: firmware sends an SMI to a processor that it then starts by INIT and SIPI.
+ * Otherwise it stays pending: in SMM until RSM, during the delivery of an event until that is
+ * complete, and in wait-for-SIPI until the SIPI. A pending INIT is taken first (AMD APM vol. 2,
+ * "Priorities"). Only taking it or KVM_SET_VCPU_EVENTS removes a pending SMI: firmware sends an SMI
+ * to a processor that it then starts by INIT and SIPI.
  *
- * A vCPU without memory to save its state in shuts down. Context: own thread, may sleep.
+ * A vCPU without memory for its saved state shuts down. Context: own thread, may sleep.
  */
 void mkvm_accept_smi(struct mkvm_vcpu *vcpu, u32 io)
 {
@@ -373,7 +381,10 @@ void mkvm_accept_smi(struct mkvm_vcpu *vcpu, u32 io)
 	set_entry_state(vcpu, &st.sregs);
 }
 
-/* The state that RSM found, checked as a whole before any of it counts. */
+/*
+ * Loads the state that RSM has read, after checking all of it. Return: -EINVAL; nothing has changed
+ * then.
+ */
 static int load_state(struct mkvm_vcpu *vcpu, const struct smm_state *st)
 {
 	/* CS.L and CS.D together are reserved, and so is virtual-8086 mode in long mode. */
@@ -390,10 +401,11 @@ static int load_state(struct mkvm_vcpu *vcpu, const struct smm_state *st)
 }
 
 /*
- * mkvm_exit_rsm - the guest's RSM
+ * mkvm_exit_rsm - handle the guest's RSM
  *
- * AMD APM vol. 2, "Leaving SMM"; vol. 3, "RSM". #UD outside of SMM; shutdown, still in SMM,
- * where the saved state is not there or impossible. Return: as handle_exit.
+ * AMD APM vol. 2, "Leaving SMM"; vol. 3, "RSM". RSM is #UD outside of SMM. The vCPU shuts down,
+ * still in SMM, if the saved state cannot be read or is impossible. Own thread. Return: as
+ * handle_exit.
  */
 int mkvm_exit_rsm(struct mkvm_vcpu *vcpu)
 {

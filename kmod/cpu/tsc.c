@@ -27,7 +27,7 @@
 
 #include "hw_ops.h"
 
-/* A new VM: its TSC is 0 now. */
+/* Initialises the TSC of a new VM, which is 0 now. */
 void mkvm_tsc_init(struct mkvm *vm)
 {
 	spin_lock_init(&vm->tsc.lock);
@@ -35,7 +35,7 @@ void mkvm_tsc_init(struct mkvm *vm)
 	vm->tsc.khz = tsc_khz;
 }
 
-/* A new vCPU has the VM's TSC. Context: before the vCPU is seen. */
+/* Gives a new vCPU the VM's TSC. Context: the vCPU is not yet published. */
 void mkvm_tsc_create(struct mkvm_vcpu *vcpu)
 {
 	struct mkvm *vm = vcpu->vm;
@@ -46,7 +46,7 @@ void mkvm_tsc_create(struct mkvm_vcpu *vcpu)
 	vcpu->tsc_khz = READ_ONCE(vm->tsc.khz);
 }
 
-/* mkvm_tsc_get - the guest's TSC now. Context: own thread or vcpu->mutex. */
+/* mkvm_tsc_get - returns the guest's TSC in cycles. Context: own thread or vcpu->mutex held. */
 u64 mkvm_tsc_get(struct mkvm_vcpu *vcpu)
 {
 	return rdtsc() + vcpu->tsc_offset;
@@ -57,10 +57,10 @@ static void set_offset(struct mkvm_vcpu *vcpu, s64 offset)
 	WRITE_ONCE(vcpu->tsc_offset, offset);
 	mkvm_hw->tsc_offset_changed(vcpu);
 	if (vcpu->lapic)
-		mkvm_lapic_timer_update(vcpu->lapic);	/* a deadline is now elsewhere */
+		mkvm_lapic_timer_update(vcpu->lapic);	/* a deadline is now at another time */
 }
 
-/* Are two offsets less than a second apart? */
+/* Whether two offsets are less than a second apart. */
 static bool same_instant(s64 a, s64 b)
 {
 	u64 second = (u64)tsc_khz * 1000;
@@ -68,7 +68,7 @@ static bool same_instant(s64 a, s64 b)
 	return (u64)a - (u64)b + second - 1 < 2 * second - 1;
 }
 
-/* The VM's offset after userspace has written a TSC that would need this one. */
+/* Returns the VM's offset after userspace has written a TSC that would need this offset. */
 static s64 settle(struct mkvm *vm, s64 offset)
 {
 	spin_lock(&vm->tsc.lock);
@@ -93,11 +93,11 @@ static s64 vm_offset(struct mkvm *vm)
 }
 
 /*
- * mkvm_tsc_set - a write of IA32_TSC
- * @val: guest's cycles
- * @host: by userspace: the rules above; else by the guest
+ * mkvm_tsc_set - write IA32_TSC
+ * @val: in cycles of the guest's TSC
+ * @host: by userspace, to which the rules above apply; else by the guest
  *
- * Context: own thread or vcpu->mutex.
+ * Context: own thread or vcpu->mutex held.
  */
 void mkvm_tsc_set(struct mkvm_vcpu *vcpu, u64 val, bool host)
 {
@@ -113,7 +113,7 @@ void mkvm_tsc_set(struct mkvm_vcpu *vcpu, u64 val, bool host)
 }
 
 /*
- * mkvm_tsc_set_adjust - a write of IA32_TSC_ADJUST, by userspace or the guest
+ * mkvm_tsc_set_adjust - write IA32_TSC_ADJUST, by userspace (@host) or the guest
  *
  * Intel SDM vol. 3, "IA32_TSC_ADJUST Register and TSC". Context: own thread or vcpu->mutex.
  */
@@ -139,11 +139,12 @@ void mkvm_tsc_set_offset(struct mkvm_vcpu *vcpu, s64 offset)
 
 /*
  * mkvm_tsc_set_khz - KVM_SET_TSC_KHZ
- * @where: of the vCPU, or of the VM for vCPUs to come
+ * @where: the field of the vCPU, or of the VM for later vCPUs
  * @khz: 0 is the host's rate
  *
- * The TSC is not scaled: only the host's rate, within the 250 ppm that clocks drift, as in Linux
- * KVM. It is kept to be read back, and no vCPU's TSC changes by it. Return: 0 or -EINVAL.
+ * The TSC is not scaled, so only the host's rate is accepted, within the 250 ppm by which clocks
+ * drift, as in Linux KVM. The rate is only read back and changes no vCPU's TSC. Context: any.
+ * Return: 0 or -EINVAL.
  */
 int mkvm_tsc_set_khz(u32 *where, unsigned long khz)
 {

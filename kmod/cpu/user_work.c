@@ -6,7 +6,7 @@
  * State: a struct kvm_vcpu that belongs to no vCPU. The function writes only what KVM reports
  * of a signal: run->exit_reason and a counter, which nobody reads.
  *
- * Read next: compat.h, run.c.
+ * Read next: compat.h, cpu/run.c.
  */
 #include <linux/kvm_host.h>
 

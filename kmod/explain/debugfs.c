@@ -20,15 +20,14 @@
 
 #include "hw_ops.h"
 
-
 static struct dentry *top;
 
 /* ---- one description of the data for both renderings ---- */
 
 struct out {
 	struct seq_file *s;
-	bool json, first;		/* first: no comma before what comes next */
-	struct kvm_lapic_state lapic;	/* scratch */
+	bool json, first;		/* first: the next item needs no comma */
+	struct kvm_lapic_state lapic;	/* scratch space */
 };
 
 static void comma(struct out *o)
@@ -38,7 +37,7 @@ static void comma(struct out *o)
 	o->first = false;
 }
 
-/* An object or a list. @key: NULL within a list. */
+/* Begins an object or a list. @key: NULL within a list. */
 static void begin(struct out *o, const char *key, char bracket)
 {
 	if (!o->json)
@@ -60,10 +59,10 @@ static void end(struct out *o, char bracket)
 }
 
 /*
- * Some items of an object. @record: a printf format with each value in braces, its key before it:
- * "vcpu {id %u}: {mp_state %s}". Text is without braces and keys, JSON has nothing else; strings
- * and hexadecimal numbers are in quotes there, since many read JSON's numbers as floating point.
- * FLAG is for items with '?' before the key.
+ * Prints items of an object. @record is a printf format in which each value is in braces, after its
+ * key: "vcpu {id %u}: {mp_state %s}". Text omits braces and keys, and JSON omits all else. JSON has
+ * strings and hexadecimal numbers in quotes, since many programs read JSON's numbers as floating
+ * point. Items with '?' before the key take their values from flag().
  */
 static __printf(2, 3) void show(struct out *o, const char *record, ...)
 {
@@ -92,8 +91,16 @@ static __printf(2, 3) void show(struct out *o, const char *record, ...)
 	va_end(args);
 }
 
-/* The value of an item whose key begins with '?': in text some words or none. */
-#define FLAG(o, value, words) ((o)->json ? (value) ? "true" : "false" : (value) ? (words) : "")
+/*
+ * Returns the value of an item whose key begins with '?': true or false in JSON, words or none in
+ * text.
+ */
+static const char *flag(struct out *o, bool value, const char *words)
+{
+	if (o->json)
+		return value ? "true" : "false";
+	return value ? words : "";
+}
 
 /* ---- vcpus ---- */
 
@@ -127,7 +134,7 @@ static void show_vcpu(struct out *o, struct mkvm_vcpu *vcpu)
 	why = mkvm_hold_name(v.hold) ?: "for an entry";
 	begin(o, NULL, '{');
 	show(o, "vcpu {id %u}: {mp_state %s}, {where %s}, cpu {cpu %d}{?in_smm %s}", v.id,
-	     mkvm_mp_state_name(v.mp_state), where[v.where % 3], v.cpu, FLAG(o, v.in_smm, ", in SMM"));
+	     mkvm_mp_state_name(v.mp_state), where[v.where % 3], v.cpu, flag(o, v.in_smm, ", in SMM"));
 	show(o, ", rip {rip 0x%llx}, rflags {rflags 0x%llx}, last exit {last_exit %s}\n  pending {word 0x%x}",
 	     v.rip, v.rflags, v.last_exit, v.pending);
 	show_pending(o, v.pending);
@@ -212,8 +219,8 @@ static void show_ioapic(struct out *o, struct mkvm *vm)
 		     ioapic.redirtbl[i].fields.dest_id);
 		show(o, " {trigger %s} {line %s}{?masked %s}{?remote_irr %s}",
 		     ioapic.redirtbl[i].fields.trig_mode ? "level" : "edge", ioapic.irr & BIT(i) ? "high" : "low",
-		     FLAG(o, ioapic.redirtbl[i].fields.mask, ", masked"),
-		     FLAG(o, ioapic.redirtbl[i].fields.remote_irr, ", remote-IRR"));
+		     flag(o, ioapic.redirtbl[i].fields.mask, ", masked"),
+		     flag(o, ioapic.redirtbl[i].fields.remote_irr, ", remote-IRR"));
 		end(o, '}');
 	}
 }
@@ -259,7 +266,7 @@ static void show_slots(struct out *o, struct mkvm *vm)
 			show(o, "space {space %d} slot {slot %u}: gpa {gpa 0x%llx} size {size 0x%llx}", as,
 			     slot->id & 0xffff, slot->gfn << PAGE_SHIFT, slot->npages << PAGE_SHIFT);
 			show(o, " hva {hva 0x%lx}{?read_only %s}{?dirty_log %s}", slot->hva,
-			     FLAG(o, slot->flags & KVM_MEM_READONLY, " read-only"), FLAG(o, slot->dirty, " dirty log"));
+			     flag(o, slot->flags & KVM_MEM_READONLY, " read-only"), flag(o, slot->dirty, " dirty log"));
 			end(o, '}');
 		}
 	}
@@ -293,7 +300,7 @@ static void show_vcpu_stats(struct out *o, struct mkvm_vcpu *vcpu)
 
 static const char * const files[] = { "vcpus", "irqchip", "routing", "memslots", "stats" };
 
-/* What a file has: lists, each made by a function for the VM or for each vCPU. */
+/* The lists of each file. A function prints a list for the VM, or one item of it for each vCPU. */
 static const struct {
 	const char *file, *list;
 	void (*of_vm)(struct out *o, struct mkvm *vm);
@@ -323,7 +330,7 @@ static void show_list(struct out *o, struct mkvm *vm, int list)
 	end(o, ']');
 }
 
-/* The file's name says what it shows, and whether as JSON. */
+/* Prints the lists that belong to the file's name, as JSON if it ends in .json. */
 static int view_show(struct seq_file *s, void *unused)
 {
 	const char *name = s->file->f_path.dentry->d_name.name;
@@ -346,7 +353,11 @@ static int view_show(struct seq_file *s, void *unused)
 }
 DEFINE_SHOW_ATTRIBUTE(view);
 
-/* mkvm_debugfs_add - a VM's directory; without debugfs nothing happens. Context: the VM is complete; sleeps. */
+/*
+ * mkvm_debugfs_add - create a VM's directory; without debugfs this does nothing
+ *
+ * Context: the VM is complete; may sleep.
+ */
 void mkvm_debugfs_add(struct mkvm *vm)
 {
 	char name[32];
@@ -361,7 +372,7 @@ void mkvm_debugfs_add(struct mkvm *vm)
 	}
 }
 
-/* mkvm_debugfs_remove - from its return on nobody reads. Sleeps. */
+/* mkvm_debugfs_remove - remove a VM's directory. Afterwards nobody reads it. May sleep. */
 void mkvm_debugfs_remove(struct mkvm *vm)
 {
 	debugfs_remove_recursive(vm->debugfs);

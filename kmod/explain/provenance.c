@@ -29,12 +29,12 @@
 DEFINE_STATIC_KEY_FALSE(mkvm_trace_key);
 
 static atomic_t last_id = ATOMIC_INIT(0);
-static u32 before_first;	/* ids up to it are of an earlier time of tracing */
+static u32 before_first;	/* this id and lower ones are from an earlier tracing session */
 
 static const char * const deliveries[] = { "fixed", "lowest", "SMI", "reserved", "NMI", "INIT", "SIPI", "ExtINT" };
 static const char * const pending_names[] = { "INIT", "SIPI", "NMI", "SMI", [MKVM_PEND_NMI2] = "NMI" };
 
-/* For each event of the system that gets its first user. Context: the tracepoints' mutex held. */
+/* Called for each event of the system that gets its first user. Context: tracepoints_mutex held. */
 int mkvm_trace_reg(void)
 {
 	if (!static_key_enabled(&mkvm_trace_key))
@@ -48,7 +48,7 @@ void mkvm_trace_unreg(void)
 	static_branch_dec(&mkvm_trace_key);
 }
 
-/* What a table holds, if it was written since tracing began; else 0. */
+/* Returns a table's entry if it was written since tracing began, else 0. */
 static u32 known(const u32 *slot)
 {
 	u32 id = READ_ONCE(*slot);
@@ -81,19 +81,21 @@ u32 mkvm_trace_raise_gsi(struct mkvm *vm, int source, u32 gsi, int level)
 	return level ? mkvm_trace_raise(vm, names[source], -1, gsi, 0, 0) : 0;
 }
 
-/* By the ICR of a LAPIC, or an entry of its local vector table. */
+/* An event is raised by the ICR of a LAPIC or by an entry of its local vector table. */
 u32 mkvm_trace_raise_local(struct mkvm_vcpu *vcpu, const char *origin, u64 address, u32 data)
 {
 	return mkvm_trace_raise(vcpu->vm, origin, vcpu->id, -1, address, data);
 }
 
-/* Who posts an NMI does not know whether it will be the second. */
+/*
+ * An NMI has the same slot for both bits: its sender does not know whether it will be the second.
+ */
 static int posted_as(int bit)
 {
 	return bit == MKVM_PEND_NMI2 ? MKVM_PEND_NMI : bit;
 }
 
-/* The posting of the bit follows. */
+/* An event is raised whose bit is about to be posted. */
 void mkvm_trace_raise_post(struct mkvm_vcpu *vcpu, int bit, const char *origin)
 {
 	WRITE_ONCE(vcpu->ids.posted[posted_as(bit)], mkvm_trace_raise_local(vcpu, origin, 0, 0));
@@ -112,7 +114,7 @@ void mkvm_trace_raise_restored(struct mkvm_vcpu *vcpu, int vector)
 	WRITE_ONCE(vcpu->ids.irr[vector], vcpu->ids.isr[vector]);
 }
 
-/* KVM_SET_VCPU_EVENTS or KVM_SET_SREGS, the origin, loads an interrupt (NMI) that is being delivered. */
+/* KVM_SET_VCPU_EVENTS or KVM_SET_SREGS, the origin, loads an interrupt or NMI in delivery. */
 void mkvm_trace_restore_event(struct mkvm_vcpu *vcpu, int vector, const char *origin)
 {
 	vcpu->ids.event = mkvm_trace_raise_local(vcpu, origin, 0, vector);
@@ -139,7 +141,12 @@ u32 mkvm_trace_route(struct mkvm *vm, u32 parent, unsigned int chip, unsigned in
 	id = atomic_inc_return(&last_id);
 	if (!msi)
 		WRITE_ONCE(vm->ids.before[chip][pin], xchg(&vm->ids.pin[chip][pin], id));
-	trace_route(vm->nr, parent, id, pic ? "PIC" : msi ? "MSI" : "IOAPIC", msi ? -1 : pic ? chip * 8 + pin : pin);
+	if (msi)
+		trace_route(vm->nr, parent, id, "MSI", -1);
+	else if (pic)
+		trace_route(vm->nr, parent, id, "PIC", chip * 8 + pin);
+	else
+		trace_route(vm->nr, parent, id, "IOAPIC", pin);
 	return id;
 }
 
@@ -148,7 +155,10 @@ u32 mkvm_trace_pin_id(struct mkvm *vm, unsigned int chip, unsigned int pin)
 	return known(&vm->ids.pin[chip][pin]);
 }
 
-/* The pin's newest id merges into what it had, which stays. number: the pin's, for people. */
+/*
+ * The pin's newest id merges with its previous one, which stays. @number: the pin's number in
+ * traces.
+ */
 static void pin_merges(struct mkvm *vm, unsigned int chip, unsigned int pin, int number, const char *kind)
 {
 	u32 id = mkvm_trace_pin_id(vm, chip, pin), into = known(&vm->ids.before[chip][pin]);
@@ -158,7 +168,7 @@ static void pin_merges(struct mkvm *vm, unsigned int chip, unsigned int pin, int
 	trace_coalesce(vm->nr, -1, id, number, kind, "", into);
 }
 
-/* @fresh: nothing of the pin's waited in IRR */
+/* @fresh: the pin had no request in IRR */
 void mkvm_trace_pic_set(struct mkvm *vm, unsigned int pin, int level, bool fresh, bool masked)
 {
 	u32 id = mkvm_trace_pin_id(vm, pin >> 3, pin & 7);
@@ -177,7 +187,10 @@ void mkvm_trace_ioapic_set(struct mkvm *vm, unsigned int pin, int level, u64 rte
 	trace_ioapic_set(vm->nr, mkvm_trace_pin_id(vm, KVM_IRQCHIP_IOAPIC, pin), pin, level, rte);
 }
 
-/* A pin is not sent: an edge while it is high is merged, on a masked pin it is lost; a level waits. */
+/*
+ * A pin sends no message: an edge merges if the pin is high and is lost if it is masked; a level
+ * waits.
+ */
 void mkvm_trace_pin_held(struct mkvm *vm, unsigned int pin, u64 rte, bool high)
 {
 	u32 id = mkvm_trace_pin_id(vm, KVM_IRQCHIP_IOAPIC, pin);
@@ -214,7 +227,7 @@ void mkvm_trace_message(struct mkvm_vcpu *vcpu, const struct mkvm_irq *irq)
 	accepted(vcpu, irq);
 }
 
-/* Before the vector's bit in IRR is set. Returns the id of a request that waits, 0: none. */
+/* Called before the vector's bit in IRR is set. Returns the id of a request that waits, 0: none. */
 u32 mkvm_trace_request(struct mkvm_vcpu *vcpu, const struct mkvm_irq *irq)
 {
 	u32 *slot = &vcpu->ids.irr[irq->vector], old = READ_ONCE(*slot);
@@ -225,7 +238,10 @@ u32 mkvm_trace_request(struct mkvm_vcpu *vcpu, const struct mkvm_irq *irq)
 	return 0;
 }
 
-/* After it; holder: what mkvm_trace_request returned. If the vCPU has taken that meanwhile, this one waits alone. */
+/*
+ * Called after the vector's bit in IRR is set. @holder: what mkvm_trace_request returned. If the
+ * vCPU has taken that request meanwhile, this one waits alone.
+ */
 void mkvm_trace_accept(struct mkvm_vcpu *vcpu, const struct mkvm_irq *irq, bool was_set, u32 holder)
 {
 	u32 *slot = &vcpu->ids.irr[irq->vector];
@@ -240,7 +256,7 @@ void mkvm_trace_accept(struct mkvm_vcpu *vcpu, const struct mkvm_irq *irq, bool 
 		accepted(vcpu, irq);
 }
 
-/* @vcpu: NULL, it did not get as far as to one */
+/* @vcpu: NULL if no target was found */
 void mkvm_trace_drop(struct mkvm *vm, struct mkvm_vcpu *vcpu, const struct mkvm_irq *irq, const char *why)
 {
 	trace_drop(vm->nr, vcpu ? (int)vcpu->id : -1, irq->id, irq->vector, deliveries[irq->delivery], why, 0);
@@ -275,7 +291,7 @@ void mkvm_trace_consume(struct mkvm_vcpu *vcpu, int bit, unsigned long before, c
 		WRITE_ONCE(vcpu->ids.pending[bit], take(&vcpu->ids.pending[MKVM_PEND_NMI2]));
 }
 
-/* All that the vCPU held is gone but INIT, SIPI and SMI. */
+/* A reset has dropped all events that the vCPU held but INIT, SIPI and SMI. */
 void mkvm_trace_reset(struct mkvm_vcpu *vcpu)
 {
 	unsigned long before = READ_ONCE(vcpu->pending);
@@ -314,7 +330,7 @@ void mkvm_trace_took_extint(struct mkvm_vcpu *vcpu)
 	vcpu->ids.taken = vcpu->user_pic ? take(&vcpu->ids.user) : take(&vcpu->vm->ids.pic_taken);
 }
 
-/* @again: the event was there before anything was chosen */
+/* @again: the event was in delivery already and was not chosen now */
 void mkvm_trace_inject(struct mkvm_vcpu *vcpu, bool again)
 {
 	static const char * const names[] = { "none", "interrupt", "NMI", "exception", "INT n" };
@@ -381,7 +397,7 @@ const char *mkvm_hold_name(enum mkvm_hold hold)
 	return names[hold];
 }
 
-/* The id of the interrupt that waits, 0: none, or unknown. */
+/* Returns the id of the interrupt that waits, 0: none, or unknown. */
 static u32 id_that_waits(struct mkvm_vcpu *vcpu, int vector)
 {
 	if (vector < 0)

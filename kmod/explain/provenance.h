@@ -33,33 +33,33 @@ DECLARE_STATIC_KEY_FALSE(mkvm_trace_key);
 #define mkvm_trace_event(event, ...) do { if (mkvm_tracing()) trace_##event(__VA_ARGS__); } while (0)
 #define mkvm_trace_id(step, ...) (mkvm_tracing() ? mkvm_trace_##step(__VA_ARGS__) : 0)
 
-/* What waits in a vCPU, and what holds it back. */
+/* The events that wait in a vCPU, and what holds them back. */
 struct mkvm_waits {
 	int vector;				/* -1: no interrupt; MKVM_WAITS_EXTINT */
 	enum mkvm_hold irq, nmi, smi, init;
-	bool window_irq, window_nmi;		/* the CPU is to exit when it can be taken */
+	bool window_irq, window_nmi;		/* the guest exits as soon as it can be taken */
 };
 
-/* Ids of what the controllers of a VM hold. In struct mkvm. */
+/* The ids of the interrupts that a VM's controllers hold; embedded in struct mkvm. */
 struct mkvm_vm_ids {
-	u32 pin[3][24];		/* (a) that raised the pin last, by KVM_IRQCHIP_* */
-	u32 before[3][24];	/* (a) what was in pin[] before that */
-	u32 pic_waits;		/* (a) that the PIC took last */
-	u32 pic_taken;		/* (a) that it gave to a vCPU last */
+	u32 pin[3][24];		/* (a) the id that raised the pin last, by KVM_IRQCHIP_* */
+	u32 before[3][24];	/* (a) the previous value of pin[] */
+	u32 pic_waits;		/* (a) the id that the PIC accepted last */
+	u32 pic_taken;		/* (a) the id that it gave to a vCPU last */
 };
 
-/* Ids of what a vCPU holds. In struct mkvm_vcpu. */
+/* The ids of the events that a vCPU holds; embedded in struct mkvm_vcpu. */
 struct mkvm_vcpu_ids {
-	u32 irr[256];		/* (a) of the request that waits, the oldest of those merged */
-	u32 isr[256];		/* (v) */
-	u32 posted[8];		/* (a) by enum mkvm_pending: of who posts next, */
-	u32 pending[8];		/* (a) and of what is pending */
+	u32 irr[256];		/* (a) of the oldest request that waits, by vector */
+	u32 isr[256];		/* (v) of the vector in service */
+	u32 posted[8];		/* (a) of the next post, by enum mkvm_pending */
+	u32 pending[8];		/* (a) of the pending event, by enum mkvm_pending */
 	u32 user;		/* (v) of vcpu->user_vector */
 	u32 taken;		/* (v) of the event that choose_event has chosen */
 	u32 event;		/* (v) of vcpu->event */
-	u32 smi;		/* (v) that the vCPU is in SMM for */
-	bool went_in;		/* (v) the guest was entered with vcpu->event, or userspace has set it */
-	u8 refused;		/* (v) pending bits that KVM_SET_VCPU_EVENTS does not get to remove */
+	u32 smi;		/* (v) of the SMI that the vCPU handles in SMM */
+	bool went_in;		/* (v) an entry injected vcpu->event, or userspace restored it */
+	u8 refused;		/* (v) pending bits that KVM_SET_VCPU_EVENTS may not remove */
 	struct {
 		u32 id;
 		enum mkvm_hold hold;
@@ -69,7 +69,7 @@ struct mkvm_vcpu_ids {
 int mkvm_trace_reg(void);
 void mkvm_trace_unreg(void);
 
-/* To a LAPIC and at it; any context. */
+/* Steps up to a LAPIC's acceptance. Any context. */
 u32 mkvm_trace_raise(struct mkvm *vm, const char *origin, int vcpu, int gsi, u64 address, u32 data);
 u32 mkvm_trace_raise_gsi(struct mkvm *vm, int source, u32 gsi, int level);
 u32 mkvm_trace_raise_local(struct mkvm_vcpu *vcpu, const char *origin, u64 address, u32 data);
@@ -93,7 +93,7 @@ void mkvm_trace_pic_eoi(struct mkvm *vm, unsigned int pin, bool high);
 void mkvm_trace_resample(struct mkvm *vm, u32 gsi);
 void mkvm_trace_pic_ack(struct mkvm *vm, unsigned int pin);
 
-/* The vCPU's own thread. */
+/* Steps at a vCPU. Own thread. */
 void mkvm_trace_consume(struct mkvm_vcpu *vcpu, int bit, unsigned long before, const char *how);
 void mkvm_trace_reset(struct mkvm_vcpu *vcpu);
 void mkvm_trace_ack(struct mkvm_vcpu *vcpu, u8 vector);

@@ -13,9 +13,9 @@
 #include "hw_ops.h"
 
 /*
- * mkvm_vcpu_state - what a vCPU does now, and what waits for it
+ * mkvm_vcpu_state - take a snapshot of what a vCPU does and of what waits for it
  *
- * Fields may be from moments that are a little apart. Context: any, while the vCPU exists.
+ * The fields are not read at one instant. Context: any, while the vCPU exists.
  */
 void mkvm_vcpu_state(struct mkvm_vcpu *vcpu, struct mkvm_vcpu_state *s)
 {

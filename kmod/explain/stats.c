@@ -17,8 +17,8 @@
 
 #define GAUGE	(KVM_STATS_TYPE_INSTANT | KVM_STATS_UNIT_NONE | KVM_STATS_BASE_POW10)
 #define COUNT	(KVM_STATS_TYPE_CUMULATIVE | KVM_STATS_UNIT_NONE | KVM_STATS_BASE_POW10)
-#define NAME_SIZE 48		/* of the id and of each counter's name, a multiple of 8 */
-/* Later kernels give the name a size of their own. */
+#define NAME_SIZE 48		/* bytes of the id and of each counter's name, a multiple of 8 */
+/* The size of the name in the struct differs between kernels, so it is not used. */
 #define DESC_SIZE (offsetof(struct kvm_stats_desc, name) + NAME_SIZE)
 
 struct stat_def {
@@ -52,11 +52,11 @@ static const struct stat_def vcpu_stats[] = {
 
 struct stats_file {
 	struct mkvm *vm;		/* a reference */
-	const u64 *counters;		/* nr of them; others count on meanwhile */
-	u64 *values;			/* in the image */
+	const u64 *counters;		/* nr counters, which other threads increase */
+	u64 *values;			/* their values in the image */
 	u32 nr;
 	size_t size;
-	u8 image[] __aligned(8);	/* what the file holds: header, id, descriptors, values */
+	u8 image[] __aligned(8);	/* the file's content: header, id, descriptors, values */
 };
 
 static void fill_image(struct stats_file *f, const struct stat_def *defs)
@@ -130,7 +130,12 @@ static struct stats_file *stats_file_create(struct mkvm *vm, struct mkvm_vcpu *v
 	return f;
 }
 
-/* mkvm_stat_name - of counter @i, below MKVM_NR_VCPU_STATS for a vCPU's, MKVM_NR_VM_STATS for a VM's. Any context. */
+/*
+ * mkvm_stat_name - returns the name of a counter
+ * @i: below MKVM_NR_VCPU_STATS for a vCPU's counter, below MKVM_NR_VM_STATS for a VM's
+ *
+ * Context: any.
+ */
 const char *mkvm_stat_name(u32 i, bool vcpu)
 {
 	return vcpu ? vcpu_stats[i].name : vm_stats[i].name;
@@ -138,7 +143,7 @@ const char *mkvm_stat_name(u32 i, bool vcpu)
 
 /*
  * mkvm_stats_fd - KVM_GET_STATS_FD
- * @vcpu: NULL: the VM's
+ * @vcpu: the vCPU, NULL: the VM's counters
  *
  * Context: may sleep. Return: a descriptor, -ENOMEM, or what creating files gives.
  */

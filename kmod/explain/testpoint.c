@@ -14,7 +14,7 @@ static int test_hold[MKVM_NR_POINTS], test_held[MKVM_NR_POINTS];
 module_param_array(test_hold, int, NULL, 0600);
 module_param_array(test_held, int, NULL, 0400);
 
-/* Spins: a caller may be in a state in which it must not sleep. */
+/* Spins while the point is held, because callers may be in a state in which they must not sleep. */
 void mkvm_test_point(enum mkvm_test_point point)
 {
 	u64 end = ktime_get_ns() + 10 * NSEC_PER_SEC;

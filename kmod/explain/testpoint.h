@@ -13,7 +13,7 @@
 
 enum mkvm_test_point {
 	MKVM_POINT_HLT,		/* HLT is decoded, mp_state not yet HALTED */
-	MKVM_POINT_BLOCK,	/* found nothing to run for, not yet asleep */
+	MKVM_POINT_BLOCK,	/* the vCPU is not runnable, and its thread not yet asleep */
 	MKVM_POINT_EMULATE,	/* an instruction is to be emulated, its bytes not yet fetched */
 	MKVM_POINT_REPLACE,	/* an operand in RAM was read, what replaces it not yet written */
 	MKVM_POINT_WALK,	/* an entry of the guest's page tables was read, its A or D bit not yet set */
@@ -25,7 +25,7 @@ enum mkvm_test_point {
 };
 
 #ifdef MKVM_TEST_POINTS
-void mkvm_test_point(enum mkvm_test_point point);	/* any context that may last: it spins */
+void mkvm_test_point(enum mkvm_test_point point);	/* spins: where a delay is harmless */
 #else
 static inline void mkvm_test_point(enum mkvm_test_point point)
 {

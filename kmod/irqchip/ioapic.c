@@ -26,40 +26,40 @@
 #define IOAPIC_WINDOW		0x10
 #define IOAPIC_VERSION		(0x11 | (KVM_IOAPIC_NUM_PINS - 1) << 16)
 
-#define RTE_WRITABLE		0xff0000000001afffull	/* not reserved, delivery status, remote-IRR */
+#define RTE_WRITABLE		0xff0000000001afffull	/* but delivery status and remote-IRR */
 #define RTE_REMOTE_IRR		BIT_ULL(14)
 #define RTE_MASKED		BIT_ULL(16)
 
 /*
- * A line that never falls interrupts the guest again at each EOI, before it can
- * run one more instruction outside the handler. After so many in a row the next
- * one waits, as in Linux KVM, so that the guest still gets on.
+ * A line that never falls interrupts the guest again at each EOI, before it can run one more
+ * instruction outside the handler. After this many interrupts in a row the next one is delayed, as
+ * in Linux KVM, so that the guest makes progress.
  */
 #define IOAPIC_STORM_COUNT	10000
 #define IOAPIC_STORM_DELAY	(10 * NSEC_PER_MSEC)
 
 struct mkvm_ioapic {
-	raw_spinlock_t lock;		/* protects all but vm */
-	struct mkvm *vm;		/* constant */
-	DECLARE_BITMAP(wants_eoi, 256);	/* vectors whose EOI matters; read without the lock */
-	struct kvm_ioapic_state reg;	/* ioregsel, id and redirtbl are used */
+	raw_spinlock_t lock;		/* protects all fields but (a) and (c) */
+	struct mkvm *vm;		/* (c) */
+	DECLARE_BITMAP(wants_eoi, 256);	/* (a) vectors whose EOI matters */
+	struct kvm_ioapic_state reg;	/* only ioregsel, id and redirtbl are used */
 	u32 line;			/* pins that are high */
-	u32 pit_pins;			/* pins that the PIT has driven: it wants to know of the EOI */
-	u32 resample_pins;		/* likewise: irqfds with a resamplefd */
+	u32 pit_pins;		/* pins that the PIT has driven: their EOIs are reported to it */
+	u32 resample_pins;		/* pins that irqfds with a resamplefd have driven */
 	u32 storming;			/* pins that wait for storm_timer */
-	u8 source[KVM_IOAPIC_NUM_PINS];	/* who holds the pin high, bit n is source n */
+	u8 source[KVM_IOAPIC_NUM_PINS];	/* which sources hold the pin high: bit n is source n */
 	u8 sent[KVM_IOAPIC_NUM_PINS];	/* vector of the last delivery whose EOI matters */
 	u16 in_a_row[KVM_IOAPIC_NUM_PINS]; /* EOIs since one found the line low */
 	struct hrtimer storm_timer;
 };
 
-/* Only fixed and lowest priority can be level triggered: no EOI ends anything else. */
+/* Only fixed and lowest-priority delivery can be level triggered: no EOI ends the others. */
 static bool pin_is_level(const struct mkvm_ioapic *ioapic, unsigned int pin)
 {
 	return ioapic->reg.redirtbl[pin].fields.trig_mode && ioapic->reg.redirtbl[pin].fields.delivery_mode <= 1;
 }
 
-/* Send the pin's message, if the RTE lets it go. Lock held. */
+/* Sends the pin's message unless it is masked or remote-IRR is set. Lock held. */
 static int pin_deliver(struct mkvm_ioapic *ioapic, unsigned int pin)
 {
 	typeof(ioapic->reg.redirtbl[0]) *rte = &ioapic->reg.redirtbl[pin];
@@ -78,7 +78,7 @@ static int pin_deliver(struct mkvm_ioapic *ioapic, unsigned int pin)
 		return MKVM_IRQ_IGNORED;
 	}
 
-	/* Known before the target can end it, which asks without the lock. */
+	/* The bit is set before the target, which takes no lock, can end the interrupt. */
 	if (irq.level || ((ioapic->pit_pins | ioapic->resample_pins) & BIT(pin))) {
 		ioapic->sent[pin] = irq.vector;
 		set_bit(irq.vector, ioapic->wants_eoi);
@@ -86,13 +86,15 @@ static int pin_deliver(struct mkvm_ioapic *ioapic, unsigned int pin)
 	}
 	irq.id = mkvm_trace_id(pin_id, ioapic->vm, KVM_IRQCHIP_IOAPIC, pin);
 	ret = mkvm_irq_deliver(ioapic->vm, NULL, &irq);
-	/* Coalesced: another pin has this vector pending, and one EOI ends both. */
+	/*
+	 * If coalesced, another pin's interrupt with this vector is pending, and one EOI ends both.
+	 */
 	if (irq.level && ret >= 0)
 		rte->fields.remote_irr = 1;
 	return ret;
 }
 
-/* Send a level that waits. Lock held. */
+/* Sends the message of a level-triggered pin that is high. Lock held. */
 static int pin_deliver_level(struct mkvm_ioapic *ioapic, unsigned int pin)
 {
 	if (!pin_is_level(ioapic, pin) || !(ioapic->line & ~ioapic->storming & BIT(pin)))
@@ -127,11 +129,13 @@ static int pin_set_high(struct mkvm_ioapic *ioapic, unsigned int pin)
 }
 
 /*
- * mkvm_ioapic_set_irq - source drives pin high, low, or gives a pulse (MKVM_PULSE).
+ * mkvm_ioapic_set_irq - a source changes the level of a pin
+ * @pin: 0 to 23; others are ignored
+ * @level: 0, 1 or MKVM_PULSE
  *
- * Returns what mkvm_irq_deliver says; MKVM_IRQ_COALESCED for an edge pin that
- * was high already; MKVM_IRQ_IGNORED when masked or while remote-IRR is set; 1
- * for low. Any context, without ioapic->lock.
+ * Context: any, without ioapic->lock. Return: as mkvm_irq_deliver; MKVM_IRQ_COALESCED if an
+ * edge-triggered pin was high already; MKVM_IRQ_IGNORED if it is masked or remote-IRR is set; 1 for
+ * level 0.
  */
 int mkvm_ioapic_set_irq(struct mkvm_ioapic *ioapic, unsigned int pin, enum mkvm_irq_source source, int level)
 {
@@ -159,13 +163,16 @@ int mkvm_ioapic_set_irq(struct mkvm_ioapic *ioapic, unsigned int pin, enum mkvm_
 	return ret;
 }
 
-/* mkvm_ioapic_wants_eoi - must mkvm_ioapic_eoi be told of this vector? No lock, any context. */
+/*
+ * mkvm_ioapic_wants_eoi - whether mkvm_ioapic_eoi must be called for this vector. Any context, no
+ * lock.
+ */
 bool mkvm_ioapic_wants_eoi(struct mkvm_ioapic *ioapic, u8 vector)
 {
 	return test_bit(vector, ioapic->wants_eoi);
 }
 
-/* The level interrupt of a pin has ended; the line may be high still. Lock held. */
+/* The level-triggered interrupt of a pin has ended; its line may still be high. Lock held. */
 static void pin_eoi(struct mkvm_ioapic *ioapic, unsigned int pin)
 {
 	ioapic->reg.redirtbl[pin].fields.remote_irr = 0;
@@ -182,10 +189,11 @@ static void pin_eoi(struct mkvm_ioapic *ioapic, unsigned int pin)
 }
 
 /*
- * mkvm_ioapic_eoi - a LAPIC has ended vector. At most one delivery for each pin.
- * Those who asked hear of it while remote-IRR still holds the pin: what they lower
- * is not delivered again, what they raise is delivered afterwards.
- * Any context, without ioapic->lock.
+ * mkvm_ioapic_eoi - a LAPIC has ended the vector
+ *
+ * Resamplefds are signalled while remote-IRR is still set: a pin that they lower is not delivered
+ * again, and a pin that they raise is delivered afterwards. Each pin is delivered at most once.
+ * Context: any, without ioapic->lock.
  */
 void mkvm_ioapic_eoi(struct mkvm_ioapic *ioapic, u8 vector)
 {
@@ -216,7 +224,7 @@ void mkvm_ioapic_eoi(struct mkvm_ioapic *ioapic, u8 vector)
 	raw_spin_unlock_irqrestore(&ioapic->lock, flags);
 }
 
-/* Hard interrupt context. */
+/* Context: hard interrupt. */
 static enum hrtimer_restart ioapic_storm_over(struct hrtimer *timer)
 {
 	struct mkvm_ioapic *ioapic = container_of(timer, struct mkvm_ioapic, storm_timer);
@@ -231,7 +239,10 @@ static enum hrtimer_restart ioapic_storm_over(struct hrtimer *timer)
 	return HRTIMER_NORESTART;
 }
 
-/* An edge pin has no remote-IRR: older systems end a level by switching to edge and back. */
+/*
+ * Sets an RTE. An edge-triggered pin has no remote-IRR: older systems end a level interrupt by
+ * switching the pin to edge and back. Lock held.
+ */
 static void pin_set_rte(struct mkvm_ioapic *ioapic, unsigned int pin, u64 bits)
 {
 	ioapic->reg.redirtbl[pin].bits = bits;
@@ -239,7 +250,7 @@ static void pin_set_rte(struct mkvm_ioapic *ioapic, unsigned int pin, u64 bits)
 		ioapic->reg.redirtbl[pin].fields.remote_irr = 0;
 }
 
-/* Lock held. An index that names no register reads as all ones. */
+/* An index without a register reads as all ones. Lock held. */
 static u32 ioapic_read_register(const struct mkvm_ioapic *ioapic)
 {
 	u32 index = ioapic->reg.ioregsel;
@@ -274,7 +285,13 @@ static void ioapic_write_register(struct mkvm_ioapic *ioapic, u32 val)
 	pin_deliver_level(ioapic, pin);
 }
 
-/* mkvm_ioapic_mmio_read - len 1, 2, 4 or 8 bytes at offset 0..0xff; zero where nothing is. Any context. */
+/*
+ * mkvm_ioapic_mmio_read - the guest reads from the IOAPIC's page
+ * @offset: 0 to 0xff; reads as 0 where no register is
+ * @len: 1, 2, 4 or 8 bytes
+ *
+ * Context: any, without ioapic->lock.
+ */
 void mkvm_ioapic_mmio_read(struct mkvm_ioapic *ioapic, u32 offset, unsigned int len, void *val)
 {
 	unsigned long flags;
@@ -291,7 +308,7 @@ void mkvm_ioapic_mmio_read(struct mkvm_ioapic *ioapic, u32 offset, unsigned int 
 	memcpy(val, &data, min(len, 4u));
 }
 
-/* mkvm_ioapic_mmio_write - the same places; of 8 bytes the lower 4 count. Any context. */
+/* As mkvm_ioapic_mmio_read; only the lower 4 of 8 bytes have an effect. */
 void mkvm_ioapic_mmio_write(struct mkvm_ioapic *ioapic, u32 offset, unsigned int len, const void *val)
 {
 	unsigned long flags;
@@ -307,8 +324,10 @@ void mkvm_ioapic_mmio_write(struct mkvm_ioapic *ioapic, u32 offset, unsigned int
 }
 
 /*
- * mkvm_ioapic_get - KVM_GET_IRQCHIP. irr has the lines that are high, without
- * those whose edge has been dealt with, so that setting it delivers no edge twice.
+ * mkvm_ioapic_get - KVM_GET_IRQCHIP
+ *
+ * irr has the lines that are high, without those whose edge was already delivered, so that setting
+ * the state delivers no edge twice. Context: any.
  */
 void mkvm_ioapic_get(struct mkvm_ioapic *ioapic, struct kvm_ioapic_state *state)
 {
@@ -324,10 +343,12 @@ void mkvm_ioapic_get(struct mkvm_ioapic *ioapic, struct kvm_ioapic_state *state)
 }
 
 /*
- * mkvm_ioapic_set - KVM_SET_IRQCHIP: the lines are then as irr says
- * (MKVM_SOURCE_RESTORED), and what can be delivered is. Reserved and read-only bits of RTEs
- * are dropped, as on a write by the guest; pad is not looked at, since clients
- * leave it uninitialised. -EINVAL: another base address, or a register too big.
+ * mkvm_ioapic_set - KVM_SET_IRQCHIP
+ *
+ * The lines get the levels of irr (MKVM_SOURCE_RESTORED), and what can be delivered is delivered.
+ * Reserved and read-only bits of RTEs are dropped, as on a write by the guest; pad is ignored,
+ * since clients leave it uninitialised. Context: any. Return: -EINVAL for another base address or a
+ * register's value that is too large; nothing has changed then.
  */
 int mkvm_ioapic_set(struct mkvm_ioapic *ioapic, const struct kvm_ioapic_state *state)
 {
@@ -346,7 +367,7 @@ int mkvm_ioapic_set(struct mkvm_ioapic *ioapic, const struct kvm_ioapic_state *s
 		pin_set_low(ioapic, pin);
 		ioapic->in_a_row[pin] = 0;
 		pin_set_rte(ioapic, pin, state->redirtbl[pin].bits & (RTE_WRITABLE | RTE_REMOTE_IRR));
-		/* What is in service was sent with this vector, as far as anybody can tell. */
+		/* The state does not have the vector in service: it is presumably this one. */
 		ioapic->sent[pin] = state->redirtbl[pin].fields.vector;
 		if (ioapic->reg.redirtbl[pin].fields.remote_irr)
 			set_bit(ioapic->sent[pin], ioapic->wants_eoi);
@@ -359,7 +380,10 @@ int mkvm_ioapic_set(struct mkvm_ioapic *ioapic, const struct kvm_ioapic_state *s
 	return 0;
 }
 
-/* mkvm_ioapic_create - makes vm->irqchip.ioapic, all pins masked; -ENOMEM. Sleeps. */
+/*
+ * mkvm_ioapic_create - creates vm->irqchip.ioapic with all pins masked. May sleep. Return: 0 or
+ * -ENOMEM.
+ */
 int mkvm_ioapic_create(struct mkvm *vm)
 {
 	struct mkvm_ioapic *ioapic = kzalloc(sizeof(*ioapic), GFP_KERNEL_ACCOUNT);
@@ -378,7 +402,7 @@ int mkvm_ioapic_create(struct mkvm *vm)
 	return 0;
 }
 
-/* mkvm_ioapic_destroy - nobody may reach the IOAPIC any more. Sleeps. */
+/* mkvm_ioapic_destroy - frees the IOAPIC, which nobody may reach any more. May sleep. */
 void mkvm_ioapic_destroy(struct mkvm *vm)
 {
 	if (!vm->irqchip.ioapic)

@@ -24,9 +24,9 @@ enum { SHORTHAND_NONE, SHORTHAND_SELF, SHORTHAND_ALL, SHORTHAND_OTHERS };
 #define DELIVERY_LOWEST		(APIC_DM_LOWEST >> 8)
 
 /*
- * An IOAPIC or an MSI has 8 bits of destination: all ones mean everybody in
- * both modes, unless userspace has wider MSIs and says so (KVM_CAP_X2APIC_API).
- * An IPI means everybody with all the bits that its target has.
+ * The destination of an IOAPIC or an MSI has 8 bits. If all are ones, it addresses everybody in
+ * both modes, unless userspace has wider MSIs and says so (KVM_CAP_X2APIC_API). An IPI is a
+ * broadcast if all destination bits of its target's mode are ones.
  */
 static bool lapic_is_broadcast(struct mkvm_lapic *apic, bool x2apic, struct mkvm_lapic *sender, u32 dest)
 {
@@ -53,10 +53,10 @@ static bool lapic_matches_logical(struct mkvm_lapic *apic, bool x2apic, u32 dest
 }
 
 /*
- * mkvm_lapic_matches() - is this APIC addressed by @irq?
- * @sender: the APIC of an IPI, NULL: an IOAPIC or an MSI
+ * mkvm_lapic_matches - whether @irq addresses this APIC
+ * @sender: the APIC that sends an IPI, NULL: an IOAPIC or an MSI
  *
- * Any context. A disabled APIC is never addressed.
+ * A disabled APIC is never addressed. Context: any.
  */
 bool mkvm_lapic_matches(struct mkvm_lapic *apic, struct mkvm_lapic *sender, const struct mkvm_irq *irq)
 {
@@ -76,7 +76,10 @@ bool mkvm_lapic_matches(struct mkvm_lapic *apic, struct mkvm_lapic *sender, cons
 		return true;
 	if (irq->logical)
 		return lapic_matches_logical(apic, x2apic, irq->dest);
-	/* an id over 8 bits finds its vCPU in xAPIC mode too, as with KVM, and no shorter one does */
+	/*
+	 * as in Linux KVM, an id over 8 bits matches even in xAPIC mode, and no shorter one does
+	 * then
+	 */
 	return irq->dest == (apic->vcpu->id > 0xff ? apic->vcpu->id : mkvm_lapic_id(apic));
 }
 
@@ -86,8 +89,8 @@ static bool irq_is_broadcast(const struct mkvm_irq *irq)
 }
 
 /*
- * The target of a physical destination that names one APIC, without a look at
- * all of them: ids are mostly indexes. NULL: not found here, search.
+ * Finds the target of a physical destination that names one APIC without a search: ids are mostly
+ * indexes. Returns NULL if all APICs must be searched.
  */
 static struct mkvm_lapic *irq_single_target(struct mkvm *vm, struct mkvm_lapic *sender,
 					    const struct mkvm_irq *irq)
@@ -102,8 +105,8 @@ static struct mkvm_lapic *irq_single_target(struct mkvm *vm, struct mkvm_lapic *
 }
 
 /*
- * Lowest priority arbitration: the lowest priority of those that take
- * interrupts, and among equals who was not chosen for the longest time.
+ * Lowest-priority arbitration chooses the APIC with the lowest priority of those that accept
+ * interrupts, and among equals the one that was not chosen for the longest time.
  */
 static int irq_deliver_lowest(struct mkvm *vm, struct mkvm_lapic *sender, const struct mkvm_irq *irq)
 {
@@ -120,7 +123,7 @@ static int irq_deliver_lowest(struct mkvm *vm, struct mkvm_lapic *sender, const 
 			continue;
 		priority = mkvm_lapic_arb_priority(apic);
 		stamp = READ_ONCE(apic->lowest_stamp);
-		/* stamps wrap: compare by their distance */
+		/* stamps wrap around, so they are compared by their distance */
 		if (!best || (s32)(stamp - newest) > 0)
 			newest = stamp;
 		if (!best || priority < best_priority ||
@@ -161,13 +164,13 @@ static int irq_deliver_all(struct mkvm *vm, struct mkvm_lapic *sender, const str
 }
 
 /*
- * mkvm_irq_deliver() - send a message to the LAPICs that it is for
- * @sender: whose ICR it came from, NULL: an IOAPIC or an MSI
+ * mkvm_irq_deliver - send a message to the LAPICs that it addresses
+ * @sender: the APIC whose ICR was written, NULL: an IOAPIC or an MSI
  *
- * Any context, no locks. Returns how many took it; MKVM_IRQ_COALESCED: it was
- * requested already; MKVM_IRQ_IGNORED: nobody is addressed, or takes it.
- * When two LAPICs have the same xAPIC id, which the manuals forbid, a physical
- * destination may reach only one of them.
+ * If two LAPICs have the same xAPIC id, which the manuals forbid, a physical destination may reach
+ * only one of them. Context: any; takes no locks. Return: how many LAPICs accepted it;
+ * MKVM_IRQ_COALESCED if it was requested already; MKVM_IRQ_IGNORED if it addresses no LAPIC or none
+ * accepts it.
  */
 int mkvm_irq_deliver(struct mkvm *vm, struct mkvm_lapic *sender, const struct mkvm_irq *irq)
 {
@@ -196,12 +199,13 @@ int mkvm_irq_deliver(struct mkvm *vm, struct mkvm_lapic *sender, const struct mk
 }
 
 /*
- * mkvm_lapic_send_ipi() - the ICR was written
- * @icr: its low half, reserved bits clear
- * @dest: 8 bits in xAPIC mode, 32 in x2APIC mode
- * @origin: what traces call it
+ * mkvm_lapic_send_ipi - the ICR was written
+ * @icr: its low half, with reserved bits clear
+ * @dest: 8 bits in xAPIC mode, 32 bits in x2APIC mode
+ * @origin: the name of the origin in traces
  *
- * Owner of @apic. Vectors below 16 are an error of the sender (ESR). Returns what mkvm_irq_deliver does.
+ * A vector below 16 is an error of the sender, which ESR reports. Context: own. Return: as
+ * mkvm_irq_deliver.
  */
 int mkvm_lapic_send_ipi(struct mkvm_lapic *apic, u32 icr, u32 dest, const char *origin)
 {
@@ -228,11 +232,13 @@ int mkvm_lapic_send_ipi(struct mkvm_lapic *apic, u32 icr, u32 dest, const char *
 }
 
 /*
- * mkvm_lapic_send_ipis() - KVM_HC_SEND_IPI: one message to many, each by its id
- * @low, @high: @bits bits each, 32 or 64; the first means the id @min
- * @icr: as for mkvm_lapic_send_ipi, without shorthand
+ * mkvm_lapic_send_ipis - KVM_HC_SEND_IPI: send one message to a set of ids
+ * @low: the set's first @bits bits, 32 or 64; bit 0 stands for the id @min
+ * @high: the set's next @bits bits
+ * @icr: as for mkvm_lapic_send_ipi
  *
- * Owner of @apic. Returns how many took it; -EINVAL: @icr says whom.
+ * Context: own. Return: how many LAPICs accepted it; -EINVAL if @icr has a shorthand or a logical
+ * destination.
  */
 long mkvm_lapic_send_ipis(struct mkvm_lapic *apic, u64 low, u64 high, unsigned int bits, u64 min, u32 icr)
 {
@@ -243,7 +249,7 @@ long mkvm_lapic_send_ipis(struct mkvm_lapic *apic, u64 low, u64 high, unsigned i
 		return -EINVAL;	/* KVM_EINVAL is the same */
 	if (min >= MKVM_MAX_VCPUS)
 		return 0;
-	/* From an xAPIC 255 would be all, and no id. */
+	/* To an xAPIC 255 is a broadcast and not an id. */
 	for (i = 0; i < 2 * bits && min + i < MKVM_MAX_VCPUS; i++)
 		if ((min + i != 0xff || apic->x2apic) && ((i < bits ? low >> i : high >> (i - bits)) & 1))
 			count += mkvm_lapic_send_ipi(apic, icr, min + i, "hypercall") > 0;

@@ -26,7 +26,9 @@ void mkvm_irqchip_destroy(struct mkvm *vm)
 	struct mkvm_vcpu *vcpu;
 	int i;
 
-	/* What raises interrupts in other controllers goes first, and LAPICs are there to the end. */
+	/*
+	 * Those that raise interrupts in other controllers go first; the LAPICs stay until the end.
+	 */
 	mkvm_irqfd_destroy(vm);
 	mkvm_pit_destroy(vm);
 	mkvm_for_each_vcpu(i, vcpu, vm)
@@ -37,7 +39,12 @@ void mkvm_irqchip_destroy(struct mkvm *vm)
 	mkvm_pic_destroy(vm);
 }
 
-/* All or nothing: vm->irqchip.in_kernel is published last, the pieces are not seen before. */
+/*
+ * mkvm_irqchip_create - KVM_CREATE_IRQCHIP
+ *
+ * vm->irqchip.in_kernel is published last, so that nobody sees a part of the controllers. Context:
+ * vm->lock held, may sleep. Return: 0; -EEXIST; -EINVAL if vCPUs exist; -ENOMEM.
+ */
 int mkvm_irqchip_create(struct mkvm *vm)
 {
 	int r;
@@ -65,7 +72,12 @@ out_pic:
 	return r;
 }
 
-/* LAPICs alone. GSIs below pins are reserved for userspace's IOAPICs: routing_replace. */
+/*
+ * mkvm_irqchip_create_split - KVM_CAP_SPLIT_IRQCHIP: only the LAPICs are in the kernel
+ * @pins: GSIs below this are reserved for userspace's IOAPICs (routing_replace)
+ *
+ * Context: vm->lock held, may sleep. Return: 0, -EINVAL, -EEXIST or -ENOMEM.
+ */
 int mkvm_irqchip_create_split(struct mkvm *vm, u64 pins)
 {
 	int r;
@@ -207,7 +219,10 @@ int mkvm_irqchip_signal_msi(struct mkvm *vm, struct kvm_msi __user *arg)
 		return -EFAULT;
 	if (!mkvm_irqchip_in_kernel(vm) || msi.flags || memchr_inv(msi.pad, 0, sizeof(msi.pad)))
 		return -EINVAL;
-	/* QEMU names a device's write to the APICs' window by its offset there; routes have whole addresses. */
+	/*
+	 * QEMU passes the offset of a device's write in the MSI window. Routes have whole
+	 * addresses.
+	 */
 	if (READ_ONCE(mkvm_msi_offsets) && msi.address_lo < MKVM_MSI_WINDOW)
 		msi.address_lo |= MKVM_LAPIC_BASE;
 	return mkvm_msi_deliver(vm, (u64)msi.address_hi << 32 | msi.address_lo, msi.data);

@@ -27,16 +27,16 @@
 #include "compat.h"
 
 struct mkvm_irqfd {
-	struct mkvm *vm;			/* constant, as all that is not marked */
-	u32 gsi;
-	struct eventfd_ctx *eventfd;
-	struct eventfd_ctx *resamplefd;		/* or NULL */
-	wait_queue_entry_t wait;		/* in the eventfd's queue */
-	poll_table poll;			/* only while it gets there, */
-	bool refused;				/* or does not */
-	bool closed;				/* set by irqfd_wake: nobody can signal any more */
-	struct list_head link;			/* in vm->irqchip.irqfds, under vm->irqchip.lock */
-	struct list_head resample_link;		/* in vm->irqchip.resamplers, if there is a resamplefd */
+	struct mkvm *vm;			/* (c) */
+	u32 gsi;				/* (c) */
+	struct eventfd_ctx *eventfd;		/* (c) */
+	struct eventfd_ctx *resamplefd;		/* (c) or NULL */
+	wait_queue_entry_t wait;		/* (c) in the eventfd's queue */
+	poll_table poll;			/* (q) used while wait is added to the queue */
+	bool refused;				/* (q) the queue has another irqfd already */
+	bool closed;			/* (a) irqfd_wake sets it: nobody can signal any more */
+	struct list_head link;			/* (q) in vm->irqchip.irqfds */
+	struct list_head resample_link;		/* (r) and (q) in vm->irqchip.resamplers */
 };
 
 static void irqfd_raise(struct mkvm_irqfd *irqfd)
@@ -47,7 +47,7 @@ static void irqfd_raise(struct mkvm_irqfd *irqfd)
 		mkvm_set_irq(irqfd->vm, MKVM_SOURCE_IRQFD, irqfd->gsi, MKVM_PULSE);
 }
 
-/* Context: the lock of the eventfd's queue held, interrupts off. */
+/* The eventfd was signalled or closed. Context: its queue's lock held, interrupts off. */
 static int irqfd_wake(wait_queue_entry_t *wait, unsigned int mode, int sync, void *key)
 {
 	struct mkvm_irqfd *irqfd = container_of(wait, struct mkvm_irqfd, wait);
@@ -64,12 +64,13 @@ static int irqfd_wake(wait_queue_entry_t *wait, unsigned int mode, int sync, voi
 		return 0;
 	eventfd_ctx_do_read(irqfd->eventfd, &count);
 	irqfd_raise(irqfd);
-	return 1;	/* taken: nobody behind us in the queue needs to wake */
+	return 1;	/* the signal is consumed: no later entry in the queue needs to wake */
 }
 
 /*
- * A signal is for one irqfd alone, which takes it: a second one of the same eventfd, of this VM or another, would
- * hear nothing, or the first one would from now on. Newer kernels do not let it into the queue, either.
+ * Whether the queue has an irqfd, of this VM or another. An irqfd consumes the signal, so a second
+ * one of the same eventfd would never wake, or from then on the first one would not. Newer kernels
+ * do not allow a second one in the queue, either.
  */
 static bool has_taker(const wait_queue_head_t *queue)
 {
@@ -81,7 +82,10 @@ static bool has_taker(const wait_queue_head_t *queue)
 	return false;
 }
 
-/* Into the eventfd's queue and the lists, in one step. Context: vm->irqchip.lock held. */
+/*
+ * Adds the irqfd to the eventfd's queue and to the lists in one step. Context: vm->irqchip.lock
+ * held.
+ */
 static void irqfd_enqueue(struct file *file, wait_queue_head_t *queue, poll_table *poll)
 {
 	struct mkvm_irqfd *irqfd = container_of(poll, struct mkvm_irqfd, poll);
@@ -100,7 +104,10 @@ static void irqfd_enqueue(struct file *file, wait_queue_head_t *queue, poll_tabl
 	spin_unlock_irqrestore(&queue->lock, flags);
 }
 
-/* All that lead to the pin, or all: first each GSI goes low, then each resamplefd is signalled. */
+/*
+ * Resamples all irqfds, or those whose GSI leads to the pin: first it lowers each GSI, then it
+ * signals each resamplefd.
+ */
 static void resample(struct mkvm *vm, bool all, unsigned int chip, unsigned int pin)
 {
 	struct mkvm_irqfd *irqfd;
@@ -121,8 +128,8 @@ static void resample(struct mkvm *vm, bool all, unsigned int chip, unsigned int 
  * mkvm_irq_acked - the guest has ended the interrupt of a pin
  * @chip, @pin: as in a route; the slave's pins count from 0
  *
- * Context: any, without locks of interrupt controllers: what is signalled here may
- * raise the same pin before this returns.
+ * Context: any, without locks of interrupt controllers: a device that is signalled here may raise
+ * the same pin before this returns.
  */
 void mkvm_irq_acked(struct mkvm *vm, unsigned int chip, unsigned int pin)
 {
@@ -131,10 +138,11 @@ void mkvm_irq_acked(struct mkvm *vm, unsigned int chip, unsigned int pin)
 }
 
 /*
- * mkvm_irqfd_rerouted - nobody raises by the old routing table any more
+ * mkvm_irqfd_rerouted - the routing table was replaced
+ * @old: the previous table, by which nobody raises interrupts any more
  *
- * What was raised by it goes low; who still has a reason raises it by the new one.
- * Context: vm->irqchip.lock held.
+ * The pins that irqfds raised by it go low; a device that still needs service raises its interrupt
+ * by the new table. Context: vm->irqchip.lock held.
  */
 void mkvm_irqfd_rerouted(struct mkvm *vm, const struct mkvm_routing *old)
 {
@@ -146,7 +154,7 @@ void mkvm_irqfd_rerouted(struct mkvm *vm, const struct mkvm_routing *old)
 	resample(vm, true, 0, 0);
 }
 
-/* From its return on the irqfd raises nothing. vm->irqchip.lock held; sleeps. */
+/* Frees an irqfd. Afterwards it raises nothing. Context: vm->irqchip.lock held; may sleep. */
 static void irqfd_free(struct mkvm_irqfd *irqfd)
 {
 	struct mkvm *vm = irqfd->vm;
@@ -157,7 +165,7 @@ static void irqfd_free(struct mkvm_irqfd *irqfd)
 	if (irqfd->resamplefd) {
 		list_del_rcu(&irqfd->resample_link);
 		synchronize_rcu_expedited();
-		/* What this one held goes low; others of its GSI have their say. */
+		/* The pins that it held go low; other irqfds of its GSI may raise them again. */
 		mkvm_set_irq(vm, MKVM_SOURCE_RESAMPLE, irqfd->gsi, 0);
 		resample(vm, true, 0, 0);
 		eventfd_ctx_put(irqfd->resamplefd);
@@ -194,7 +202,7 @@ static int irqfd_deassign(struct mkvm *vm, const struct kvm_irqfd *arg)
 	return 0;
 }
 
-/* What was written before that counts. */
+/* A signal from before the call raises the interrupt as well. */
 static int irqfd_add(struct mkvm_irqfd *irqfd, struct file *file)
 {
 	__poll_t events;
@@ -242,10 +250,10 @@ out:
 /*
  * mkvm_irqfd_ioctl - KVM_IRQFD
  *
- * Sleeps; takes vm->irqchip.lock. Taking away what is not there is no error, as in
- * Linux KVM. -EINVAL: no interrupt controllers, unknown flags, nonzero padding, a
- * GSI out of range, not an eventfd; -EBADF; -EBUSY: the eventfd is one already,
- * of this VM or another; -ENOMEM.
+ * Removing an irqfd that does not exist is no error, as in Linux KVM. Context: may sleep; takes
+ * vm->irqchip.lock. Return: -EINVAL if there are no interrupt controllers, or for unknown flags,
+ * nonzero padding, a GSI out of range or a file that is no eventfd; -EBADF; -EBUSY if the eventfd
+ * is an irqfd already, of this VM or another; -ENOMEM.
  */
 int mkvm_irqfd_ioctl(struct mkvm *vm, const struct kvm_irqfd *arg)
 {
@@ -269,7 +277,7 @@ int mkvm_irqfd_ioctl(struct mkvm *vm, const struct kvm_irqfd *arg)
 	return r;
 }
 
-/* mkvm_irqfd_init - before anybody knows the VM. */
+/* mkvm_irqfd_init - initialises the lists of a new VM. */
 void mkvm_irqfd_init(struct mkvm *vm)
 {
 	INIT_LIST_HEAD(&vm->irqchip.irqfds);
@@ -277,7 +285,11 @@ void mkvm_irqfd_init(struct mkvm *vm)
 	INIT_WORK(&vm->irqchip.irqfd_reap, irqfd_reap);
 }
 
-/* mkvm_irqfd_destroy - nobody has the VM any more; the interrupt controllers are still there. Sleeps. */
+/*
+ * mkvm_irqfd_destroy - frees all irqfds
+ *
+ * Context: nobody has the VM any more; the interrupt controllers still exist. May sleep.
+ */
 void mkvm_irqfd_destroy(struct mkvm *vm)
 {
 	struct mkvm_irqfd *irqfd, *next;

@@ -43,26 +43,26 @@
 
 #define LAPIC_LVTS		(0x3full << REG(APIC_LVTT))
 #define LAPIC_BITMAPS		(REGS8(APIC_ISR) | REGS8(APIC_TMR) | REGS8(APIC_IRR))
-/* every register of xAPIC mode; a write to a read-only one is ignored there */
+/* The registers of xAPIC mode, where a write to a read-only one is ignored. */
 #define LAPIC_RO		(REGBIT(APIC_LVR) | REGBIT(APIC_ARBPRI) | REGBIT(APIC_PROCPRI) | REGBIT(APIC_RRR) | \
 				 LAPIC_BITMAPS | REGBIT(APIC_TMCCT))
 #define LAPIC_XAPIC		(LAPIC_RO | REGBIT(APIC_ID) | REGBIT(APIC_TASKPRI) | REGBIT(APIC_EOI) | \
 				 REGBIT(APIC_LDR) | REGBIT(APIC_DFR) | REGBIT(APIC_SPIV) | REGBIT(APIC_ESR) | \
 				 REGBIT(APIC_ICR) | REGBIT(APIC_ICR2) | LAPIC_LVTS | REGBIT(APIC_TMICT) | \
 				 REGBIT(APIC_TDCR))
-/* "x2APIC Register Address Space"; anything else is #GP */
+/* "x2APIC Register Address Space": any other access is #GP. */
 #define LAPIC_X2APIC_READ	(LAPIC_XAPIC & ~(REGBIT(APIC_ARBPRI) | REGBIT(APIC_EOI) | REGBIT(APIC_RRR) | \
 						 REGBIT(APIC_DFR) | REGBIT(APIC_ICR2)))
 #define LAPIC_X2APIC_WRITE	((LAPIC_X2APIC_READ & ~(LAPIC_RO | REGBIT(APIC_ID) | REGBIT(APIC_LDR))) | \
 				 REGBIT(APIC_EOI) | REGBIT(APIC_SELF_IPI))
-/* not simply what regs[] holds */
+/* Registers whose value is more than what regs[] holds. */
 #define LAPIC_COMPUTED		(REGBIT(APIC_ARBPRI) | REGBIT(APIC_PROCPRI) | REGBIT(APIC_TMCCT) | \
 				 REGBIT(APIC_LVT0) | REGBIT(APIC_LVT1) | REGS8(APIC_IRR))
 
 #define LVT_BITS		(APIC_VECTOR_MASK | APIC_LVT_MASKED)
 #define LINT_BITS		(LVT_BITS | APIC_MODE_MASK | APIC_LVT_LEVEL_TRIGGER | APIC_INPUT_POLARITY)
 
-/* Bits that a write changes. x2APIC: the others are reserved. */
+/* The bits that a write changes. In x2APIC mode the others are reserved. */
 static const u32 lapic_bits[64] = {
 	[REG(APIC_ID)]		= 0xff000000,
 	[REG(APIC_TASKPRI)]	= APIC_TPRI_MASK,
@@ -97,8 +97,8 @@ static u32 lapic_writable(const struct mkvm_lapic *apic, u32 reg)
 /* ---- vectors ---- */
 
 /*
- * The word of a 256-bit register that holds @vector; a long for the bit
- * operations, whose upper half is register space that nobody uses.
+ * Returns the word of a 256-bit register that holds @vector. The bit operations need a long, whose
+ * upper half is unused register space.
  */
 static unsigned long *lapic_word(struct mkvm_lapic *apic, u32 reg, u8 vector)
 {
@@ -110,13 +110,13 @@ static bool lapic_test(struct mkvm_lapic *apic, u32 reg, u8 vector)
 	return test_bit(vector & 31, lapic_word(apic, reg, vector));
 }
 
-/* Any context: a word of IRR, with what the CPU has of it (vapic.c). */
+/* Returns a word of IRR, including the requests that the CPU has (vapic.c). Any context. */
 static u32 lapic_irr(const struct mkvm_lapic *apic, unsigned int w)
 {
 	return lapic_get(apic, APIC_IRR + w * 0x10) | READ_ONCE(apic->lent[w]);
 }
 
-/* Any context: the highest vector in IRR, -1: none. */
+/* Returns the highest vector in IRR, -1: none. Any context. */
 static int lapic_find_irr(struct mkvm_lapic *apic)
 {
 	unsigned long words = READ_ONCE(apic->irr_words) | READ_ONCE(apic->lent_words);
@@ -139,7 +139,9 @@ static void lapic_find_isr(struct mkvm_lapic *apic)
 	WRITE_ONCE(apic->highest_isr, w < 0 ? -1 : w * 32 + __fls(lapic_get(apic, APIC_ISR + w * 0x10)));
 }
 
-/* Make the caches agree with IRR and ISR, whatever was put there; senders may be at work. */
+/*
+ * Recomputes the caches from IRR and ISR, which were replaced. Senders may add requests meanwhile.
+ */
 static void lapic_rebuild(struct mkvm_lapic *apic)
 {
 	unsigned int w;
@@ -160,13 +162,13 @@ static u32 lapic_isr_class(const struct mkvm_lapic *apic)
 	return max(READ_ONCE(apic->highest_isr), 0) & 0xf0;
 }
 
-/* "Task and Processor Priorities" */
+/* Intel SDM vol. 3, "Task and Processor Priorities". */
 static u32 lapic_ppr(const struct mkvm_lapic *apic)
 {
 	return max(lapic_get(apic, APIC_TASKPRI), lapic_isr_class(apic));
 }
 
-/* Any context. By this, APR, lowest priority delivery chooses. */
+/* Returns APR, by which lowest-priority delivery chooses. Any context. */
 u32 mkvm_lapic_arb_priority(struct mkvm_lapic *apic)
 {
 	u32 tpr = lapic_get(apic, APIC_TASKPRI), isr = lapic_isr_class(apic);
@@ -177,7 +179,7 @@ u32 mkvm_lapic_arb_priority(struct mkvm_lapic *apic)
 	return max(tpr & 0xf0, max(isr, irr));
 }
 
-/* Own. Vector to inject now: above the processor priority; -1: none. */
+/* Returns the highest requested vector if it is above the processor priority, else -1. Own. */
 int mkvm_lapic_pending(struct mkvm_lapic *apic)
 {
 	int vector;
@@ -188,7 +190,7 @@ int mkvm_lapic_pending(struct mkvm_lapic *apic)
 	return vector >= 0 && (vector & 0xf0) > (lapic_ppr(apic) & 0xf0) ? vector : -1;
 }
 
-/* Own. The highest requested vector, masked by priority or not; -1: none. */
+/* Returns the highest requested vector, whether or not priorities mask it; -1: none. Own. */
 int mkvm_lapic_highest_irr(struct mkvm_lapic *apic)
 {
 	return apic->hw_enabled ? lapic_find_irr(apic) : -1;
@@ -199,7 +201,7 @@ int mkvm_lapic_highest_isr(struct mkvm_lapic *apic)
 	return apic->highest_isr;
 }
 
-/* Any context: is an EOI of @vector to come? */
+/* Whether an EOI of @vector is still to come. Any context. */
 bool mkvm_lapic_unfinished(struct mkvm_lapic *apic, u8 vector)
 {
 	unsigned int moves;
@@ -214,14 +216,14 @@ bool mkvm_lapic_unfinished(struct mkvm_lapic *apic, u8 vector)
 	return found;
 }
 
-/* Own. The guest takes @vector: IRR to ISR. */
+/* The guest takes @vector, which moves from IRR to ISR. Own. */
 void mkvm_lapic_ack(struct mkvm_lapic *apic, u8 vector)
 {
 	unsigned int w = vector >> 5;
 
 	mkvm_trace(ack, apic->vcpu, vector);
 	__set_bit(vector & 31, lapic_word(apic, APIC_ISR, vector));
-	smp_mb__before_atomic();	/* in service before no longer requested: mkvm_lapic_unfinished */
+	smp_mb__before_atomic();	/* ISR set before IRR is cleared: mkvm_lapic_unfinished */
 	clear_bit(vector & 31, lapic_word(apic, APIC_IRR, vector));
 	if (!lapic_get(apic, APIC_IRR + w * 0x10)) {
 		clear_bit(w, &apic->irr_words);
@@ -235,7 +237,7 @@ void mkvm_lapic_ack(struct mkvm_lapic *apic, u8 vector)
 		WRITE_ONCE(apic->highest_isr, vector);
 }
 
-/* The trigger mode of a LINT pin counts in fixed mode alone. */
+/* The trigger mode of a LINT pin has an effect only in fixed mode. */
 static bool lapic_lint_is_level(u32 lvt)
 {
 	return (lvt & APIC_LVT_LEVEL_TRIGGER) && (lvt & APIC_MODE_MASK) == APIC_DM_FIXED;
@@ -249,7 +251,10 @@ static void lapic_kick_if_requested(struct mkvm_lapic *apic)
 
 /* ---- messages to this APIC ---- */
 
-/* The first error since ESR was written raises the error interrupt; more of them wait for that write. */
+/*
+ * Only the first error after a write of ESR raises the error interrupt; later ones are just
+ * recorded.
+ */
 void mkvm_lapic_error(struct mkvm_lapic *apic, u32 bit)
 {
 	if (!atomic_fetch_or(bit, &apic->errors))
@@ -271,7 +276,7 @@ static int lapic_accept_vector(struct mkvm_lapic *apic, const struct mkvm_irq *i
 		mkvm_lapic_error(apic, APIC_ESR_RECVILL);
 		return MKVM_IRQ_IGNORED;
 	}
-	/* TMR first: who sees the request sees how it was triggered */
+	/* TMR comes first, so that whoever sees the request sees its trigger mode */
 	if (lapic_test(apic, APIC_TMR, vector) != level)
 		assign_bit(vector & 31, lapic_word(apic, APIC_TMR, vector), level);
 	holder = mkvm_trace_id(request, apic->vcpu, irq);
@@ -280,20 +285,21 @@ static int lapic_accept_vector(struct mkvm_lapic *apic, const struct mkvm_irq *i
 	if (!test_bit(vector >> 5, &apic->irr_words))
 		set_bit(vector >> 5, &apic->irr_words);
 	mkvm_trace(accept, apic->vcpu, irq, was_set, holder);
-	/* even if it was set: nobody relies on an earlier kick */
+	/* kicks even if the bit was set, so that nothing depends on an earlier kick */
 	mkvm_vcpu_kick_event(apic->vcpu);
 	return !was_set;
 }
 
 /*
- * A message that is for this APIC arrives. Any context. Returns 1: taken;
- * MKVM_IRQ_COALESCED: requested already; MKVM_IRQ_IGNORED: not acceptable, so
- * that no EOI will follow.
+ * mkvm_lapic_accept - a message to this APIC arrives
+ *
+ * Context: any. Return: 1 if it is accepted; MKVM_IRQ_COALESCED if its vector was requested
+ * already; MKVM_IRQ_IGNORED if it is not acceptable, so that no EOI will follow.
  */
 int mkvm_lapic_accept(struct mkvm_lapic *apic, const struct mkvm_irq *irq)
 {
 	struct mkvm_vcpu *vcpu = apic->vcpu;
-	/* a level de-assert tells nobody anything, INIT's included */
+	/* a level de-assert has no effect, not even that of an INIT */
 	bool deassert = irq->level && !irq->assert;
 
 	mkvm_trace(message, vcpu, irq);
@@ -317,7 +323,10 @@ int mkvm_lapic_accept(struct mkvm_lapic *apic, const struct mkvm_irq *irq)
 		mkvm_vcpu_post_sipi(vcpu, irq->vector);
 		return 1;
 	default:
-		/* ExtINT comes over LINT0 alone (mkvm_lapic_accepts_pic), as with KVM; mode 3 is reserved */
+		/*
+		 * as in Linux KVM only LINT0 delivers ExtINT (mkvm_lapic_accepts_pic); mode 3 is
+		 * reserved
+		 */
 		return MKVM_IRQ_IGNORED;
 	}
 }
@@ -330,8 +339,10 @@ static const char *lvt_name(unsigned int lvt_reg)
 }
 
 /*
- * The source of a local vector table entry (APIC_LVTT, APIC_LVT0 ...) fires.
- * Any context. Returns what mkvm_lapic_accept does; masked: MKVM_IRQ_IGNORED.
+ * mkvm_lapic_local_deliver - the source of a local vector table entry fires
+ * @lvt_reg: the entry: APIC_LVTT, APIC_LVT0 ...
+ *
+ * Context: any. Return: as mkvm_lapic_accept; MKVM_IRQ_IGNORED for a masked entry.
  */
 int mkvm_lapic_local_deliver(struct mkvm_lapic *apic, unsigned int lvt_reg)
 {
@@ -345,14 +356,17 @@ int mkvm_lapic_local_deliver(struct mkvm_lapic *apic, unsigned int lvt_reg)
 
 	if (!READ_ONCE(apic->hw_enabled) || (lvt & APIC_LVT_MASKED))
 		return MKVM_IRQ_IGNORED;
-	/* modes that a local vector table entry does not have */
+	/* a local vector table entry does not have these modes */
 	if (irq.delivery == APIC_DM_LOWEST >> 8 || irq.delivery == APIC_DM_STARTUP >> 8)
 		return MKVM_IRQ_IGNORED;
 	irq.id = mkvm_trace_id(raise_local, apic->vcpu, lvt_name(lvt_reg), lvt_reg, lvt);
 	return mkvm_lapic_accept(apic, &irq);
 }
 
-/* Any context. A disabled APIC leaves LINT0 to the CPU as its INTR pin. ExtINT has no polarity. */
+/*
+ * Whether ExtINT from the PIC reaches the CPU. LINT0 of a disabled APIC is the CPU's INTR pin. The
+ * polarity bit has no effect on ExtINT. Any context.
+ */
 bool mkvm_lapic_accepts_pic(struct mkvm_lapic *apic)
 {
 	u32 lvt0 = lapic_get(apic, APIC_LVT0);
@@ -361,7 +375,10 @@ bool mkvm_lapic_accepts_pic(struct mkvm_lapic *apic)
 	       (!(lvt0 & APIC_LVT_MASKED) && (lvt0 & APIC_MODE_MASK) == APIC_DM_EXTINT);
 }
 
-/* Any context. Remote IRR of LINT0, LINT1: a level interrupt was accepted and has seen no EOI. */
+/*
+ * Reads LVT0 or LVT1. Remote IRR is set after a level interrupt was accepted, until its EOI. Any
+ * context.
+ */
 static u32 lapic_read_lint(struct mkvm_lapic *apic, u32 reg)
 {
 	u32 lvt = lapic_get(apic, reg);
@@ -374,8 +391,8 @@ static u32 lapic_read_lint(struct mkvm_lapic *apic, u32 reg)
 }
 
 /*
- * Level triggered LINT0: deliver when its pin is asserted and no EOI is to come. Any context;
- * after each change of the pin, the entry or what is in service.
+ * Delivers a level-triggered LINT0 if its pin is asserted and no EOI is still to come. It is called
+ * after each change of the pin, the entry or the vectors in service. Any context.
  */
 static void lapic_look_at_lint0(struct mkvm_lapic *apic)
 {
@@ -384,15 +401,18 @@ static void lapic_look_at_lint0(struct mkvm_lapic *apic)
 
 	if (!pic || !lapic_lint_is_level(lvt) || (lvt & APIC_LVT_MASKED))
 		return;
-	smp_mb();	/* one's own change, then the look at others': of two at once one sees both */
+	smp_mb();	/* of two CPUs that each changed one of these, one sees both changes */
 	if (mkvm_pic_line(pic) != !!(lvt & APIC_INPUT_POLARITY) &&
 	    !(lapic_read_lint(apic, APIC_LVT0) & APIC_LVT_REMOTE_IRR))
 		mkvm_lapic_local_deliver(apic, APIC_LVT0);
 }
 
 /*
- * LINT0's pin, the PIC's INT output, has changed. Any context. "Local Vector Table": NMI, SMI
- * and INIT are edge triggered always, fixed as the entry says, and ExtINT is a level.
+ * mkvm_lapic_lint0 - the PIC's INT output, which drives LINT0, has changed
+ * @changes: MKVM_INT_*
+ *
+ * NMI, SMI and INIT are always edge triggered, fixed mode is triggered as the entry says, and
+ * ExtINT is a level: Intel SDM vol. 3, "Local Vector Table". Context: any.
  */
 void mkvm_lapic_lint0(struct mkvm_lapic *apic, unsigned int changes)
 {
@@ -408,7 +428,9 @@ void mkvm_lapic_lint0(struct mkvm_lapic *apic, unsigned int changes)
 	}
 }
 
-/* INT of the PIC is wired to LINT0 of every CPU. Any context. */
+/*
+ * The PIC's INT output has changed; it is wired to LINT0 of every CPU. Any context, no locks held.
+ */
 void mkvm_pic_output_changed(struct mkvm *vm, unsigned int changes)
 {
 	struct mkvm_vcpu *vcpu;
@@ -420,8 +442,9 @@ void mkvm_pic_output_changed(struct mkvm *vm, unsigned int changes)
 }
 
 /*
- * Split: does userspace's IOAPIC wait for the EOI of @vector? "Directed EOI with
- * x2APIC Mode": with SPIV bit 12 no EOI is broadcast, software writes to the IOAPIC.
+ * Whether, with a split irqchip, userspace's IOAPIC waits for the EOI of @vector. With SPIV bit 12
+ * set no EOI is broadcast, and software writes to the IOAPIC instead: Intel SDM vol. 3, "Directed
+ * EOI with x2APIC Mode".
  */
 static bool lapic_tells_eoi(struct mkvm_lapic *apic, u8 vector)
 {
@@ -430,9 +453,9 @@ static bool lapic_tells_eoi(struct mkvm_lapic *apic, u8 vector)
 }
 
 /*
- * EOI of the highest vector in service; without one it is ignored. The kernel's
- * IOAPIC says which vectors it waits for, which takes the place of TMR: the PIT's
- * edge pin waits as well.
+ * Ends the highest vector in service; if there is none, the EOI is ignored. The kernel's IOAPIC
+ * knows the vectors for which it waits, so TMR is not used: it waits for the PIT's edge-triggered
+ * pin as well.
  */
 static void lapic_eoi(struct mkvm_lapic *apic)
 {
@@ -442,7 +465,7 @@ static void lapic_eoi(struct mkvm_lapic *apic)
 	if (vector < 0)
 		return;
 	mkvm_trace(eoi, apic->vcpu, vector);
-	if (!ioapic && lapic_tells_eoi(apic, vector))	/* asked while in service: see routing_replace */
+	if (!ioapic && lapic_tells_eoi(apic, vector))	/* still in service: see routing_replace */
 		mkvm_vcpu_tell_eoi(apic->vcpu, vector);
 	__clear_bit(vector & 31, lapic_word(apic, APIC_ISR, vector));
 	if (!lapic_get(apic, APIC_ISR + (vector >> 5) * 0x10))
@@ -461,7 +484,7 @@ bool mkvm_lapic_sw_enabled(struct mkvm_lapic *apic)
 	return READ_ONCE(apic->sw_enabled);
 }
 
-/* Any context. In x2APIC mode the vCPU's id, else the 8 bits of the register. */
+/* Returns the vCPU's id in x2APIC mode, else the 8 bits of the register. Any context. */
 u32 mkvm_lapic_id(struct mkvm_lapic *apic)
 {
 	return READ_ONCE(apic->x2apic) ? apic->vcpu->id : lapic_get(apic, APIC_ID) >> 24;
@@ -469,7 +492,7 @@ u32 mkvm_lapic_id(struct mkvm_lapic *apic)
 
 /* ---- registers ---- */
 
-/* @reg: one that the mode has */
+/* @reg: a register that exists in the present mode */
 static u32 lapic_read(struct mkvm_lapic *apic, u32 reg)
 {
 	if (likely(!(LAPIC_COMPUTED >> REG(reg) & 1)))
@@ -505,11 +528,11 @@ static void lapic_write_lvt(struct mkvm_lapic *apic, u32 reg, u32 val)
 		mkvm_lapic_timer_set_mode(apic);
 	if (reg != APIC_LVT0)
 		return;
-	mkvm_vcpu_kick_event(apic->vcpu);	/* the PIC may be let through now */
+	mkvm_vcpu_kick_event(apic->vcpu);	/* ExtINT may get through now */
 	lapic_look_at_lint0(apic);
 }
 
-/* @reg: one that the mode lets be written; @val: reserved bits clear */
+/* @reg: a register that is writable in the present mode; @val: has no reserved bits */
 static void lapic_write(struct mkvm_lapic *apic, u32 reg, u32 val)
 {
 	switch (reg) {
@@ -541,7 +564,7 @@ static void lapic_write(struct mkvm_lapic *apic, u32 reg, u32 val)
 		lapic_write_lvt(apic, reg, val);
 		break;
 	case APIC_TMICT:
-		/* "TSC-Deadline Mode": writes to the initial count register are ignored */
+		/* SDM, "TSC-Deadline Mode": writes to the initial count register are ignored */
 		if (apic->timer_mode == LAPIC_TIMER_DEADLINE)
 			break;
 		lapic_set(apic, reg, val);
@@ -575,17 +598,23 @@ bool mkvm_lapic_mmio_match(struct mkvm_lapic *apic, u64 gpa)
 	return (gpa & ~(u64)(MKVM_LAPIC_SIZE - 1)) == apic->mmio_page;
 }
 
-/* Own. No device of userspace's lies here, even when registers are not (KVM_X86_QUIRK_LAPIC_MMIO_HOLE). */
+/*
+ * Whether the address is in the APIC's page. Userspace has no devices there, even if the APIC's
+ * mode has no registers there (KVM_X86_QUIRK_LAPIC_MMIO_HOLE). Own.
+ */
 bool mkvm_lapic_owns_page(struct mkvm_lapic *apic, u64 gpa)
 {
 	return !((gpa ^ apic->base) & GENMASK_ULL(51, 12));
 }
 
 /*
- * Own. @offset: below MKVM_LAPIC_SIZE; @len: 1 to 8. The manual asks for
- * aligned 32-bit accesses; parts of a register are given all the same, what
- * lies beside registers reads 0. Without registers, disabled or in x2APIC mode,
- * it reads all ones. Returns 0: the page always answers.
+ * mkvm_lapic_mmio_read - the guest reads from the APIC's page
+ * @offset: below MKVM_LAPIC_SIZE
+ * @len: 1 to 8 bytes
+ *
+ * The manual requires aligned 32-bit accesses. Other accesses read parts of a register, and 0
+ * between registers. An APIC that is disabled or in x2APIC mode reads as all ones. Context: own.
+ * Return: 0; the page always answers.
  */
 int mkvm_lapic_mmio_read(struct mkvm_lapic *apic, u32 offset, unsigned int len, void *val)
 {
@@ -613,7 +642,7 @@ int mkvm_lapic_mmio_read(struct mkvm_lapic *apic, u32 offset, unsigned int len, 
 	return 0;
 }
 
-/* Own. Anything but an aligned 32-bit write is ignored, as with KVM. Returns 0. */
+/* As mkvm_lapic_mmio_read. Only aligned 32-bit writes have an effect, as in Linux KVM. */
 int mkvm_lapic_mmio_write(struct mkvm_lapic *apic, u32 offset, unsigned int len, const void *val)
 {
 	u32 data;
@@ -631,7 +660,7 @@ int mkvm_lapic_mmio_write(struct mkvm_lapic *apic, u32 offset, unsigned int len,
 	return 0;
 }
 
-/* Own. RDMSR of 0x800-0x8ff; 1: #GP, not in x2APIC mode or no such register. */
+/* RDMSR of 0x800-0x8ff. Own. Return: 1 for #GP: not in x2APIC mode, or no such register. */
 int mkvm_lapic_msr_read(struct mkvm_lapic *apic, u32 msr, u64 *val)
 {
 	u32 index = msr - APIC_BASE_MSR;
@@ -648,8 +677,8 @@ int mkvm_lapic_msr_read(struct mkvm_lapic *apic, u32 msr, u64 *val)
 }
 
 /*
- * Own. WRMSR of 0x800-0x8ff; 1: #GP, not in x2APIC mode, no such register,
- * read-only, or a reserved bit is set. Bits that only report are ignored.
+ * WRMSR of 0x800-0x8ff. Read-only bits of a writable register are ignored. Own. Return: 1 for #GP:
+ * not in x2APIC mode, no such register, a read-only one, or a reserved bit is set.
  */
 int mkvm_lapic_msr_write(struct mkvm_lapic *apic, u32 msr, u64 val)
 {
@@ -675,13 +704,16 @@ int mkvm_lapic_msr_write(struct mkvm_lapic *apic, u32 msr, u64 val)
 	return 0;
 }
 
-/* Own. Reads 0 in the other modes, after firing, and when disarmed. */
+/* Reads as 0 in the other modes, after the timer fired, and when it is disarmed. Own. */
 u64 mkvm_lapic_get_deadline(struct mkvm_lapic *apic)
 {
 	return READ_ONCE(apic->deadline);
 }
 
-/* Own. @tsc: guest TSC, 0 disarms. Ignored unless LVTT is in that mode. */
+/*
+ * @tsc: in cycles of the guest's TSC, 0 disarms. Ignored unless LVTT selects TSC-deadline mode.
+ * Own.
+ */
 void mkvm_lapic_set_deadline(struct mkvm_lapic *apic, u64 tsc)
 {
 	if (apic->timer_mode != LAPIC_TIMER_DEADLINE)
@@ -693,7 +725,7 @@ void mkvm_lapic_set_deadline(struct mkvm_lapic *apic, u64 tsc)
 
 /* ---- MSR_IA32_APICBASE, reset ---- */
 
-/* "Logical Destination Mode in x2APIC Mode": 16 bits of cluster, one bit of 16 */
+/* SDM, "Logical Destination Mode in x2APIC Mode": a cluster of 16 bits, and one bit of 16. */
 static u32 lapic_x2apic_ldr(const struct mkvm_lapic *apic)
 {
 	u32 id = apic->vcpu->id;
@@ -705,7 +737,7 @@ static void lapic_set_base(struct mkvm_lapic *apic, u64 base)
 {
 	bool enabled = base & XAPIC_ENABLE, x2apic = base & X2APIC_ENABLE;
 
-	if (x2apic != apic->x2apic) {	/* what does not survive: the SDM's list */
+	if (x2apic != apic->x2apic) {	/* only these change, by the SDM's list */
 		lapic_set(apic, APIC_ID, x2apic ? apic->vcpu->id : apic->vcpu->id << 24);
 		lapic_set(apic, APIC_LDR, x2apic ? lapic_x2apic_ldr(apic) : 0);
 		lapic_set(apic, APIC_ICR2, 0);
@@ -716,14 +748,14 @@ static void lapic_set_base(struct mkvm_lapic *apic, u64 base)
 	WRITE_ONCE(apic->hw_enabled, enabled);
 }
 
-/* Everything but the base and the id. */
+/* Resets everything but the base and the id. */
 static void lapic_reset_registers(struct mkvm_lapic *apic)
 {
 	unsigned int i;
 
 	mkvm_lapic_timer_stop(apic);
 	WRITE_ONCE(apic->sw_enabled, false);
-	/* The id stays at any time: the SIPI that follows an INIT looks for it. */
+	/* The id stays valid throughout: the SIPI after an INIT is matched against it. */
 	for (i = 0; i < LAPIC_IMAGE_WORDS; i++)
 		if (i != APIC_ID / sizeof(u32))
 			WRITE_ONCE(apic->regs[i], 0);
@@ -735,7 +767,7 @@ static void lapic_reset_registers(struct mkvm_lapic *apic)
 	for (i = 0; i < LAPIC_NR_LVT; i++)
 		lapic_set(apic, LAPIC_LVT(i), APIC_LVT_MASKED);
 	/*
-	 * The manuals mask LINT0. But firmware that does not know of APICs
+	 * By the manuals LINT0 is masked. But firmware that does not know of APICs
 	 * expects the PIC to reach the boot CPU, so KVM's reset lets ExtINT
 	 * through there (KVM_X86_QUIRK_LINT0_REENABLED, on by default).
 	 */
@@ -747,7 +779,7 @@ static void lapic_reset_registers(struct mkvm_lapic *apic)
 	lapic_rebuild(apic);
 }
 
-/* Own. RESET, or INIT, which keeps the base and the id. Waits for the timer's callback. */
+/* RESET, or INIT, which keeps the base and the id. Waits for the timer's callback. Own. */
 void mkvm_lapic_reset(struct mkvm_lapic *apic, bool init)
 {
 	struct mkvm_vcpu *vcpu = apic->vcpu;
@@ -773,17 +805,18 @@ u64 mkvm_lapic_get_base(struct mkvm_lapic *apic)
 }
 
 /*
- * Write MSR_IA32_APICBASE. Own. Userspace (@host) may choose any valid state
- * and the BSP bit; the guest goes from row to column ("x2APIC State
- * Transitions"):
+ * mkvm_lapic_set_base - write MSR_IA32_APICBASE
+ * @host: by userspace, which may choose any valid state and the BSP bit
+ *
+ * The guest may go from row to column (Intel SDM vol. 3, "x2APIC State Transitions"):
  *
  *              disabled  xAPIC  x2APIC  EXTD without EN
  *   disabled   yes       yes    #GP     #GP
  *   xAPIC      yes       yes    yes     #GP
  *   x2APIC     yes       #GP    yes     #GP
  *
- * To be disabled by the guest resets the registers, which the SDM allows
- * ("prior initialization to the APIC may be lost"). Returns 1 when refused.
+ * When the guest disables the APIC, its registers are reset, which the SDM allows ("prior
+ * initialization to the APIC may be lost"). Context: own. Return: 1 when the value is refused.
  */
 int mkvm_lapic_set_base(struct mkvm_lapic *apic, u64 base, bool host)
 {
@@ -806,14 +839,17 @@ int mkvm_lapic_set_base(struct mkvm_lapic *apic, u64 base, bool host)
 		lapic_reset_registers(apic);
 		lapic_set(apic, APIC_ID, apic->vcpu->id << 24);
 	}
-	mkvm_vcpu_kick_event(apic->vcpu);	/* who takes ExtINT, and whether IRR counts */
+	mkvm_vcpu_kick_event(apic->vcpu);	/* ExtINT's path or the use of IRR has changed */
 	lapic_look_at_lint0(apic);
 	return 0;
 }
 
 /* ---- the image for userspace, creation ---- */
 
-/* The image has an x2APIC's id in bits 31:24 like an xAPIC's, but with KVM_CAP_X2APIC_API's 32-bit ids. */
+/*
+ * The image has an x2APIC's id in bits 31:24, like an xAPIC's, unless userspace has enabled 32-bit
+ * ids (KVM_CAP_X2APIC_API).
+ */
 static unsigned int lapic_image_id_shift(const struct mkvm_lapic *apic)
 {
 	return apic->x2apic && !READ_ONCE(apic->vcpu->vm->irqchip.x2apic_ids) ? 24 : 0;
@@ -827,7 +863,9 @@ int mkvm_lapic_get_state(struct mkvm_lapic *apic, struct kvm_lapic_state *state)
 
 	memset(state, 0, sizeof(*state));
 	for (i = 0; i < 64; i++) {
-		/* The arbitration priority follows from the rest: the image has none, as KVM's. */
+		/*
+		 * APR follows from the other registers: as in Linux KVM the image does not have it.
+		 */
 		if (!(LAPIC_XAPIC >> i & 1) || i == REG(APIC_ARBPRI))
 			continue;
 		val = lapic_read(apic, i << 4);
@@ -839,9 +877,9 @@ int mkvm_lapic_get_state(struct mkvm_lapic *apic, struct kvm_lapic_state *state)
 }
 
 /*
- * What the guest could not have written is dropped: reserved bits, vectors
- * below 16 in service, another version. In IRR they are kept and readable, as
- * with Linux's KVM; their class, 0, is never above PPR's.
+ * Drops values that no guest could have produced: reserved bits, vectors below 16 in ISR and TMR,
+ * another version. Vectors below 16 in IRR are kept and readable, as in Linux KVM; their class, 0,
+ * is never above PPR's.
  */
 static void lapic_load_registers(struct mkvm_lapic *apic, const struct kvm_lapic_state *state)
 {
@@ -862,7 +900,7 @@ static void lapic_load_registers(struct mkvm_lapic *apic, const struct kvm_lapic
 		else if (!(LAPIC_BITMAPS >> i & 1) && !(reg == APIC_ICR2 && apic->x2apic))
 			val &= lapic_writable(apic, reg);
 		lapic_set(apic, reg, val);
-		/* before TMICT, which a change of mode clears */
+		/* TMICT is loaded later, because a change of mode clears it */
 		if (reg == APIC_LVTT)
 			mkvm_lapic_timer_set_mode(apic);
 	}
@@ -873,11 +911,13 @@ static void lapic_load_registers(struct mkvm_lapic *apic, const struct kvm_lapic
 }
 
 /*
- * Load an image. Own. The timer goes on from TMCCT, as with KVM: 0 there with
- * a TMICT fires a one-shot at once, since who made the image may not fill it
- * in; in deadline mode it goes on to the deadline that is set. Interrupts that
- * arrive meanwhile may be lost: IRR is replaced. -EINVAL: x2APIC mode, and the
- * id is another one. All else is taken.
+ * mkvm_lapic_set_state - KVM_SET_LAPIC: load an image
+ *
+ * The timer goes on from TMCCT, as in Linux KVM. If TMICT is set and TMCCT is 0, a one-shot fires
+ * at once, since whoever made the image may not have filled in TMCCT. In deadline mode the timer
+ * goes on to the deadline that is set. Interrupts that arrive meanwhile may be lost, because IRR is
+ * replaced. Context: own. Return: -EINVAL for a wrong id in x2APIC mode. All other images are
+ * accepted.
  */
 int mkvm_lapic_set_state(struct mkvm_lapic *apic, const struct kvm_lapic_state *state)
 {
@@ -902,7 +942,7 @@ int mkvm_lapic_set_state(struct mkvm_lapic *apic, const struct kvm_lapic_state *
 	return 0;
 }
 
-/* Before the vCPU is published. -ENOMEM. */
+/* Context: the vCPU is not yet published; may sleep. Return: 0 or -ENOMEM. */
 int mkvm_lapic_create(struct mkvm_vcpu *vcpu)
 {
 	struct mkvm_lapic *apic = kzalloc(sizeof(*apic), GFP_KERNEL_ACCOUNT);
@@ -917,7 +957,7 @@ int mkvm_lapic_create(struct mkvm_vcpu *vcpu)
 	return 0;
 }
 
-/* When no sender can reach the vCPU any more. NULL is fine. */
+/* Frees the LAPIC, if there is one. Context: no sender can reach the vCPU any more; may sleep. */
 void mkvm_lapic_destroy(struct mkvm_vcpu *vcpu)
 {
 	if (!vcpu->lapic)

@@ -20,13 +20,16 @@
 #include "internal.h"
 #include "lapic.h"
 
-/* A guest must not keep the host busy with a timer of a few ns: KVM's bound. */
+/* A guest must not keep the host busy with a period of a few ns. Linux KVM has this bound. */
 #define LAPIC_MIN_PERIOD_NS	200000ull
 
-/* Deadlines further away fire then: over 100 years, and no ktime overflows. */
+/*
+ * Deadlines that are further away fire after this time, over 100 years, so that ktime cannot
+ * overflow.
+ */
 #define LAPIC_MAX_DEADLINE_MS	(1ull << 42)
 
-/* A deadline that the clock reached early is looked at again after this. */
+/* If the clock reaches a deadline before the TSC does, the timer checks again after this. */
 #define LAPIC_MIN_RETRY_NS	1000ull
 
 static u64 lapic_timer_period(const struct mkvm_lapic *apic)
@@ -36,7 +39,7 @@ static u64 lapic_timer_period(const struct mkvm_lapic *apic)
 	return max_t(u64, apic->timer_period, LAPIC_MIN_PERIOD_NS);
 }
 
-/* ns until the guest's TSC reaches the deadline, 0: it has. */
+/* Returns the ns until the guest's TSC reaches the deadline; 0: it has. */
 static u64 lapic_deadline_ns(const struct mkvm_lapic *apic)
 {
 	u64 now = rdtsc() + mkvm_vcpu_tsc_offset(apic->vcpu);
@@ -53,7 +56,7 @@ static u64 lapic_deadline_ns(const struct mkvm_lapic *apic)
 	return ms * 1000000 + DIV_ROUND_UP((deadline - now) % khz * 1000000, khz);
 }
 
-/* Hard interrupt context. After a pause of any length it runs once. */
+/* Context: hard interrupt. However late it is, it runs once. */
 static enum hrtimer_restart lapic_timer_fire(struct hrtimer *timer)
 {
 	struct mkvm_lapic *apic = container_of(timer, struct mkvm_lapic, timer);
@@ -61,7 +64,7 @@ static enum hrtimer_restart lapic_timer_fire(struct hrtimer *timer)
 	if (apic->timer_mode == LAPIC_TIMER_DEADLINE) {
 		u64 left = lapic_deadline_ns(apic);
 
-		/* The clock is disciplined, the TSC is not: it may be early. */
+		/* Unlike the TSC the clock is disciplined, so it may be early. */
 		if (left) {
 			left = max_t(u64, left, LAPIC_MIN_RETRY_NS);
 			hrtimer_set_expires(timer, ktime_add_ns(ktime_get(), left));
@@ -77,7 +80,7 @@ static enum hrtimer_restart lapic_timer_fire(struct hrtimer *timer)
 	return HRTIMER_RESTART;
 }
 
-/* Before the APIC is published, once. */
+/* Context: the APIC is not yet published. */
 void mkvm_lapic_timer_init(struct mkvm_lapic *apic)
 {
 	hrtimer_init(&apic->timer, CLOCK_MONOTONIC, HRTIMER_MODE_ABS_HARD);
@@ -86,16 +89,20 @@ void mkvm_lapic_timer_init(struct mkvm_lapic *apic)
 	apic->timer_shift = 1;
 }
 
-/* Owner. Stop counting; returns when no callback runs. Registers and deadline keep their values. */
+/* Stops counting; on return no callback runs. Registers and deadline keep their values. Own. */
 void mkvm_lapic_timer_stop(struct mkvm_lapic *apic)
 {
 	hrtimer_cancel(&apic->timer);
 }
 
 /*
- * Owner. Count from @count (TMICT, or what was left of it); later periods are
- * of TMICT. Nothing counts when TMICT is 0 or in the modes without it. A
- * @count of 0 fires at once (one-shot) or means a whole period.
+ * mkvm_lapic_timer_start - count down
+ * @count: the first count: TMICT or the rest of it; 0 fires a one-shot at once and is a whole
+ *          period
+ *         in periodic mode
+ *
+ * Later periods last for TMICT. Nothing counts if TMICT is 0 or the mode does not use it. Context:
+ * own.
  */
 void mkvm_lapic_timer_start(struct mkvm_lapic *apic, u32 count)
 {
@@ -113,7 +120,10 @@ void mkvm_lapic_timer_start(struct mkvm_lapic *apic, u32 count)
 	hrtimer_start(&apic->timer, ktime_add_ns(ktime_get(), ns), HRTIMER_MODE_ABS_HARD);
 }
 
-/* The current count, exact: TMICT less the whole ticks; 0: it does not count. Owner, and who only looks. */
+/*
+ * Returns TMCCT: TMICT less the whole ticks that have passed; 0: the timer does not count. Context:
+ * own; any other thread gets a snapshot.
+ */
 u32 mkvm_lapic_timer_count(struct mkvm_lapic *apic)
 {
 	s64 left;
@@ -125,20 +135,22 @@ u32 mkvm_lapic_timer_count(struct mkvm_lapic *apic)
 	if (left <= 0) {
 		u64 period = lapic_timer_period(apic);
 
-		/* the callback is late: the count has begun again without it */
+		/* the callback is late, but a periodic count has begun again */
 		if (READ_ONCE(apic->timer_mode) == LAPIC_TIMER_ONESHOT || !period)
 			return 0;
 		left = period - (u64)-left % period;
 	}
 	ticks = DIV_ROUND_UP((u64)left, 1ull << apic->timer_shift);
-	/* a period raised to the least one starts above TMICT */
+	/* a period that was raised to the minimum starts above TMICT */
 	return min_t(u64, ticks, lapic_get(apic, APIC_TMICT));
 }
 
 /*
- * LVTT was written. Owner. Between one-shot and periodic the count goes on and
- * the new mode says what happens at its end; any other change disarms ("TSC-
- * Deadline Mode"). The reserved mode never counts.
+ * mkvm_lapic_timer_set_mode - LVTT was written
+ *
+ * When the mode changes between one-shot and periodic, the count goes on and the new mode decides
+ * what happens at its end. Any other change disarms the timer: Intel SDM vol. 3, "TSC-Deadline
+ * Mode". The reserved mode never counts. Context: own.
  */
 void mkvm_lapic_timer_set_mode(struct mkvm_lapic *apic)
 {
@@ -154,11 +166,11 @@ void mkvm_lapic_timer_set_mode(struct mkvm_lapic *apic)
 	WRITE_ONCE(apic->timer_mode, mode);
 }
 
-/* TDCR was written. Owner. The count that is left goes on at the new speed. */
+/* TDCR was written: the remaining count goes on at the new rate. Own. */
 void mkvm_lapic_timer_set_divide(struct mkvm_lapic *apic)
 {
 	u32 tdcr = lapic_get(apic, APIC_TDCR);
-	/* bits 3, 1, 0: 0 divides by 2, 6 by 128, 7 by 1 */
+	/* the number in bits 3, 1 and 0: 0 divides by 2, 6 by 128, 7 by 1 */
 	u32 shift = ((tdcr & 3) + (tdcr >> 1 & 4) + 1) & 7;
 	u32 count = mkvm_lapic_timer_count(apic);
 
@@ -174,8 +186,9 @@ void mkvm_lapic_timer_set_divide(struct mkvm_lapic *apic)
 }
 
 /*
- * Arm the timer for the deadline. Owner; for a new deadline, and for who
- * changes the guest's TSC. One that has passed fires at once and reads 0 then.
+ * mkvm_lapic_timer_update - the deadline or the guest's TSC has changed: arm the timer again
+ *
+ * A deadline that has passed fires at once and then reads as 0. Context: own.
  */
 void mkvm_lapic_timer_update(struct mkvm_lapic *apic)
 {

@@ -28,39 +28,41 @@
 #include "internal.h"
 
 #define PIC_CASCADE	2	/* the master's pin that the slave drives */
-#define PIC_SPURIOUS	7	/* what INTA answers when nothing requests */
+#define PIC_SPURIOUS	7	/* an acknowledge without a request gives this line */
 
-/* Pins that may be level triggered: not 0, 1, 2 (timer, keyboard, cascade), 8 (RTC), 13 (FPU). */
+/*
+ * Pins that may be level triggered: all but 0, 1, 2 (timer, keyboard, cascade), 8 (RTC), 13 (FPU).
+ */
 static const u8 pic_elcr_mask[2] = { 0xf8, 0xde };
 
 struct mkvm_pic {
-	raw_spinlock_t lock;
-	struct mkvm *vm;		/* constant */
-	struct kvm_pic_state chip[2];	/* master, slave; written under lock, registers read without */
-	u8 source[16];			/* lock: who holds the pin high, bit n is source n */
-	u16 pit_pins;			/* lock: pins that the PIT has driven */
-	u16 unended;			/* lock: pins that were acknowledged and whose end nobody was told */
-	bool output;			/* an acknowledge would find a request; lock, read without */
-	bool line;			/* INT as a line; lock, read without */
-	u8 changes;			/* lock: MKVM_INT_*, to be told when the lock is free */
+	raw_spinlock_t lock;		/* protects all fields but (c) */
+	struct mkvm *vm;		/* (c) */
+	struct kvm_pic_state chip[2];	/* master, slave; registers are also read without lock */
+	u8 source[16];			/* which sources hold the pin high: bit n is source n */
+	u16 pit_pins;			/* pins that the PIT has driven */
+	u16 unended;		/* pins that were acknowledged and whose end is not yet reported */
+	bool output;		/* an acknowledge would find a request; also read without lock */
+	bool line;			/* INT as a line; also read without lock */
+	u8 changes;			/* MKVM_INT_*, to be reported after the lock is released */
 };
 
-/* Of the lines in the nonzero mask, the one with the highest priority. */
+/* Returns the line with the highest priority of those in the mask, which is not 0. */
 static unsigned int chip_highest(const struct kvm_pic_state *chip, u8 mask)
 {
 	return (__ffs(ror8(mask, chip->priority_add)) + chip->priority_add) & 7;
 }
 
 /*
- * Lines in service that hold others back: in special mask mode those that are
- * masked do not, and a non-specific EOI passes them over.
+ * Returns the lines in service that hold others back. In special mask mode masked lines do not, and
+ * a non-specific EOI skips them.
  */
 static u8 chip_service(const struct kvm_pic_state *chip)
 {
 	return chip->special_mask ? chip->isr & ~chip->imr : chip->isr;
 }
 
-/* Of these requests the one that the chip wants served, or -1: the highest above all in service. */
+/* Returns the highest of these requests if it is above all lines in service, else -1. */
 static int chip_choose(const struct mkvm_pic *pic, unsigned int nr, u8 request)
 {
 	const struct kvm_pic_state *chip = &pic->chip[nr];
@@ -78,7 +80,7 @@ static int chip_choose(const struct mkvm_pic *pic, unsigned int nr, u8 request)
 	return chip_highest(chip, service | BIT(irq)) == irq ? (int)irq : -1;
 }
 
-/* The line that an acknowledge would be given, or -1. */
+/* Returns the line that an acknowledge would get, or -1. */
 static int chip_pending(struct mkvm_pic *pic, unsigned int nr)
 {
 	const struct kvm_pic_state *chip = &pic->chip[nr];
@@ -88,9 +90,9 @@ static int chip_pending(struct mkvm_pic *pic, unsigned int nr)
 }
 
 /*
- * INT as a line, and what became of it. Called at each change, since a pulse is two of them.
- * 8259A data sheet, "Interrupt Request Register": without an acknowledge a request lasts as
- * long as its line is high.
+ * Updates INT as a line and records its change. It is called at each change, since a pulse makes
+ * two of them. 8259A data sheet, "Interrupt Request Register": without an acknowledge a request
+ * lasts as long as its line is high.
  */
 static void pic_update_line(struct mkvm_pic *pic)
 {
@@ -120,9 +122,10 @@ static void pin_release(struct mkvm_pic *pic, unsigned int pin, enum mkvm_irq_so
 }
 
 /*
- * End of every operation: lower what is held until its interrupt ends, bring the
- * cascade and the output up to date, unlock, tell the CPUs when INT has changed, when
- * an acknowledge has something to find now, or, with look, still has; and tell of the ends.
+ * Ends every operation: lowers the pins that were held until their interrupt ended, updates the
+ * cascade and the output, and unlocks. Then it notifies the CPUs if INT has changed or an
+ * acknowledge would now find a request (with look also if it would have done so before), and
+ * reports the interrupts that ended.
  */
 static void pic_unlock(struct mkvm_pic *pic, unsigned long flags, bool look)
 	__releases(&pic->lock)
@@ -159,8 +162,8 @@ static void chip_eoi(struct kvm_pic_state *chip, unsigned int irq, bool rotate)
 }
 
 /*
- * One acknowledge cycle: gives the line, or the spurious one, which sets no ISR bit. INT
- * falls; what else requests lets it rise again.
+ * One acknowledge cycle. INT falls; another request makes it rise again. Returns the line; without
+ * a request the spurious one, for which no ISR bit is set.
  */
 static unsigned int chip_ack(struct mkvm_pic *pic, unsigned int nr)
 {
@@ -184,15 +187,17 @@ static unsigned int chip_ack(struct mkvm_pic *pic, unsigned int nr)
 	pic->unended |= BIT(nr * 8 + irq);
 	if (nr || irq != PIC_CASCADE)
 		mkvm_trace(pic_ack, pic->vm, nr * 8 + irq);
-	/* From now on the next tick can be latched. */
+	/* The pin can latch the PIT's next tick now. */
 	if (pit && (pic->pit_pins & BIT(nr * 8 + irq)))
 		mkvm_pit_acked(pit);
 	return irq;
 }
 
 /*
- * mkvm_pic_ack - both acknowledge cycles (INTA). Returns the vector, 0..255;
- * the spurious one when nothing requests any more. Any context.
+ * mkvm_pic_ack - run both acknowledge cycles (INTA)
+ *
+ * Context: any, without pic->lock. Return: the vector, 0..255; that of the spurious interrupt if
+ * there is no request any more.
  */
 int mkvm_pic_ack(struct mkvm_pic *pic)
 {
@@ -208,28 +213,30 @@ int mkvm_pic_ack(struct mkvm_pic *pic)
 	return vector;
 }
 
-/* mkvm_pic_output - would an acknowledge find a request? No lock, any context. */
+/* mkvm_pic_output - whether an acknowledge would find a request. Any context, no lock. */
 bool mkvm_pic_output(struct mkvm_pic *pic)
 {
 	return READ_ONCE(pic->output);
 }
 
-/* mkvm_pic_line - is INT high? To all but ExtINT it is a line. No lock, any context. */
+/*
+ * mkvm_pic_line - whether INT is high. All delivery modes but ExtINT use it. Any context, no lock.
+ */
 bool mkvm_pic_line(struct mkvm_pic *pic)
 {
 	return READ_ONCE(pic->line);
 }
 
 /*
- * mkvm_pic_set_irq - source drives pin (0..15) high, low, or gives a pulse (MKVM_PULSE).
+ * mkvm_pic_set_irq - a source changes the level of a pin
+ * @pin: 0 to 15; others are ignored, and so is 2, the cascade, to which no line leads
+ * @level: 0, 1 or MKVM_PULSE
  *
- * An edge stays latched when the line falls before the acknowledge: userspace
- * raises edges as short pulses, and Linux KVM behaves so (the data sheet would
- * give IRQ 7 instead). Pin 2 is the cascade: no line leads there.
+ * An edge stays latched if the line falls before the acknowledge: userspace raises edges as short
+ * pulses, and Linux KVM does the same (by the data sheet the result would be a spurious IRQ 7).
  *
- * Returns 1, MKVM_IRQ_COALESCED, or MKVM_IRQ_IGNORED when the pin is masked. A
- * masked edge is latched all the same, and counts for the PIT, which must not
- * send it again. Any context.
+ * Context: any, without pic->lock. Return: 1, MKVM_IRQ_COALESCED, or MKVM_IRQ_IGNORED if the pin is
+ * masked. A masked edge is latched nevertheless, so the PIT, which must not send it again, gets 1.
  */
 int mkvm_pic_set_irq(struct mkvm_pic *pic, unsigned int pin, enum mkvm_irq_source source, int level)
 {
@@ -265,10 +272,9 @@ int mkvm_pic_set_irq(struct mkvm_pic *pic, unsigned int pin, enum mkvm_irq_sourc
 }
 
 /*
- * ICW1: what the data sheet lists, and the in-service bits, so that a request
- * which a previous owner never finished holds nobody back. Edges are forgotten;
- * a level that is still there requests. Bits 1 (single) and 3 (level triggered)
- * do nothing in the PIIX.
+ * ICW1 clears what the data sheet lists, and the in-service bits, so that an interrupt which a
+ * previous owner never ended holds no other back. Edges are forgotten; a line that is still high at
+ * level requests again. Bits 1 (single) and 3 (level triggered) have no effect in the PIIX.
  */
 static void chip_icw1(struct kvm_pic_state *chip, u8 val)
 {
@@ -340,7 +346,7 @@ static void chip_write_data(struct kvm_pic_state *chip, u8 val)
 	}
 }
 
-/* A pin that becomes level triggered requests while its line is high, whatever was latched. */
+/* A pin that becomes level triggered requests while its line is high; a latched edge is dropped. */
 static void chip_write_elcr(struct kvm_pic_state *chip, u8 val)
 {
 	u8 now_level = val & chip->elcr_mask & ~chip->elcr;
@@ -349,7 +355,11 @@ static void chip_write_elcr(struct kvm_pic_state *chip, u8 val)
 	chip->irr = (chip->irr & ~now_level) | (chip->last_irr & now_level);
 }
 
-/* mkvm_pic_port_write - one byte to 0x20, 0x21, 0xa0, 0xa1, 0x4d0 or 0x4d1. Any context. */
+/*
+ * mkvm_pic_port_write - the guest writes one byte to port 0x20, 0x21, 0xa0, 0xa1, 0x4d0 or 0x4d1
+ *
+ * Context: any, without pic->lock.
+ */
 void mkvm_pic_port_write(struct mkvm_pic *pic, u16 port, u8 val)
 {
 	unsigned long flags;
@@ -364,7 +374,10 @@ void mkvm_pic_port_write(struct mkvm_pic *pic, u16 port, u8 val)
 	pic_unlock(pic, flags, false);
 }
 
-/* Poll mode: the next read of either port is the acknowledge. Bit 7: there was a request. */
+/*
+ * In poll mode the next read of either port is the acknowledge. Bit 7 says whether there was a
+ * request.
+ */
 static u8 pic_poll(struct mkvm_pic *pic, unsigned int nr)
 {
 	unsigned long flags;
@@ -379,8 +392,10 @@ static u8 pic_poll(struct mkvm_pic *pic, unsigned int nr)
 }
 
 /*
- * mkvm_pic_port_read - one byte from the same ports. A register is one load
- * without side effects, so it needs no lock; only a poll takes it.
+ * mkvm_pic_port_read - the guest reads one byte from one of the same ports
+ *
+ * Reading a register is one load without side effects and needs no lock; only a poll takes it.
+ * Context: any, without pic->lock.
  */
 u8 mkvm_pic_port_read(struct mkvm_pic *pic, u16 port)
 {
@@ -395,7 +410,7 @@ u8 mkvm_pic_port_read(struct mkvm_pic *pic, u16 port)
 	return READ_ONCE(chip->read_reg_select) ? READ_ONCE(chip->isr) : READ_ONCE(chip->irr);
 }
 
-/* mkvm_pic_get - the registers of a chip: 0 master, 1 slave (KVM_GET_IRQCHIP). */
+/* mkvm_pic_get - KVM_GET_IRQCHIP: the registers of chip 0 (master) or 1 (slave). Any context. */
 void mkvm_pic_get(struct mkvm_pic *pic, unsigned int chip, struct kvm_pic_state *state)
 {
 	unsigned long flags;
@@ -406,9 +421,11 @@ void mkvm_pic_get(struct mkvm_pic *pic, unsigned int chip, struct kvm_pic_state 
 }
 
 /*
- * mkvm_pic_set - set the registers of a chip (KVM_SET_IRQCHIP). The lines are
- * then as last_irr says (MKVM_SOURCE_RESTORED). The master's cascade request follows
- * the slave, whatever irr says. -EINVAL: a value that the chip cannot hold.
+ * mkvm_pic_set - KVM_SET_IRQCHIP: set the registers of a chip
+ *
+ * The lines get the levels of last_irr (MKVM_SOURCE_RESTORED). The master's cascade request follows
+ * the slave, regardless of irr. Context: any. Return: -EINVAL for a value that the chip cannot
+ * hold; nothing has changed then.
  */
 int mkvm_pic_set(struct mkvm_pic *pic, unsigned int chip, const struct kvm_pic_state *state)
 {
@@ -432,14 +449,14 @@ int mkvm_pic_set(struct mkvm_pic *pic, unsigned int chip, const struct kvm_pic_s
 	for (i = 0; mkvm_tracing() && i < 8; i++)
 		if (state->irr & BIT(i))
 			mkvm_trace_raise_pin(pic->vm, chip, i);
-	/* Edges have had their effect before this state was saved; levels are looked at. */
+	/* Edges had their effect before this state was saved; levels are evaluated again. */
 	pic_update_line(pic);
 	pic->changes = MKVM_INT_REQUEST;
 	pic_unlock(pic, flags, true);
 	return 0;
 }
 
-/* mkvm_pic_create - makes vm->irqchip.pic; -ENOMEM. Sleeps. */
+/* mkvm_pic_create - creates vm->irqchip.pic. May sleep. Return: 0 or -ENOMEM. */
 int mkvm_pic_create(struct mkvm *vm)
 {
 	struct mkvm_pic *pic = kzalloc(sizeof(*pic), GFP_KERNEL_ACCOUNT);
@@ -454,7 +471,7 @@ int mkvm_pic_create(struct mkvm *vm)
 	return 0;
 }
 
-/* mkvm_pic_destroy - nobody may reach the PIC any more. */
+/* mkvm_pic_destroy - frees the PIC, which nobody may reach any more. */
 void mkvm_pic_destroy(struct mkvm *vm)
 {
 	kfree(vm->irqchip.pic);

@@ -29,31 +29,37 @@
 
 #define PIT_HZ			1193182
 #define PIT_MIN_PERIOD_NS	(200 * NSEC_PER_USEC)	/* between two timer callbacks, as in Linux KVM */
-#define PIT_MAX_PENDING		65536			/* ticks that reinjection remembers */
-#define PIT_REFRESH_CLOCKS	18			/* port 0x61 bit 4 toggles */
+#define PIT_MAX_PENDING		65536		/* missed ticks that reinjection remembers */
+#define PIT_REFRESH_CLOCKS	18			/* between two toggles of port 0x61 bit 4 */
 #define PIT_UNPROGRAMMED	0xff			/* mode before the first control word, as Linux KVM shows it */
 #define PIT_STOPPED		(1ll << 62)		/* count_load_time while it waits for a count or a trigger */
 #define PIT_FLAGS		(KVM_PIT_FLAGS_HPET_LEGACY | KVM_PIT_FLAGS_SPEAKER_DATA_ON)
 
-/* What is accessed: rw_mode, count_latched and the next byte in read_state, write_state. */
+/*
+ * The bytes to access in rw_mode and count_latched, and the next byte in read_state and
+ * write_state.
+ */
 enum { PIT_LOW = 1, PIT_HIGH, PIT_BOTH, PIT_BOTH_HIGH };
 
 struct mkvm_pit {
-	raw_spinlock_t lock;		/* protects all that is not marked */
-	struct mkvm *vm;		/* constant */
-	bool speaker;			/* constant: port 0x61 is ours */
-	bool reinject;
-	bool armed;			/* the timer is wanted */
+	raw_spinlock_t lock;		/* protects all fields but (c) */
+	struct mkvm *vm;		/* (c) */
+	bool speaker;			/* (c) port 0x61 is in the kernel */
+	bool reinject;			/* missed ticks are raised again */
+	bool armed;			/* the timer is to fire */
 	struct kvm_pit_channel_state ch[3];
 	u32 flags;			/* PIT_FLAGS */
-	s64 gate_low_since;		/* ns, while the gate of channel 2 is low */
-	u64 ticks_done;			/* of channel 0 since its count was loaded */
-	u32 pending;			/* ticks to raise again; read without the lock */
+	s64 gate_low_since;		/* ns; valid while the gate of channel 2 is low */
+	u64 ticks_done;			/* ticks of channel 0 since its count was loaded */
+	u32 pending;			/* ticks to raise again; also read without the lock */
 	struct hrtimer timer;
 	struct irq_work ack_work;
 };
 
-/* In modes 1 and 5 a rise of the gate starts the count; in the others the gate lets it run. */
+/*
+ * In modes 1 and 5 a rise of the gate starts the count; in the others it runs while the gate is
+ * high.
+ */
 static bool channel_is_triggered(const struct kvm_pit_channel_state *c)
 {
 	return c->mode == 1 || c->mode == 5;
@@ -69,7 +75,7 @@ static u32 channel_modulus(const struct kvm_pit_channel_state *c)
 	return c->bcd ? 10000 : 0x10000;
 }
 
-/* Clocks that the channel has counted since its count was loaded. */
+/* Returns the clocks that the channel has counted since its count was loaded. */
 static u64 channel_clocks(const struct mkvm_pit *pit, const struct kvm_pit_channel_state *c)
 {
 	s64 now = c->gate || channel_is_triggered(c) ? ktime_get_ns() : pit->gate_low_since;
@@ -96,7 +102,7 @@ static bool channel_out(const struct mkvm_pit *pit, const struct kvm_pit_channel
 	}
 }
 
-/* The counting element as two bytes read it. */
+/* Returns the counting element as a read of two bytes gives it. */
 static u16 channel_value(const struct mkvm_pit *pit, const struct kvm_pit_channel_state *c)
 {
 	u64 clocks = channel_clocks(pit, c);
@@ -116,7 +122,7 @@ static u16 channel_value(const struct mkvm_pit *pit, const struct kvm_pit_channe
 	return c->bcd ? v / 1000 << 12 | v / 100 % 10 << 8 | v / 10 % 10 << 4 | v % 10 : v;
 }
 
-/* Raise GSI 0; new ticks have come due. Lock held. */
+/* Raises GSI 0 after @new more ticks have become due. Lock held. */
 static void pit_raise(struct mkvm_pit *pit, u64 new)
 {
 	u32 before = pit->pending;
@@ -127,14 +133,14 @@ static void pit_raise(struct mkvm_pit *pit, u64 new)
 		WRITE_ONCE(pit->pending, min_t(u64, before + new, PIT_MAX_PENDING));
 	ret = mkvm_set_irq(pit->vm, MKVM_SOURCE_PIT, 0, 1);
 	mkvm_set_irq(pit->vm, MKVM_SOURCE_PIT, 0, 0);
-	/* Masked: lost, as on a real machine. */
+	/* A masked tick is lost, as on a real machine. */
 	if (ret < 0)
 		WRITE_ONCE(pit->pending, before);
 	else if (ret > 0 && pit->pending)
 		WRITE_ONCE(pit->pending, pit->pending - 1);
 }
 
-/* When the next tick of channel 0 is due, ns. */
+/* Returns the time in ns at which the next tick of channel 0 is due. */
 static s64 pit_next_tick(const struct mkvm_pit *pit)
 {
 	const struct kvm_pit_channel_state *c = &pit->ch[0];
@@ -142,7 +148,7 @@ static s64 pit_next_tick(const struct mkvm_pit *pit)
 	return c->count_load_time + mul_u64_u32_div((pit->ticks_done + 1) * c->count, NSEC_PER_SEC, PIT_HZ) + 1;
 }
 
-/* Hard interrupt context. However late it is, one callback does for all ticks that are due. */
+/* Context: hard interrupt. However late it is, one callback handles all ticks that are due. */
 static enum hrtimer_restart pit_timer_fired(struct hrtimer *timer)
 {
 	struct mkvm_pit *pit = container_of(timer, struct mkvm_pit, timer);
@@ -153,13 +159,13 @@ static enum hrtimer_restart pit_timer_fired(struct hrtimer *timer)
 	u64 due, new = 1;
 
 	raw_spin_lock_irqsave(&pit->lock, flags);
-	/* Stopped or started anew while this callback was on its way: not our tick. */
+	/* The timer was stopped or restarted while this callback waited: the tick is not due. */
 	if (!pit->armed || hrtimer_is_queued(timer))
 		goto out;
 	if (channel_is_periodic(c)) {
 		due = div_u64(channel_clocks(pit, c), c->count);
 		next = now + PIT_MIN_PERIOD_NS;
-		/* Faster than we go: a tick for each callback. */
+		/* At a rate above the timer's limit each callback is one tick. */
 		if ((u64)c->count * NSEC_PER_SEC >= (u64)PIT_MIN_PERIOD_NS * PIT_HZ)
 			new = due - pit->ticks_done;
 		pit->ticks_done = due;
@@ -174,7 +180,7 @@ out:
 	return restart;
 }
 
-/* Hard interrupt context: the guest can take another tick. */
+/* The guest can take another tick. Context: hard interrupt. */
 static void pit_raise_pending(struct irq_work *work)
 {
 	struct mkvm_pit *pit = container_of(work, struct mkvm_pit, ack_work);
@@ -186,7 +192,7 @@ static void pit_raise_pending(struct irq_work *work)
 	raw_spin_unlock_irqrestore(&pit->lock, flags);
 }
 
-/* mkvm_pit_acked - the guest has taken or ended a tick. Any context, any lock held. */
+/* mkvm_pit_acked - the guest has taken or ended a tick. Any context; it only queues work. */
 void mkvm_pit_acked(struct mkvm_pit *pit)
 {
 	if (READ_ONCE(pit->pending))
@@ -194,9 +200,8 @@ void mkvm_pit_acked(struct mkvm_pit *pit)
 }
 
 /*
- * Channel 0 has changed: start its timer or stop it. Its gate is always high, so
- * that modes 1 and 5 never fire. With HPET legacy routing GSI 0 is the HPET's.
- * Lock held.
+ * Starts or stops the timer after a change of channel 0. Its gate is always high, so modes 1 and 5
+ * never fire. With HPET legacy routing the HPET drives GSI 0. Lock held.
  */
 static void pit_restart_timer(struct mkvm_pit *pit)
 {
@@ -206,14 +211,14 @@ static void pit_restart_timer(struct mkvm_pit *pit)
 		     !(pit->flags & KVM_PIT_FLAGS_HPET_LEGACY);
 	pit->ticks_done = channel_is_periodic(c) ? div_u64(channel_clocks(pit, c), c->count) : 0;
 	WRITE_ONCE(pit->pending, 0);
-	/* A callback that is on its way waits for the lock and then sees armed. */
+	/* A callback that has already begun waits for the lock and then reads armed. */
 	if (pit->armed)
 		hrtimer_start(&pit->timer, ns_to_ktime(pit_next_tick(pit)), HRTIMER_MODE_ABS_HARD);
 	else
 		hrtimer_try_to_cancel(&pit->timer);
 }
 
-/* A count is complete: start, unless a trigger does. Lock held. */
+/* A count was written completely: starts it, unless a trigger does. Lock held. */
 static void pit_load_count(struct mkvm_pit *pit, struct kvm_pit_channel_state *c, u16 val)
 {
 	c->count = val;
@@ -246,7 +251,10 @@ static void pit_set_gate(struct mkvm_pit *pit, bool gate)
 		c->count_load_time = channel_is_periodic(c) ? now : c->count_load_time + now - pit->gate_low_since;
 }
 
-/* What is latched already stays. Status bit 6, null count: no count has reached the counting element. */
+/*
+ * A value that is already latched stays. Status bit 6, null count, says that no count has reached
+ * the counting element.
+ */
 static void channel_latch(const struct mkvm_pit *pit, struct kvm_pit_channel_state *c, bool count, bool status)
 {
 	if (count && !c->count_latched) {
@@ -326,13 +334,17 @@ static u8 pit_read_speaker(struct mkvm_pit *pit)
 	       (div_u64(clocks, PIT_REFRESH_CLOCKS) & 1) << 4 | channel_out(pit, &pit->ch[2]) << 5;
 }
 
-/* The channel that a port other than 0x43 and 0x61 belongs to. */
+/* Returns the channel of a port other than 0x43 and 0x61. */
 static struct kvm_pit_channel_state *port_channel(struct mkvm_pit *pit, u16 port)
 {
 	return &pit->ch[array_index_nospec(port & 3, ARRAY_SIZE(pit->ch))];
 }
 
-/* mkvm_pit_port_read - one byte from 0x40..0x43 or 0x61; 0x43 reads as zero. Any context. */
+/*
+ * mkvm_pit_port_read - the guest reads one byte from port 0x40 to 0x43 or 0x61
+ *
+ * Port 0x43 reads as 0. Context: any, without pit->lock.
+ */
 u8 mkvm_pit_port_read(struct mkvm_pit *pit, u16 port)
 {
 	unsigned long flags;
@@ -347,7 +359,9 @@ u8 mkvm_pit_port_read(struct mkvm_pit *pit, u16 port)
 	return val;
 }
 
-/* mkvm_pit_port_write - one byte to the same ports. Any context, without pit->lock. */
+/*
+ * mkvm_pit_port_write - the guest writes one byte to these ports. Any context, without pit->lock.
+ */
 void mkvm_pit_port_write(struct mkvm_pit *pit, u16 port, u8 val)
 {
 	unsigned long flags;
@@ -365,13 +379,15 @@ void mkvm_pit_port_write(struct mkvm_pit *pit, u16 port, u8 val)
 	raw_spin_unlock_irqrestore(&pit->lock, flags);
 }
 
-/* mkvm_pit_owns_speaker - is port 0x61 in the kernel (KVM_PIT_SPEAKER_DUMMY)? */
+/*
+ * mkvm_pit_owns_speaker - whether port 0x61 is in the kernel (KVM_PIT_SPEAKER_DUMMY). Any context.
+ */
 bool mkvm_pit_owns_speaker(struct mkvm_pit *pit)
 {
 	return pit->speaker;
 }
 
-/* mkvm_pit_set_reinject - KVM_REINJECT_CONTROL; off forgets what was missed. Any context. */
+/* mkvm_pit_set_reinject - KVM_REINJECT_CONTROL; turning it off drops missed ticks. Any context. */
 void mkvm_pit_set_reinject(struct mkvm_pit *pit, bool reinject)
 {
 	unsigned long flags;
@@ -384,9 +400,10 @@ void mkvm_pit_set_reinject(struct mkvm_pit *pit, bool reinject)
 }
 
 /*
- * mkvm_pit_get - KVM_GET_PIT2. count_load_time is the host's monotonic clock in
- * ns, PIT_STOPPED for a channel that does not count; what a low gate has held
- * back is left out of it.
+ * mkvm_pit_get - KVM_GET_PIT2
+ *
+ * count_load_time is in ns of the host's monotonic clock, without the time during which a low gate
+ * stopped the count, and PIT_STOPPED for a channel that does not count. Context: any.
  */
 void mkvm_pit_get(struct mkvm_pit *pit, struct kvm_pit_state2 *state)
 {
@@ -410,11 +427,12 @@ static bool channel_state_valid(const struct kvm_pit_channel_state *c, bool has_
 }
 
 /*
- * mkvm_pit_set - KVM_SET_PIT2. A count goes on from count_load_time, or starts
- * now when that lies ahead (another host's clock). The timer of channel 0 starts
- * anew, and a one-shot that is over fires, rather than be lost, unless nothing
- * about it has changed. -EINVAL: a value that a channel cannot hold, unknown
- * flags, nonzero reserved fields. Any context.
+ * mkvm_pit_set - KVM_SET_PIT2
+ *
+ * A count goes on from count_load_time, or starts now if that lies in the future (another host's
+ * clock). Unless channel 0 is unchanged, its timer is restarted, and a one-shot that has expired
+ * fires, so that it is not lost. Context: any. Return: -EINVAL for a value that a channel cannot
+ * hold, unknown flags or nonzero reserved fields; nothing has changed then.
  */
 int mkvm_pit_set(struct mkvm_pit *pit, const struct kvm_pit_state2 *state)
 {
@@ -438,7 +456,7 @@ int mkvm_pit_set(struct mkvm_pit *pit, const struct kvm_pit_state2 *state)
 	memcpy(pit->ch, state->channels, sizeof(pit->ch));
 	for (c = pit->ch; c < pit->ch + 3; c++) {
 		c->count = c->count ?: channel_modulus(c);
-		/* Half of it: clients shift the time by the difference of two clocks. */
+		/* Half is enough, since clients shift the time by the difference of two clocks. */
 		if (c->mode == PIT_UNPROGRAMMED || c->count_load_time >= PIT_STOPPED / 2)
 			c->count_load_time = PIT_STOPPED;
 		else if (c->count_load_time > now || c->count_load_time <= -PIT_STOPPED)
@@ -451,7 +469,11 @@ int mkvm_pit_set(struct mkvm_pit *pit, const struct kvm_pit_state2 *state)
 	return 0;
 }
 
-/* mkvm_pit_create - makes vm->irqchip.pit; -EINVAL: unknown flags, nonzero pad; -ENOMEM. Sleeps. */
+/*
+ * mkvm_pit_create - create vm->irqchip.pit
+ *
+ * Context: vm->lock held, may sleep. Return: 0; -EINVAL for unknown flags or nonzero pad; -ENOMEM.
+ */
 int mkvm_pit_create(struct mkvm *vm, const struct kvm_pit_config *config)
 {
 	struct mkvm_pit *pit;
@@ -477,7 +499,7 @@ int mkvm_pit_create(struct mkvm *vm, const struct kvm_pit_config *config)
 	return 0;
 }
 
-/* mkvm_pit_destroy - nobody may reach the PIT any more. Sleeps. */
+/* mkvm_pit_destroy - frees the PIT, which nobody may reach any more. May sleep. */
 void mkvm_pit_destroy(struct mkvm *vm)
 {
 	if (!vm->irqchip.pit)

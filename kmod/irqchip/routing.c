@@ -20,23 +20,20 @@
 #include "mkvm.h"
 #include "internal.h"
 
-/*
- * Where a GSI leads: nowhere, to an MSI, or to at most one pin of each chip.
- * pin holds the pin number plus one; zero: not connected.
- */
+/* The route of a GSI: it leads nowhere, to an MSI, or to at most one pin of each chip. */
 struct route {
 	bool msi;
-	u8 pin[KVM_NR_IRQCHIPS];	/* by KVM_IRQCHIP_*; the slave's pins count from 0 */
+	u8 pin[KVM_NR_IRQCHIPS];	/* by KVM_IRQCHIP_*: pin + 1, 0: none; slave: from 0 */
 	u32 data;
-	u64 address;			/* zero: an MSI that is not programmed yet */
+	u64 address;			/* 0: the MSI is not yet programmed */
 };
 
 struct mkvm_routing {
-	u32 nr;				/* GSIs from here on lead nowhere */
+	u32 nr;				/* this GSI and higher ones lead nowhere */
 	struct route route[];
 };
 
-/* Decode a valid MSI. The upper half of the address has bits 31:8 of the destination, or is 0. */
+/* Decodes a valid MSI. The upper half of the address has bits 31:8 of the destination, or is 0. */
 static struct mkvm_irq msi_decode(u64 address, u32 data)
 {
 	struct mkvm_irq irq = {
@@ -45,16 +42,16 @@ static struct mkvm_irq msi_decode(u64 address, u32 data)
 		.vector = data & 0xff,
 		.delivery = (data >> 8) & 7,
 		.level = data & BIT(15),
-		.assert = true,		/* whatever bit 14 says: IOAPICs of userspace, QEMU's, leave it clear */
+		.assert = true,		/* regardless of bit 14, which QEMU's IOAPIC leaves clear */
 	};
 
-	/* Redirection hint: the lowest priority of the set that a logical destination names. */
+	/* Redirection hint: the APIC with the lowest priority of a logical destination's set. */
 	if ((address & BIT(3)) && irq.logical && irq.delivery == 0)
 		irq.delivery = 1;
 	return irq;
 }
 
-/* The upper half: KVM_CAP_X2APIC_API. */
+/* KVM_CAP_X2APIC_API allows destination bits in the upper half. */
 static bool msi_address_valid(const struct mkvm *vm, u64 address)
 {
 	return (u32)address - MKVM_LAPIC_BASE < MKVM_MSI_WINDOW &&
@@ -74,9 +71,10 @@ static int msi_deliver(struct mkvm *vm, u64 address, u32 data, u32 id)
 }
 
 /*
- * mkvm_msi_deliver - a device writes data to address.
+ * mkvm_msi_deliver - deliver the MSI that a device's write of data to address means
  *
- * Returns what mkvm_irq_deliver says; -EINVAL: not an address of an MSI. Any context.
+ * Context: any, no locks of interrupt controllers held. Return: as mkvm_irq_deliver; -EINVAL if the
+ * address is no MSI's.
  */
 int mkvm_msi_deliver(struct mkvm *vm, u64 address, u32 data)
 {
@@ -87,7 +85,7 @@ int mkvm_msi_deliver(struct mkvm *vm, u64 address, u32 data)
 	return ret;
 }
 
-/* id: of what is raised, in traces. */
+/* @id: the id in traces of what is raised. */
 static int route_set_irq(struct mkvm *vm, const struct route *route, enum mkvm_irq_source source, int level, u32 id)
 {
 	int sum = MKVM_IRQ_IGNORED, ret;
@@ -115,7 +113,7 @@ static int route_set_irq(struct mkvm *vm, const struct route *route, enum mkvm_i
 	return sum;
 }
 
-/* mkvm_set_irq_by - as mkvm_set_irq, by a table that the caller keeps alive. Any context. */
+/* mkvm_set_irq_by - mkvm_set_irq with a routing table that the caller keeps alive. Any context. */
 int mkvm_set_irq_by(struct mkvm *vm, const struct mkvm_routing *table, enum mkvm_irq_source source, u32 gsi, int level)
 {
 	u32 id = mkvm_trace_id(raise_gsi, vm, source, gsi, level);
@@ -128,11 +126,12 @@ int mkvm_set_irq_by(struct mkvm *vm, const struct mkvm_routing *table, enum mkvm
 }
 
 /*
- * mkvm_set_irq - source drives gsi high, low, or gives a pulse (MKVM_PULSE).
+ * mkvm_set_irq - a source changes the level of a GSI
+ * @level: 0, 1 or MKVM_PULSE; a level other than 0 sends an MSI
  *
- * Returns the sum over the controllers that took it, MKVM_IRQ_COALESCED when it
- * is pending already, MKVM_IRQ_IGNORED when all ignored it or the GSI leads
- * nowhere. An MSI is sent by a level that is not 0. Any context.
+ * Context: any, no locks of interrupt controllers held but pit->lock. Return: the sum over the
+ * controllers that accepted it; MKVM_IRQ_COALESCED if it is pending already; MKVM_IRQ_IGNORED if
+ * all ignored it or the GSI leads nowhere.
  */
 int mkvm_set_irq(struct mkvm *vm, enum mkvm_irq_source source, u32 gsi, int level)
 {
@@ -144,7 +143,9 @@ int mkvm_set_irq(struct mkvm *vm, enum mkvm_irq_source source, u32 gsi, int leve
 	return ret;
 }
 
-/* mkvm_gsi_has_pin - does gsi lead to this pin of this chip (KVM_IRQCHIP_*)? Any context. */
+/*
+ * mkvm_gsi_has_pin - whether the GSI leads to this pin of this chip (KVM_IRQCHIP_*). Any context.
+ */
 bool mkvm_gsi_has_pin(struct mkvm *vm, u32 gsi, unsigned int chip, unsigned int pin)
 {
 	const struct mkvm_routing *table;
@@ -158,9 +159,11 @@ bool mkvm_gsi_has_pin(struct mkvm *vm, u32 gsi, unsigned int chip, unsigned int 
 }
 
 /*
- * mkvm_routing_get - what gsi leads to at chip (KVM_IRQCHIP_*; KVM_NR_IRQCHIPS: its MSI)
+ * mkvm_routing_get - look up the route of a GSI to one chip
+ * @chip: KVM_IRQCHIP_*, or KVM_NR_IRQCHIPS for its MSI
+ * @e: filled with the route
  *
- * Any context. Returns false if it leads nowhere there.
+ * Context: any. Return: false if the GSI leads nowhere there.
  */
 bool mkvm_routing_get(struct mkvm *vm, u32 gsi, unsigned int chip, struct kvm_irq_routing_entry *e)
 {
@@ -187,7 +190,7 @@ bool mkvm_routing_get(struct mkvm *vm, u32 gsi, unsigned int chip, struct kvm_ir
 	return route.pin[chip];
 }
 
-/* An MSI route. All zero is what clients set before the guest has programmed the device. */
+/* Adds an MSI. Clients set all of it to zero until the guest has programmed the device. */
 static int route_add_msi(const struct mkvm *vm, struct route *route, const struct kvm_irq_routing_entry *e)
 {
 	u64 address = (u64)e->u.msi.address_hi << 32 | e->u.msi.address_lo;
@@ -238,6 +241,10 @@ static int routing_add(const struct mkvm *vm, struct mkvm_routing *table, const 
 	}
 }
 
+/*
+ * mkvm_routing_wants_eoi - whether an IOAPIC in userspace waits for the EOI of this vector. Any
+ * context.
+ */
 bool mkvm_routing_wants_eoi(struct mkvm *vm, u8 vector)
 {
 	return test_bit(vector, vm->irqchip.eoi_vectors);
@@ -268,9 +275,9 @@ static bool vector_unfinished(struct mkvm *vm, u8 vector)
 }
 
 /*
- * Publish table; return when nobody delivers from the one before. What that one has
- * sent is then in an IRR, in service or over, and its EOI is told all the same;
- * nobody holds a pin of it.
+ * Publishes the table and returns when nobody delivers by the previous one. An interrupt that the
+ * previous one has sent is then in IRR, in service or finished, and its EOI is still reported. No
+ * irqfd holds a pin by it any more.
  */
 static void routing_replace(struct mkvm *vm, struct mkvm_routing *table)
 {
@@ -293,12 +300,12 @@ static void routing_replace(struct mkvm *vm, struct mkvm_routing *table)
 }
 
 /*
- * mkvm_routing_set - KVM_SET_GSI_ROUTING: the whole table at once.
+ * mkvm_routing_set - KVM_SET_GSI_ROUTING: replace the whole table
  *
- * When it returns, nothing arrives by the old table any more. A GSI has at most
- * one pin of each chip, or one MSI. -EINVAL, with nothing changed: nr over
- * MKVM_NR_GSI, flags, a GSI, chip, pin or type out of range, an address that is
- * no MSI's, nonzero padding. -ENOMEM. Sleeps; takes vm->irqchip.lock.
+ * When it returns, no interrupt is delivered by the old table any more. A GSI has at most one pin
+ * of each chip, or one MSI. Context: may sleep; takes vm->irqchip.lock. Return: -EINVAL for nr over
+ * MKVM_NR_GSI, flags, a GSI, chip, pin or type out of range, an address that is no MSI's, or
+ * nonzero padding; -ENOMEM. Nothing has changed then.
  */
 int mkvm_routing_set(struct mkvm *vm, const struct kvm_irq_routing_entry *entries, u32 nr, u32 flags)
 {
@@ -330,9 +337,11 @@ int mkvm_routing_set(struct mkvm *vm, const struct kvm_irq_routing_entry *entrie
 }
 
 /*
- * mkvm_routing_create - KVM's default table: GSI n to IOAPIC pin n, and below 16
- * to the PIC as well. That the timer of a PC is on IOAPIC pin 2 is for userspace
- * to say, which describes the board to the guest. -ENOMEM. Sleeps; takes vm->irqchip.lock.
+ * mkvm_routing_create - set KVM's default table
+ *
+ * GSI n leads to IOAPIC pin n, and below 16 to the PIC as well. That the timer of a PC is on IOAPIC
+ * pin 2 is set by userspace, which describes the board to the guest. Context: may sleep; takes
+ * vm->irqchip.lock. Return: 0 or -ENOMEM.
  */
 int mkvm_routing_create(struct mkvm *vm)
 {
@@ -352,7 +361,7 @@ int mkvm_routing_create(struct mkvm *vm)
 	return 0;
 }
 
-/* mkvm_routing_destroy - nobody may raise a GSI any more. */
+/* mkvm_routing_destroy - frees the table. Nobody may raise a GSI any more. */
 void mkvm_routing_destroy(struct mkvm *vm)
 {
 	kvfree(rcu_dereference_protected(vm->irqchip.routing, true));

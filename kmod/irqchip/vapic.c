@@ -25,7 +25,7 @@ static u32 *page_reg(void *page, u32 reg, unsigned int w)
 	return page + reg + w * 0x10;
 }
 
-/* Vectors of word @w whose EOI somebody may wait for. See lapic_eoi, which decides. */
+/* The vectors of word @w whose EOI a controller may wait for. lapic_eoi then decides. */
 static u32 awaited(struct mkvm_lapic *apic, unsigned int w, u32 bits)
 {
 	struct mkvm_ioapic *ioapic = apic->vcpu->vm->irqchip.ioapic;
@@ -40,12 +40,13 @@ static u32 awaited(struct mkvm_lapic *apic, unsigned int w, u32 bits)
 }
 
 /*
- * mkvm_lapic_lend - before an entry: the CPU gets what is requested and in service
- * @page: the CPU's, with IRR and ISR empty
- * @awaited_eois: 256 bits, those vectors whose EOI must end the guest's run
+ * mkvm_lapic_lend - give the CPU the requested and in-service vectors before an entry
+ * @page: the CPU's virtual-APIC page, with IRR and ISR empty
+ * @awaited_eois: filled with 256 bits, set for the vectors whose EOI must cause an exit
  *
- * Own, interrupts off, after the announcement of the entry. Return: the highest vector
- * requested, and in bits 15:8 the one in service; 0: there is neither, and @awaited_eois is as it was.
+ * Context: own, interrupts off, after MKVM_IN_GUEST is announced. Return: the highest requested
+ * vector in bits 7:0, and the highest one in service in bits 15:8. 0 means that there is neither,
+ * and leaves @awaited_eois unchanged.
  */
 u16 mkvm_lapic_lend(struct mkvm_lapic *apic, void *page, u32 *awaited_eois)
 {
@@ -65,7 +66,7 @@ u16 mkvm_lapic_lend(struct mkvm_lapic *apic, void *page, u32 *awaited_eois)
 			continue;
 		if (apic->irr_words & BIT(w)) {
 			clear_bit(w, &apic->irr_words);
-			smp_mb__after_atomic();	/* a sender that comes now sets it again */
+			smp_mb__after_atomic();	/* a later sender sets it again */
 			irr = xchg(&apic->regs[(APIC_IRR + w * 0x10) / sizeof(u32)], 0);
 			requested = irr ? w * 32 + __fls(irr) : requested;
 		}
@@ -80,11 +81,12 @@ u16 mkvm_lapic_lend(struct mkvm_lapic *apic, void *page, u32 *awaited_eois)
 }
 
 /*
- * mkvm_lapic_take_back - behind the exit, or where there was no entry
- * @ended: the vector whose EOI ended the guest's run, -1: none. It is in service again, for
+ * mkvm_lapic_take_back - undo mkvm_lapic_lend after the exit, or if there was no entry
+ * @page: the CPU's virtual-APIC page; its IRR and ISR are empty afterwards
+ * @ended: the vector whose EOI caused the exit, -1: none. It is put in service again, for
  *         mkvm_lapic_msr_write to end it.
  *
- * Own, interrupts off. The page's IRR and ISR are empty then.
+ * Context: own, interrupts off.
  */
 void mkvm_lapic_take_back(struct mkvm_lapic *apic, void *page, int ended)
 {

@@ -16,7 +16,8 @@
  * range is removed is unlinked with one store, and the tables below it are visited and freed
  * without the lock. The lock is taken once for each slot whose range is zapped, and TLBs are
  * flushed once at the end. Until then vm->tlbs_stale records that a TLB may hold entries that the
- * tables no longer have; whoever relies on the absence of an entry must flush first.
+ * tables no longer have; whoever relies on the absence of an entry must flush first. When the host
+ * asks for accessed bits, the lock is taken anew for each 2 MiB.
  *
  * Read next: memslot.c for the addresses, svm/svm.c for the format of an entry.
  */
@@ -522,8 +523,32 @@ int mkvm_tdp_fault(struct mkvm_vcpu *vcpu, const struct mkvm_memslot *slot, u64 
 
 typedef bool range_fn(struct mkvm *vm, unsigned int as, u64 first, u64 end, void *arg);
 
-static bool for_each_range_in(struct mkvm *vm, unsigned int as, unsigned long start, unsigned long end,
-			      range_fn *fn, void *arg, bool may_sleep)
+/* What to do with a range of guest frames. */
+struct range_work {
+	range_fn *fn;
+	void *arg;
+	u64 step;	/* frames in one hold of mmu_lock, a power of 2 */
+	bool may_sleep;
+};
+
+/* Does the work on guest frames [first, end), each step in its own hold of mmu_lock. */
+static bool do_range(struct mkvm *vm, unsigned int as, u64 first, u64 end,
+		     const struct range_work *work)
+{
+	bool r = false;
+	u64 next;
+
+	for (; first < end; first = next) {
+		next = min(end, (first | (work->step - 1)) + 1);
+		spin_lock(&vm->mmu_lock);
+		r |= work->fn(vm, as, first, next, work->arg);
+		spin_unlock(&vm->mmu_lock);
+	}
+	return r;
+}
+
+static bool for_each_range_in(struct mkvm *vm, unsigned int as, unsigned long start,
+			      unsigned long end, const struct range_work *work)
 {
 	struct mkvm_memslots *slots = srcu_dereference(vm->slots[as], &vm->srcu);
 	bool r = false;
@@ -536,11 +561,9 @@ static bool for_each_range_in(struct mkvm *vm, unsigned int as, unsigned long st
 
 		if (from >= to)
 			continue;
-		spin_lock(&vm->mmu_lock);
-		r |= fn(vm, as, s->gfn + ((from - s->hva) >> PAGE_SHIFT),
-			s->gfn + ((to - s->hva + PAGE_SIZE - 1) >> PAGE_SHIFT), arg);
-		spin_unlock(&vm->mmu_lock);
-		if (!may_sleep)
+		r |= do_range(vm, as, s->gfn + ((from - s->hva) >> PAGE_SHIFT),
+			      s->gfn + ((to - s->hva + PAGE_SIZE - 1) >> PAGE_SHIFT), work);
+		if (!work->may_sleep)
 			continue;
 		mkvm_test_point(MKVM_POINT_ZAP);
 		cond_resched();
@@ -549,17 +572,17 @@ static bool for_each_range_in(struct mkvm *vm, unsigned int as, unsigned long st
 }
 
 /*
- * Calls fn for the guest frames of each slot that overlaps host addresses [start, end). mmu_lock is
- * taken anew for each slot, because any number of slots can share the range.
+ * Does the work on the guest frames of each slot that overlaps host addresses [start, end). Any
+ * number of slots can share the range, so each hold of mmu_lock is for one of them only.
  */
-static bool for_each_range(struct mkvm *vm, unsigned long start, unsigned long end, range_fn *fn, void *arg,
-			   bool may_sleep)
+static bool for_each_range(struct mkvm *vm, unsigned long start, unsigned long end,
+			   const struct range_work *work)
 {
 	bool r = false;
 	int as;
 
 	for (as = 0; as < MKVM_NR_AS; as++)
-		r |= for_each_range_in(vm, as, start, end, fn, arg, may_sleep);
+		r |= for_each_range_in(vm, as, start, end, work);
 	return r;
 }
 
@@ -598,6 +621,12 @@ static int mn_invalidate_start(struct mmu_notifier *mn, const struct mmu_notifie
 	bool may_sleep = mmu_notifier_range_blockable(range);
 	int idx = srcu_read_lock(&vm->srcu);
 	LIST_HEAD(cut);
+	const struct range_work work = {
+		.fn = zap_range,
+		.arg = &cut,
+		.step = PAGES_PER(TDP_LEVELS + 1),	/* all at once: see tdp_zap_table */
+		.may_sleep = may_sleep,
+	};
 
 	spin_lock(&vm->mmu_lock);
 	if (!vm->invalidate_running++) {
@@ -608,7 +637,7 @@ static int mn_invalidate_start(struct mmu_notifier *mn, const struct mmu_notifie
 		vm->invalidate_end = max(vm->invalidate_end, range->end);
 	}
 	spin_unlock(&vm->mmu_lock);
-	if (for_each_range(vm, range->start, range->end, zap_range, &cut, may_sleep)) {
+	if (for_each_range(vm, range->start, range->end, &work)) {
 		spin_lock(&vm->mmu_lock);
 		flush_stale(vm);
 		spin_unlock(&vm->mmu_lock);
@@ -628,14 +657,20 @@ static void mn_invalidate_end(struct mmu_notifier *mn, const struct mmu_notifier
 	spin_unlock(&vm->mmu_lock);
 }
 
-/* Does not sleep: the caller may hold spinlocks of the host's page tables. */
-static int young_in(struct mmu_notifier *mn, unsigned long start, unsigned long end, bool clear, bool flush)
+/*
+ * The range is one page of the host, of up to 1 GiB, under which we may have a leaf for each 4 KiB.
+ * Context: the caller may hold spinlocks of the host's page tables, so this cannot sleep between
+ * two steps.
+ */
+static int young_in(struct mmu_notifier *mn, unsigned long start, unsigned long end, bool clear,
+		    bool flush)
 {
 	struct mkvm *vm = container_of(mn, struct mkvm, notifier);
+	const struct range_work work = { .fn = range_young, .arg = &clear, .step = PAGES_PER(2) };
 	int idx = srcu_read_lock(&vm->srcu);
 	bool young;
 
-	young = for_each_range(vm, start, end, range_young, &clear, false);
+	young = for_each_range(vm, start, end, &work);
 	if (young && flush)
 		mkvm_tdp_flush(vm);
 	srcu_read_unlock(&vm->srcu, idx);

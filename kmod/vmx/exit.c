@@ -223,6 +223,8 @@ static int (*const handlers[])(struct mkvm_vcpu *vcpu) = {
 	[EXIT_REASON_INVVPID] = mkvm_exit_ud,
 	[EXIT_REASON_WBINVD] = mkvm_skip_instruction,
 	[EXIT_REASON_XSETBV] = mkvm_exit_xsetbv,
+	[EXIT_REASON_RDRAND] = mkvm_exit_ud,		/* exits where CPUID hides it */
+	[EXIT_REASON_RDSEED] = mkvm_exit_ud,
 };
 
 /* hw_ops last_exit. */

@@ -259,7 +259,9 @@ static void vmx_cpu_disable(void)
 /* Returns the offset of a segment's fields; the VMCS has LDTR before TR. */
 static unsigned int field_offset(int seg)
 {
-	return 2 * (seg == MKVM_TR ? 7 : seg == MKVM_LDTR ? 6 : seg);
+	if (seg == MKVM_TR)
+		return 14;
+	return seg == MKVM_LDTR ? 12 : 2 * seg;
 }
 
 static void vmx_get_mode(struct mkvm_vcpu *vcpu, struct mkvm_mode *mode)
@@ -390,7 +392,9 @@ static u64 vmx_get_dr(struct mkvm_vcpu *vcpu, int dr)
 {
 	struct vmx_vcpu *vmx = to_vmx(vcpu);
 
-	return dr == 6 ? vmx->dr6 : vmx->debugged ? vmx->guest_dr7 : vmx_read(GUEST_DR7);
+	if (dr == 6)
+		return vmx->dr6;
+	return vmx->debugged ? vmx->guest_dr7 : vmx_read(GUEST_DR7);
 }
 
 /* Drops a pending trap: either the new DR6 reports it, or it belongs to the old state. */
@@ -539,6 +543,10 @@ static u32 secondary_controls(struct vmx_vcpu *vmx)
 		ctl &= ~SECONDARY_EXEC_ENABLE_RDTSCP;
 	if (!(vmx->vcpu.shown & MKVM_SHOWN_INVPCID))
 		ctl &= ~SECONDARY_EXEC_ENABLE_INVPCID;
+	if (vmx->vcpu.shown & MKVM_SHOWN_RDRAND)
+		ctl &= ~SECONDARY_EXEC_RDRAND_EXITING;
+	if (vmx->vcpu.shown & MKVM_SHOWN_RDSEED)
+		ctl &= ~SECONDARY_EXEC_RDSEED_EXITING;
 	return vmx->apicv ? ctl | vmx_caps.apicv : ctl;
 }
 

@@ -32,15 +32,21 @@ enum { RESULT_PASS, RESULT_FAIL, RESULT_SKIP };
 #define WAIT_LIMIT_NS (40ull * 1000000000)
 #define DUMP_LEAD_SECONDS 5
 
+/* How many failures of a test are shown. */
+#define SHOWN 10
+
 /* Senders that race with a guest pause after so many events. */
 #define PACE_EVERY 32
 
 void (*ktap_on_start)(void);
 void (*ktap_on_fail)(void);
+unsigned int ktap_failures;
+
+/* LeakSanitizer's, in programs that are linked with it. */
+int __lsan_do_recoverable_leak_check(void) __attribute__((weak));
 
 static struct ktap_test *tests, **tests_end = &tests;
 static char *skip_reason;
-static bool failed;
 static char about[128];
 
 void ktap_register(struct ktap_test *test)
@@ -85,20 +91,29 @@ void ktap_about(const char *fmt, ...)
 	va_end(args);
 }
 
-static void failed_at(const struct ktap_site *site)
+/* Counts a failure; whether it is to be shown. */
+static bool failed(void)
 {
-	if (about[0])
-		ktap_note("    about: %s", about);
-	__atomic_store_n(&failed, true, __ATOMIC_RELAXED);
-	if (site->fatal)
-		fail_now();
+	return __atomic_fetch_add(&ktap_failures, 1, __ATOMIC_RELAXED) < SHOWN;
 }
 
-void ktap_fail_cmp(const struct ktap_site *site, long long want, long long seen)
+static bool failed_at(const struct ktap_site *site, bool shown)
 {
-	ktap_note("%s:%d: %s: 0x%llx, 0x%llx", site->file, site->line,
-		  site->text, want, seen);
-	failed_at(site);
+	if (shown && about[0])
+		ktap_note("    about: %s", about);
+	if (site->fatal)
+		fail_now();
+	return false;
+}
+
+bool ktap_fail_cmp(const struct ktap_site *site, long long want, long long seen)
+{
+	bool shown = failed() || site->fatal;
+
+	if (shown)
+		ktap_note("%s:%d: %s: 0x%llx, 0x%llx", site->file, site->line,
+			  site->text, want, seen);
+	return failed_at(site, shown);
 }
 
 static const char *errno_name(int err)
@@ -110,10 +125,26 @@ static const char *errno_name(int err)
 
 void ktap_fail_errno(const struct ktap_site *site, int want, long ret, int err)
 {
-	ktap_note("%s:%d: %s: want %s, returned %ld, %s", site->file,
-		  site->line, site->text, errno_name(want), ret,
-		  errno_name(ret == -1 ? err : 0));
-	failed_at(site);
+	bool shown = failed() || site->fatal;
+
+	if (shown)
+		ktap_note("%s:%d: %s: want %s, returned %ld, %s", site->file,
+			  site->line, site->text, errno_name(want), ret,
+			  errno_name(ret == -1 ? err : 0));
+	failed_at(site, shown);
+}
+
+bool ktap_fail_note(const char *file, int line, const char *fmt, ...)
+{
+	va_list args;
+
+	if (!failed())
+		return false;
+	ktap_note("%s:%d: failed:", file, line);
+	va_start(args, fmt);
+	note(fmt, args);
+	va_end(args);
+	return false;
 }
 
 void ktap_fail(const char *file, int line, const char *fmt, ...)
@@ -135,10 +166,21 @@ void ktap_skip(const char *fmt, ...)
 	va_start(args, fmt);
 	vsnprintf(skip_reason, 4096, fmt, args);
 	va_end(args);
-	_exit(failed ? RESULT_FAIL : RESULT_SKIP);
+	_exit(ktap_failures ? RESULT_FAIL : RESULT_SKIP);
 }
 
-u64 ktap_now_ns(void)
+/* xorshift64 */
+unsigned long long ktap_random(void)
+{
+	static uint64_t state = 88172645463325252ull;
+
+	state ^= state << 13;
+	state ^= state >> 7;
+	state ^= state << 17;
+	return state;
+}
+
+uint64_t ktap_now_ns(void)
 {
 	struct timespec now;
 
@@ -146,7 +188,7 @@ u64 ktap_now_ns(void)
 	return now.tv_sec * 1000000000ull + now.tv_nsec;
 }
 
-void ktap_pace(u32 round)
+void ktap_pace(uint32_t round)
 {
 	struct timespec pause = { 0, 300000 };
 
@@ -193,19 +235,21 @@ static void run_child(const struct ktap_test *test)
 	if (ktap_on_start)
 		ktap_on_start();
 	test->body();
-	_exit(failed ? RESULT_FAIL : RESULT_PASS);
+	if (__lsan_do_recoverable_leak_check && __lsan_do_recoverable_leak_check())
+		ktap_failures++;
+	_exit(ktap_failures ? RESULT_FAIL : RESULT_PASS);
 }
 
 /* Waits for the child; false when the time limit came first. SIGCHLD is blocked. */
 static bool wait_child(pid_t pid, unsigned int limit, int *status)
 {
-	u64 until = ktap_now_ns() + limit * 1000000000ull;
+	uint64_t until = ktap_now_ns() + limit * 1000000000ull;
 	sigset_t chld;
 
 	sigemptyset(&chld);
 	sigaddset(&chld, SIGCHLD);
 	for (;;) {
-		u64 now = ktap_now_ns();
+		uint64_t now = ktap_now_ns();
 		struct timespec left;
 
 		if (waitpid(pid, status, WNOHANG) == pid)
@@ -300,6 +344,7 @@ int main(int argc, char **argv)
 	sigaddset(&chld, SIGCHLD);
 	sigprocmask(SIG_BLOCK, &chld, NULL);
 
+	setvbuf(stdout, NULL, _IOLBF, 0);	/* a test's own printf(), which may end anyhow */
 	dprintf(STDOUT_FILENO, "KTAP version 1\n1..%d\n", total);
 	for (struct ktap_test *test = tests; test; test = test->next) {
 		int result;

@@ -5,10 +5,14 @@
  * TEST(name) { ... } defines a test; ktap.c has main(), which runs each
  * test in a child process of its own with a time limit, so that a test may
  * crash, hang or leave file descriptors open without harm to the next one.
- * EXPECT_* notes a failure and goes on, ASSERT_* ends the test, SKIP() ends it
- * with the reason why it cannot run here.
+ * EXPECT_* notes a failure, goes on and is false then; ASSERT_* ends the test;
+ * SKIP() ends it with the reason why it cannot run here. What is wanted comes
+ * first, what was seen second.
  *
- * State: the list of tests of this binary, and whether this test has failed.
+ * kselftests and unit tests use it; ktap.py and ktap.sh are the same for Python
+ * and the shell.
+ *
+ * State: the list of tests of this binary, and this test's failures.
  * Read next: ktap.c, then ../kvm/include/vm.h.
  */
 #ifndef KTAP_H
@@ -17,11 +21,6 @@
 #include <errno.h>
 #include <stdbool.h>
 #include <stdint.h>
-
-typedef uint8_t u8;
-typedef uint16_t u16;
-typedef uint32_t u32;
-typedef uint64_t u64;
 
 struct ktap_test {
 	const char *name;
@@ -38,7 +37,9 @@ struct ktap_site {
 	const char *text;
 };
 
+#ifndef KTAP_DEFAULT_LIMIT
 #define KTAP_DEFAULT_LIMIT 60
+#endif
 
 #define TEST(name) TEST_LIMIT(name, KTAP_DEFAULT_LIMIT)
 
@@ -65,9 +66,17 @@ void ktap_note(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* In a loop: which round this is, to be shown with a failure. */
 void ktap_about(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
-/* The three ways to fail; each returns only when the site is not fatal. */
-void ktap_fail_cmp(const struct ktap_site *site, long long want, long long seen);
+/* How many failures this test has noted. */
+extern unsigned int ktap_failures;
+
+/*
+ * The ways to fail; each returns only when the site is not fatal, and then
+ * false. Of a test's failures the first ten are shown.
+ */
+bool ktap_fail_cmp(const struct ktap_site *site, long long want, long long seen);
 void ktap_fail_errno(const struct ktap_site *site, int want, long ret, int err);
+bool ktap_fail_note(const char *file, int line, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
 void ktap_fail(const char *file, int line, const char *fmt, ...)
 	__attribute__((noreturn, format(printf, 3, 4)));
 
@@ -85,15 +94,17 @@ extern void (*ktap_on_fail)(void);
 #define SKIP(...) ktap_skip(__VA_ARGS__)
 #define FAIL(...) ktap_fail(__FILE__, __LINE__, __VA_ARGS__)
 
-#define KTAP_CMP(stop, want, op, seen, text) do {			\
+/* Where no comparison says it: notes a failure, with these words, and goes on. */
+#define NOTE_FAILURE(...) ktap_fail_note(__FILE__, __LINE__, __VA_ARGS__)
+
+#define KTAP_CMP(stop, want, op, seen, text) ({				\
 	static const struct ktap_site site_ = {				\
 		__FILE__, __LINE__, stop, text				\
 	};								\
 	long long want_ = (long long)(want);				\
 	long long seen_ = (long long)(seen);				\
-	if (!(want_ op seen_))						\
-		ktap_fail_cmp(&site_, want_, seen_);			\
-} while (0)
+	want_ op seen_ || ktap_fail_cmp(&site_, want_, seen_);		\
+})
 
 #define KTAP_ERRNO(stop, want, call, text) do {				\
 	static const struct ktap_site site_ = {				\
@@ -110,12 +121,18 @@ extern void (*ktap_on_fail)(void);
 #define EXPECT_NE(want, seen) KTAP_CMP(false, want, !=, seen, #want " != " #seen)
 #define EXPECT_LE(want, seen) KTAP_CMP(false, want, <=, seen, #want " <= " #seen)
 #define EXPECT_LT(want, seen) KTAP_CMP(false, want, <, seen, #want " < " #seen)
+#define EXPECT_GE(want, seen) KTAP_CMP(false, want, >=, seen, #want " >= " #seen)
+#define EXPECT_GT(want, seen) KTAP_CMP(false, want, >, seen, #want " > " #seen)
 #define ASSERT_EQ(want, seen) KTAP_CMP(true, want, ==, seen, #want " == " #seen)
 #define ASSERT_NE(want, seen) KTAP_CMP(true, want, !=, seen, #want " != " #seen)
 #define ASSERT_LE(want, seen) KTAP_CMP(true, want, <=, seen, #want " <= " #seen)
 #define ASSERT_LT(want, seen) KTAP_CMP(true, want, <, seen, #want " < " #seen)
+#define ASSERT_GE(want, seen) KTAP_CMP(true, want, >=, seen, #want " >= " #seen)
+#define ASSERT_GT(want, seen) KTAP_CMP(true, want, >, seen, #want " > " #seen)
 #define EXPECT_TRUE(cond) KTAP_CMP(false, true, ==, !!(cond), #cond)
+#define EXPECT_FALSE(cond) KTAP_CMP(false, false, ==, !!(cond), "!(" #cond ")")
 #define ASSERT_TRUE(cond) KTAP_CMP(true, true, ==, !!(cond), #cond)
+#define ASSERT_FALSE(cond) KTAP_CMP(true, false, ==, !!(cond), "!(" #cond ")")
 
 /* The call gives no error; or it gives -1 and just this errno. */
 #define EXPECT_OK(call) KTAP_ERRNO(false, 0, call, #call)
@@ -137,7 +154,7 @@ extern void (*ktap_on_fail)(void);
 } while (0)
 
 struct ktap_wait {
-	u64 until_ns;
+	uint64_t until_ns;
 };
 
 bool ktap_wait(struct ktap_wait *wait);
@@ -147,8 +164,11 @@ bool ktap_wait(struct ktap_wait *wait);
  * pauses now and then. Without that a guest may be interrupted again at each
  * end of its handler, for ever, on real processors too.
  */
-void ktap_pace(u32 round);
+void ktap_pace(uint32_t round);
 
-u64 ktap_now_ns(void);
+uint64_t ktap_now_ns(void);
+
+/* A random number; the numbers are the same in each run of a test. */
+unsigned long long ktap_random(void);
 
 #endif

@@ -65,7 +65,16 @@ static void drop(struct cpuid_list *list, u32 leaf)
 
 static u32 *entry_reg(struct kvm_cpuid_entry2 *e, int reg)
 {
-	return reg == EAX ? &e->eax : reg == EBX ? &e->ebx : reg == ECX ? &e->ecx : &e->edx;
+	switch (reg) {
+	case EAX:
+		return &e->eax;
+	case EBX:
+		return &e->ebx;
+	case ECX:
+		return &e->ecx;
+	default:
+		return &e->edx;
+	}
 }
 
 static void set_vendor(struct cpuid_list *list, const char *vendor)
@@ -480,6 +489,7 @@ PROBE(clzero, "movq %0, %%rax; clzero")
 enum kind {
 	INSN,		/* the instruction; nothing can keep it from a guest of this CPU */
 	INSN_UD,	/* the instruction, which is #UD where the feature is hidden */
+	INSN_UD_VMX,	/* likewise on Intel; on AMD no guest can be kept from it */
 	CR4,		/* bits of CR4, else reserved */
 	EFER,		/* a bit of EFER, else reserved */
 	MSR,		/* a register, else #GP */
@@ -535,7 +545,7 @@ static const struct feature {
 	{ "xsave", 1, 0, ECX, 26, CR4, CR4_OSXSAVE, xgetbv },
 	{ "avx", 1, 0, ECX, 28, INSN, 0, avx },
 	{ "f16c", 1, 0, ECX, 29, INSN, 0, f16c },
-	{ "rdrand", 1, 0, ECX, 30, INSN, 0, rdrand },
+	{ "rdrand", 1, 0, ECX, 30, INSN_UD_VMX, 0, rdrand },
 	{ "hypervisor", 1, 0, ECX, 31, LEAF, 0x40000000, NULL },
 	{ "fsgsbase", 7, 0, EBX, 0, CR4, CR4_FSGSBASE, NULL },
 	{ "tsc_adjust", 7, 0, EBX, 1, MSR, 0x3b, NULL },
@@ -547,7 +557,7 @@ static const struct feature {
 	{ "invpcid", 7, 0, EBX, 10, INSN_UD, 0, invpcid },
 	{ "avx512f", 7, 0, EBX, 16, INSN, 0, avx512f },
 	{ "avx512dq", 7, 0, EBX, 17, INSN, 0, avx512dq },
-	{ "rdseed", 7, 0, EBX, 18, INSN, 0, rdseed },
+	{ "rdseed", 7, 0, EBX, 18, INSN_UD_VMX, 0, rdseed },
 	{ "adx", 7, 0, EBX, 19, INSN, 0, adx },
 	{ "smap", 7, 0, EBX, 20, CR4, CR4_SMAP, NULL },
 	{ "avx512ifma", 7, 0, EBX, 21, INSN, 0, ifma },
@@ -802,6 +812,25 @@ TEST(instructions_of_a_feature_that_is_hidden_are_ud_where_the_cpu_can_keep_them
 		if (features[i].kind == INSN_UD)
 			expect_refused(i, VEC_UD);
 	}
+}
+
+TEST(random_numbers_that_are_hidden_are_ud_where_the_cpu_can_keep_them)
+{
+	static struct cpuid_list list;
+	u32 tried = 0;
+
+	if (!cpu_is_intel())
+		SKIP("SVM has no intercept for RDRAND and RDSEED");
+	default_cpuid(&list, 0);
+	for (u32 i = 0; i < NR_FEATURES; i++) {
+		ktap_about("%s", features[i].name);
+		if (features[i].kind != INSN_UD_VMX || !shown(&list, &features[i]))
+			continue;
+		expect_refused(i, VEC_UD);
+		tried++;
+	}
+	if (!tried)
+		SKIP("the CPU has neither RDRAND nor RDSEED");
 }
 
 /* A feature that the CPU below lacks makes no guest fail, whatever userspace sets. */

@@ -1345,7 +1345,9 @@ static void put_in_delivery(struct kvm_vcpu_events *events, int what)
 
 static u8 vector_of(int what)
 {
-	return what == AN_NMI ? VEC_NMI : what == EXCEPTION ? VEC_GP : VECTOR;
+	if (what == AN_NMI)
+		return VEC_NMI;
+	return what == EXCEPTION ? VEC_GP : VECTOR;
 }
 
 /* A guest that can have machine checks, at its first stage. */
@@ -1531,6 +1533,122 @@ static void restore(struct vcpu *vcpu, const struct saved *s)
 	vcpu_set_mp_state(vcpu, KVM_MP_STATE_RUNNABLE);
 	set_events(vcpu, &s->events);
 	vcpu_set_mp_state(vcpu, KVM_MP_STATE_RUNNABLE);
+}
+
+/* On a vCPU of another VM, which knows nothing of this state; the events or SREGS come last. */
+static struct vcpu *move(const struct saved *s, u32 payload, bool sregs_last)
+{
+	struct vm *vm = vm_create(VM_IRQCHIP);
+	struct vcpu *vcpu;
+
+	ASSERT_OK(vm_enable_cap(vm->fd, KVM_CAP_EXCEPTION_PAYLOAD, payload));
+	vcpu = vcpu_add(vm, take_several, 0);
+	restore(vcpu, s);
+	if (sregs_last)
+		vcpu_set_sregs(vcpu, &s->sregs);
+	return vcpu;
+}
+
+/* A page fault or #DB that is pending, with its payload, where the state can have one; else it is injected. */
+static void add_exception(struct kvm_vcpu_events *events, u8 vector, u32 payload)
+{
+	events->exception.pending = payload;
+	events->exception.injected = !payload;
+	events->exception.nr = vector;
+	events->exception.has_error_code = vector == VEC_PF;
+	events->exception.error_code = vector == VEC_PF ? 6 : 0;
+	events->exception_has_payload = payload;
+	events->exception_payload = payload ? 0x4000 : 0;	/* an address, or DR6.BS */
+}
+
+static volatile u64 exception_rip;
+
+static void note_exception(struct guest_frame *frame)
+{
+	exception_rip = frame->rip;
+	note_payload(frame);
+}
+
+static void expect_both_taken(u8 exception, int in_delivery, u32 payload)
+{
+	EXPECT_EQ(1, irqs[exception]);
+	if (exception == VEC_PF)
+		EXPECT_EQ(6, seen_error);
+	if (payload && exception == VEC_PF)
+		EXPECT_EQ(0x4000, seen_cr2);
+	if (payload && exception == VEC_DB)
+		EXPECT_EQ(0x4000, seen_dr6 & 0x4000);
+	if (!in_delivery)
+		return;
+	EXPECT_EQ(1, irqs[vector_of(in_delivery)]);
+	/* Before the first instruction of that event's handler. */
+	EXPECT_EQ((u64)gate_address(vector_of(in_delivery)), exception_rip);
+}
+
+static void move_with_exception(u8 exception, int in_delivery, u32 payload, bool sregs_last)
+{
+	struct kvm_vcpu_events events;
+	struct saved state, again;
+	struct vcpu *vcpu = several_at_stage_1(payload, &events);
+
+	put_in_delivery(&events, in_delivery);
+	add_exception(&events, exception, payload);
+	set_events(vcpu, &events);
+	save(vcpu, &state);
+	vcpu = move(&state, payload, sregs_last);
+	memset((void *)irqs, 0, sizeof(irqs));
+	guest_handlers[VEC_PF] = guest_handlers[VEC_DB] = note_exception;
+	save(vcpu, &again);
+	EXPECT_EQ(0, memcmp(&state.events, &again.events, sizeof(state.events)));
+	EXPECT_EQ(payload, again.events.exception.pending);
+	EXPECT_EQ(!payload, again.events.exception.injected);
+	EXPECT_EQ(exception, again.events.exception.nr);
+	EXPECT_EQ(payload, again.events.exception_has_payload);
+	EXPECT_EQ(in_delivery == INTERRUPT || in_delivery == INT_N, again.events.interrupt.injected);
+	EXPECT_EQ(in_delivery == INT_N, again.events.interrupt.soft);
+	EXPECT_EQ(in_delivery == AN_NMI, again.events.nmi.injected);
+	vcpu_run_to_stage(vcpu, 2);
+	expect_both_taken(exception, in_delivery, payload);
+}
+
+TEST(a_pending_exception_and_the_event_in_delivery_move_to_a_new_vcpu)
+{
+	static const u8 exceptions[] = { VEC_PF, VEC_DB };
+
+	if (is_linux_kvm())
+		SKIP("Linux KVM forgets the event in delivery when it delivers the exception");
+	for (int in_delivery = NO_EVENT; in_delivery <= INT_N; in_delivery++)
+		for (int i = 0; i < 2; i++)
+			for (u32 how = 0; how < 4; how++) {
+				if (in_delivery == EXCEPTION)
+					continue;	/* the state has room for one exception */
+				ktap_about("in delivery %d, exception %u, payloads %u, SREGS last %u",
+					   in_delivery, exceptions[i], how & 1, how >> 1);
+				move_with_exception(exceptions[i], in_delivery, how & 1, how >> 1);
+			}
+}
+
+/* struct kvm_vcpu_events has one exception: of two the machine check is told, the fault comes again. */
+TEST(of_a_fault_in_delivery_and_a_machine_check_the_machine_check_moves)
+{
+	struct kvm_vcpu_events events;
+	struct saved state;
+	struct vcpu *vcpu;
+
+	if (is_linux_kvm())
+		SKIP("Linux KVM forgets the event in delivery when it delivers the exception");
+	for (u32 payload = 0; payload < 2; payload++) {
+		ktap_about("payloads %u", payload);
+		vcpu = several_at_stage_1(payload, &events);
+		put_in_delivery(&events, EXCEPTION);
+		add_machine_check(vcpu, &events, 1);
+		save(vcpu, &state);
+		vcpu = move(&state, payload, false);
+		memset((void *)irqs, 0, sizeof(irqs));
+		vcpu_run_to_stage(vcpu, 2);
+		EXPECT_EQ(1, irqs[VEC_MC]);
+		EXPECT_EQ(0, irqs[VEC_GP]);
+	}
 }
 
 static u32 random_below(u32 n)

@@ -100,12 +100,12 @@ TEST(an_asid_is_kept_while_nothing_happens)
 	EXPECT_TRUE(run(0, 0, ENTERS, true));
 	asid = vcpus[0].asid;
 	change(0);
-	EXPECT_EQ(svm_asid_enter(&vcpus[0], &cpus[0], 0, true), SVM_TLB_FLUSH_ASID);
-	EXPECT_EQ(svm_asid_enter(&vcpus[0], &cpus[0], 0, true), SVM_TLB_KEEP);
-	EXPECT_EQ(vcpus[0].asid, asid);
+	EXPECT_EQ(SVM_TLB_FLUSH_ASID, svm_asid_enter(&vcpus[0], &cpus[0], 0, true));
+	EXPECT_EQ(SVM_TLB_KEEP, svm_asid_enter(&vcpus[0], &cpus[0], 0, true));
+	EXPECT_EQ(asid, vcpus[0].asid);
 	change(0);
-	EXPECT_EQ(svm_asid_enter(&vcpus[0], &cpus[0], 0, false), SVM_TLB_KEEP);
-	EXPECT_NE(vcpus[0].asid, asid);
+	EXPECT_EQ(SVM_TLB_KEEP, svm_asid_enter(&vcpus[0], &cpus[0], 0, false));
+	EXPECT_NE(asid, vcpus[0].asid);
 }
 
 TEST(no_guest_runs_with_stale_translations_whatever_happens)
@@ -132,5 +132,3 @@ TEST(no_guest_runs_with_stale_translations_whatever_happens)
 		}
 	}
 }
-
-TEST_MAIN()

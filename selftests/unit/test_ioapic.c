@@ -106,12 +106,12 @@ TEST(reset_values_are_version_11_with_24_masked_pins)
 	int i;
 
 	start();
-	EXPECT_EQ(reg_read(0), 0);
-	EXPECT_EQ(reg_read(1), 0x00170011);
-	EXPECT_EQ(reg_read(2), 0);
+	EXPECT_EQ(0, reg_read(0));
+	EXPECT_EQ(0x00170011, reg_read(1));
+	EXPECT_EQ(0, reg_read(2));
 	for (i = 0; i < 24; i++) {
-		EXPECT_EQ(reg_read(0x10 + 2 * i), MASKED);
-		EXPECT_EQ(reg_read(0x11 + 2 * i), 0);
+		EXPECT_EQ(MASKED, reg_read(0x10 + 2 * i));
+		EXPECT_EQ(0, reg_read(0x11 + 2 * i));
 	}
 	stop();
 }
@@ -120,12 +120,12 @@ TEST(id_has_four_bits_and_shows_in_the_arbitration_register)
 {
 	start();
 	reg_write(0, 0xffffffff);
-	EXPECT_EQ(reg_read(0), 0x0f000000);
-	EXPECT_EQ(reg_read(2), 0x0f000000);
+	EXPECT_EQ(0x0f000000, reg_read(0));
+	EXPECT_EQ(0x0f000000, reg_read(2));
 	reg_write(1, 0);
 	reg_write(2, 0);
-	EXPECT_EQ(reg_read(1), 0x00170011);
-	EXPECT_EQ(reg_read(2), 0x0f000000);
+	EXPECT_EQ(0x00170011, reg_read(1));
+	EXPECT_EQ(0x0f000000, reg_read(2));
 	stop();
 }
 
@@ -141,16 +141,16 @@ TEST(every_index_and_length_is_safe_and_only_24_entries_exist)
 	for (index = 0; index < 256; index++) {
 		bool exists = index < 3 || (index >= 0x10 && index < 0x40);
 
-		EXPECT_EQ(reg_read(index) == ~0u, !exists);
+		EXPECT_EQ(!exists, reg_read(index) == ~0u);
 		if (!exists)
 			reg_write(index, 0x12345678);
 		for (l = 0; l < 4; l++) {
 			memset(buf, 0xa5, sizeof(buf));
 			mkvm_ioapic_mmio_read(ioapic, 0x10, lens[l], buf);
 			if (lens[l] < 8)
-				EXPECT_EQ(buf[lens[l]], 0xa5);
+				EXPECT_EQ(0xa5, buf[lens[l]]);
 			else
-				EXPECT_EQ(buf[4] | buf[5] | buf[6] | buf[7], 0);
+				EXPECT_EQ(0, buf[4] | buf[5] | buf[6] | buf[7]);
 		}
 	}
 	for (offset = 0; offset < 0x100; offset++) {
@@ -159,12 +159,12 @@ TEST(every_index_and_length_is_safe_and_only_24_entries_exist)
 		memset(buf, 0xff, sizeof(buf));
 		mkvm_ioapic_mmio_write(ioapic, offset, 8, buf);
 		mkvm_ioapic_mmio_read(ioapic, offset, 4, buf);
-		EXPECT_EQ(buf[0] | buf[1] | buf[2] | buf[3], 0);
+		EXPECT_EQ(0, buf[0] | buf[1] | buf[2] | buf[3]);
 	}
 	mkvm_ioapic_get(ioapic, &after);
 	after.ioregsel = before.ioregsel;
-	EXPECT_EQ(memcmp(&before, &after, sizeof(before)), 0);
-	EXPECT_EQ(nr_sent, 0);
+	EXPECT_EQ(0, memcmp(&before, &after, sizeof(before)));
+	EXPECT_EQ(0, nr_sent);
 	stop();
 }
 
@@ -184,12 +184,12 @@ TEST(read_only_and_reserved_bits_of_an_entry_stay)
 {
 	start();
 	rte(3, 0xfffe0000 | STATUS | REMOTE | LEVEL | MASKED | 0x33, 0xff123456);
-	EXPECT_EQ(rte_low(3), LEVEL | MASKED | 0x33);
-	EXPECT_EQ(reg_read(0x11 + 6), 0xff000000);
+	EXPECT_EQ(LEVEL | MASKED | 0x33, rte_low(3));
+	EXPECT_EQ(0xff000000, reg_read(0x11 + 6));
 	rte(3, LEVEL | 0x33, 0);
 	line(3, 1);
 	rte(3, LEVEL | MASKED | 0x34, 0);
-	EXPECT_EQ(rte_low(3), REMOTE | LEVEL | MASKED | 0x34);
+	EXPECT_EQ(REMOTE | LEVEL | MASKED | 0x34, rte_low(3));
 	stop();
 }
 
@@ -203,17 +203,17 @@ TEST(message_carries_all_fields_of_the_entry)
 			for (level = 0; level < 2; level++) {
 				start();
 				rte(23, 0x51 | modes[i] << 8 | logical << 11 | level << 15, 0xab000000);
-				EXPECT_EQ(line(23, 1), 1);
-				ASSERT_EQ(nr_sent, 1);
-				EXPECT_EQ(sent[0].vector, 0x51);
-				EXPECT_EQ(sent[0].delivery, modes[i]);
-				EXPECT_EQ(sent[0].logical, logical);
-				EXPECT_EQ(sent[0].dest, 0xab);
-				EXPECT_EQ(sent[0].shorthand, 0);
+				EXPECT_EQ(1, line(23, 1));
+				ASSERT_EQ(1, nr_sent);
+				EXPECT_EQ(0x51, sent[0].vector);
+				EXPECT_EQ(modes[i], sent[0].delivery);
+				EXPECT_EQ(logical, sent[0].logical);
+				EXPECT_EQ(0xab, sent[0].dest);
+				EXPECT_EQ(0, sent[0].shorthand);
 				EXPECT_TRUE(sent[0].assert);
 				/* only fixed and lowest priority are ever ended by an EOI */
-				EXPECT_EQ(sent[0].level, level && modes[i] <= 1);
-				EXPECT_EQ(!!(rte_low(23) & REMOTE), level && modes[i] <= 1);
+				EXPECT_EQ(level && modes[i] <= 1, sent[0].level);
+				EXPECT_EQ(level && modes[i] <= 1, !!(rte_low(23) & REMOTE));
 				stop();
 			}
 		}
@@ -224,12 +224,12 @@ TEST(edge_is_delivered_once_for_each_rise)
 {
 	start();
 	rte(4, 0x44, 0);
-	EXPECT_EQ(line(4, 1), 1);
-	EXPECT_EQ(line(4, 1), MKVM_IRQ_COALESCED);
-	EXPECT_EQ(nr_sent, 1);
-	EXPECT_EQ(line(4, 0), 1);
-	EXPECT_EQ(line(4, 1), 1);
-	EXPECT_EQ(nr_sent, 2);
+	EXPECT_EQ(1, line(4, 1));
+	EXPECT_EQ(MKVM_IRQ_COALESCED, line(4, 1));
+	EXPECT_EQ(1, nr_sent);
+	EXPECT_EQ(1, line(4, 0));
+	EXPECT_EQ(1, line(4, 1));
+	EXPECT_EQ(2, nr_sent);
 	EXPECT_FALSE(mkvm_ioapic_wants_eoi(ioapic, 0x44));
 	stop();
 }
@@ -238,12 +238,12 @@ TEST(edge_on_a_masked_pin_is_lost)
 {
 	start();
 	rte(4, MASKED | 0x44, 0);
-	EXPECT_EQ(line(4, 1), MKVM_IRQ_IGNORED);
+	EXPECT_EQ(MKVM_IRQ_IGNORED, line(4, 1));
 	rte(4, 0x44, 0);
-	EXPECT_EQ(nr_sent, 0);
+	EXPECT_EQ(0, nr_sent);
 	line(4, 0);
 	line(4, 1);
-	EXPECT_EQ(nr_sent, 1);
+	EXPECT_EQ(1, nr_sent);
 	stop();
 }
 
@@ -251,18 +251,18 @@ TEST(level_is_delivered_once_until_eoi_and_again_while_high)
 {
 	start();
 	rte(10, LEVEL | 0x61, 0);
-	EXPECT_EQ(line(10, 1), 1);
+	EXPECT_EQ(1, line(10, 1));
 	EXPECT_TRUE(rte_low(10) & REMOTE);
 	EXPECT_TRUE(mkvm_ioapic_wants_eoi(ioapic, 0x61));
-	EXPECT_EQ(line(10, 1), MKVM_IRQ_IGNORED);
-	EXPECT_EQ(nr_sent, 1);
+	EXPECT_EQ(MKVM_IRQ_IGNORED, line(10, 1));
+	EXPECT_EQ(1, nr_sent);
 	mkvm_ioapic_eoi(ioapic, 0x61);
-	EXPECT_EQ(nr_sent, 2);
+	EXPECT_EQ(2, nr_sent);
 	EXPECT_TRUE(rte_low(10) & REMOTE);
 	line(10, 0);
 	EXPECT_TRUE(rte_low(10) & REMOTE);
 	mkvm_ioapic_eoi(ioapic, 0x61);
-	EXPECT_EQ(nr_sent, 2);
+	EXPECT_EQ(2, nr_sent);
 	EXPECT_FALSE(rte_low(10) & REMOTE);
 	EXPECT_FALSE(mkvm_ioapic_wants_eoi(ioapic, 0x61));
 	stop();
@@ -272,14 +272,14 @@ TEST(masked_level_pin_delivers_on_unmask_only_while_high)
 {
 	start();
 	rte(10, MASKED | LEVEL | 0x61, 0);
-	EXPECT_EQ(line(10, 1), MKVM_IRQ_IGNORED);
+	EXPECT_EQ(MKVM_IRQ_IGNORED, line(10, 1));
 	rte(10, LEVEL | 0x61, 0);
-	EXPECT_EQ(nr_sent, 1);
+	EXPECT_EQ(1, nr_sent);
 	rte(10, MASKED | LEVEL | 0x61, 0);
 	mkvm_ioapic_eoi(ioapic, 0x61);
 	line(10, 0);
 	rte(10, LEVEL | 0x61, 0);
-	EXPECT_EQ(nr_sent, 1);		/* nothing more */
+	EXPECT_EQ(1, nr_sent);		/* nothing more */
 	stop();
 }
 
@@ -290,14 +290,14 @@ TEST(eoi_of_the_sent_vector_ends_it_after_the_entry_was_rewritten)
 	line(9, 1);
 	rte(9, LEVEL | 0x72, 0x02000000);
 	EXPECT_TRUE(rte_low(9) & REMOTE);
-	EXPECT_EQ(nr_sent, 1);
+	EXPECT_EQ(1, nr_sent);
 	mkvm_ioapic_eoi(ioapic, 0x72);		/* not the one */
-	EXPECT_EQ(nr_sent, 1);
+	EXPECT_EQ(1, nr_sent);
 	EXPECT_TRUE(mkvm_ioapic_wants_eoi(ioapic, 0x71));
 	mkvm_ioapic_eoi(ioapic, 0x71);
-	EXPECT_EQ(nr_sent, 2);			/* still high */
-	EXPECT_EQ(sent[1].vector, 0x72);
-	EXPECT_EQ(sent[1].dest, 2);
+	EXPECT_EQ(2, nr_sent);			/* still high */
+	EXPECT_EQ(0x72, sent[1].vector);
+	EXPECT_EQ(2, sent[1].dest);
 	EXPECT_FALSE(mkvm_ioapic_wants_eoi(ioapic, 0x71));
 	line(9, 0);
 	mkvm_ioapic_eoi(ioapic, 0x72);
@@ -313,12 +313,12 @@ TEST(switching_to_edge_and_back_clears_remote_irr_and_delivers_a_high_line)
 	rte(9, MASKED | 0x71, 0);
 	EXPECT_FALSE(rte_low(9) & REMOTE);
 	rte(9, LEVEL | 0x71, 0);
-	EXPECT_EQ(nr_sent, 2);
+	EXPECT_EQ(2, nr_sent);
 	EXPECT_TRUE(rte_low(9) & REMOTE);
 	line(9, 0);
 	mkvm_ioapic_eoi(ioapic, 0x71);
-	EXPECT_EQ(line(9, 1), 1);
-	EXPECT_EQ(nr_sent, 3);
+	EXPECT_EQ(1, line(9, 1));
+	EXPECT_EQ(3, nr_sent);
 	stop();
 }
 
@@ -329,12 +329,12 @@ TEST(two_pins_with_one_vector_both_end_with_one_eoi)
 	rte(11, LEVEL | 0x71, 0);
 	line(9, 1);
 	deliver_result = MKVM_IRQ_COALESCED;
-	EXPECT_EQ(line(11, 1), MKVM_IRQ_COALESCED);
+	EXPECT_EQ(MKVM_IRQ_COALESCED, line(11, 1));
 	EXPECT_TRUE(rte_low(11) & REMOTE);
 	line(9, 0);
 	deliver_result = 1;
 	mkvm_ioapic_eoi(ioapic, 0x71);
-	EXPECT_EQ(nr_sent, 3);
+	EXPECT_EQ(3, nr_sent);
 	EXPECT_FALSE(rte_low(9) & REMOTE);
 	EXPECT_TRUE(rte_low(11) & REMOTE);
 	stop();
@@ -345,10 +345,10 @@ TEST(level_that_reaches_nobody_leaves_remote_irr_clear_and_can_be_retried)
 	start();
 	rte(9, LEVEL | 0x71, 0x55000000);
 	deliver_result = MKVM_IRQ_IGNORED;
-	EXPECT_EQ(line(9, 1), MKVM_IRQ_IGNORED);
+	EXPECT_EQ(MKVM_IRQ_IGNORED, line(9, 1));
 	EXPECT_FALSE(rte_low(9) & REMOTE);
 	deliver_result = 1;
-	EXPECT_EQ(line(9, 1), 1);
+	EXPECT_EQ(1, line(9, 1));
 	EXPECT_TRUE(rte_low(9) & REMOTE);
 	stop();
 }
@@ -357,10 +357,10 @@ TEST(polarity_bit_changes_nothing)
 {
 	start();
 	rte(9, 0x2000 | LEVEL | 0x71, 0);
-	EXPECT_EQ(nr_sent, 0);
-	EXPECT_EQ(rte_low(9), 0x2000 | LEVEL | 0x71);
+	EXPECT_EQ(0, nr_sent);
+	EXPECT_EQ(0x2000 | LEVEL | 0x71, rte_low(9));
 	line(9, 1);
-	EXPECT_EQ(nr_sent, 1);
+	EXPECT_EQ(1, nr_sent);
 	stop();
 }
 
@@ -372,18 +372,18 @@ TEST(line_stays_high_while_one_source_holds_it)
 	line(9, 1);
 	line(9, 0);
 	mkvm_ioapic_eoi(ioapic, 0x71);
-	EXPECT_EQ(nr_sent, 2);
+	EXPECT_EQ(2, nr_sent);
 	mkvm_ioapic_set_irq(ioapic, 9, MKVM_SOURCE_PIT, 0);
 	mkvm_ioapic_eoi(ioapic, 0x71);
-	EXPECT_EQ(nr_sent, 2);
+	EXPECT_EQ(2, nr_sent);
 	stop();
 }
 
 TEST(pins_past_the_last_lead_nowhere)
 {
 	start();
-	EXPECT_EQ(line(24, 1), MKVM_IRQ_IGNORED);
-	EXPECT_EQ(line(~0u, 1), MKVM_IRQ_IGNORED);
+	EXPECT_EQ(MKVM_IRQ_IGNORED, line(24, 1));
+	EXPECT_EQ(MKVM_IRQ_IGNORED, line(~0u, 1));
 	stop();
 }
 
@@ -410,14 +410,14 @@ TEST(line_that_never_falls_lets_the_guest_go_on)
 	line(9, 1);
 	for (i = 0; i < 20000 && mkvm_ioapic_wants_eoi(ioapic, 0x71); i++)
 		mkvm_ioapic_eoi(ioapic, 0x71);
-	EXPECT_EQ(i, IOAPIC_STORM_COUNT);
-	EXPECT_EQ(nr_sent, IOAPIC_STORM_COUNT);
+	EXPECT_EQ(IOAPIC_STORM_COUNT, i);
+	EXPECT_EQ(IOAPIC_STORM_COUNT, nr_sent);
 	shim_clock_advance(9 * NSEC_PER_MSEC);
-	EXPECT_EQ(nr_sent, IOAPIC_STORM_COUNT);
+	EXPECT_EQ(IOAPIC_STORM_COUNT, nr_sent);
 	rte(9, LEVEL | 0x71, 0);		/* no way around the wait */
-	EXPECT_EQ(nr_sent, IOAPIC_STORM_COUNT);
+	EXPECT_EQ(IOAPIC_STORM_COUNT, nr_sent);
 	shim_clock_advance(1 * NSEC_PER_MSEC);
-	EXPECT_EQ(nr_sent, IOAPIC_STORM_COUNT + 1);
+	EXPECT_EQ(IOAPIC_STORM_COUNT + 1, nr_sent);
 	stop();
 }
 
@@ -432,9 +432,9 @@ TEST(first_and_last_pin_come_back_after_a_storm)
 		while (mkvm_ioapic_wants_eoi(ioapic, 0x71))
 			mkvm_ioapic_eoi(ioapic, 0x71);
 		shim_clock_advance(10 * NSEC_PER_MSEC);
-		EXPECT_EQ(nr_sent, IOAPIC_STORM_COUNT + 1);
+		EXPECT_EQ(IOAPIC_STORM_COUNT + 1, nr_sent);
 		mkvm_ioapic_eoi(ioapic, 0x71);
-		EXPECT_EQ(nr_sent, IOAPIC_STORM_COUNT + 2);
+		EXPECT_EQ(IOAPIC_STORM_COUNT + 2, nr_sent);
 		stop();
 	}
 }
@@ -451,7 +451,7 @@ TEST(line_that_falls_in_between_never_waits)
 		line(9, 0);
 		mkvm_ioapic_eoi(ioapic, 0x71);
 	}
-	EXPECT_EQ(nr_sent, 60000);
+	EXPECT_EQ(60000, nr_sent);
 	stop();
 }
 
@@ -466,13 +466,13 @@ TEST(eoi_of_a_tick_is_told_to_the_pit)
 	mkvm_ioapic_set_irq(ioapic, 2, MKVM_SOURCE_PIT, 0);
 	EXPECT_TRUE(mkvm_ioapic_wants_eoi(ioapic, 0x30));
 	mkvm_ioapic_eoi(ioapic, 0x31);
-	EXPECT_EQ(pit_acks, 0);
+	EXPECT_EQ(0, pit_acks);
 	mkvm_ioapic_eoi(ioapic, 0x30);
-	EXPECT_EQ(pit_acks, 1);
-	EXPECT_EQ(nr_sent, 2);
+	EXPECT_EQ(1, pit_acks);
+	EXPECT_EQ(2, nr_sent);
 	/* a coalesced attempt wants the next EOI too */
 	deliver_result = MKVM_IRQ_COALESCED;
-	EXPECT_EQ(mkvm_ioapic_set_irq(ioapic, 2, MKVM_SOURCE_PIT, 1), MKVM_IRQ_COALESCED);
+	EXPECT_EQ(MKVM_IRQ_COALESCED, mkvm_ioapic_set_irq(ioapic, 2, MKVM_SOURCE_PIT, 1));
 	EXPECT_TRUE(mkvm_ioapic_wants_eoi(ioapic, 0x30));
 	stop();
 }
@@ -488,10 +488,10 @@ TEST(partial_writes_set_the_low_bytes)
 	mkvm_ioapic_mmio_write(ioapic, 0, 1, &index);
 	mkvm_ioapic_mmio_write(ioapic, 0x10, 2, &low);
 	mkvm_ioapic_mmio_read(ioapic, 0x10, 8, buf);
-	EXPECT_EQ(*(u32 *)buf, 0x8055);
+	EXPECT_EQ(0x8055, *(u32 *)buf);
 	mkvm_ioapic_mmio_write(ioapic, 0, 8, &wide);
 	mkvm_ioapic_mmio_read(ioapic, 0, 4, buf);
-	EXPECT_EQ(*(u32 *)buf, 0x11);
+	EXPECT_EQ(0x11, *(u32 *)buf);
 	stop();
 }
 
@@ -515,10 +515,10 @@ TEST(state_round_trips_at_every_step_of_a_session)
 		}
 		mkvm_ioapic_get(ioapic, &before);
 		n = nr_sent;
-		EXPECT_EQ(mkvm_ioapic_set(ioapic, &before), 0);
+		EXPECT_EQ(0, mkvm_ioapic_set(ioapic, &before));
 		mkvm_ioapic_get(ioapic, &after);
-		EXPECT_EQ(memcmp(&before, &after, sizeof(before)), 0);
-		EXPECT_EQ(nr_sent, n);		/* nothing arrives twice */
+		EXPECT_EQ(0, memcmp(&before, &after, sizeof(before)));
+		EXPECT_EQ(n, nr_sent);		/* nothing arrives twice */
 	}
 	stop();
 }
@@ -537,10 +537,10 @@ TEST(get_shows_high_lines_but_no_edge_that_was_delivered)
 	line(2, 1);
 	line(23, 1);
 	mkvm_ioapic_get(ioapic, &s);
-	EXPECT_EQ(s.irr, BIT(0) | BIT(1) | BIT(23));
-	EXPECT_EQ(s.base_address, MKVM_IOAPIC_BASE);
-	EXPECT_EQ(mkvm_ioapic_set(ioapic, &s), 0);
-	EXPECT_EQ(line(2, 1), 1);		/* its line is low for all we know: an edge */
+	EXPECT_EQ(BIT(0) | BIT(1) | BIT(23), s.irr);
+	EXPECT_EQ(MKVM_IOAPIC_BASE, s.base_address);
+	EXPECT_EQ(0, mkvm_ioapic_set(ioapic, &s));
+	EXPECT_EQ(1, line(2, 1));		/* its line is low for all we know: an edge */
 	stop();
 }
 
@@ -555,18 +555,18 @@ TEST(restored_state_delivers_what_is_pending_and_knows_what_is_in_service)
 	s.redirtbl[11].bits = 0x73;
 	s.redirtbl[12].bits = REMOTE | STATUS | 0x74;	/* edge: cannot be */
 	s.irr = BIT(9) | BIT(10) | BIT(11);
-	EXPECT_EQ(mkvm_ioapic_set(ioapic, &s), 0);
-	ASSERT_EQ(nr_sent, 2);
-	EXPECT_EQ(sent[0].vector, 0x71);
-	EXPECT_EQ(sent[1].vector, 0x73);
-	EXPECT_EQ(rte_low(12), 0x74);
+	EXPECT_EQ(0, mkvm_ioapic_set(ioapic, &s));
+	ASSERT_EQ(2, nr_sent);
+	EXPECT_EQ(0x71, sent[0].vector);
+	EXPECT_EQ(0x73, sent[1].vector);
+	EXPECT_EQ(0x74, rte_low(12));
 	EXPECT_TRUE(mkvm_ioapic_wants_eoi(ioapic, 0x72));
 	mkvm_ioapic_eoi(ioapic, 0x72);
-	ASSERT_EQ(nr_sent, 3);
-	EXPECT_EQ(sent[2].vector, 0x72);
+	ASSERT_EQ(3, nr_sent);
+	EXPECT_EQ(0x72, sent[2].vector);
 	line(10, 0);
 	mkvm_ioapic_eoi(ioapic, 0x72);
-	EXPECT_EQ(nr_sent, 3);
+	EXPECT_EQ(3, nr_sent);
 	stop();
 }
 
@@ -587,17 +587,17 @@ TEST(set_refuses_what_it_cannot_hold_and_ignores_padding)
 		case 3: bad.id = 0x10; break;
 		case 4: bad.irr = 1u << 24; break;
 		}
-		EXPECT_EQ(mkvm_ioapic_set(ioapic, &bad), -EINVAL);
+		EXPECT_EQ(-EINVAL, mkvm_ioapic_set(ioapic, &bad));
 	}
 	mkvm_ioapic_get(ioapic, &after);
-	EXPECT_EQ(memcmp(&good, &after, sizeof(good)), 0);
+	EXPECT_EQ(0, memcmp(&good, &after, sizeof(good)));
 	good.pad = 0xdeadbeef;
 	good.ioregsel = 0xff;
 	good.id = 0xf;
 	good.irr = 0xffffff;
-	EXPECT_EQ(mkvm_ioapic_set(ioapic, &good), 0);
+	EXPECT_EQ(0, mkvm_ioapic_set(ioapic, &good));
 	mkvm_ioapic_get(ioapic, &after);
-	EXPECT_EQ(after.pad, 0);
+	EXPECT_EQ(0, after.pad);
 	stop();
 }
 
@@ -605,7 +605,7 @@ TEST(create_fails_cleanly_without_memory)
 {
 	memset(&vm, 0, sizeof(vm));
 	shim_alloc_fail_in = 1;
-	EXPECT_EQ(mkvm_ioapic_create(&vm), -ENOMEM);
+	EXPECT_EQ(-ENOMEM, mkvm_ioapic_create(&vm));
 	EXPECT_TRUE(!vm.irqchip.ioapic);
 	mkvm_ioapic_destroy(&vm);
 }
@@ -658,17 +658,17 @@ TEST(what_ends_with_the_eoi_is_low_before_a_level_is_delivered_again)
 	start();
 	rte(9, LEVEL | 0x40, 0);
 	mkvm_ioapic_set_irq(ioapic, 9, MKVM_SOURCE_RESAMPLE, 1);
-	EXPECT_EQ(nr_sent, 1);
+	EXPECT_EQ(1, nr_sent);
 	mkvm_ioapic_eoi(ioapic, 0x40);
-	EXPECT_EQ(acked, 1 << 9);
-	EXPECT_EQ(nr_sent, 1);
+	EXPECT_EQ(1 << 9, acked);
+	EXPECT_EQ(1, nr_sent);
 	EXPECT_FALSE(rte_low(9) & REMOTE);
 	/* userspace's own hold on the line does not end */
 	line(9, 1);
 	mkvm_ioapic_set_irq(ioapic, 9, MKVM_SOURCE_RESAMPLE, 1);
-	EXPECT_EQ(nr_sent, 2);
+	EXPECT_EQ(2, nr_sent);
 	mkvm_ioapic_eoi(ioapic, 0x40);
-	EXPECT_EQ(nr_sent, 3);
+	EXPECT_EQ(3, nr_sent);
 	stop();
 }
 
@@ -679,11 +679,11 @@ TEST(a_level_raised_while_its_end_is_told_is_delivered_once)
 	mkvm_ioapic_set_irq(ioapic, 9, MKVM_SOURCE_RESAMPLE, 1);
 	raise_in_ack = 1 << 9;
 	mkvm_ioapic_eoi(ioapic, 0x40);
-	EXPECT_EQ(nr_sent, 2);
+	EXPECT_EQ(2, nr_sent);
 	EXPECT_TRUE(rte_low(9) & REMOTE);
 	raise_in_ack = 0;
 	mkvm_ioapic_eoi(ioapic, 0x40);
-	EXPECT_EQ(nr_sent, 2);
+	EXPECT_EQ(2, nr_sent);
 	EXPECT_FALSE(rte_low(9) & REMOTE);
 	stop();
 }
@@ -698,10 +698,10 @@ TEST(a_resampled_level_that_never_ends_is_slowed_down_like_any_storm)
 	raise_in_ack = 1 << 9;
 	for (i = 0; i < 10000; i++)
 		mkvm_ioapic_eoi(ioapic, 0x40);
-	EXPECT_EQ(nr_sent, 10000);
+	EXPECT_EQ(10000, nr_sent);
 	EXPECT_FALSE(rte_low(9) & REMOTE);
 	shim_clock_advance(20 * NSEC_PER_MSEC);
-	EXPECT_EQ(nr_sent, 10001);
+	EXPECT_EQ(10001, nr_sent);
 	stop();
 }
 
@@ -715,9 +715,9 @@ TEST(an_edge_pin_tells_its_resampler_too_and_no_other_source)
 	mkvm_ioapic_set_irq(ioapic, 9, MKVM_SOURCE_RESAMPLE, 1);
 	EXPECT_TRUE(mkvm_ioapic_wants_eoi(ioapic, 0x40));
 	mkvm_ioapic_eoi(ioapic, 0x40);
-	EXPECT_EQ(nr_acks, 1);
+	EXPECT_EQ(1, nr_acks);
 	mkvm_ioapic_set_irq(ioapic, 9, MKVM_SOURCE_RESAMPLE, 1);
-	EXPECT_EQ(nr_sent, 3);
+	EXPECT_EQ(3, nr_sent);
 	stop();
 }
 
@@ -725,14 +725,12 @@ TEST(a_pulse_is_an_edge_that_leaves_other_sources_alone)
 {
 	start();
 	rte(9, 0x40, 0);
-	EXPECT_EQ(mkvm_ioapic_set_irq(ioapic, 9, MKVM_SOURCE_IRQFD, MKVM_PULSE), 1);
-	EXPECT_EQ(mkvm_ioapic_set_irq(ioapic, 9, MKVM_SOURCE_IRQFD, MKVM_PULSE), 1);
-	EXPECT_EQ(nr_sent, 2);
+	EXPECT_EQ(1, mkvm_ioapic_set_irq(ioapic, 9, MKVM_SOURCE_IRQFD, MKVM_PULSE));
+	EXPECT_EQ(1, mkvm_ioapic_set_irq(ioapic, 9, MKVM_SOURCE_IRQFD, MKVM_PULSE));
+	EXPECT_EQ(2, nr_sent);
 	line(9, 1);
-	EXPECT_EQ(mkvm_ioapic_set_irq(ioapic, 9, MKVM_SOURCE_IRQFD, MKVM_PULSE), MKVM_IRQ_COALESCED);
-	EXPECT_EQ(line(9, 1), MKVM_IRQ_COALESCED);
-	EXPECT_EQ(nr_sent, 3);
+	EXPECT_EQ(MKVM_IRQ_COALESCED, mkvm_ioapic_set_irq(ioapic, 9, MKVM_SOURCE_IRQFD, MKVM_PULSE));
+	EXPECT_EQ(MKVM_IRQ_COALESCED, line(9, 1));
+	EXPECT_EQ(3, nr_sent);
 	stop();
 }
-
-TEST_MAIN()

@@ -61,24 +61,24 @@ TEST(a_physical_id_reaches_that_cpu_alone)
 	for (int x2apic = 0; x2apic < 2; x2apic++) {
 		setup(8, x2apic ? 0xff : 0);
 		for (u32 dest = 0; dest < 8; dest++) {
-			EXPECT_EQ(deliver(lapic(3), dest, false, FIXED), 1);
-			EXPECT_EQ(got(0x41), BIT(dest));
-			EXPECT_EQ(deliver(NULL, dest, false, LOWEST), 1);
-			EXPECT_EQ(got(0x41), BIT(dest));
+			EXPECT_EQ(1, deliver(lapic(3), dest, false, FIXED));
+			EXPECT_EQ(BIT(dest), got(0x41));
+			EXPECT_EQ(1, deliver(NULL, dest, false, LOWEST));
+			EXPECT_EQ(BIT(dest), got(0x41));
 		}
 		for (u32 dest = 8; dest < 255; dest++)
-			EXPECT_EQ(deliver(lapic(3), dest, false, FIXED), MKVM_IRQ_IGNORED);
-		EXPECT_EQ(deliver(lapic(3), 0x100, false, FIXED), MKVM_IRQ_IGNORED);
-		EXPECT_EQ(deliver(lapic(3), 0xfffffffe, false, FIXED), MKVM_IRQ_IGNORED);
-		EXPECT_EQ(got(0x41), 0);
+			EXPECT_EQ(MKVM_IRQ_IGNORED, deliver(lapic(3), dest, false, FIXED));
+		EXPECT_EQ(MKVM_IRQ_IGNORED, deliver(lapic(3), 0x100, false, FIXED));
+		EXPECT_EQ(MKVM_IRQ_IGNORED, deliver(lapic(3), 0xfffffffe, false, FIXED));
+		EXPECT_EQ(0, got(0x41));
 	}
 }
 
 TEST(a_physical_id_that_is_pending_already_counts_0)
 {
 	setup(2, 0);
-	EXPECT_EQ(deliver(NULL, 1, false, FIXED), 1);
-	EXPECT_EQ(deliver(NULL, 1, false, FIXED), MKVM_IRQ_COALESCED);
+	EXPECT_EQ(1, deliver(NULL, 1, false, FIXED));
+	EXPECT_EQ(MKVM_IRQ_COALESCED, deliver(NULL, 1, false, FIXED));
 }
 
 TEST(no_cpu_beyond_the_last_is_looked_at_by_speculation_either)
@@ -95,21 +95,21 @@ TEST(ids_need_not_be_indexes)
 	for (u32 dest = 0; dest < 255; dest++) {
 		bool there = dest >= 3 && dest < 3 + 8 * 17 && (dest - 3) % 17 == 0;
 
-		EXPECT_EQ(deliver(NULL, dest, false, FIXED), there ? 1 : MKVM_IRQ_IGNORED);
-		EXPECT_EQ(got(0x41), there ? BIT((dest - 3) / 17) : 0);
+		EXPECT_EQ(there ? 1 : MKVM_IRQ_IGNORED, deliver(NULL, dest, false, FIXED));
+		EXPECT_EQ(there ? BIT((dest - 3) / 17) : 0, got(0x41));
 	}
 	/* the largest id there is, far beyond the number of vCPUs */
 	setup_ids(1, 254, 1, 0);
-	EXPECT_EQ(deliver(NULL, 254, false, FIXED), 1);
+	EXPECT_EQ(1, deliver(NULL, 254, false, FIXED));
 }
 
 TEST(a_moved_xapic_id_is_found_by_its_new_value)
 {
 	setup(4, 0);
 	reg_write(lapic(1), APIC_ID, 0x09000000);
-	EXPECT_EQ(deliver(NULL, 1, false, FIXED), MKVM_IRQ_IGNORED);
-	EXPECT_EQ(deliver(NULL, 9, false, FIXED), 1);
-	EXPECT_EQ(got(0x41), BIT(1));
+	EXPECT_EQ(MKVM_IRQ_IGNORED, deliver(NULL, 1, false, FIXED));
+	EXPECT_EQ(1, deliver(NULL, 9, false, FIXED));
+	EXPECT_EQ(BIT(1), got(0x41));
 }
 
 TEST(physical_broadcast_depends_on_sender_and_mode)
@@ -124,9 +124,9 @@ TEST(physical_broadcast_depends_on_sender_and_mode)
 
 	for (int i = 0; i < ARRAY_SIZE(t); i++) {
 		setup(4, t[i].x2apic);
-		EXPECT_EQ(deliver(t[i].sender < 0 ? NULL : lapic(t[i].sender), t[i].dest, false, FIXED),
-			  t[i].who ? __builtin_popcountll(t[i].who) : MKVM_IRQ_IGNORED);
-		EXPECT_EQ(got(0x41), t[i].who);
+		EXPECT_EQ(t[i].who ? __builtin_popcountll(t[i].who) : MKVM_IRQ_IGNORED,
+			  deliver(t[i].sender < 0 ? NULL : lapic(t[i].sender), t[i].dest, false, FIXED));
+		EXPECT_EQ(t[i].who, got(0x41));
 	}
 }
 
@@ -134,26 +134,26 @@ TEST(without_the_quirk_destination_255_is_an_id_of_x2apics)
 {
 	setup(4, 0x6);
 	lapic(0)->vcpu->vm->irqchip.no_broadcast_quirk = true;
-	EXPECT_EQ(deliver(NULL, 0xff, false, FIXED), 2);
-	EXPECT_EQ(got(0x41), 0x9);
+	EXPECT_EQ(2, deliver(NULL, 0xff, false, FIXED));
+	EXPECT_EQ(0x9, got(0x41));
 	setup(4, 0xf);
 	lapic(0)->vcpu->vm->irqchip.no_broadcast_quirk = true;
-	EXPECT_EQ(deliver(NULL, 0xff, false, FIXED), MKVM_IRQ_IGNORED);
-	EXPECT_EQ(deliver(NULL, 0xff, true, FIXED), 4);		/* logical: cluster 0 */
+	EXPECT_EQ(MKVM_IRQ_IGNORED, deliver(NULL, 0xff, false, FIXED));
+	EXPECT_EQ(4, deliver(NULL, 0xff, true, FIXED));		/* logical: cluster 0 */
 	setup(4, 0xf);
 	lapic(0)->vcpu->vm->irqchip.no_broadcast_quirk = true;
-	EXPECT_EQ(deliver(NULL, 0xffffffff, false, FIXED), 4);
+	EXPECT_EQ(4, deliver(NULL, 0xffffffff, false, FIXED));
 }
 
 TEST(an_id_over_255_is_never_its_low_8_bits)
 {
 	for (u64 x2apic = 0; x2apic < 4; x2apic++) {
 		setup_ids(2, 44, 256, x2apic);
-		EXPECT_EQ(deliver(NULL, 44, false, FIXED), 1);
-		EXPECT_EQ(deliver(NULL, 300, false, FIXED), 1);
-		EXPECT_EQ(got(0x41), 0x3);
+		EXPECT_EQ(1, deliver(NULL, 44, false, FIXED));
+		EXPECT_EQ(1, deliver(NULL, 300, false, FIXED));
+		EXPECT_EQ(0x3, got(0x41));
 		setup_ids(1, 300, 1, x2apic & 1);
-		EXPECT_EQ(deliver(NULL, 44, false, FIXED), MKVM_IRQ_IGNORED);
+		EXPECT_EQ(MKVM_IRQ_IGNORED, deliver(NULL, 44, false, FIXED));
 	}
 }
 
@@ -162,8 +162,8 @@ TEST(modes_mix)
 	setup(4, 0xa);
 	for (u32 dest = 0; dest < 4; dest++)
 		for (int sender = 0; sender < 4; sender++) {
-			EXPECT_EQ(deliver(lapic(sender), dest, false, FIXED), 1);
-			EXPECT_EQ(got(0x41), BIT(dest));
+			EXPECT_EQ(1, deliver(lapic(sender), dest, false, FIXED));
+			EXPECT_EQ(BIT(dest), got(0x41));
 		}
 }
 
@@ -175,8 +175,8 @@ TEST(flat_logical_destinations_match_any_common_bit)
 		for (u32 dest = 0; dest < 256; dest++) {
 			bool match = dest == 0xff || (ldr & dest);
 
-			EXPECT_EQ(deliver(NULL, dest, true, FIXED), match ? 1 : MKVM_IRQ_IGNORED);
-			EXPECT_EQ(got(0x41), match);
+			EXPECT_EQ(match ? 1 : MKVM_IRQ_IGNORED, deliver(NULL, dest, true, FIXED));
+			EXPECT_EQ(match, got(0x41));
 		}
 	}
 }
@@ -190,8 +190,8 @@ TEST(cluster_logical_destinations_match_in_their_cluster)
 		for (u32 dest = 0; dest < 256; dest++) {
 			bool match = dest == 0xff || (ldr >> 4 == dest >> 4 && (ldr & dest & 0xf));
 
-			EXPECT_EQ(deliver(NULL, dest, true, FIXED), match ? 1 : MKVM_IRQ_IGNORED);
-			EXPECT_EQ(got(0x41), match);
+			EXPECT_EQ(match ? 1 : MKVM_IRQ_IGNORED, deliver(NULL, dest, true, FIXED));
+			EXPECT_EQ(match, got(0x41));
 		}
 	}
 }
@@ -202,8 +202,8 @@ TEST(an_undefined_destination_format_matches_nothing_logical)
 		setup(1, 0);
 		reg_write(lapic(0), APIC_DFR, model << 28);
 		reg_write(lapic(0), APIC_LDR, 0xff000000);
-		EXPECT_EQ(deliver(NULL, 0x11, true, FIXED), MKVM_IRQ_IGNORED);
-		EXPECT_EQ(deliver(NULL, 0, false, FIXED), 1);
+		EXPECT_EQ(MKVM_IRQ_IGNORED, deliver(NULL, 0x11, true, FIXED));
+		EXPECT_EQ(1, deliver(NULL, 0, false, FIXED));
 	}
 }
 
@@ -218,17 +218,17 @@ TEST(x2apic_logical_destinations_match_cluster_and_bit)
 		for (u32 bit = 0; bit < 16; bit++) {
 			u32 id = cluster * 16 + bit, dest = cluster << 16 | 1 << bit;
 
-			EXPECT_EQ(deliver(lapic(0), dest, true, FIXED), id < 255 ? 1 : MKVM_IRQ_IGNORED);
+			EXPECT_EQ(id < 255 ? 1 : MKVM_IRQ_IGNORED, deliver(lapic(0), dest, true, FIXED));
 			if (id < 255) {
 				EXPECT_TRUE(vector_test(lapic(id), APIC_IRR, 0x41));
 				mkvm_lapic_ack(lapic(id), 0x41);
 				lapic_eoi(lapic(id));
 			}
 		}
-	EXPECT_EQ(deliver(lapic(0), 0x0001ffff, true, FIXED), 16);
-	EXPECT_EQ(deliver(lapic(0), 0x000fffff, true, FIXED), 15);
-	EXPECT_EQ(deliver(lapic(0), 0x00020000, true, FIXED), MKVM_IRQ_IGNORED);
-	EXPECT_EQ(deliver(lapic(0), 0xffffffff, true, FIXED), 255 - 31);
+	EXPECT_EQ(16, deliver(lapic(0), 0x0001ffff, true, FIXED));
+	EXPECT_EQ(15, deliver(lapic(0), 0x000fffff, true, FIXED));
+	EXPECT_EQ(MKVM_IRQ_IGNORED, deliver(lapic(0), 0x00020000, true, FIXED));
+	EXPECT_EQ(255 - 31, deliver(lapic(0), 0xffffffff, true, FIXED));
 }
 
 TEST(the_icr_sends_with_every_mode_and_shorthand)
@@ -242,10 +242,10 @@ TEST(the_icr_sends_with_every_mode_and_shorthand)
 
 				setup(4, x2apic ? 0xf : 0);
 				if (x2apic) {
-					EXPECT_EQ(mkvm_lapic_msr_write(lapic(1), 0x830, 2ull << 32 | icr), 0);
+					EXPECT_EQ(0, mkvm_lapic_msr_write(lapic(1), 0x830, 2ull << 32 | icr));
 				} else {
 					reg_write(lapic(1), APIC_ICR2, 2 << 24);
-					EXPECT_EQ(got(0x41), 0);	/* the upper half sends nothing */
+					EXPECT_EQ(0, got(0x41));	/* the upper half sends nothing */
 					reg_write(lapic(1), APIC_ICR, icr);
 				}
 				fixed = got(0x41);
@@ -256,25 +256,25 @@ TEST(the_icr_sends_with_every_mode_and_shorthand)
 					sipi |= (u64)fixture_vcpus[i].sipis << i;
 				}
 				if (mode == LOWEST) {
-					EXPECT_EQ(__builtin_popcountll(fixed), 1);
-					EXPECT_EQ(fixed & ~who[shorthand], 0);
+					EXPECT_EQ(1, __builtin_popcountll(fixed));
+					EXPECT_EQ(0, fixed & ~who[shorthand]);
 				} else {
-					EXPECT_EQ(fixed, mode == 0 ? who[shorthand] : 0);
+					EXPECT_EQ(mode == 0 ? who[shorthand] : 0, fixed);
 				}
-				EXPECT_EQ(smi, mode == 2 ? who[shorthand] : 0);
-				EXPECT_EQ(nmi, mode == 4 ? who[shorthand] : 0);
-				EXPECT_EQ(init, mode == 5 ? who[shorthand] : 0);
-				EXPECT_EQ(sipi, mode == 6 ? who[shorthand] : 0);
+				EXPECT_EQ(mode == 2 ? who[shorthand] : 0, smi);
+				EXPECT_EQ(mode == 4 ? who[shorthand] : 0, nmi);
+				EXPECT_EQ(mode == 5 ? who[shorthand] : 0, init);
+				EXPECT_EQ(mode == 6 ? who[shorthand] : 0, sipi);
 				if (mode == 6)
-					EXPECT_EQ(fixture_vcpus[__builtin_ctzll(sipi)].sipi_vector, 0x41);
+					EXPECT_EQ(0x41, fixture_vcpus[__builtin_ctzll(sipi)].sipi_vector);
 			}
 }
 
 TEST(the_self_ipi_register_sends_to_itself)
 {
 	setup(2, 0x3);
-	EXPECT_EQ(mkvm_lapic_msr_write(lapic(1), 0x83f, 0x41), 0);
-	EXPECT_EQ(got(0x41), 0x2);
+	EXPECT_EQ(0, mkvm_lapic_msr_write(lapic(1), 0x83f, 0x41));
+	EXPECT_EQ(0x2, got(0x41));
 	EXPECT_FALSE(vector_test(lapic(1), APIC_TMR, 0x41));
 }
 
@@ -283,7 +283,7 @@ TEST(a_software_disabled_sender_still_sends)
 	vm = fixture_start(2, 0, 1);
 	sw_enable(lapic(0));
 	reg_write(lapic(1), APIC_ICR, 0x4041);
-	EXPECT_EQ(got(0x41), 0x1);
+	EXPECT_EQ(0x1, got(0x41));
 }
 
 TEST(shorthands_of_a_sender_that_is_none_reach_nobody_or_everybody)
@@ -293,7 +293,7 @@ TEST(shorthands_of_a_sender_that_is_none_reach_nobody_or_everybody)
 
 	for (irq.shorthand = 0; irq.shorthand < 4; irq.shorthand++) {
 		setup(4, 0);
-		EXPECT_EQ(mkvm_irq_deliver(vm, NULL, &irq), result[irq.shorthand]);
+		EXPECT_EQ(result[irq.shorthand], mkvm_irq_deliver(vm, NULL, &irq));
 	}
 }
 
@@ -301,30 +301,30 @@ TEST(disabled_and_absent_apics_are_left_out)
 {
 	setup(4, 0);
 	mkvm_lapic_set_base(lapic(1), 0xfee00000, false);
-	EXPECT_EQ(deliver(NULL, 1, false, FIXED), MKVM_IRQ_IGNORED);
-	EXPECT_EQ(deliver(NULL, 0xff, false, FIXED), 3);
-	EXPECT_EQ(deliver(NULL, 1, false, 5), MKVM_IRQ_IGNORED);
-	EXPECT_EQ(fixture_vcpus[1].inits, 0);
+	EXPECT_EQ(MKVM_IRQ_IGNORED, deliver(NULL, 1, false, FIXED));
+	EXPECT_EQ(3, deliver(NULL, 0xff, false, FIXED));
+	EXPECT_EQ(MKVM_IRQ_IGNORED, deliver(NULL, 1, false, 5));
+	EXPECT_EQ(0, fixture_vcpus[1].inits);
 	/* software-disabled: addressed, but takes no vector */
 	reg_write(lapic(2), APIC_SPIV, 0xff);
-	EXPECT_EQ(deliver(NULL, 2, false, FIXED), MKVM_IRQ_IGNORED);
-	EXPECT_EQ(deliver(NULL, 2, false, 4), 1);
+	EXPECT_EQ(MKVM_IRQ_IGNORED, deliver(NULL, 2, false, FIXED));
+	EXPECT_EQ(1, deliver(NULL, 2, false, 4));
 	/* a vCPU without a LAPIC */
 	mkvm_lapic_destroy(&fixture_vcpus[3]);
-	EXPECT_EQ(deliver(NULL, 3, false, FIXED), MKVM_IRQ_IGNORED);
-	EXPECT_EQ(deliver(NULL, 0xff, true, LOWEST), MKVM_IRQ_COALESCED);	/* vCPU 0 has it since the broadcast */
+	EXPECT_EQ(MKVM_IRQ_IGNORED, deliver(NULL, 3, false, FIXED));
+	EXPECT_EQ(MKVM_IRQ_COALESCED, deliver(NULL, 0xff, true, LOWEST));	/* vCPU 0 has it since the broadcast */
 	/* nobody at all */
 	fixture_stop();
-	EXPECT_EQ(deliver(NULL, 0, false, FIXED), MKVM_IRQ_IGNORED);
-	EXPECT_EQ(deliver(NULL, 0xff, true, LOWEST), MKVM_IRQ_IGNORED);
+	EXPECT_EQ(MKVM_IRQ_IGNORED, deliver(NULL, 0, false, FIXED));
+	EXPECT_EQ(MKVM_IRQ_IGNORED, deliver(NULL, 0xff, true, LOWEST));
 }
 
 TEST(counts_are_of_those_that_took_it)
 {
 	setup(4, 0);
-	EXPECT_EQ(deliver(NULL, 2, false, FIXED), 1);
-	EXPECT_EQ(deliver(NULL, 0xff, false, FIXED), 3);
-	EXPECT_EQ(deliver(NULL, 0xff, false, FIXED), MKVM_IRQ_COALESCED);
+	EXPECT_EQ(1, deliver(NULL, 2, false, FIXED));
+	EXPECT_EQ(3, deliver(NULL, 0xff, false, FIXED));
+	EXPECT_EQ(MKVM_IRQ_COALESCED, deliver(NULL, 0xff, false, FIXED));
 }
 
 TEST(lowest_priority_goes_to_the_least_busy_that_is_addressed)
@@ -334,25 +334,25 @@ TEST(lowest_priority_goes_to_the_least_busy_that_is_addressed)
 		reg_write(lapic(i), APIC_LDR, 1u << (24 + i));
 		reg_write(lapic(i), APIC_TASKPRI, 0x70 - 0x10 * i);
 	}
-	EXPECT_EQ(deliver(NULL, 0xf, true, LOWEST), 1);
-	EXPECT_EQ(got(0x41), BIT(3));
-	EXPECT_EQ(deliver(NULL, 0x7, true, LOWEST), 1);
-	EXPECT_EQ(got(0x41), BIT(2));
+	EXPECT_EQ(1, deliver(NULL, 0xf, true, LOWEST));
+	EXPECT_EQ(BIT(3), got(0x41));
+	EXPECT_EQ(1, deliver(NULL, 0x7, true, LOWEST));
+	EXPECT_EQ(BIT(2), got(0x41));
 	/* what is requested or in service counts as well */
 	send_fixed(lapic(3), 0x81, false);
-	EXPECT_EQ(deliver(NULL, 0xf, true, LOWEST), 1);
-	EXPECT_EQ(got(0x41), BIT(2));
+	EXPECT_EQ(1, deliver(NULL, 0xf, true, LOWEST));
+	EXPECT_EQ(BIT(2), got(0x41));
 	mkvm_lapic_ack(lapic(2), 0x91);
-	EXPECT_EQ(deliver(NULL, 0xf, true, LOWEST), 1);
-	EXPECT_EQ(got(0x41), BIT(1));
+	EXPECT_EQ(1, deliver(NULL, 0xf, true, LOWEST));
+	EXPECT_EQ(BIT(1), got(0x41));
 	/* a software-disabled one is no candidate however idle */
 	reg_write(lapic(0), APIC_TASKPRI, 0);
 	reg_write(lapic(0), APIC_SPIV, 0xff);
-	EXPECT_EQ(deliver(NULL, 0xf, true, LOWEST), 1);
-	EXPECT_EQ(got(0x41), BIT(1));
+	EXPECT_EQ(1, deliver(NULL, 0xf, true, LOWEST));
+	EXPECT_EQ(BIT(1), got(0x41));
 	for (int i = 0; i < 4; i++)
 		reg_write(lapic(i), APIC_SPIV, 0xff);
-	EXPECT_EQ(deliver(NULL, 0xf, true, LOWEST), MKVM_IRQ_IGNORED);
+	EXPECT_EQ(MKVM_IRQ_IGNORED, deliver(NULL, 0xf, true, LOWEST));
 }
 
 TEST(lowest_priority_takes_turns_among_equals)
@@ -370,17 +370,17 @@ TEST(lowest_priority_takes_turns_among_equals)
 		for (int n = 0; n < 800; n++) {
 			u64 who;
 
-			EXPECT_EQ(deliver(NULL, 0xfe, true, LOWEST), 1);
+			EXPECT_EQ(1, deliver(NULL, 0xfe, true, LOWEST));
 			who = got(0x41);
-			ASSERT_EQ(__builtin_popcountll(who), 1);
+			ASSERT_EQ(1, __builtin_popcountll(who));
 			count[__builtin_ctzll(who)]++;
 			if (n == 699) {
 				for (int i = 1; i < 8; i++)
-					EXPECT_EQ(count[i], 100);
+					EXPECT_EQ(100, count[i]);
 				break;
 			}
 		}
-		EXPECT_EQ(count[0], 0);
+		EXPECT_EQ(0, count[0]);
 	}
 }
 
@@ -396,33 +396,33 @@ TEST(lowest_priority_owes_nothing_to_who_was_busy)
 
 			if (n == 300)
 				mkvm_lapic_set_tpr(lapic(busy), 0);
-			EXPECT_EQ(deliver(NULL, 0xf, true, LOWEST), 1);
+			EXPECT_EQ(1, deliver(NULL, 0xf, true, LOWEST));
 			who = got(0x41);
-			ASSERT_EQ(__builtin_popcountll(who), 1);
+			ASSERT_EQ(1, __builtin_popcountll(who));
 			count[__builtin_ctzll(who)]++;
 		}
 		for (int i = 0; i < 4; i++)
-			EXPECT_EQ(count[i], i == busy ? 1 : 101);
+			EXPECT_EQ(i == busy ? 1 : 101, count[i]);
 	}
 }
 
 TEST(a_physical_broadcast_with_lowest_priority_reaches_everybody)
 {
 	setup(4, 0);
-	EXPECT_EQ(deliver(NULL, 0xff, false, LOWEST), 4);
-	EXPECT_EQ(got(0x41), 0xf);
+	EXPECT_EQ(4, deliver(NULL, 0xff, false, LOWEST));
+	EXPECT_EQ(0xf, got(0x41));
 }
 
 TEST(a_hypercall_reaches_id_255_of_x2apics_and_is_no_broadcast_of_xapics)
 {
 	setup_ids(3, 253, 1, 7);
-	EXPECT_EQ(mkvm_lapic_send_ipis(lapic(0), 7, 0, 64, 253, 0x41), 3);
-	EXPECT_EQ(got(0x41), 7);
-	EXPECT_EQ(mkvm_lapic_send_ipis(lapic(0), 1, 0, 64, 255, 0x41), 1);
-	EXPECT_EQ(got(0x41), 4);
+	EXPECT_EQ(3, mkvm_lapic_send_ipis(lapic(0), 7, 0, 64, 253, 0x41));
+	EXPECT_EQ(7, got(0x41));
+	EXPECT_EQ(1, mkvm_lapic_send_ipis(lapic(0), 1, 0, 64, 255, 0x41));
+	EXPECT_EQ(4, got(0x41));
 	setup(4, 0);
-	EXPECT_EQ(mkvm_lapic_send_ipis(lapic(0), 1, 0, 64, 255, 0x41), 0);
-	EXPECT_EQ(got(0x41), 0);
+	EXPECT_EQ(0, mkvm_lapic_send_ipis(lapic(0), 1, 0, 64, 255, 0x41));
+	EXPECT_EQ(0, got(0x41));
 }
 
 /* The direct way to a single target finds who the rule of matching says. */
@@ -449,9 +449,7 @@ TEST(random_messages_reach_exactly_those_that_match)
 		for (int i = 0; i < 6; i++)
 			expected |= (u64)mkvm_lapic_matches(lapic(i), sender, &irq) << i;
 		result = mkvm_irq_deliver(vm, sender, &irq);
-		ASSERT_EQ(result, expected ? __builtin_popcountll(expected) : MKVM_IRQ_IGNORED);
-		ASSERT_EQ(got(0x41), expected);
+		ASSERT_EQ(expected ? __builtin_popcountll(expected) : MKVM_IRQ_IGNORED, result);
+		ASSERT_EQ(expected, got(0x41));
 	}
 }
-
-TEST_MAIN()

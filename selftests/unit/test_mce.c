@@ -13,8 +13,6 @@ TEST(the_status_of_erratum_383_is_the_guests_doing_and_no_other_is)
 {
 	EXPECT_TRUE(svm_mce_is_erratum_383(STATUS));
 	for (int bit = 0; bit < 64; bit++)
-		EXPECT_EQ(svm_mce_is_erratum_383(STATUS ^ 1ULL << bit), bit == 62);
+		EXPECT_EQ(bit == 62, svm_mce_is_erratum_383(STATUS ^ 1ULL << bit));
 	EXPECT_FALSE(svm_mce_is_erratum_383(0));
 }
-
-TEST_MAIN()

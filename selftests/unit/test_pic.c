@@ -99,16 +99,16 @@ TEST(edge_gives_its_vector_once_and_sets_isr_until_eoi)
 {
 	start(1);
 	EXPECT_FALSE(mkvm_pic_output(pic));
-	EXPECT_EQ(line(3, 1), 1);
+	EXPECT_EQ(1, line(3, 1));
 	EXPECT_TRUE(mkvm_pic_output(pic));
-	EXPECT_EQ(output_changes, 1);
-	EXPECT_EQ(read_irr(MASTER), 0x08);
-	EXPECT_EQ(mkvm_pic_ack(pic), 0x23);
+	EXPECT_EQ(1, output_changes);
+	EXPECT_EQ(0x08, read_irr(MASTER));
+	EXPECT_EQ(0x23, mkvm_pic_ack(pic));
 	EXPECT_FALSE(mkvm_pic_output(pic));
-	EXPECT_EQ(read_isr(MASTER), 0x08);
-	EXPECT_EQ(read_irr(MASTER), 0);
+	EXPECT_EQ(0x08, read_isr(MASTER));
+	EXPECT_EQ(0, read_irr(MASTER));
 	eoi(MASTER);
-	EXPECT_EQ(read_isr(MASTER), 0);
+	EXPECT_EQ(0, read_isr(MASTER));
 	EXPECT_FALSE(mkvm_pic_output(pic));
 	stop();
 }
@@ -118,20 +118,20 @@ TEST(edge_is_latched_when_the_line_falls_before_the_acknowledge)
 	start(1);
 	pulse(4);
 	EXPECT_TRUE(mkvm_pic_output(pic));
-	EXPECT_EQ(mkvm_pic_ack(pic), 0x24);
+	EXPECT_EQ(0x24, mkvm_pic_ack(pic));
 	stop();
 }
 
 TEST(second_edge_before_the_acknowledge_is_coalesced)
 {
 	start(1);
-	EXPECT_EQ(line(4, 1), 1);
-	EXPECT_EQ(line(4, 1), 0);	/* no edge */
-	EXPECT_EQ(line(4, 0), 1);
-	EXPECT_EQ(line(4, 1), 0);	/* pending already */
-	EXPECT_EQ(mkvm_pic_ack(pic), 0x24);
-	EXPECT_EQ(line(4, 1), 0);	/* still high: no edge */
-	EXPECT_EQ(read_irr(MASTER), 0);
+	EXPECT_EQ(1, line(4, 1));
+	EXPECT_EQ(0, line(4, 1));	/* no edge */
+	EXPECT_EQ(1, line(4, 0));
+	EXPECT_EQ(0, line(4, 1));	/* pending already */
+	EXPECT_EQ(0x24, mkvm_pic_ack(pic));
+	EXPECT_EQ(0, line(4, 1));	/* still high: no edge */
+	EXPECT_EQ(0, read_irr(MASTER));
 	stop();
 }
 
@@ -139,13 +139,13 @@ TEST(masked_edge_is_ignored_but_latched)
 {
 	start(1);
 	mkvm_pic_port_write(pic, 0x21, 0x10);
-	EXPECT_EQ(line(4, 1), MKVM_IRQ_IGNORED);
+	EXPECT_EQ(MKVM_IRQ_IGNORED, line(4, 1));
 	EXPECT_FALSE(mkvm_pic_output(pic));
-	EXPECT_EQ(mkvm_pic_port_read(pic, 0x21), 0x10);
+	EXPECT_EQ(0x10, mkvm_pic_port_read(pic, 0x21));
 	mkvm_pic_port_write(pic, 0x21, 0);
 	EXPECT_TRUE(mkvm_pic_output(pic));
-	EXPECT_EQ(output_changes, 1);
-	EXPECT_EQ(mkvm_pic_ack(pic), 0x24);
+	EXPECT_EQ(1, output_changes);
+	EXPECT_EQ(0x24, mkvm_pic_ack(pic));
 	stop();
 }
 
@@ -164,9 +164,9 @@ TEST(pending_edge_masked_before_the_cpu_takes_it_gives_no_vector)
 TEST(acknowledge_with_nothing_pending_gives_spurious_vector_without_isr_bit)
 {
 	start(1);
-	EXPECT_EQ(mkvm_pic_ack(pic), 0x27);
-	EXPECT_EQ(read_isr(MASTER), 0);
-	EXPECT_EQ(read_isr(SLAVE), 0);
+	EXPECT_EQ(0x27, mkvm_pic_ack(pic));
+	EXPECT_EQ(0, read_isr(MASTER));
+	EXPECT_EQ(0, read_isr(SLAVE));
 	stop();
 }
 
@@ -174,10 +174,10 @@ TEST(slave_line_goes_through_the_cascade_and_sets_both_isr_bits)
 {
 	start(1);
 	pulse(12);
-	EXPECT_EQ(read_irr(MASTER), 0x04);
-	EXPECT_EQ(mkvm_pic_ack(pic), 0x2c);
-	EXPECT_EQ(read_isr(MASTER), 0x04);
-	EXPECT_EQ(read_isr(SLAVE), 0x10);
+	EXPECT_EQ(0x04, read_irr(MASTER));
+	EXPECT_EQ(0x2c, mkvm_pic_ack(pic));
+	EXPECT_EQ(0x04, read_isr(MASTER));
+	EXPECT_EQ(0x10, read_isr(SLAVE));
 	/* same slave, lower and higher: held back by the master's IR2 in service */
 	pulse(13);
 	pulse(8);
@@ -186,7 +186,7 @@ TEST(slave_line_goes_through_the_cascade_and_sets_both_isr_bits)
 	EXPECT_FALSE(mkvm_pic_output(pic));
 	eoi(MASTER);
 	EXPECT_TRUE(mkvm_pic_output(pic));
-	EXPECT_EQ(mkvm_pic_ack(pic), 0x28);
+	EXPECT_EQ(0x28, mkvm_pic_ack(pic));
 	stop();
 }
 
@@ -194,14 +194,14 @@ TEST(special_fully_nested_mode_lets_the_slave_interrupt_itself)
 {
 	start(0x11);
 	pulse(12);
-	EXPECT_EQ(mkvm_pic_ack(pic), 0x2c);
+	EXPECT_EQ(0x2c, mkvm_pic_ack(pic));
 	pulse(13);	/* lower than the one in service */
 	EXPECT_FALSE(mkvm_pic_output(pic));
 	pulse(3);	/* lower than the slave on the master */
 	EXPECT_FALSE(mkvm_pic_output(pic));
 	pulse(8);
 	EXPECT_TRUE(mkvm_pic_output(pic));
-	EXPECT_EQ(mkvm_pic_ack(pic), 0x28);
+	EXPECT_EQ(0x28, mkvm_pic_ack(pic));
 	stop();
 }
 
@@ -211,20 +211,20 @@ TEST(fully_nested_only_higher_priority_interrupts_service)
 
 	start(1);
 	pulse(4);
-	EXPECT_EQ(mkvm_pic_ack(pic), 0x24);
+	EXPECT_EQ(0x24, mkvm_pic_ack(pic));
 	for (i = 4; i < 8; i++) {
 		pulse(i);
 		EXPECT_FALSE(mkvm_pic_output(pic));
 	}
 	pulse(1);
-	EXPECT_EQ(mkvm_pic_ack(pic), 0x21);
+	EXPECT_EQ(0x21, mkvm_pic_ack(pic));
 	pulse(0);
-	EXPECT_EQ(mkvm_pic_ack(pic), 0x20);
-	EXPECT_EQ(read_isr(MASTER), 0x13);
+	EXPECT_EQ(0x20, mkvm_pic_ack(pic));
+	EXPECT_EQ(0x13, read_isr(MASTER));
 	eoi(MASTER);
-	EXPECT_EQ(read_isr(MASTER), 0x12);
+	EXPECT_EQ(0x12, read_isr(MASTER));
 	eoi(MASTER);
-	EXPECT_EQ(read_isr(MASTER), 0x10);
+	EXPECT_EQ(0x10, read_isr(MASTER));
 	stop();
 }
 
@@ -237,11 +237,11 @@ TEST(rotation_on_eoi_makes_the_served_line_the_lowest)
 	pulse(3);
 	pulse(4);
 	pulse(0);
-	EXPECT_EQ(mkvm_pic_ack(pic), 0x24);
+	EXPECT_EQ(0x24, mkvm_pic_ack(pic));
 	mkvm_pic_port_write(pic, MASTER, 0xe4);		/* rotate on specific EOI of 4 */
-	EXPECT_EQ(mkvm_pic_ack(pic), 0x20);
+	EXPECT_EQ(0x20, mkvm_pic_ack(pic));
 	mkvm_pic_port_write(pic, MASTER, 0x60);		/* specific EOI of 0: no rotation */
-	EXPECT_EQ(mkvm_pic_ack(pic), 0x23);
+	EXPECT_EQ(0x23, mkvm_pic_ack(pic));
 	stop();
 }
 
@@ -257,7 +257,7 @@ TEST(set_priority_names_the_lowest_line)
 		for (i = 1; i <= 8; i++) {
 			if (((lowest + i) & 7) == PIC_CASCADE)
 				continue;
-			EXPECT_EQ(mkvm_pic_ack(pic), 0x20 + ((lowest + i) & 7));
+			EXPECT_EQ(0x20 + ((lowest + i) & 7), mkvm_pic_ack(pic));
 			mkvm_pic_port_write(pic, MASTER, 0x60 | ((lowest + i) & 7));
 		}
 		EXPECT_FALSE(mkvm_pic_output(pic));
@@ -269,22 +269,22 @@ TEST(automatic_eoi_leaves_no_isr_bit_and_can_rotate)
 {
 	start(3);
 	pulse(3);
-	EXPECT_EQ(mkvm_pic_ack(pic), 0x23);
-	EXPECT_EQ(read_isr(MASTER), 0);
+	EXPECT_EQ(0x23, mkvm_pic_ack(pic));
+	EXPECT_EQ(0, read_isr(MASTER));
 	mkvm_pic_port_write(pic, MASTER, 0x80);		/* rotate in AEOI mode */
 	pulse(3);
 	pulse(5);
-	EXPECT_EQ(mkvm_pic_ack(pic), 0x23);
+	EXPECT_EQ(0x23, mkvm_pic_ack(pic));
 	pulse(3);
-	EXPECT_EQ(mkvm_pic_ack(pic), 0x25);
-	EXPECT_EQ(mkvm_pic_ack(pic), 0x23);
+	EXPECT_EQ(0x25, mkvm_pic_ack(pic));
+	EXPECT_EQ(0x23, mkvm_pic_ack(pic));
 	mkvm_pic_port_write(pic, MASTER, 0x00);		/* off again: 3 stays the lowest */
 	pulse(5);
-	EXPECT_EQ(mkvm_pic_ack(pic), 0x25);
+	EXPECT_EQ(0x25, mkvm_pic_ack(pic));
 	pulse(5);
 	pulse(4);
-	EXPECT_EQ(mkvm_pic_ack(pic), 0x24);
-	EXPECT_EQ(mkvm_pic_ack(pic), 0x25);
+	EXPECT_EQ(0x24, mkvm_pic_ack(pic));
+	EXPECT_EQ(0x25, mkvm_pic_ack(pic));
 	stop();
 }
 
@@ -298,14 +298,14 @@ TEST(special_mask_mode_lets_lower_lines_through_a_masked_service)
 	EXPECT_FALSE(mkvm_pic_output(pic));
 	mkvm_pic_port_write(pic, MASTER, 0x68);		/* set special mask mode */
 	EXPECT_TRUE(mkvm_pic_output(pic));
-	EXPECT_EQ(mkvm_pic_ack(pic), 0x25);
+	EXPECT_EQ(0x25, mkvm_pic_ack(pic));
 	eoi(MASTER);					/* passes over the masked service */
-	EXPECT_EQ(read_isr(MASTER), 0x02);
+	EXPECT_EQ(0x02, read_isr(MASTER));
 	eoi(MASTER);
-	EXPECT_EQ(read_isr(MASTER), 0x02);
+	EXPECT_EQ(0x02, read_isr(MASTER));
 	mkvm_pic_port_write(pic, MASTER, 0x48);		/* and back */
 	eoi(MASTER);
-	EXPECT_EQ(read_isr(MASTER), 0);
+	EXPECT_EQ(0, read_isr(MASTER));
 	stop();
 }
 
@@ -314,13 +314,13 @@ TEST(poll_acknowledges_and_tells_the_line)
 	start(1);
 	pulse(6);
 	mkvm_pic_port_write(pic, MASTER, 0x0c);
-	EXPECT_EQ(mkvm_pic_port_read(pic, MASTER), 0x86);
-	EXPECT_EQ(read_isr(MASTER), 0x40);
+	EXPECT_EQ(0x86, mkvm_pic_port_read(pic, MASTER));
+	EXPECT_EQ(0x40, read_isr(MASTER));
 	EXPECT_FALSE(mkvm_pic_output(pic));
 	mkvm_pic_port_write(pic, MASTER, 0x0c);
-	EXPECT_EQ(mkvm_pic_port_read(pic, 0x21) & 0x80, 0);	/* nothing: bit 7 clear, either port */
-	EXPECT_EQ(read_isr(MASTER), 0x40);
-	EXPECT_EQ(mkvm_pic_port_read(pic, 0x21), 0);		/* one read only */
+	EXPECT_EQ(0, mkvm_pic_port_read(pic, 0x21) & 0x80);	/* nothing: bit 7 clear, either port */
+	EXPECT_EQ(0x40, read_isr(MASTER));
+	EXPECT_EQ(0, mkvm_pic_port_read(pic, 0x21));		/* one read only */
 	stop();
 }
 
@@ -329,7 +329,7 @@ TEST(poll_tells_line_0_from_nothing)
 	start(1);
 	pulse(0);
 	mkvm_pic_port_write(pic, MASTER, 0x0c);
-	EXPECT_EQ(mkvm_pic_port_read(pic, MASTER), 0x80);
+	EXPECT_EQ(0x80, mkvm_pic_port_read(pic, MASTER));
 	stop();
 }
 
@@ -339,10 +339,10 @@ TEST(poll_of_the_slave_takes_its_request_from_the_master)
 	pulse(9);
 	EXPECT_TRUE(mkvm_pic_output(pic));
 	mkvm_pic_port_write(pic, SLAVE, 0x0c);
-	EXPECT_EQ(mkvm_pic_port_read(pic, SLAVE), 0x81);
+	EXPECT_EQ(0x81, mkvm_pic_port_read(pic, SLAVE));
 	EXPECT_FALSE(mkvm_pic_output(pic));
-	EXPECT_EQ(read_isr(SLAVE), 0x02);
-	EXPECT_EQ(read_isr(MASTER), 0);
+	EXPECT_EQ(0x02, read_isr(SLAVE));
+	EXPECT_EQ(0, read_isr(MASTER));
 	stop();
 }
 
@@ -350,17 +350,17 @@ TEST(level_request_follows_the_line_and_comes_back_after_eoi)
 {
 	start(1);
 	mkvm_pic_port_write(pic, 0x4d1, 0x0c);		/* 10 and 11 level */
-	EXPECT_EQ(line(11, 1), 1);
-	EXPECT_EQ(mkvm_pic_ack(pic), 0x2b);
-	EXPECT_EQ(read_irr(SLAVE), 0x08);
+	EXPECT_EQ(1, line(11, 1));
+	EXPECT_EQ(0x2b, mkvm_pic_ack(pic));
+	EXPECT_EQ(0x08, read_irr(SLAVE));
 	EXPECT_FALSE(mkvm_pic_output(pic));
 	eoi(SLAVE);
 	eoi(MASTER);
 	EXPECT_TRUE(mkvm_pic_output(pic));
-	EXPECT_EQ(line(11, 0), 1);
+	EXPECT_EQ(1, line(11, 0));
 	EXPECT_FALSE(mkvm_pic_output(pic));
-	EXPECT_EQ(read_irr(SLAVE), 0);
-	EXPECT_EQ(read_irr(MASTER), 0);
+	EXPECT_EQ(0, read_irr(SLAVE));
+	EXPECT_EQ(0, read_irr(MASTER));
 	stop();
 }
 
@@ -382,8 +382,8 @@ TEST(elcr_keeps_the_pins_of_the_board_edge_triggered)
 	start(1);
 	mkvm_pic_port_write(pic, 0x4d0, 0xff);
 	mkvm_pic_port_write(pic, 0x4d1, 0xff);
-	EXPECT_EQ(mkvm_pic_port_read(pic, 0x4d0), 0xf8);
-	EXPECT_EQ(mkvm_pic_port_read(pic, 0x4d1), 0xde);
+	EXPECT_EQ(0xf8, mkvm_pic_port_read(pic, 0x4d0));
+	EXPECT_EQ(0xde, mkvm_pic_port_read(pic, 0x4d1));
 	stop();
 }
 
@@ -394,10 +394,10 @@ TEST(pin_made_level_triggered_requests_only_while_its_line_is_high)
 	mkvm_pic_ack(pic);
 	eoi(MASTER);
 	pulse(7);
-	EXPECT_EQ(read_irr(MASTER), 0x80);
+	EXPECT_EQ(0x80, read_irr(MASTER));
 	mkvm_pic_port_write(pic, 0x4d0, 0xc0);
-	EXPECT_EQ(read_irr(MASTER), 0x40);
-	EXPECT_EQ(mkvm_pic_ack(pic), 0x26);
+	EXPECT_EQ(0x40, read_irr(MASTER));
+	EXPECT_EQ(0x26, mkvm_pic_ack(pic));
 	stop();
 }
 
@@ -415,16 +415,16 @@ TEST(icw1_forgets_edges_service_mask_and_modes)
 	line(5, 1);
 	mkvm_pic_port_write(pic, MASTER, 0x10);		/* no ICW4 */
 	mkvm_pic_get(pic, 0, &s);
-	EXPECT_EQ(s.irr, 0x20);				/* the level is still there, the edge is not */
-	EXPECT_EQ(s.last_irr, 0x28);
-	EXPECT_EQ(s.imr | s.isr | s.priority_add | s.special_mask | s.read_reg_select | s.poll, 0);
-	EXPECT_EQ(s.auto_eoi | s.special_fully_nested_mode | s.rotate_on_auto_eoi, 0);
-	EXPECT_EQ(s.init_state, 1);
+	EXPECT_EQ(0x20, s.irr);				/* the level is still there, the edge is not */
+	EXPECT_EQ(0x28, s.last_irr);
+	EXPECT_EQ(0, s.imr | s.isr | s.priority_add | s.special_mask | s.read_reg_select | s.poll);
+	EXPECT_EQ(0, s.auto_eoi | s.special_fully_nested_mode | s.rotate_on_auto_eoi);
+	EXPECT_EQ(1, s.init_state);
 	mkvm_pic_port_write(pic, 0x21, 0x4f);		/* ICW2: the low bits do not count */
 	mkvm_pic_port_write(pic, 0x21, 0x04);		/* ICW3, and that was all */
 	mkvm_pic_port_write(pic, 0x21, 0x01);		/* so this is a mask */
-	EXPECT_EQ(mkvm_pic_port_read(pic, 0x21), 0x01);
-	EXPECT_EQ(mkvm_pic_ack(pic), 0x4d);
+	EXPECT_EQ(0x01, mkvm_pic_port_read(pic, 0x21));
+	EXPECT_EQ(0x4d, mkvm_pic_ack(pic));
 	line(3, 1);					/* no edge */
 	EXPECT_FALSE(mkvm_pic_output(pic));
 	stop();
@@ -433,12 +433,12 @@ TEST(icw1_forgets_edges_service_mask_and_modes)
 TEST(cascade_pin_and_pins_past_the_last_lead_nowhere)
 {
 	start(1);
-	EXPECT_EQ(line(2, 1), MKVM_IRQ_IGNORED);
-	EXPECT_EQ(line(16, 1), MKVM_IRQ_IGNORED);
-	EXPECT_EQ(line(~0u, 1), MKVM_IRQ_IGNORED);
+	EXPECT_EQ(MKVM_IRQ_IGNORED, line(2, 1));
+	EXPECT_EQ(MKVM_IRQ_IGNORED, line(16, 1));
+	EXPECT_EQ(MKVM_IRQ_IGNORED, line(~0u, 1));
 	EXPECT_FALSE(mkvm_pic_output(pic));
-	EXPECT_EQ(line(15, 1), 1);
-	EXPECT_EQ(mkvm_pic_ack(pic), 0x2f);
+	EXPECT_EQ(1, line(15, 1));
+	EXPECT_EQ(0x2f, mkvm_pic_ack(pic));
 	stop();
 }
 
@@ -448,16 +448,16 @@ TEST(acknowledge_of_a_tick_is_told_to_the_pit)
 	pulse(0);
 	mkvm_pic_ack(pic);
 	eoi(MASTER);
-	EXPECT_EQ(pit_acks, 0);		/* userspace's, not the PIT's */
-	EXPECT_EQ(mkvm_pic_set_irq(pic, 0, MKVM_SOURCE_PIT, 1), 1);
+	EXPECT_EQ(0, pit_acks);		/* userspace's, not the PIT's */
+	EXPECT_EQ(1, mkvm_pic_set_irq(pic, 0, MKVM_SOURCE_PIT, 1));
 	mkvm_pic_set_irq(pic, 0, MKVM_SOURCE_PIT, 0);
-	EXPECT_EQ(pit_acks, 0);
-	EXPECT_EQ(mkvm_pic_ack(pic), 0x20);
-	EXPECT_EQ(pit_acks, 1);
+	EXPECT_EQ(0, pit_acks);
+	EXPECT_EQ(0x20, mkvm_pic_ack(pic));
+	EXPECT_EQ(1, pit_acks);
 	pulse(1);
 	eoi(MASTER);
 	mkvm_pic_ack(pic);
-	EXPECT_EQ(pit_acks, 1);
+	EXPECT_EQ(1, pit_acks);
 	stop();
 }
 
@@ -465,9 +465,9 @@ TEST(masked_tick_counts_as_taken_once_while_it_is_latched)
 {
 	start(1);
 	mkvm_pic_port_write(pic, 0x21, 0x01);
-	EXPECT_EQ(mkvm_pic_set_irq(pic, 0, MKVM_SOURCE_PIT, 1), 1);
+	EXPECT_EQ(1, mkvm_pic_set_irq(pic, 0, MKVM_SOURCE_PIT, 1));
 	mkvm_pic_set_irq(pic, 0, MKVM_SOURCE_PIT, 0);
-	EXPECT_EQ(mkvm_pic_set_irq(pic, 0, MKVM_SOURCE_PIT, 1), MKVM_IRQ_IGNORED);
+	EXPECT_EQ(MKVM_IRQ_IGNORED, mkvm_pic_set_irq(pic, 0, MKVM_SOURCE_PIT, 1));
 	mkvm_pic_set_irq(pic, 0, MKVM_SOURCE_PIT, 0);
 	stop();
 }
@@ -495,10 +495,10 @@ TEST(state_round_trips_at_every_step_of_a_session)
 		for (chip = 0; chip < 2; chip++)
 			mkvm_pic_get(pic, chip, &before[chip]);
 		for (chip = 0; chip < 2; chip++)
-			EXPECT_EQ(mkvm_pic_set(pic, chip, &before[chip]), 0);
+			EXPECT_EQ(0, mkvm_pic_set(pic, chip, &before[chip]));
 		for (chip = 0; chip < 2; chip++)
 			mkvm_pic_get(pic, chip, &after[chip]);
-		EXPECT_EQ(memcmp(before, after, sizeof(before)), 0);
+		EXPECT_EQ(0, memcmp(before, after, sizeof(before)));
 	}
 	stop();
 }
@@ -515,13 +515,13 @@ TEST(restored_state_delivers_what_is_pending_and_lines_can_fall)
 	stop();
 
 	start(1);
-	EXPECT_EQ(mkvm_pic_set(pic, 0, &state[0]), 0);
-	EXPECT_EQ(mkvm_pic_set(pic, 1, &state[1]), 0);
+	EXPECT_EQ(0, mkvm_pic_set(pic, 0, &state[0]));
+	EXPECT_EQ(0, mkvm_pic_set(pic, 1, &state[1]));
 	EXPECT_TRUE(mkvm_pic_output(pic));
-	EXPECT_GE(output_changes, 1);
-	EXPECT_EQ(mkvm_pic_ack(pic), 0x29);
+	EXPECT_LE(1, output_changes);
+	EXPECT_EQ(0x29, mkvm_pic_ack(pic));
 	line(9, 0);
-	EXPECT_EQ(read_irr(SLAVE), 0);
+	EXPECT_EQ(0, read_irr(SLAVE));
 	stop();
 }
 
@@ -533,11 +533,11 @@ TEST(restored_lines_are_held_by_userspace)
 	mkvm_pic_port_write(pic, 0x4d0, 0xf8);
 	mkvm_pic_get(pic, 0, &s);
 	s.last_irr = s.irr = 0x20;
-	EXPECT_EQ(mkvm_pic_set(pic, 0, &s), 0);
+	EXPECT_EQ(0, mkvm_pic_set(pic, 0, &s));
 	mkvm_pic_set_irq(pic, 5, MKVM_SOURCE_PIT, 0);
 	EXPECT_TRUE(mkvm_pic_output(pic));
 	s.last_irr = s.irr = 0;
-	EXPECT_EQ(mkvm_pic_set(pic, 0, &s), 0);
+	EXPECT_EQ(0, mkvm_pic_set(pic, 0, &s));
 	mkvm_pic_set_irq(pic, 5, MKVM_SOURCE_PIT, 0);
 	EXPECT_FALSE(mkvm_pic_output(pic));
 	stop();
@@ -550,9 +550,9 @@ TEST(set_refuses_what_a_chip_cannot_hold)
 
 	start(1);
 	mkvm_pic_get(pic, 0, &good);
-	EXPECT_EQ(mkvm_pic_set(pic, 0, &good), 0);
-	EXPECT_EQ(mkvm_pic_set(pic, 2, &good), -EINVAL);
-	EXPECT_EQ(mkvm_pic_set(pic, 1, &good), -EINVAL);	/* the other chip's ELCR mask */
+	EXPECT_EQ(0, mkvm_pic_set(pic, 0, &good));
+	EXPECT_EQ(-EINVAL, mkvm_pic_set(pic, 2, &good));
+	EXPECT_EQ(-EINVAL, mkvm_pic_set(pic, 1, &good));	/* the other chip's ELCR mask */
 	for (i = 1; i < 12; i++) {
 		bad = good;
 		switch (i) {
@@ -569,13 +569,13 @@ TEST(set_refuses_what_a_chip_cannot_hold)
 		case 11: bad.elcr_mask = 0xff; break;
 		}
 		bad.imr = 0x55;
-		EXPECT_EQ(mkvm_pic_set(pic, 0, &bad), -EINVAL);
+		EXPECT_EQ(-EINVAL, mkvm_pic_set(pic, 0, &bad));
 	}
 	mkvm_pic_get(pic, 0, &after);
-	EXPECT_EQ(memcmp(&good, &after, sizeof(good)), 0);
+	EXPECT_EQ(0, memcmp(&good, &after, sizeof(good)));
 	good.priority_add = 7;
 	good.init_state = 3;
-	EXPECT_EQ(mkvm_pic_set(pic, 0, &good), 0);
+	EXPECT_EQ(0, mkvm_pic_set(pic, 0, &good));
 	stop();
 }
 
@@ -587,7 +587,7 @@ TEST(there_is_no_third_chip_for_speculation_either)
 	shim_nr_clamps = 0;
 	mkvm_pic_get(pic, 1, &state);
 	EXPECT_TRUE(shim_clamped(1, 2));
-	EXPECT_EQ(mkvm_pic_set(pic, 1, &state), 0);
+	EXPECT_EQ(0, mkvm_pic_set(pic, 1, &state));
 	EXPECT_TRUE(shim_clamped(1, 2));
 	stop();
 }
@@ -597,16 +597,16 @@ TEST(set_keeps_an_odd_base_and_a_smaller_elcr_mask)
 	struct kvm_pic_state set = { .irq_base = 10 }, got;
 
 	start(1);
-	EXPECT_EQ(mkvm_pic_set(pic, 0, &set), 0);
+	EXPECT_EQ(0, mkvm_pic_set(pic, 0, &set));
 	mkvm_pic_get(pic, 0, &got);
-	EXPECT_EQ(memcmp(&set, &got, sizeof(set)), 0);
+	EXPECT_EQ(0, memcmp(&set, &got, sizeof(set)));
 	mkvm_pic_set_irq(pic, 1, MKVM_SOURCE_USER, 1);
-	EXPECT_EQ(mkvm_pic_ack(pic), 11);
+	EXPECT_EQ(11, mkvm_pic_ack(pic));
 	set.irq_base = 0xff;
-	EXPECT_EQ(mkvm_pic_set(pic, 0, &set), 0);
+	EXPECT_EQ(0, mkvm_pic_set(pic, 0, &set));
 	mkvm_pic_set_irq(pic, 1, MKVM_SOURCE_USER, 0);
 	mkvm_pic_set_irq(pic, 1, MKVM_SOURCE_USER, 1);
-	EXPECT_EQ(mkvm_pic_ack(pic), 0);
+	EXPECT_EQ(0, mkvm_pic_ack(pic));
 	stop();
 }
 
@@ -614,7 +614,7 @@ TEST(create_fails_cleanly_without_memory)
 {
 	memset(&vm, 0, sizeof(vm));
 	shim_alloc_fail_in = 1;
-	EXPECT_EQ(mkvm_pic_create(&vm), -ENOMEM);
+	EXPECT_EQ(-ENOMEM, mkvm_pic_create(&vm));
 	EXPECT_TRUE(!vm.irqchip.pic);
 }
 
@@ -686,7 +686,7 @@ TEST(random_operations_agree_with_the_model)
 			mkvm_pic_get(pic, 0, &m[0]);
 			mkvm_pic_get(pic, 1, &m[1]);
 			vector = model_ack(m);
-			ASSERT_EQ(mkvm_pic_ack(pic), vector);
+			ASSERT_EQ(vector, mkvm_pic_ack(pic));
 			mkvm_pic_get(pic, 0, &now[0]);
 			mkvm_pic_get(pic, 1, &now[1]);
 			m[0].irr = (m[0].irr & ~4) | (model_pending(&m[1], false) >= 0 ? 4 : 0);
@@ -697,14 +697,14 @@ TEST(random_operations_agree_with_the_model)
 		}
 		mkvm_pic_get(pic, 0, &m[0]);
 		mkvm_pic_get(pic, 1, &m[1]);
-		ASSERT_EQ(m[0].irr >> 2 & 1, model_pending(&m[1], false) >= 0);
+		ASSERT_EQ(model_pending(&m[1], false) >= 0, m[0].irr >> 2 & 1);
 		out = model_pending(&m[0], true) >= 0;
-		ASSERT_EQ(mkvm_pic_output(pic), out);
+		ASSERT_EQ(out, mkvm_pic_output(pic));
 		/* INT as a line: the same, of requests whose lines are high */
 		m[1].irr &= m[1].last_irr;
 		m[0].irr = (m[0].irr & m[0].last_irr & ~4) | (model_pending(&m[1], false) >= 0 ? 4 : 0);
 		out = model_pending(&m[0], true) >= 0;
-		ASSERT_EQ(mkvm_pic_line(pic), out);
+		ASSERT_EQ(out, mkvm_pic_line(pic));
 	}
 	stop();
 }
@@ -728,9 +728,9 @@ TEST(every_rise_of_the_output_is_announced)
 		}
 		is = mkvm_pic_output(pic);
 		if (is && !was)
-			ASSERT_EQ(output_changes, n + 1);
+			ASSERT_EQ(n + 1, output_changes);
 		if (!is)
-			ASSERT_EQ(output_changes, n);
+			ASSERT_EQ(n, output_changes);
 	}
 	stop();
 }
@@ -740,22 +740,22 @@ TEST(what_ends_with_the_eoi_is_low_before_the_output_rises_again)
 	start(1);
 	mkvm_pic_port_write(pic, 0x4d1, 1 << 3);	/* pin 11 is level triggered */
 	mkvm_pic_set_irq(pic, 11, MKVM_SOURCE_RESAMPLE, 1);
-	EXPECT_EQ(mkvm_pic_ack(pic), 0x2b);
+	EXPECT_EQ(0x2b, mkvm_pic_ack(pic));
 	acked = 0;
 	output_changes = 0;
 	eoi(SLAVE);
-	EXPECT_EQ(acked, 1 << 11);
+	EXPECT_EQ(1 << 11, acked);
 	eoi(MASTER);
-	EXPECT_EQ(output_changes, 0);
+	EXPECT_EQ(0, output_changes);
 	EXPECT_FALSE(mkvm_pic_output(pic));
 	/* still a reason: once more */
 	mkvm_pic_set_irq(pic, 11, MKVM_SOURCE_RESAMPLE, 1);
-	EXPECT_EQ(mkvm_pic_ack(pic), 0x2b);
+	EXPECT_EQ(0x2b, mkvm_pic_ack(pic));
 	raise_in_ack = true;
 	eoi(SLAVE);
 	raise_in_ack = false;
 	eoi(MASTER);
-	EXPECT_EQ(mkvm_pic_ack(pic), 0x2b);
+	EXPECT_EQ(0x2b, mkvm_pic_ack(pic));
 	eoi(SLAVE);
 	eoi(MASTER);
 	EXPECT_FALSE(mkvm_pic_output(pic));
@@ -768,7 +768,7 @@ TEST(a_userspace_level_stays_high_when_a_resampled_one_ends)
 	mkvm_pic_port_write(pic, 0x4d1, 1 << 3);
 	mkvm_pic_set_irq(pic, 11, MKVM_SOURCE_RESAMPLE, 1);
 	line(11, 1);
-	EXPECT_EQ(mkvm_pic_ack(pic), 0x2b);
+	EXPECT_EQ(0x2b, mkvm_pic_ack(pic));
 	eoi(SLAVE);
 	eoi(MASTER);
 	EXPECT_TRUE(mkvm_pic_output(pic));
@@ -781,15 +781,15 @@ TEST(automatic_eoi_and_initialization_tell_of_ends_too)
 {
 	start(3);
 	mkvm_pic_set_irq(pic, 5, MKVM_SOURCE_RESAMPLE, 1);
-	EXPECT_EQ(mkvm_pic_ack(pic), 0x25);
-	EXPECT_EQ(acked, 1 << 5);
+	EXPECT_EQ(0x25, mkvm_pic_ack(pic));
+	EXPECT_EQ(1 << 5, acked);
 	stop();
 	start(1);
 	mkvm_pic_set_irq(pic, 5, MKVM_SOURCE_RESAMPLE, 1);
 	mkvm_pic_ack(pic);
-	EXPECT_EQ(acked, 0);
+	EXPECT_EQ(0, acked);
 	init_chip(MASTER, 0x20, 1);
-	EXPECT_EQ(acked, 1 << 5);
+	EXPECT_EQ(1 << 5, acked);
 	stop();
 }
 
@@ -800,12 +800,12 @@ TEST(each_pulse_that_nobody_acknowledges_is_a_rise_and_a_fall_of_int)
 	start(1);
 	for (int i = 1; i < 10; i += 2) {
 		pulse(0);
-		EXPECT_EQ(rises, i);
-		EXPECT_EQ(falls, i);
+		EXPECT_EQ(i, rises);
+		EXPECT_EQ(i, falls);
 		/* in one step, which tells of both */
-		EXPECT_EQ(mkvm_pic_set_irq(pic, 0, MKVM_SOURCE_IRQFD, MKVM_PULSE), 0);
-		EXPECT_EQ(rises, i + 1);
-		EXPECT_EQ(falls, i + 1);
+		EXPECT_EQ(0, mkvm_pic_set_irq(pic, 0, MKVM_SOURCE_IRQFD, MKVM_PULSE));
+		EXPECT_EQ(i + 1, rises);
+		EXPECT_EQ(i + 1, falls);
 	}
 	stop();
 }
@@ -816,17 +816,17 @@ TEST(int_is_high_as_long_as_an_unmasked_line_requests)
 	line(4, 1);
 	EXPECT_TRUE(mkvm_pic_line(pic));
 	line(3, 1);
-	EXPECT_EQ(rises, 1);			/* high already */
+	EXPECT_EQ(1, rises);			/* high already */
 	line(4, 0);
 	EXPECT_TRUE(mkvm_pic_line(pic));
 	mkvm_pic_port_write(pic, 0x21, 1 << 3);
 	EXPECT_FALSE(mkvm_pic_line(pic));	/* line 4's edge is latched, and its line is low */
 	EXPECT_TRUE(mkvm_pic_output(pic));
-	EXPECT_EQ(falls, 1);
+	EXPECT_EQ(1, falls);
 	mkvm_pic_port_write(pic, 0x21, 0);
-	EXPECT_EQ(rises, 2);
+	EXPECT_EQ(2, rises);
 	line(3, 0);
-	EXPECT_EQ(falls, 2);
+	EXPECT_EQ(2, falls);
 	stop();
 }
 
@@ -834,12 +834,12 @@ TEST(the_slaves_lines_move_int_through_the_cascade)
 {
 	start(1);
 	line(12, 1);
-	EXPECT_EQ(rises, 1);
+	EXPECT_EQ(1, rises);
 	line(12, 0);
-	EXPECT_EQ(falls, 1);
+	EXPECT_EQ(1, falls);
 	mkvm_pic_port_write(pic, 0x21, 1 << 2);
 	pulse(12);
-	EXPECT_EQ(rises, 1);
+	EXPECT_EQ(1, rises);
 	stop();
 }
 
@@ -848,26 +848,26 @@ TEST(an_acknowledge_lowers_int_and_what_else_requests_raises_it)
 	start(1);
 	line(4, 1);
 	line(1, 1);
-	EXPECT_EQ(rises, 1);
-	EXPECT_EQ(mkvm_pic_ack(pic), 0x21);
-	EXPECT_EQ(falls, 1);
-	EXPECT_EQ(rises, 1);			/* 4 is below 1, which is in service */
+	EXPECT_EQ(1, rises);
+	EXPECT_EQ(0x21, mkvm_pic_ack(pic));
+	EXPECT_EQ(1, falls);
+	EXPECT_EQ(1, rises);			/* 4 is below 1, which is in service */
 	eoi(MASTER);
-	EXPECT_EQ(rises, 2);
+	EXPECT_EQ(2, rises);
 	line(0, 1);
-	EXPECT_EQ(rises, 2);
+	EXPECT_EQ(2, rises);
 	mkvm_pic_port_write(pic, 0x20, 0x0c);	/* a poll is an acknowledge */
-	EXPECT_EQ(mkvm_pic_port_read(pic, 0x20), 0x80);
-	EXPECT_EQ(falls, 2);
+	EXPECT_EQ(0x80, mkvm_pic_port_read(pic, 0x20));
+	EXPECT_EQ(2, falls);
 	eoi(MASTER);
-	EXPECT_EQ(rises, 3);
+	EXPECT_EQ(3, rises);
 	stop();
 	start(3);				/* automatic EOI: at once */
 	line(4, 1);
 	line(1, 1);
-	EXPECT_EQ(mkvm_pic_ack(pic), 0x21);
-	EXPECT_EQ(rises, 2);
-	EXPECT_EQ(falls, 1);
+	EXPECT_EQ(0x21, mkvm_pic_ack(pic));
+	EXPECT_EQ(2, rises);
+	EXPECT_EQ(1, falls);
 	stop();
 }
 
@@ -880,29 +880,27 @@ TEST(a_restored_state_moves_int_without_an_edge)
 	mkvm_pic_get(pic, 0, &state);
 	line(4, 0);
 	output_changes = rises = falls = 0;
-	EXPECT_EQ(mkvm_pic_set(pic, 0, &state), 0);
+	EXPECT_EQ(0, mkvm_pic_set(pic, 0, &state));
 	EXPECT_TRUE(mkvm_pic_line(pic));
-	EXPECT_EQ(output_changes, 1);
+	EXPECT_EQ(1, output_changes);
 	state.irr = state.last_irr = 0;
-	EXPECT_EQ(mkvm_pic_set(pic, 0, &state), 0);
+	EXPECT_EQ(0, mkvm_pic_set(pic, 0, &state));
 	EXPECT_FALSE(mkvm_pic_line(pic));
-	EXPECT_EQ(output_changes, 2);		/* who is level triggered and active low looks, too */
-	EXPECT_EQ(rises + falls, 0);
+	EXPECT_EQ(2, output_changes);		/* who is level triggered and active low looks, too */
+	EXPECT_EQ(0, rises + falls);
 	line(4, 1);
-	EXPECT_EQ(rises, 1);
+	EXPECT_EQ(1, rises);
 	stop();
 }
 
 TEST(a_pulse_is_an_edge_that_leaves_other_sources_alone)
 {
 	start(1);
-	EXPECT_EQ(mkvm_pic_set_irq(pic, 5, MKVM_SOURCE_IRQFD, MKVM_PULSE), 1);
-	EXPECT_EQ(mkvm_pic_set_irq(pic, 5, MKVM_SOURCE_IRQFD, MKVM_PULSE), MKVM_IRQ_COALESCED);
-	EXPECT_EQ(mkvm_pic_ack(pic), 0x25);
-	EXPECT_EQ(mkvm_pic_set_irq(pic, 5, MKVM_SOURCE_IRQFD, MKVM_PULSE), 1);
+	EXPECT_EQ(1, mkvm_pic_set_irq(pic, 5, MKVM_SOURCE_IRQFD, MKVM_PULSE));
+	EXPECT_EQ(MKVM_IRQ_COALESCED, mkvm_pic_set_irq(pic, 5, MKVM_SOURCE_IRQFD, MKVM_PULSE));
+	EXPECT_EQ(0x25, mkvm_pic_ack(pic));
+	EXPECT_EQ(1, mkvm_pic_set_irq(pic, 5, MKVM_SOURCE_IRQFD, MKVM_PULSE));
 	line(5, 1);
-	EXPECT_EQ(mkvm_pic_set_irq(pic, 5, MKVM_SOURCE_IRQFD, MKVM_PULSE), MKVM_IRQ_COALESCED);
+	EXPECT_EQ(MKVM_IRQ_COALESCED, mkvm_pic_set_irq(pic, 5, MKVM_SOURCE_IRQFD, MKVM_PULSE));
 	stop();
 }
-
-TEST_MAIN()

@@ -122,11 +122,11 @@ TEST(nothing_ticks_before_it_is_programmed)
 {
 	start();
 	run(NSEC_PER_SEC);
-	EXPECT_EQ(ticks_raised, 0);
+	EXPECT_EQ(0, ticks_raised);
 	mkvm_pit_port_write(pit, 0x40, 1);	/* a count without a control word */
 	mkvm_pit_port_write(pit, 0x40, 1);
 	run(NSEC_PER_SEC);
-	EXPECT_EQ(ticks_raised, 0);
+	EXPECT_EQ(0, ticks_raised);
 	stop();
 }
 
@@ -138,15 +138,15 @@ TEST(periodic_modes_tick_once_a_period_without_drift)
 		start();
 		program(0, mode, 1193);
 		shim_clock_advance(clocks(1193) - 2);
-		EXPECT_EQ(ticks_raised, 0);
+		EXPECT_EQ(0, ticks_raised);
 		shim_clock_advance(4);
-		EXPECT_EQ(ticks_raised, 1);
+		EXPECT_EQ(1, ticks_raised);
 		stop();
 
 		start();
 		program(0, mode, 1193);
 		run(clocks(1193 * 5000) + 10);
-		EXPECT_EQ(ticks_taken, 5000);
+		EXPECT_EQ(5000, ticks_taken);
 		stop();
 	}
 }
@@ -158,9 +158,9 @@ TEST(mode_numbers_6_and_7_are_2_and_3)
 	for (mode = 6; mode <= 7; mode++) {
 		start();
 		program(0, mode, 2000);
-		EXPECT_EQ(status(0), 0x80 | 0x30 | (mode - 4) << 1);
+		EXPECT_EQ(0x80 | 0x30 | (mode - 4) << 1, status(0));
 		run(clocks(20000) + 10);
-		EXPECT_EQ(ticks_taken, 10);
+		EXPECT_EQ(10, ticks_taken);
 		stop();
 	}
 }
@@ -173,12 +173,12 @@ TEST(one_shot_modes_tick_once)
 		start();
 		program(0, mode, 10000);
 		shim_clock_advance(clocks(10000) - 2);
-		EXPECT_EQ(ticks_raised, 0);
+		EXPECT_EQ(0, ticks_raised);
 		run(NSEC_PER_SEC);
-		EXPECT_EQ(ticks_raised, 1);
+		EXPECT_EQ(1, ticks_raised);
 		program(0, mode, 1);
 		run(NSEC_PER_SEC);
-		EXPECT_EQ(ticks_raised, 2);
+		EXPECT_EQ(2, ticks_raised);
 		stop();
 	}
 }
@@ -190,7 +190,7 @@ TEST(gate_triggered_modes_never_tick_on_channel_0)
 	run(NSEC_PER_SEC);
 	program(0, 5, 1000);
 	run(NSEC_PER_SEC);
-	EXPECT_EQ(ticks_raised, 0);
+	EXPECT_EQ(0, ticks_raised);
 	stop();
 }
 
@@ -201,11 +201,11 @@ TEST(count_of_zero_is_the_largest)
 	for (mode = 0; mode < 6; mode++) {
 		start();
 		program(0, mode, 0);
-		EXPECT_EQ(latch_read(0), 0);
+		EXPECT_EQ(0, latch_read(0));
 		shim_clock_advance(clocks(65536) - 2);
-		EXPECT_EQ(ticks_raised, 0);
+		EXPECT_EQ(0, ticks_raised);
 		shim_clock_advance(4);
-		EXPECT_EQ(ticks_raised, mode != 1 && mode != 5);
+		EXPECT_EQ(mode != 1 && mode != 5, ticks_raised);
 		stop();
 
 		start();
@@ -213,9 +213,9 @@ TEST(count_of_zero_is_the_largest)
 		mkvm_pit_port_write(pit, 0x40, 0);
 		mkvm_pit_port_write(pit, 0x40, 0);
 		shim_clock_advance(clocks(10000) - 2);
-		EXPECT_EQ(ticks_raised, 0);
+		EXPECT_EQ(0, ticks_raised);
 		shim_clock_advance(4);
-		EXPECT_EQ(ticks_raised, mode != 1 && mode != 5);
+		EXPECT_EQ(mode != 1 && mode != 5, ticks_raised);
 		stop();
 	}
 }
@@ -241,8 +241,8 @@ TEST(every_count_in_every_mode_reads_back_without_trouble)
 						if (bcd)
 							EXPECT_TRUE((v & 15) < 10 && (v >> 4 & 15) < 10 &&
 								    (v >> 8 & 15) < 10 && v >> 12 < 10);
-						EXPECT_EQ(status(ch) & 0x3f,
-							  0x30 | (mode > 5 ? mode - 4 : mode) << 1 | bcd);
+						EXPECT_EQ(0x30 | (mode > 5 ? mode - 4 : mode) << 1 | bcd,
+							  status(ch) & 0x3f);
 						mkvm_pit_port_read(pit, 0x61);
 						run(300000 * j * j);
 					}
@@ -257,29 +257,29 @@ TEST(count_goes_down_as_each_mode_says)
 {
 	start();
 	program(0, 2, 1000);
-	EXPECT_EQ(latch_read(0), 1000);
+	EXPECT_EQ(1000, latch_read(0));
 	shim_clock_advance(clocks(999));
-	EXPECT_EQ(latch_read(0), 1);
+	EXPECT_EQ(1, latch_read(0));
 	shim_clock_advance(clocks(1000) - clocks(999));
-	EXPECT_EQ(latch_read(0), 1000);
+	EXPECT_EQ(1000, latch_read(0));
 	stop();
 
 	start();
 	program(0, 3, 1000);
 	shim_clock_advance(clocks(499));
-	EXPECT_EQ(latch_read(0), 2);
+	EXPECT_EQ(2, latch_read(0));
 	shim_clock_advance(clocks(500) - clocks(499));
-	EXPECT_EQ(latch_read(0), 1000);
+	EXPECT_EQ(1000, latch_read(0));
 	shim_clock_advance(clocks(501) - clocks(500));
-	EXPECT_EQ(latch_read(0), 998);
+	EXPECT_EQ(998, latch_read(0));
 	stop();
 
 	start();
 	program(0, 0, 1000);
 	shim_clock_advance(clocks(1000));
-	EXPECT_EQ(latch_read(0), 0);
+	EXPECT_EQ(0, latch_read(0));
 	shim_clock_advance(clocks(1001) - clocks(1000));
-	EXPECT_EQ(latch_read(0), 0xffff);	/* goes on */
+	EXPECT_EQ(0xffff, latch_read(0));	/* goes on */
 	stop();
 
 	start();
@@ -287,9 +287,9 @@ TEST(count_goes_down_as_each_mode_says)
 	mkvm_pit_port_write(pit, 0x40, 0x00);
 	mkvm_pit_port_write(pit, 0x40, 0x10);
 	shim_clock_advance(clocks(1));
-	EXPECT_EQ(latch_read(0), 0x0999);
+	EXPECT_EQ(0x0999, latch_read(0));
 	shim_clock_advance(clocks(1001) - clocks(1));
-	EXPECT_EQ(latch_read(0), 0x9999);
+	EXPECT_EQ(0x9999, latch_read(0));
 	stop();
 }
 
@@ -305,9 +305,9 @@ TEST(odd_square_wave_is_high_one_clock_longer)
 	for (i = 0; i < 14; i++) {
 		shim_now = t + clocks(i);
 		high += mkvm_pit_port_read(pit, 0x61) >> 5 & 1;
-		EXPECT_EQ(mkvm_pit_port_read(pit, 0x61) >> 5 & 1, i % 7 < 4);
+		EXPECT_EQ(i % 7 < 4, mkvm_pit_port_read(pit, 0x61) >> 5 & 1);
 	}
-	EXPECT_EQ(high, 8);
+	EXPECT_EQ(8, high);
 	stop();
 }
 
@@ -324,10 +324,10 @@ TEST(output_of_each_mode_follows_the_data_sheet)
 			mkvm_pit_port_write(pit, 0x61, mode == 1 || mode == 5 ? 0 : 1);
 			program(2, mode, 100);
 			if (mode == 1 || mode == 5)
-				EXPECT_EQ(mkvm_pit_port_read(pit, 0x61) >> 5 & 1, 1);	/* waits */
+				EXPECT_EQ(1, mkvm_pit_port_read(pit, 0x61) >> 5 & 1);	/* waits */
 			mkvm_pit_port_write(pit, 0x61, 1);
 			shim_clock_advance(clocks(at[i]));
-			EXPECT_EQ(mkvm_pit_port_read(pit, 0x61) >> 5 & 1, out[mode][i] == '1');
+			EXPECT_EQ(out[mode][i] == '1', mkvm_pit_port_read(pit, 0x61) >> 5 & 1);
 			stop();
 		}
 	}
@@ -341,35 +341,35 @@ TEST(gate_of_channel_2_holds_reloads_or_triggers)
 	shim_clock_advance(clocks(100));
 	mkvm_pit_port_write(pit, 0x61, 0);
 	shim_clock_advance(NSEC_PER_SEC);
-	EXPECT_EQ(latch_read(2), 900);
+	EXPECT_EQ(900, latch_read(2));
 	mkvm_pit_port_write(pit, 0x61, 1);
 	shim_clock_advance(clocks(100));
-	EXPECT_LE(latch_read(2), 800);
-	EXPECT_GE(latch_read(2), 799);
+	EXPECT_GE(800, latch_read(2));
+	EXPECT_LE(799, latch_read(2));
 
 	program(2, 2, 1000);
 	shim_clock_advance(clocks(100));
 	mkvm_pit_port_write(pit, 0x61, 0);
-	EXPECT_EQ(mkvm_pit_port_read(pit, 0x61) & 0x21, 0x20);
+	EXPECT_EQ(0x20, mkvm_pit_port_read(pit, 0x61) & 0x21);
 	shim_clock_advance(NSEC_PER_SEC);
-	EXPECT_EQ(latch_read(2), 900);
+	EXPECT_EQ(900, latch_read(2));
 	mkvm_pit_port_write(pit, 0x61, 1);
-	EXPECT_EQ(latch_read(2), 1000);
+	EXPECT_EQ(1000, latch_read(2));
 
 	program(2, 1, 1000);
-	EXPECT_EQ(status(2) & 0xc0, 0xc0);		/* null count until the trigger */
+	EXPECT_EQ(0xc0, status(2) & 0xc0);		/* null count until the trigger */
 	mkvm_pit_port_write(pit, 0x61, 0);
 	mkvm_pit_port_write(pit, 0x61, 1);
-	EXPECT_EQ(status(2) & 0xc0, 0);
+	EXPECT_EQ(0, status(2) & 0xc0);
 	shim_clock_advance(clocks(500));
 	mkvm_pit_port_write(pit, 0x61, 0);		/* does not hold it */
 	shim_clock_advance(clocks(400));
 	mkvm_pit_port_write(pit, 0x61, 1);		/* triggers again */
 	shim_clock_advance(clocks(999));
-	EXPECT_EQ(status(2) & 0x80, 0);
+	EXPECT_EQ(0, status(2) & 0x80);
 	shim_clock_advance(clocks(2));
-	EXPECT_EQ(status(2) & 0x80, 0x80);
-	EXPECT_EQ(ticks_raised, 0);
+	EXPECT_EQ(0x80, status(2) & 0x80);
+	EXPECT_EQ(0, ticks_raised);
 	stop();
 }
 
@@ -378,17 +378,17 @@ TEST(byte_access_modes_read_and_write_what_they_say)
 	start();
 	control(0x14);				/* low byte, mode 2 */
 	mkvm_pit_port_write(pit, 0x40, 0x80);
-	EXPECT_EQ(mkvm_pit_port_read(pit, 0x40), 0x80);
-	EXPECT_EQ(mkvm_pit_port_read(pit, 0x40), 0x80);
+	EXPECT_EQ(0x80, mkvm_pit_port_read(pit, 0x40));
+	EXPECT_EQ(0x80, mkvm_pit_port_read(pit, 0x40));
 	control(0x24);				/* high byte */
 	mkvm_pit_port_write(pit, 0x40, 0x12);
-	EXPECT_EQ(mkvm_pit_port_read(pit, 0x40), 0x12);
+	EXPECT_EQ(0x12, mkvm_pit_port_read(pit, 0x40));
 	control(0x34);
 	mkvm_pit_port_write(pit, 0x40, 0x34);
 	run(NSEC_PER_SEC);
-	EXPECT_EQ(ticks_raised, 0);		/* half a count starts nothing */
+	EXPECT_EQ(0, ticks_raised);		/* half a count starts nothing */
 	mkvm_pit_port_write(pit, 0x40, 0x12);
-	EXPECT_EQ(read_both(0), 0x1234);
+	EXPECT_EQ(0x1234, read_both(0));
 	stop();
 }
 
@@ -412,13 +412,13 @@ TEST(latched_count_stays_until_it_is_read)
 	control(0x00);
 	shim_clock_advance(clocks(1000));
 	control(0x00);				/* ignored: one is latched */
-	EXPECT_EQ(mkvm_pit_port_read(pit, 0x40), 50000 & 0xff);
+	EXPECT_EQ(50000 & 0xff, mkvm_pit_port_read(pit, 0x40));
 	shim_clock_advance(clocks(1000));
-	EXPECT_EQ(mkvm_pit_port_read(pit, 0x40), 50000 >> 8);
-	EXPECT_LT(read_both(0), 48100);
+	EXPECT_EQ(50000 >> 8, mkvm_pit_port_read(pit, 0x40));
+	EXPECT_GT(48100, read_both(0));
 	control(0x00);
 	program(0, 2, 40000);			/* a control word drops it */
-	EXPECT_EQ(read_both(0), 40000);
+	EXPECT_EQ(40000, read_both(0));
 	stop();
 }
 
@@ -429,20 +429,20 @@ TEST(read_back_gives_status_first_then_count_of_the_named_channels)
 	program(1, 3, 2000);
 	control(0x96);				/* channel 2: low byte, mode 3, no count yet */
 	control(0xc0 | 0x0e);			/* status and count of all */
-	EXPECT_EQ(mkvm_pit_port_read(pit, 0x40), 0xb4);
-	EXPECT_EQ(read_both(0), 1000);
-	EXPECT_EQ(mkvm_pit_port_read(pit, 0x41), 0xb6);
-	EXPECT_EQ(read_both(1), 2000);
-	EXPECT_EQ(mkvm_pit_port_read(pit, 0x42), 0xd6);	/* null count */
+	EXPECT_EQ(0xb4, mkvm_pit_port_read(pit, 0x40));
+	EXPECT_EQ(1000, read_both(0));
+	EXPECT_EQ(0xb6, mkvm_pit_port_read(pit, 0x41));
+	EXPECT_EQ(2000, read_both(1));
+	EXPECT_EQ(0xd6, mkvm_pit_port_read(pit, 0x42));	/* null count */
 	control(0xe0 | 0x04);			/* status of channel 1 alone */
 	shim_clock_advance(clocks(1500));
-	EXPECT_EQ(read_both(0), 500);		/* nothing latched here */
-	EXPECT_EQ(mkvm_pit_port_read(pit, 0x41), 0xb6);	/* as it was */
+	EXPECT_EQ(500, read_both(0));		/* nothing latched here */
+	EXPECT_EQ(0xb6, mkvm_pit_port_read(pit, 0x41));	/* as it was */
 	control(0xe0 | 0x04);
-	EXPECT_EQ(mkvm_pit_port_read(pit, 0x41), 0x36);	/* the output has fallen */
+	EXPECT_EQ(0x36, mkvm_pit_port_read(pit, 0x41));	/* the output has fallen */
 	control(0xd0 | 0x02);			/* count of channel 0 alone */
-	EXPECT_EQ(read_both(0), 500);
-	EXPECT_EQ(mkvm_pit_port_read(pit, 0x43), 0);
+	EXPECT_EQ(500, read_both(0));
+	EXPECT_EQ(0, mkvm_pit_port_read(pit, 0x43));
 	stop();
 }
 
@@ -454,9 +454,9 @@ TEST(port_61_shows_gate_speaker_refresh_and_output)
 	start();
 	EXPECT_TRUE(mkvm_pit_owns_speaker(pit));
 	mkvm_pit_port_write(pit, 0x61, 0xff);
-	EXPECT_EQ(mkvm_pit_port_read(pit, 0x61) & 0xcf, 3);
+	EXPECT_EQ(3, mkvm_pit_port_read(pit, 0x61) & 0xcf);
 	mkvm_pit_port_write(pit, 0x61, 2);
-	EXPECT_EQ(mkvm_pit_port_read(pit, 0x61) & 0xcf, 2);
+	EXPECT_EQ(2, mkvm_pit_port_read(pit, 0x61) & 0xcf);
 	was = mkvm_pit_port_read(pit, 0x61) & 0x10;
 	for (i = 0; i < 1000; i++) {
 		shim_clock_advance(1000);
@@ -464,8 +464,8 @@ TEST(port_61_shows_gate_speaker_refresh_and_output)
 		toggles += is != was;
 		was = is;
 	}
-	EXPECT_GE(toggles, 65);			/* every 15 us */
-	EXPECT_LE(toggles, 67);
+	EXPECT_LE(65, toggles);			/* every 15 us */
+	EXPECT_GE(67, toggles);
 	stop();
 	start_flags(0);
 	EXPECT_FALSE(mkvm_pit_owns_speaker(pit));
@@ -478,12 +478,12 @@ TEST(reinjection_delivers_every_missed_tick_once)
 	program(0, 2, 1193);
 	guest_takes = false;
 	run(clocks(1193 * 100) + 10);
-	EXPECT_EQ(ticks_taken, 0);
+	EXPECT_EQ(0, ticks_taken);
 	guest_takes = true;
 	run(50000);
-	EXPECT_EQ(ticks_taken, 100);
+	EXPECT_EQ(100, ticks_taken);
 	run(clocks(1193 * 50));
-	EXPECT_EQ(ticks_taken, 150);
+	EXPECT_EQ(150, ticks_taken);
 	stop();
 }
 
@@ -496,14 +496,14 @@ TEST(reinjection_off_discards_missed_ticks)
 	run(clocks(1193 * 100) + 10);
 	guest_takes = true;
 	run(50000);
-	EXPECT_EQ(ticks_taken, 1);
+	EXPECT_EQ(1, ticks_taken);
 	mkvm_pit_set_reinject(pit, true);
 	guest_takes = false;
 	run(clocks(1193 * 10));
 	mkvm_pit_set_reinject(pit, false);	/* forgets them */
 	guest_takes = true;
 	run(50000);
-	EXPECT_EQ(ticks_taken, 2);
+	EXPECT_EQ(2, ticks_taken);
 	stop();
 }
 
@@ -524,13 +524,13 @@ TEST(tick_count_is_exact_whenever_the_guest_takes_them)
 			take_tick();
 		if (r >> 33 & 1)
 			shim_run_irq_work();
-		ASSERT_LE(ticks_taken + tick_pending, (shim_now - t0) / clocks(1193) + 1);
+		ASSERT_GE((shim_now - t0) / clocks(1193) + 1, ticks_taken + tick_pending);
 	}
 	while (tick_pending) {
 		take_tick();
 		shim_run_irq_work();
 	}
-	EXPECT_EQ(ticks_taken, mul_u64_u32_div(shim_now - t0, PIT_HZ, NSEC_PER_SEC) / 1193);
+	EXPECT_EQ(mul_u64_u32_div(shim_now - t0, PIT_HZ, NSEC_PER_SEC) / 1193, ticks_taken);
 	stop();
 }
 
@@ -544,10 +544,10 @@ TEST(a_tick_that_is_taken_while_the_next_one_is_raised_loses_nothing)
 	takes_in_between = true;		/* the first one, when the controllers have said "coalesced" */
 	run(1000000);
 	takes_in_between = false;
-	EXPECT_EQ(ticks_taken, 1);
+	EXPECT_EQ(1, ticks_taken);
 	shim_run_irq_work();
 	EXPECT_TRUE(tick_pending);
-	EXPECT_EQ(pit->pending, 0);
+	EXPECT_EQ(0, pit->pending);
 	stop();
 }
 
@@ -565,11 +565,11 @@ TEST(acknowledge_between_the_tick_and_its_record_loses_nothing)
 	mkvm_pit_port_write(pit, 0x40, 0xe8);
 	mkvm_pit_port_write(pit, 0x40, 0x03);
 	shim_clock_advance(NSEC_PER_MSEC);	/* coalesced */
-	EXPECT_EQ(pit->pending, 1);
+	EXPECT_EQ(1, pit->pending);
 	take_tick();
 	shim_run_irq_work();
 	EXPECT_TRUE(tick_pending);
-	EXPECT_EQ(pit->pending, 0);
+	EXPECT_EQ(0, pit->pending);
 	stop();
 }
 
@@ -579,16 +579,16 @@ TEST(ticks_of_a_masked_pin_are_lost_and_a_backlog_stays)
 	program(0, 2, 1193);
 	guest_takes = false;
 	run(clocks(1193 * 10) + 10);
-	EXPECT_EQ(pit->pending, 9);
+	EXPECT_EQ(9, pit->pending);
 	take_tick();
 	pin_masked = true;
 	shim_run_irq_work();
 	run(clocks(1193 * 20));
-	EXPECT_EQ(pit->pending, 9);
+	EXPECT_EQ(9, pit->pending);
 	pin_masked = false;
 	guest_takes = true;
 	run(clocks(1193 * 2));
-	EXPECT_EQ(ticks_taken, 1 + 9 + 2);
+	EXPECT_EQ(1 + 9 + 2, ticks_taken);
 	stop();
 }
 
@@ -598,11 +598,11 @@ TEST(backlog_is_bounded_and_reprogramming_drops_it)
 	program(0, 2, 1193);
 	guest_takes = false;
 	shim_clock_jump(100 * NSEC_PER_SEC);
-	EXPECT_EQ(pit->pending, PIT_MAX_PENDING - 1);
+	EXPECT_EQ(PIT_MAX_PENDING - 1, pit->pending);
 	shim_clock_advance(NSEC_PER_SEC);
-	EXPECT_EQ(pit->pending, PIT_MAX_PENDING);
+	EXPECT_EQ(PIT_MAX_PENDING, pit->pending);
 	program(0, 2, 50000);
-	EXPECT_EQ(pit->pending, 0);
+	EXPECT_EQ(0, pit->pending);
 	stop();
 }
 
@@ -612,10 +612,10 @@ TEST(long_pause_costs_one_callback_and_counts_all_ticks)
 	program(0, 2, 1193);
 	guest_takes = false;
 	shim_clock_jump(clocks(1193 * 5000) + 5);
-	EXPECT_EQ(shim_hrtimer_calls, 1);
+	EXPECT_EQ(1, shim_hrtimer_calls);
 	guest_takes = true;
 	run(50000);
-	EXPECT_EQ(ticks_taken, 5000);
+	EXPECT_EQ(5000, ticks_taken);
 	stop();
 }
 
@@ -627,16 +627,16 @@ TEST(shortest_period_is_200_microseconds)
 		start();
 		program(0, 2, count);
 		run(NSEC_PER_SEC);
-		EXPECT_LE(shim_hrtimer_calls, 5001);
-		EXPECT_LE(ticks_taken, 5001);
-		EXPECT_GE(ticks_taken, 4000);
+		EXPECT_GE(5001, shim_hrtimer_calls);
+		EXPECT_GE(5001, ticks_taken);
+		EXPECT_LE(4000, ticks_taken);
 		stop();
 	}
 	start();
 	program(0, 2, 240);			/* just slower: exact */
 	run(clocks(240 * 4000) + 300000);
-	EXPECT_GE(ticks_taken, 4000);
-	EXPECT_LE(ticks_taken, 4002);
+	EXPECT_LE(4000, ticks_taken);
+	EXPECT_GE(4002, ticks_taken);
 	stop();
 }
 
@@ -648,13 +648,13 @@ TEST(control_word_stops_the_ticks_until_a_count_is_written)
 	control(0x34);
 	ticks_raised = 0;
 	run(NSEC_PER_SEC);
-	EXPECT_EQ(ticks_raised, 0);
-	EXPECT_EQ(status(0) & 0x40, 0x40);
+	EXPECT_EQ(0, ticks_raised);
+	EXPECT_EQ(0x40, status(0) & 0x40);
 	control(0x00);				/* a latch command is none */
 	mkvm_pit_port_write(pit, 0x40, 0);
 	mkvm_pit_port_write(pit, 0x40, 0x10);
 	run(clocks(4096) + 50000);
-	EXPECT_EQ(ticks_raised, 1);
+	EXPECT_EQ(1, ticks_raised);
 	stop();
 }
 
@@ -667,16 +667,16 @@ TEST(stale_callback_gives_no_tick)
 	pit->timer.running = true;
 	control(0x34);
 	shim_irqs_off++;
-	EXPECT_EQ(pit->timer.function(&pit->timer), HRTIMER_NORESTART);
-	EXPECT_EQ(ticks_raised, 0);
+	EXPECT_EQ(HRTIMER_NORESTART, pit->timer.function(&pit->timer));
+	EXPECT_EQ(0, ticks_raised);
 	shim_irqs_off--;
 	mkvm_pit_port_write(pit, 0x40, 0);
 	mkvm_pit_port_write(pit, 0x40, 0x10);
-	EXPECT_EQ(pit->timer.function(&pit->timer), HRTIMER_NORESTART);
-	EXPECT_EQ(ticks_raised, 0);
+	EXPECT_EQ(HRTIMER_NORESTART, pit->timer.function(&pit->timer));
+	EXPECT_EQ(0, ticks_raised);
 	pit->timer.running = false;
 	run(clocks(4096) + 50000);
-	EXPECT_EQ(ticks_raised, 1);
+	EXPECT_EQ(1, ticks_raised);
 	stop();
 }
 
@@ -688,19 +688,19 @@ TEST(hpet_legacy_flag_silences_channel_0)
 	program(0, 2, 1193);
 	mkvm_pit_get(pit, &s);
 	s.flags |= KVM_PIT_FLAGS_HPET_LEGACY;
-	EXPECT_EQ(mkvm_pit_set(pit, &s), 0);
+	EXPECT_EQ(0, mkvm_pit_set(pit, &s));
 	run(NSEC_PER_SEC);
-	EXPECT_EQ(ticks_raised, 0);
+	EXPECT_EQ(0, ticks_raised);
 	mkvm_pit_get(pit, &s);
-	EXPECT_EQ(s.flags, KVM_PIT_FLAGS_HPET_LEGACY);
+	EXPECT_EQ(KVM_PIT_FLAGS_HPET_LEGACY, s.flags);
 	program(0, 2, 1193);
 	run(NSEC_PER_SEC);
-	EXPECT_EQ(ticks_raised, 0);
+	EXPECT_EQ(0, ticks_raised);
 	s.flags = 0;
-	EXPECT_EQ(mkvm_pit_set(pit, &s), 0);
+	EXPECT_EQ(0, mkvm_pit_set(pit, &s));
 	run(NSEC_PER_SEC);
-	EXPECT_GE(ticks_raised, 999);
-	EXPECT_LE(ticks_raised, 1001);
+	EXPECT_LE(999, ticks_raised);
+	EXPECT_GE(1001, ticks_raised);
 	stop();
 }
 
@@ -727,13 +727,13 @@ TEST(state_round_trips_at_every_step_and_ticks_go_on)
 		case 13: control(0xe2); break;
 		}
 		mkvm_pit_get(pit, &before);
-		EXPECT_EQ(mkvm_pit_set(pit, &before), 0);
+		EXPECT_EQ(0, mkvm_pit_set(pit, &before));
 		mkvm_pit_get(pit, &after);
-		EXPECT_EQ(memcmp(&before, &after, sizeof(before)), 0);
+		EXPECT_EQ(0, memcmp(&before, &after, sizeof(before)));
 		run(clocks(1193 * 3));
 		expect += step ? 3 : 0;
-		EXPECT_LE(ticks_taken, expect);
-		EXPECT_GE(ticks_taken + 1, expect);
+		EXPECT_GE(expect, ticks_taken);
+		EXPECT_LE(expect, ticks_taken + 1);
 	}
 	stop();
 }
@@ -753,12 +753,12 @@ TEST(restored_channels_go_on_from_their_load_time)
 	stop();
 
 	start();
-	EXPECT_EQ(mkvm_pit_set(pit, &s), 0);
-	EXPECT_EQ(latch_read(0), 6000);
-	EXPECT_LE(latch_read(2), 4001);
-	EXPECT_GE(latch_read(2), 3999);
+	EXPECT_EQ(0, mkvm_pit_set(pit, &s));
+	EXPECT_EQ(6000, latch_read(0));
+	EXPECT_GE(4001, latch_read(2));
+	EXPECT_LE(3999, latch_read(2));
 	shim_clock_advance(clocks(6000) + 10);
-	EXPECT_EQ(ticks_raised, 1);
+	EXPECT_EQ(1, ticks_raised);
 	stop();
 }
 
@@ -773,23 +773,23 @@ TEST(restored_one_shot_is_never_lost)
 	/* the other host's clock is ahead, behind, or far behind */
 	start();
 	s.channels[0].count_load_time = shim_now + NSEC_PER_SEC;
-	EXPECT_EQ(mkvm_pit_set(pit, &s), 0);
-	EXPECT_EQ(latch_read(0), 1000);
+	EXPECT_EQ(0, mkvm_pit_set(pit, &s));
+	EXPECT_EQ(1000, latch_read(0));
 	run(clocks(1000) + 10);
-	EXPECT_EQ(ticks_raised, 1);
+	EXPECT_EQ(1, ticks_raised);
 	s.channels[0].count_load_time = 0;
-	EXPECT_EQ(mkvm_pit_set(pit, &s), 0);
+	EXPECT_EQ(0, mkvm_pit_set(pit, &s));
 	run(10);
-	EXPECT_EQ(ticks_raised, 2);
+	EXPECT_EQ(2, ticks_raised);
 	s.channels[0].count_load_time = -12345678901234ll;
-	EXPECT_EQ(mkvm_pit_set(pit, &s), 0);
+	EXPECT_EQ(0, mkvm_pit_set(pit, &s));
 	run(10);
-	EXPECT_EQ(ticks_raised, 3);
+	EXPECT_EQ(3, ticks_raised);
 	/* but what has fired and is set as it was does not fire again */
 	mkvm_pit_get(pit, &s);
-	EXPECT_EQ(mkvm_pit_set(pit, &s), 0);
+	EXPECT_EQ(0, mkvm_pit_set(pit, &s));
 	run(NSEC_PER_SEC);
-	EXPECT_EQ(ticks_raised, 3);
+	EXPECT_EQ(3, ticks_raised);
 	stop();
 }
 
@@ -801,14 +801,14 @@ TEST(set_with_another_count_or_mode_starts_anew)
 	program(0, 2, 50000);
 	mkvm_pit_get(pit, &s);
 	s.channels[0].count = 1193;
-	EXPECT_EQ(mkvm_pit_set(pit, &s), 0);
+	EXPECT_EQ(0, mkvm_pit_set(pit, &s));
 	run(clocks(1193) * 10 + 10);
-	EXPECT_EQ(ticks_raised, 10);
+	EXPECT_EQ(10, ticks_raised);
 	mkvm_pit_get(pit, &s);
 	s.channels[0].mode = 1;
-	EXPECT_EQ(mkvm_pit_set(pit, &s), 0);
+	EXPECT_EQ(0, mkvm_pit_set(pit, &s));
 	run(clocks(1193) * 10);
-	EXPECT_EQ(ticks_raised, 10);
+	EXPECT_EQ(10, ticks_raised);
 	stop();
 }
 
@@ -829,14 +829,14 @@ TEST(any_load_time_is_safe)
 			};
 			s.channels[2] = s.channels[0];
 			s.channels[2].gate = 0;
-			EXPECT_EQ(mkvm_pit_set(pit, &s), 0);
+			EXPECT_EQ(0, mkvm_pit_set(pit, &s));
 			latch_read(0);
 			latch_read(2);
 			status(0);
 			run(NSEC_PER_MSEC * 60);
 			mkvm_pit_port_write(pit, 0x61, 1);
 			mkvm_pit_get(pit, &s);
-			EXPECT_LE(shim_hrtimer_calls, 3);
+			EXPECT_GE(3, shim_hrtimer_calls);
 			stop();
 		}
 	}
@@ -867,24 +867,24 @@ TEST(set_refuses_what_a_channel_cannot_hold)
 			case 7: c->mode = 6; break;
 			case 8: c->gate = ch == 2 ? 2 : 0; break;
 			}
-			EXPECT_EQ(mkvm_pit_set(pit, &bad), -EINVAL);
+			EXPECT_EQ(-EINVAL, mkvm_pit_set(pit, &bad));
 		}
 	}
 	bad = good;
 	bad.flags = 4;
-	EXPECT_EQ(mkvm_pit_set(pit, &bad), -EINVAL);
+	EXPECT_EQ(-EINVAL, mkvm_pit_set(pit, &bad));
 	bad = good;
 	bad.reserved[8] = 1;
-	EXPECT_EQ(mkvm_pit_set(pit, &bad), -EINVAL);
+	EXPECT_EQ(-EINVAL, mkvm_pit_set(pit, &bad));
 	mkvm_pit_get(pit, &after);
-	EXPECT_EQ(memcmp(&good, &after, sizeof(good)), 0);
+	EXPECT_EQ(0, memcmp(&good, &after, sizeof(good)));
 	good.channels[0].count = 0x10000;
 	good.channels[1].count = 0;
 	good.flags = PIT_FLAGS;
-	EXPECT_EQ(mkvm_pit_set(pit, &good), 0);
+	EXPECT_EQ(0, mkvm_pit_set(pit, &good));
 	mkvm_pit_get(pit, &after);
-	EXPECT_EQ(after.channels[1].count, 0x10000);
-	EXPECT_EQ(after.flags, PIT_FLAGS);
+	EXPECT_EQ(0x10000, after.channels[1].count);
+	EXPECT_EQ(PIT_FLAGS, after.flags);
 	stop();
 }
 
@@ -893,13 +893,13 @@ TEST(create_refuses_unknown_flags_padding_and_no_memory)
 	struct kvm_pit_config config = { .flags = 2 };
 
 	memset(&vm, 0, sizeof(vm));
-	EXPECT_EQ(mkvm_pit_create(&vm, &config), -EINVAL);
+	EXPECT_EQ(-EINVAL, mkvm_pit_create(&vm, &config));
 	config.flags = 1;
 	config.pad[14] = 1;
-	EXPECT_EQ(mkvm_pit_create(&vm, &config), -EINVAL);
+	EXPECT_EQ(-EINVAL, mkvm_pit_create(&vm, &config));
 	config.pad[14] = 0;
 	shim_alloc_fail_in = 1;
-	EXPECT_EQ(mkvm_pit_create(&vm, &config), -ENOMEM);
+	EXPECT_EQ(-ENOMEM, mkvm_pit_create(&vm, &config));
 	EXPECT_TRUE(!vm.irqchip.pit);
 	mkvm_pit_destroy(&vm);
 }
@@ -927,11 +927,9 @@ TEST(random_port_accesses_and_states_are_safe_and_callbacks_bounded)
 		default:
 			calls = shim_hrtimer_calls;
 			shim_clock_advance(r >> 8 & 0x1fffff);
-			ASSERT_LE(shim_hrtimer_calls - calls, (r >> 8 & 0x1fffff) / PIT_MIN_PERIOD_NS + 2);
+			ASSERT_GE((r >> 8 & 0x1fffff) / PIT_MIN_PERIOD_NS + 2, shim_hrtimer_calls - calls);
 		}
-		ASSERT_LE(pit->pending, PIT_MAX_PENDING);
+		ASSERT_GE(PIT_MAX_PENDING, pit->pending);
 	}
 	stop();
 }
-
-TEST_MAIN()

@@ -94,19 +94,19 @@ TEST(a_request_is_lent_and_comes_back_undelivered)
 	send_fixed(apic, 0x41, false);
 	send_fixed(apic, 0x99, false);
 	lend();
-	EXPECT_EQ(rvi, 0x99);
-	EXPECT_EQ(svi, 0);
-	EXPECT_EQ(page[APIC_TASKPRI / 4], 0x53);
-	EXPECT_EQ(*page_word(APIC_IRR, 0x41), BIT(1));
-	EXPECT_EQ(*page_word(APIC_IRR, 0x99), BIT(0x19));
-	EXPECT_EQ(mkvm_lapic_highest_irr(apic), 0x99);
+	EXPECT_EQ(0x99, rvi);
+	EXPECT_EQ(0, svi);
+	EXPECT_EQ(0x53, page[APIC_TASKPRI / 4]);
+	EXPECT_EQ(BIT(1), *page_word(APIC_IRR, 0x41));
+	EXPECT_EQ(BIT(0x19), *page_word(APIC_IRR, 0x99));
+	EXPECT_EQ(0x99, mkvm_lapic_highest_irr(apic));
 	EXPECT_TRUE(mkvm_lapic_unfinished(apic, 0x41));
 	mkvm_lapic_take_back(apic, page, -1);
 	EXPECT_TRUE(page_is_empty());
 	EXPECT_TRUE(vector_test(apic, APIC_IRR, 0x41));
 	EXPECT_TRUE(vector_test(apic, APIC_IRR, 0x99));
-	EXPECT_EQ(mkvm_lapic_pending(apic), 0x99);
-	EXPECT_EQ(mkvm_lapic_highest_isr(apic), -1);
+	EXPECT_EQ(0x99, mkvm_lapic_pending(apic));
+	EXPECT_EQ(-1, mkvm_lapic_highest_isr(apic));
 }
 
 TEST(with_nothing_requested_only_tpr_travels)
@@ -114,12 +114,12 @@ TEST(with_nothing_requested_only_tpr_travels)
 	setup();
 	mkvm_lapic_set_tpr(apic, 0x20);
 	lend();
-	EXPECT_EQ(rvi, 0);
-	EXPECT_EQ(svi, 0);
+	EXPECT_EQ(0, rvi);
+	EXPECT_EQ(0, svi);
 	EXPECT_TRUE(page_is_empty());
 	page[APIC_TASKPRI / 4] = 0x87;
 	mkvm_lapic_take_back(apic, page, -1);
-	EXPECT_EQ(mkvm_lapic_get_tpr(apic), 0x87);
+	EXPECT_EQ(0x87, mkvm_lapic_get_tpr(apic));
 }
 
 TEST(a_request_of_a_vector_that_the_cpu_has_delivered_is_a_second_one)
@@ -127,15 +127,15 @@ TEST(a_request_of_a_vector_that_the_cpu_has_delivered_is_a_second_one)
 	setup();
 	send_fixed(apic, 0x41, false);
 	lend();
-	EXPECT_EQ(cpu_deliver(), 0x41);
-	EXPECT_EQ(send_fixed(apic, 0x41, false), 1);
+	EXPECT_EQ(0x41, cpu_deliver());
+	EXPECT_EQ(1, send_fixed(apic, 0x41, false));
 	mkvm_lapic_take_back(apic, page, -1);
-	EXPECT_EQ(mkvm_lapic_highest_isr(apic), 0x41);
-	EXPECT_EQ(mkvm_lapic_highest_irr(apic), 0x41);
+	EXPECT_EQ(0x41, mkvm_lapic_highest_isr(apic));
+	EXPECT_EQ(0x41, mkvm_lapic_highest_irr(apic));
 	lend();
-	EXPECT_EQ(cpu_deliver(), -1);
-	EXPECT_EQ(cpu_eoi(), -1);
-	EXPECT_EQ(cpu_deliver(), 0x41);
+	EXPECT_EQ(-1, cpu_deliver());
+	EXPECT_EQ(-1, cpu_eoi());
+	EXPECT_EQ(0x41, cpu_deliver());
 }
 
 TEST(two_requests_of_a_vector_before_its_delivery_are_one)
@@ -146,11 +146,11 @@ TEST(two_requests_of_a_vector_before_its_delivery_are_one)
 	send_fixed(apic, 0x41, false);
 	mkvm_lapic_take_back(apic, page, -1);
 	lend();
-	EXPECT_EQ(cpu_deliver(), 0x41);
-	EXPECT_EQ(cpu_eoi(), -1);
-	EXPECT_EQ(cpu_deliver(), -1);
+	EXPECT_EQ(0x41, cpu_deliver());
+	EXPECT_EQ(-1, cpu_eoi());
+	EXPECT_EQ(-1, cpu_deliver());
 	mkvm_lapic_take_back(apic, page, -1);
-	EXPECT_EQ(mkvm_lapic_highest_irr(apic), -1);
+	EXPECT_EQ(-1, mkvm_lapic_highest_irr(apic));
 	EXPECT_FALSE(mkvm_lapic_unfinished(apic, 0x41));
 }
 
@@ -162,14 +162,14 @@ TEST(levels_and_what_the_ioapic_waits_for_exit_at_their_eoi)
 	send_fixed(apic, 0x42, false);
 	send_fixed(apic, 0x43, false);
 	lend();
-	EXPECT_EQ(awaited_eois[2], BIT(1) | BIT(2));
-	EXPECT_EQ(cpu_deliver(), 0x43);
+	EXPECT_EQ(BIT(1) | BIT(2), awaited_eois[2]);
+	EXPECT_EQ(0x43, cpu_deliver());
 	mkvm_lapic_take_back(apic, page, -1);
 	lend();
-	EXPECT_EQ(awaited_eois[2], BIT(1) | BIT(2));
-	EXPECT_EQ(cpu_eoi(), -1);
-	EXPECT_EQ(cpu_deliver(), 0x42);
-	EXPECT_EQ(cpu_eoi(), 0x42);
+	EXPECT_EQ(BIT(1) | BIT(2), awaited_eois[2]);
+	EXPECT_EQ(-1, cpu_eoi());
+	EXPECT_EQ(0x42, cpu_deliver());
+	EXPECT_EQ(0x42, cpu_eoi());
 }
 
 TEST(an_eoi_that_exits_is_done_by_the_lapic)
@@ -183,15 +183,15 @@ TEST(an_eoi_that_exits_is_done_by_the_lapic)
 		mkvm_lapic_ack(apic, 0x31);
 		send_fixed(apic, 0x41, true);
 		lend();
-		EXPECT_EQ(cpu_deliver(), 0x41);
-		EXPECT_EQ(cpu_eoi(), 0x41);
+		EXPECT_EQ(0x41, cpu_deliver());
+		EXPECT_EQ(0x41, cpu_eoi());
 		EXPECT_TRUE(mkvm_lapic_unfinished(apic, 0x41));
 		mkvm_lapic_take_back(apic, page, 0x41);
-		EXPECT_EQ(mkvm_lapic_highest_isr(apic), 0x41);
-		EXPECT_EQ(mkvm_lapic_msr_write(apic, 0x80b, 0), 0);
-		EXPECT_EQ(mkvm_lapic_highest_isr(apic), 0x31);
-		EXPECT_EQ(fixture_ioapic.eois, !split);
-		EXPECT_EQ(vcpu->eois_told, split);
+		EXPECT_EQ(0x41, mkvm_lapic_highest_isr(apic));
+		EXPECT_EQ(0, mkvm_lapic_msr_write(apic, 0x80b, 0));
+		EXPECT_EQ(0x31, mkvm_lapic_highest_isr(apic));
+		EXPECT_EQ(!split, fixture_ioapic.eois);
+		EXPECT_EQ(split, vcpu->eois_told);
 	}
 }
 
@@ -214,11 +214,11 @@ static void check_outside(void)
 	for (int v = 0; v < 256; v++) {
 		irr[v] |= again[v];
 		again[v] = false;
-		ASSERT_EQ(vector_test(apic, APIC_IRR, v), irr[v]);
-		ASSERT_EQ(vector_test(apic, APIC_ISR, v), isr[v]);
+		ASSERT_EQ(irr[v], vector_test(apic, APIC_IRR, v));
+		ASSERT_EQ(isr[v], vector_test(apic, APIC_ISR, v));
 	}
-	ASSERT_EQ(mkvm_lapic_highest_isr(apic), model_highest(isr));
-	ASSERT_EQ(mkvm_lapic_highest_irr(apic), model_highest(irr));
+	ASSERT_EQ(model_highest(isr), mkvm_lapic_highest_isr(apic));
+	ASSERT_EQ(model_highest(irr), mkvm_lapic_highest_irr(apic));
 }
 
 TEST(random_operations_inside_and_outside_agree_with_a_plain_model)
@@ -241,7 +241,7 @@ TEST(random_operations_inside_and_outside_agree_with_a_plain_model)
 			break;
 		case 1:
 			got = inside ? cpu_deliver() : mkvm_lapic_pending(apic);
-			ASSERT_EQ(got, open ? wanted : -1);
+			ASSERT_EQ(open ? wanted : -1, got);
 			if (!inside && open)
 				mkvm_lapic_ack(apic, wanted);
 			if (open) {
@@ -303,7 +303,7 @@ TEST(no_request_is_lost_or_called_finished_while_it_travels)
 	setup();
 	memset(&shared, 0, sizeof(shared));
 	for (long i = 0; i < 2; i++)
-		ASSERT_EQ(pthread_create(&threads[i], NULL, sender_thread, (void *)(0x41 + i)), 0);
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL, sender_thread, (void *)(0x41 + i)));
 	while (done < 2 * ROUNDS) {
 		lend();
 		/* each second time it is left undelivered, so that it travels back as well */
@@ -319,9 +319,7 @@ TEST(no_request_is_lost_or_called_finished_while_it_travels)
 	}
 	for (int i = 0; i < 2; i++)
 		pthread_join(threads[i], NULL);
-	EXPECT_EQ(shared.lost, 0);
-	EXPECT_EQ(mkvm_lapic_highest_irr(apic), -1);
-	EXPECT_EQ(mkvm_lapic_highest_isr(apic), -1);
+	EXPECT_EQ(0, shared.lost);
+	EXPECT_EQ(-1, mkvm_lapic_highest_irr(apic));
+	EXPECT_EQ(-1, mkvm_lapic_highest_isr(apic));
 }
-
-TEST_MAIN()

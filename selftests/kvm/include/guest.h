@@ -18,6 +18,7 @@
 #define GUEST_H
 
 #include "ktap.h"
+#include "types.h"
 
 #define GUEST_CPUS 16
 

@@ -11,6 +11,7 @@
 #include <sys/types.h>
 
 #include "ktap.h"
+#include "types.h"
 
 struct launcher {
 	pid_t pid;

@@ -19,6 +19,7 @@
 
 #include "guest.h"
 #include "ktap.h"
+#include "types.h"
 
 #define PAGE_SIZE 4096ull
 #define MIB (1024 * 1024ull)

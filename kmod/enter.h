@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * enter.h - what guest entry and exit of both vendors' enter.S have in common.
+ * enter.h - macros that both vendors' enter.S use for guest entry and exit.
  *
  * State: none. The registers are an array in the order of their numbers in instructions, RAX
  * RCX RDX RBX RSP RBP RSI RDI R8..R15 (struct mkvm_vcpu). Read next: svm/enter.S, vmx/enter.S.
@@ -10,7 +10,7 @@
 
 #define REG(n) ((n) * 8)
 
-/* What a C function keeps for its caller. */
+/* The registers that a C function preserves for its caller. */
 .macro PUSH_CALLERS_REGS
 	push %rbp
 	push %r15
@@ -29,7 +29,7 @@
 	pop %rbp
 .endm
 
-/* All but RAX, which holds the array's address, and RSP. */
+/* Load or save all registers but RSP and RAX, which holds the address of the array. */
 .macro LOAD_GUEST_REGS
 	mov REG(1)(%rax), %rcx
 	mov REG(2)(%rax), %rdx

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The ACPI tables (RSDP, RSDT, FADT, MADT, DSDT) that tell a guest its CPUs,
- * its IOAPIC and how to switch off, and the fw_cfg "table loader" script by
- * which the firmware places them. Layouts: ACPI specification 6.5, "ACPI
- * Software Programming Model"; a checked copy of the result can be had from
- * a Linux guest under /sys/firmware/acpi/tables.
+ * Builds the ACPI tables (RSDP, RSDT, FADT, MADT, DSDT) that describe the CPUs,
+ * the IOAPIC and power-off to the guest, and the fw_cfg "table loader" script
+ * by which the firmware places them. Layouts: ACPI specification 6.5, "ACPI
+ * Software Programming Model"; a Linux guest shows the resulting tables in
+ * /sys/firmware/acpi/tables.
  *
- * Owns the buffers it hands to fw_cfg. Read chipset.c for the registers that
- * the FADT names.
+ * Owns the buffers that it passes to fw_cfg. Read chipset.c and pm.c for the
+ * registers that the FADT names.
  */
 #include <endian.h>
 #include <stdlib.h>
@@ -85,7 +85,7 @@ static void loader_allocate(const char *file, uint32_t alignment, uint8_t zone)
 	at[64] = zone;
 }
 
-/* The 32-bit field at @offset of @file becomes an address in the tables. */
+/* Makes the firmware relocate the 32-bit field at @offset of @file by the tables' address. */
 static void loader_add_pointer(const char *file, size_t offset)
 {
 	uint8_t *at = loader_add(LOADER_ADD_POINTER, file);
@@ -105,7 +105,7 @@ static void loader_add_checksum(const char *file, size_t offset, size_t start,
 	put32(at + 68, (uint32_t)size);
 }
 
-/* Starts a table; says its offset in the file. */
+/* Starts a table and returns its offset in the file. */
 static size_t table_begin(const char *signature, uint8_t revision)
 {
 	size_t start = tables.size;
@@ -128,7 +128,7 @@ static void table_end(size_t start)
 	loader_add_checksum(TABLES_FILE, start + CHECKSUM_OFFSET, start, size);
 }
 
-/* Name(\_S5_, Package() { type, type, 0, 0 }): all that power-off needs. */
+/* Adds Name(\_S5_, Package() { type, type, 0, 0 }), which is all that power-off needs. */
 static size_t add_dsdt(void)
 {
 	static const uint8_t aml[] = {
@@ -143,9 +143,9 @@ static size_t add_dsdt(void)
 }
 
 /*
- * Revision 3 with the extended addresses left zero, so that the 32-bit ones
- * count. IAPC_BOOT_ARCH promises a keyboard controller, no legacy devices to
- * probe, and no VGA.
+ * Adds a FADT of revision 3. Its extended addresses are zero, so the 32-bit
+ * ones are valid. IAPC_BOOT_ARCH reports a keyboard controller, no legacy
+ * devices to probe, and no VGA.
  */
 static size_t add_fadt(size_t dsdt)
 {
@@ -223,7 +223,7 @@ static size_t add_madt(void)
 	unsigned int id;
 
 	put32(at, LAPIC_ADDRESS);
-	put32(at + 4, 1);			/* a PIC pair is there too */
+	put32(at + 4, 1);			/* PCAT_COMPAT: there is a PIC pair */
 	for (id = 0; id < opt.smp; id++)
 		add_cpu(id);
 	at = blob_add(&tables, 12);		/* the IOAPIC: id 0, GSI 0 on */
@@ -241,7 +241,7 @@ static size_t add_madt(void)
 	return start;
 }
 
-/* Builds everything and adds it to fw_cfg. */
+/* Builds all tables and adds them to fw_cfg. */
 void acpi_create(void)
 {
 	static uint8_t rsdp[RSDP_SIZE] = "RSD PTR \0MKVM  ";

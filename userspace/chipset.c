@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Port dispatch and the small devices of a PC: PCI configuration space with
- * an i440FX host bridge, by which SeaBIOS knows the machine, and the power
- * management of pm.c; CMOS and clock, the parts of ports 0x92 and 0xcf9 that
- * reset a PC, and QEMU's debug console and debug exit. Ports nobody claims read as ones and ignore writes.
+ * Dispatches ports, and implements the small devices of a PC: PCI configuration
+ * space with an i440FX host bridge, by which SeaBIOS recognises the machine,
+ * and the power-management function of pm.c; CMOS and clock; the parts of ports
+ * 0x92 and 0xcf9 that reset a PC; QEMU's debug console and debug exit.
+ * Unclaimed ports read as ones and ignore writes.
  *
  * Owns the devices' registers. Everything here needs the machine's lock,
- * chipset_open_debug_console() excepted, which runs before the machine.
+ * except chipset_open_debug_console(), which runs before the machine.
  */
 #include <errno.h>
 #include <linux/pci_regs.h>
@@ -18,14 +19,14 @@
 
 #define A20_ENABLED		0x02
 
-/* The host bridge by which SeaBIOS knows a QEMU-like i440FX machine. */
+/* The host bridge by which SeaBIOS recognises an i440FX machine of QEMU. */
 #define VENDOR_INTEL		0x8086
 #define DEVICE_I440FX		0x1237
 #define CLASS_HOST_BRIDGE	0x0600
 #define SUBSYSTEM_VENDOR_QEMU	0x1af4
 #define SUBSYSTEM_QEMU		0x1100
 #define I440FX_SMRAM		0x72
-#define SMRAM_OPEN		0x40		/* seen outside of SMM, too */
+#define SMRAM_OPEN		0x40		/* SMRAM is visible outside SMM, too */
 
 static FILE *debug_console;
 static struct {
@@ -57,7 +58,7 @@ static void reset_bridge(void)
 	put_le16(&state.bridge[PCI_SUBSYSTEM_ID], SUBSYSTEM_QEMU);
 }
 
-/* The configuration of device 0 or 1 on bus 0, function 0, if it is selected. */
+/* Returns the configuration of the selected function (00:00.0 or 00:01.0), or NULL. */
 static uint8_t *pci_selected(void)
 {
 	switch (state.pci_address & 0x80ffff00) {
@@ -98,7 +99,7 @@ static void pci_out(uint16_t port, unsigned int size, uint32_t value)
 			machine_stop(true, 0, "reset through port 0xcf9");
 		state.reset_control = (uint8_t)value;
 	} else if (port >= 0xcfc && config && offset >= 0x40) {
-		/* Memory attributes (PAM) and the like only store. */
+		/* Memory attributes (PAM) and other registers are only stored. */
 		memcpy(&config[offset], &value, size);
 		machine_open_smram(state.bridge[I440FX_SMRAM] & SMRAM_OPEN);
 	}
@@ -160,7 +161,7 @@ static uint8_t read_cmos(uint8_t index)
 	case CMOS_CENTURY:
 		return bcd((tm.tm_year + 1900) / 100);
 	case CMOS_STATUS_A:
-		/* Updating: the last 244 microseconds of each second. */
+		/* UIP is set for the last 244 microseconds of each second. */
 		return 0x26 | (now.tv_nsec >= 1000000000 - 244000 ? 0x80 : 0);
 	case CMOS_STATUS_B:
 		return 0x02;			/* BCD, 24 hours */
@@ -202,7 +203,7 @@ static void port_92_out(uint16_t port, unsigned int size, uint32_t value)
 
 /* --- Debug console, debug exit --- */
 
-/* Opens what --debugcon names. */
+/* Opens the file that --debugcon names. */
 void chipset_open_debug_console(void)
 {
 	if (!opt.debugcon)
@@ -250,8 +251,9 @@ static void ignore_out(uint16_t port, unsigned int size, uint32_t value)
 }
 
 /*
- * @width is the widest access a device takes as one; wider ones, and those
- * that reach past @last, become byte accesses. The last row claims the rest.
+ * @width is the widest access that a device accepts, in bytes; wider accesses,
+ * and those that reach past @last, are split into bytes. The last row claims
+ * the remaining ports.
  */
 static const struct {
 	const char *name;
@@ -281,7 +283,7 @@ static const struct {
 
 static uint64_t access_counts[DEVICE_COUNT];
 
-/* One access of 1, 2 or 4 bytes; @data is in the guest's byte order. */
+/* Performs one access of 1, 2 or 4 bytes; @data is in the guest's byte order. */
 void ports_access(bool out, uint16_t port, unsigned int size, uint8_t *data)
 {
 	uint32_t value = 0;

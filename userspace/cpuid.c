@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * CPUID: what the device supports, with each CPU's APIC id and a topology of
- * one package with one thread in each core filled in. Leaves as in Intel SDM
- * vol. 2, "CPUID", and AMD APM vol. 3, "Obtaining Processor Information Via
- * the CPUID Instruction". Owns no state.
+ * Builds CPUID from what the device supports: fills in each CPU's APIC id and
+ * a topology of one package with one thread in each core. The leaves are
+ * described in Intel SDM vol. 2, "CPUID", and AMD APM vol. 3, "Obtaining
+ * Processor Information Via the CPUID Instruction". Owns no state.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -30,7 +30,7 @@ static struct kvm_cpuid2 *cpuid_allocate(unsigned int entries)
 	return cpuid;
 }
 
-/* The device's supported leaves; the caller owns the result. */
+/* Returns the leaves that the device supports; the caller owns the result. */
 struct kvm_cpuid2 *cpuid_supported(int kvm_fd)
 {
 	struct kvm_cpuid2 *cpuid;
@@ -44,11 +44,11 @@ struct kvm_cpuid2 *cpuid_supported(int kvm_fd)
 			break;
 		free(cpuid);
 	}
-	fail(2, "%s does not tell its CPUID (%s): see the kernel log",
+	fail(2, "%s does not report its CPUID (%s): see the kernel log",
 	     opt.device, strerror(errno));
 }
 
-/* Bits that hold the ids of @cpus CPUs. */
+/* Returns the number of bits that hold the ids of @cpus CPUs. */
 static unsigned int id_bits(unsigned int cpus)
 {
 	unsigned int bits = 0;
@@ -104,7 +104,7 @@ static void adjust_entry(struct kvm_cpuid_entry2 *entry, unsigned int apic_id,
 			entry->edx |= HTT_BIT;
 		break;
 	case 4:
-		/* Cores in the package, and CPUs that share this cache. */
+		/* Clear the number of cores, and of CPUs that share this cache. */
 		entry->eax &= 0x00003fff;
 		if (entry->eax & 0x1f)
 			entry->eax |= ((1u << id_bits(cpus < 64 ? cpus : 64)) -
@@ -127,7 +127,7 @@ static void adjust_entry(struct kvm_cpuid_entry2 *entry, unsigned int apic_id,
 	}
 }
 
-/* Gives a new vCPU its CPUID; @supported is left as it is. */
+/* Sets the CPUID of a new vCPU; does not change @supported. */
 void cpuid_set(int vcpu_fd, const struct kvm_cpuid2 *supported,
 	       unsigned int apic_id, unsigned int cpus)
 {

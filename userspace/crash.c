@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The block of text printed when a vCPU leaves the guest for a reason that
- * nobody can answer: the reason, the registers and the code at RIP. Owns no
- * state; called by the vCPU's own thread, whose vCPU is not running.
+ * Prints a block of text when a vCPU exits for a reason that the launcher
+ * cannot handle: the reason, the registers and the code at RIP. Owns no state;
+ * called by the vCPU's own thread while the vCPU does not run.
  */
 #include <stdio.h>
 #include <string.h>
@@ -48,8 +48,8 @@ static void print_reason(FILE *out, const struct kvm_run *run, int run_errno)
 }
 
 /*
- * The guest physical address of @linear: paging off, or the four or five
- * levels of long mode. Other paging modes are not followed.
+ * Translates @linear to a guest-physical address, without paging or with the
+ * four or five levels of long mode. Other paging modes are not supported.
  */
 static bool translate(const struct kvm_sregs *sregs, uint64_t linear,
 		      uint64_t *physical)
@@ -127,7 +127,7 @@ static void print_registers(FILE *out, const struct kvm_regs *r,
 		s->ds.selector, (unsigned long long)s->ds.base);
 }
 
-/* @run_errno is KVM_RUN's errno, or 0 when *@run tells the reason. */
+/* Prints the report. @run_errno is KVM_RUN's errno, or 0 if *@run has the reason. */
 void crash_report(unsigned int id, int vcpu_fd, const struct kvm_run *run,
 		  int run_errno)
 {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * fw_cfg, the device through which the firmware and the linuxboot option ROM
- * get everything they need: a selector at port 0x510, a data byte at 0x511,
- * DMA at 0x514. See "QEMU Firmware Configuration (fw_cfg) Device" in QEMU's
- * specifications; numbers come from <linux/qemu_fw_cfg.h>.
+ * Implements fw_cfg, the device from which the firmware and the linuxboot
+ * option ROM read everything they need: a selector at port 0x510, a data byte
+ * at 0x511, DMA at 0x514. See "QEMU Firmware Configuration (fw_cfg) Device" in
+ * QEMU's specifications; numbers come from <linux/qemu_fw_cfg.h>.
  *
  * Owns the items (constant once the machine runs), the selection and the DMA
- * address. Read acpi.c and linux.c for what the items hold.
+ * address. Read acpi.c and linux.c for the contents of the items.
  */
 #include <endian.h>
 #include <linux/qemu_fw_cfg.h>
@@ -21,7 +21,7 @@
 #define PORT_DMA_HIGH		0x514
 #define PORT_DMA_LOW		0x518
 #define MAX_FILES		16
-/* The PC's own keys: only the one that says IRQ 0 is GSI 2 exists here. */
+/* The only PC-specific key here: IRQ 0 is connected to GSI 2. */
 #define KEY_IRQ0_OVERRIDE	(FW_CFG_ARCH_LOCAL + 2)
 
 struct item {
@@ -31,7 +31,7 @@ struct item {
 
 static struct item items[FW_CFG_FILE_FIRST + MAX_FILES];
 static struct {
-	uint32_t count;		/* big endian in the guest's view */
+	uint32_t count;		/* big-endian for the guest */
 	struct fw_cfg_file file[MAX_FILES];
 } directory;
 static unsigned int file_count;
@@ -44,7 +44,7 @@ static struct {
 	bool kernel_loaded;
 } state;
 
-/* @data must live as long as the program. */
+/* Adds an item. @data must live as long as the program. */
 void fwcfg_add(unsigned int key, const void *data, size_t size)
 {
 	items[key] = (struct item){ data, size };
@@ -71,7 +71,7 @@ void fwcfg_add_u32(unsigned int key, uint32_t value)
 	fwcfg_add(key, store(&value, sizeof(value)), sizeof(value));
 }
 
-/* @name is at most FW_CFG_MAX_FILE_PATH - 1 bytes; at most MAX_FILES files. */
+/* Adds a file, of at most MAX_FILES; @name has at most FW_CFG_MAX_FILE_PATH - 1 bytes. */
 void fwcfg_add_file(const char *name, const void *data, size_t size)
 {
 	struct fw_cfg_file *file = &directory.file[file_count];
@@ -84,7 +84,7 @@ void fwcfg_add_file(const char *name, const void *data, size_t size)
 	file_count++;
 }
 
-/* What SeaBIOS takes as the memory map: the RAM, and what must stay free. */
+/* Adds SeaBIOS's memory map: the RAM, and the addresses that must stay free. */
 static void add_e820(void)
 {
 	static struct {
@@ -130,7 +130,7 @@ void fwcfg_reset(void)
 	memset(&state, 0, sizeof(state));
 }
 
-/* True once the option ROM has read the whole kernel. */
+/* Returns true once the option ROM has read the whole kernel. */
 bool fwcfg_kernel_loaded(void)
 {
 	return state.kernel_loaded;
@@ -163,8 +163,8 @@ static const struct item *selected_item(void)
 }
 
 /*
- * Moves up to @size bytes of the selected item to @data (NULL skips them);
- * what is past its end reads as zero.
+ * Copies @size bytes of the selected item to @data, or skips them if it is
+ * NULL; bytes past the item's end read as zero.
  */
 static void read_item(uint8_t *data, size_t size)
 {
@@ -192,7 +192,7 @@ static void run_dma(void)
 	state.dma_address = 0;
 	if (!access)
 		return;
-	/* Guest memory may change under us: each field is read once. */
+	/* The guest may change its memory meanwhile, so each field is read once. */
 	control = be32toh(__atomic_load_n(&access->control, __ATOMIC_RELAXED));
 	size = be32toh(__atomic_load_n(&access->length, __ATOMIC_RELAXED));
 	data = machine_memory(be64toh(__atomic_load_n(&access->address,

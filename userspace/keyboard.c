@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The keyboard controller (8042) at ports 0x60 and 0x64, and a keyboard that
- * answers what drivers ask it; no mouse. Bytes of the keyboard raise IRQ 1,
- * an edge for each, while the mode byte asks for it. Scan codes are those of
- * set 1: drivers have the controller translate, which this one always does.
+ * Implements the keyboard controller (8042) at ports 0x60 and 0x64, and a
+ * keyboard that answers drivers' commands; there is no mouse. Each byte from
+ * the keyboard raises an edge on IRQ 1 if the mode byte enables it. Scan codes
+ * are those of set 1: drivers enable the controller's translation, and this
+ * controller always translates.
  *
- * Owns the controller's registers and the bytes that wait to be read. All of
- * it needs the machine's lock. Read chipset.c for the dispatch.
+ * Owns the controller's registers and the bytes that wait to be read.
+ * Everything here needs the machine's lock. Read chipset.c for the dispatch.
  */
 #include <string.h>
 
@@ -14,9 +15,9 @@
 
 #define STATUS_PORT		0x64
 #define STATUS_OUTPUT_FULL	0x01
-#define STATUS_UNLOCKED		0x14		/* and the self-test has passed */
+#define STATUS_UNLOCKED		0x14		/* not locked; the self-test has passed */
 #define MODE_INTERRUPT		0x01
-#define MODE_DISABLED		0x10		/* the keyboard's clock is held */
+#define MODE_DISABLED		0x10		/* the keyboard's clock is stopped */
 #define OUTPUT_A20		0x02
 #define OUTPUT_NO_RESET		0x01
 
@@ -30,11 +31,11 @@ enum {
 enum { KEYBOARD_ECHO = 0xee, KEYBOARD_IDENTIFY = 0xf2, KEYBOARD_RESET = 0xff, KEYBOARD_ACK = 0xfa };
 
 static struct {
-	uint8_t command;		/* waits for its data byte, or 0 */
+	uint8_t command;		/* a command that awaits its data byte, or 0 */
 	uint8_t mode;
-	uint8_t output;			/* what port 0x60 reads */
-	bool full;			/* and it has not been read */
-	uint8_t queue[16];		/* bytes of the keyboard that come next */
+	uint8_t output;			/* the value that port 0x60 reads */
+	bool full;			/* output has not been read yet */
+	uint8_t queue[16];		/* further bytes from the keyboard */
 	unsigned int queued;
 } state;
 
@@ -51,7 +52,7 @@ static void output(uint8_t value, bool interrupt)
 		machine_set_irq(KEYBOARD_GSI, true);
 }
 
-/* The keyboard's next byte, if there is room and its clock runs. */
+/* Outputs the keyboard's next byte, if the output is free and the clock runs. */
 static void next_byte(void)
 {
 	uint8_t value = state.queue[0];
@@ -62,7 +63,7 @@ static void next_byte(void)
 	output(value, true);
 }
 
-/* The keyboard sends these bytes; it loses them when too many wait. */
+/* Makes the keyboard send these bytes; it drops them if too many wait already. */
 void keyboard_send(const uint8_t *bytes, size_t size)
 {
 	if (size > sizeof(state.queue) - state.queued)
@@ -72,7 +73,7 @@ void keyboard_send(const uint8_t *bytes, size_t size)
 	next_byte();
 }
 
-/* A byte for the keyboard, which acknowledges each, parameters too. */
+/* Passes a byte to the keyboard, which acknowledges every byte, parameters included. */
 static void keyboard_take(uint8_t value)
 {
 	static const uint8_t reset[] = { KEYBOARD_ACK, 0xaa };
@@ -121,7 +122,7 @@ static void controller_command(uint8_t command)
 		output(0x00, false);
 		break;
 	case KBC_TEST_MOUSE:
-		output(0x01, false);		/* no mouse: the clock is stuck */
+		output(0x01, false);		/* there is no mouse: its clock is stuck */
 		break;
 	case KBC_READ_OUTPUT:
 		output(OUTPUT_NO_RESET | OUTPUT_A20, false);
@@ -167,7 +168,7 @@ void keyboard_out(uint16_t port, unsigned int size, uint32_t value)
 	case KBC_LOOP_KEYBOARD:
 		output((uint8_t)value, true);
 		break;
-	case KBC_LOOP_MOUSE:			/* as from the keyboard: a driver sees that there is no mouse */
+	case KBC_LOOP_MOUSE:			/* as from the keyboard: there is no mouse */
 		output((uint8_t)value, false);
 		break;
 	case KBC_TO_MOUSE:

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Hands a Linux kernel to the firmware. The stock linuxboot option ROM reads
+ * Passes a Linux kernel to the firmware. The stock linuxboot option ROM reads
  * setup code, kernel, initrd and command line from fw_cfg and copies them to
- * the addresses chosen here; the setup header's fields that belong to the
- * boot loader are filled in as the kernel's document "The Linux/x86 Boot
- * Protocol" says. Owns no state. Read fwcfg.c next.
+ * the addresses chosen here. The boot loader's fields of the setup header are
+ * filled in according to the kernel's document "The Linux/x86 Boot Protocol".
+ * Owns no state. Read fwcfg.c next.
  */
 #include <asm/bootparam.h>
 #include <linux/qemu_fw_cfg.h>
@@ -20,8 +20,8 @@
 
 #define SETUP_HEADER_OFFSET	offsetof(struct boot_params, hdr)
 #define SETUP_SECTOR		512
-#define MIN_PROTOCOL		0x020a		/* has init_size */
-#define LOADER_TYPE_QEMU	0xb0		/* whose option ROM it is */
+#define MIN_PROTOCOL		0x020a		/* the first version with init_size */
+#define LOADER_TYPE_QEMU	0xb0		/* the option ROM is QEMU's */
 
 #define SETUP_ADDRESS		0x10000u
 #define CMDLINE_ADDRESS		0x20000u
@@ -40,8 +40,8 @@ static bool is_bzimage(const struct file_data *kernel,
 }
 
 /*
- * Adds the initrd, as high as the kernel allows and below the firmware's
- * tables, and writes its place into the header.
+ * Adds the initrd, as high as the kernel allows but below the firmware's
+ * tables, and writes its address into the header.
  */
 static void add_initrd(struct setup_header *header, uint64_t kernel_end)
 {

@@ -2,11 +2,11 @@
 /*
  * The machine: memory, the VM and its vCPUs, the run loop, stop and reset.
  *
- * A guest reset throws the whole VM away and creates a new one over the same
- * memory: what a power-up state is, KVM knows best, and nothing can be left
- * behind. So machine_run() is one life of the VM, from creation to the event
- * that ends it. One thread runs each vCPU; the main thread serves the
- * terminal meanwhile.
+ * A guest reset destroys the whole VM and creates a new one over the same
+ * memory: KVM knows the power-up state best, and no old state can remain. So
+ * machine_run() is one life of the VM, from creation to the event that ends
+ * it. One thread runs each vCPU; the main thread serves the terminal
+ * meanwhile.
  *
  * Owns the file descriptors, the memory, the counters and the lock. Read
  * chipset.c for what port accesses do.
@@ -27,14 +27,14 @@
 #include "mkvm-run.h"
 
 #define HUGE_PAGE		(2 * MIB)
-#define IDENTITY_MAP_ADDRESS	0xfeffc000ull	/* kept out by fwcfg.c's map */
+#define IDENTITY_MAP_ADDRESS	0xfeffc000ull	/* reserved in fwcfg.c's memory map */
 #define TSS_ADDRESS		0xfeffd000ull
 #define KICK_SIGNAL		SIGUSR1
 
 #define SMRAM_SLOT		4
-#define SMM_SLOTS		0x10000u	/* slots of the address space in SMM */
+#define SMM_SLOTS		0x10000u	/* numbers of the slots in SMM's address space */
 
-#define EXIT_REASONS		64	/* KVM's are below */
+#define EXIT_REASONS		64	/* KVM's exit reasons are below this */
 #define EXIT_INTERRUPTED	(EXIT_REASONS - 1)	/* KVM_RUN: EINTR, EAGAIN */
 
 struct exit_count {
@@ -47,7 +47,7 @@ struct vcpu {
 	int fd;
 	struct kvm_run *run;
 	pthread_t thread;
-	atomic_bool look;		/* --monitor: the thread shall read and write back the state */
+	atomic_bool look;		/* --monitor: the thread must do a look */
 	struct exit_count exits[EXIT_REASONS];
 };
 
@@ -65,7 +65,7 @@ static struct exit_count totals[EXIT_REASONS];
 static uint64_t first_tick;
 static unsigned int resets;
 static bool smram_open;
-static __thread struct vcpu *self;	/* whose thread this is, or NULL */
+static __thread struct vcpu *self;	/* the vCPU of the current thread, or NULL */
 
 /* The first machine_stop() of a life claims it; later ones change nothing. */
 static struct {
@@ -86,26 +86,26 @@ void machine_unlock(void)
 	pthread_mutex_unlock(&lock);
 }
 
-/* Readable when the main thread has something to look at. */
+/* Returns a descriptor that is readable when the main thread has work. */
 int machine_wake_fd(void)
 {
 	return wake_fd;
 }
 
-/* Makes the main thread look; any context. */
+/* Wakes the main thread. Context: any. */
 void machine_wake(void)
 {
 	uint64_t one = 1;
 
-	/* The counter cannot overflow, so that nothing can go wrong here. */
+	/* The counter cannot overflow, so the write cannot fail. */
 	if (write(wake_fd, &one, sizeof(one)) < 0)
 		return;
 }
 
 /*
- * Ends this life of the VM: a reset, or the end with @status. @why must be a
- * constant. Any context, with or without the lock; the caller's vCPU runs no
- * further guest instruction after its handler returns.
+ * Ends this life of the VM, by a reset or with exit status @status. @why must
+ * be a constant. Context: any, with or without the lock. After its handler
+ * returns, the caller's vCPU executes no further guest instruction.
  */
 void machine_stop(bool reset, int status, const char *why)
 {
@@ -123,7 +123,7 @@ bool machine_stopping(void)
 	return atomic_load(&stop.set);
 }
 
-/* Sets an interrupt input; lock held. */
+/* Sets an interrupt input. Context: lock held. */
 void machine_set_irq(unsigned int gsi, bool level)
 {
 	struct kvm_irq_level irq = { .irq = gsi, .level = level };
@@ -134,13 +134,13 @@ void machine_set_irq(unsigned int gsi, bool level)
 
 /* --- Memory --- */
 
-/* Bytes of RAM below the PCI hole. */
+/* Returns the number of bytes of RAM below the PCI hole. */
 uint64_t machine_low_memory(void)
 {
 	return opt.memory < PCI_HOLE_START ? opt.memory : PCI_HOLE_START;
 }
 
-/* The host's view of guest RAM, or NULL unless all of the range is RAM. */
+/* Returns the host address of guest RAM, or NULL unless all of the range is RAM. */
 void *machine_memory(uint64_t gpa, uint64_t size)
 {
 	uint64_t low = machine_low_memory();
@@ -156,7 +156,7 @@ void *machine_memory(uint64_t gpa, uint64_t size)
 	return NULL;
 }
 
-/* A byte of guest RAM or ROM to read, or NULL. */
+/* Returns the host address of a byte of guest RAM or ROM, for reading, or NULL. */
 const uint8_t *machine_byte(uint64_t gpa)
 {
 	if (gpa < 4 * GIB && gpa >= 4 * GIB - rom_size)
@@ -176,7 +176,7 @@ static uint8_t *map_memory(uint64_t size)
 			   ~((uintptr_t)HUGE_PAGE - 1));
 }
 
-/* Gets the RAM and the firmware's ROM. Copies @bios. */
+/* Allocates the RAM and the firmware's ROM, and copies @bios to the ROM. */
 void machine_create_memory(const struct file_data *bios)
 {
 	ram = map_memory(opt.memory);
@@ -188,7 +188,7 @@ void machine_create_memory(const struct file_data *bios)
 
 /* --- Creating the VM --- */
 
-/* A failed ioctl while the machine is set up. */
+/* Reports a failed ioctl during set-up and ends the program. */
 static void refused(const char *what)
 {
 	fail(started ? 1 : 2, "%s refuses %s (%s): see the kernel log, or use another --device",
@@ -267,7 +267,7 @@ static void on_kick(int signal_number)
 {
 }
 
-/* Opens the device and checks that it can do what is asked. */
+/* Opens the device and checks that it supports the options. */
 void machine_open(void)
 {
 	struct sigaction action = { .sa_handler = on_kick };
@@ -283,7 +283,7 @@ void machine_open(void)
 	if (opt.monitor)
 		monitor_open(kvm_fd);
 	supported_cpuid = cpuid_supported(kvm_fd);
-	/* Without deadline mode Linux spends time on calibrating the APIC. */
+	/* Without deadline mode Linux spends time calibrating the APIC timer. */
 	if (extension(KVM_CAP_TSC_DEADLINE_TIMER))
 		for (unsigned int i = 0; i < supported_cpuid->nent; i++)
 			if (supported_cpuid->entries[i].function == 1)
@@ -296,13 +296,13 @@ void machine_open(void)
 	sigaction(KICK_SIGNAL, &action, NULL);
 }
 
-/* True where the device has system management mode and memory of its own for it. */
+/* Does the device support SMM and a separate address space for it? */
 bool machine_has_smm(void)
 {
 	return extension(KVM_CAP_X86_SMM) && extension(KVM_CAP_MULTI_ADDRESS_SPACE) >= 2;
 }
 
-/* An SMI for the CPU whose port access is being answered, or for CPU 0. */
+/* Raises an SMI on the CPU whose port access is being handled, or on CPU 0. */
 void machine_smi(bool to_caller)
 {
 	if (machine_has_smm() && ioctl(to_caller && self ? self->fd : vcpus[0].fd, KVM_SMI) < 0)
@@ -324,7 +324,7 @@ static void add_slot(uint32_t slot, uint64_t gpa, uint8_t *host, uint64_t size,
 		refused("its memory");
 }
 
-/* What both address spaces have; @first is the number of the first slot. */
+/* Adds the slots that both address spaces have; @first is the number of the first one. */
 static void add_common_slots(uint32_t first)
 {
 	uint64_t low = machine_low_memory();
@@ -344,8 +344,8 @@ static void set_smram_slot(uint32_t slot, bool present)
 }
 
 /*
- * SMRAM is the RAM below the VGA hole: in SMM it is always there, outside only
- * while the host bridge says so. Lock held.
+ * Maps or unmaps SMRAM, the RAM behind the VGA hole. It is always visible in
+ * SMM, and outside SMM only while the host bridge opens it. Context: lock held.
  */
 void machine_open_smram(bool open)
 {
@@ -367,8 +367,9 @@ static void add_memory(void)
 }
 
 /*
- * As on a PC's board: IRQs 0 to 15 reach the PIC pair, all 24 GSIs the IOAPIC, the
- * timer's IRQ 0 its pin 2 (the ACPI tables say so), for which the cascade leaves room.
+ * Routes interrupts as on a PC: IRQs 0 to 15 reach the PIC pair, and all 24 GSIs the IOAPIC. The
+ * timer's IRQ 0 is connected to IOAPIC pin 2, as the ACPI tables report; the pin is free because
+ * IRQ 2 is the PICs' cascade.
  */
 static void set_routing(void)
 {
@@ -458,7 +459,7 @@ static void exit_io(struct vcpu *vcpu)
 	machine_unlock();
 }
 
-/* No device has memory-mapped registers here; ROM ignores writes as well. */
+/* No device of the launcher has memory-mapped registers, and ROM ignores writes. */
 static void exit_mmio(struct vcpu *vcpu)
 {
 	if (!vcpu->run->mmio.is_write)
@@ -491,7 +492,10 @@ static void crash(struct vcpu *vcpu, int run_errno)
 	machine_stop(false, 1, "a CPU cannot go on");
 }
 
-/* KVM_RUN and what its exit asks for. EXIT_REASONS: the CPU cannot go on. */
+/*
+ * Calls KVM_RUN and handles its exit. Returns the exit reason, or EXIT_REASONS if the CPU cannot
+ * continue.
+ */
 static unsigned int run_once(struct vcpu *vcpu)
 {
 	unsigned int reason;
@@ -516,7 +520,7 @@ static unsigned int run_once(struct vcpu *vcpu)
 	return reason;
 }
 
-/* For --monitor: the accesses that the last exit was for end first. */
+/* Reads and writes back the state (--monitor), after completing the accesses of the last exit. */
 static void look(struct vcpu *vcpu)
 {
 	unsigned int reason;
@@ -536,10 +540,10 @@ static void *vcpu_main(void *argument)
 
 	self = vcpu;
 	while (!machine_stopping()) {
-		/* Then it runs, if for a moment: on a machine with one CPU it would not come to that otherwise. */
+		/* KVM_RUN follows each look; with one host CPU the guest would starve otherwise. */
 		if (atomic_exchange(&vcpu->look, false)) {
 			look(vcpu);
-			if (machine_stopping())		/* the signal that told so may have ended the look */
+			if (machine_stopping())		/* its signal interrupts ioctls */
 				break;
 		}
 		if (run_once(vcpu) == EXIT_REASONS)
@@ -548,7 +552,7 @@ static void *vcpu_main(void *argument)
 	return NULL;
 }
 
-/* Asks all CPUs for their state, one after the other, without an end. */
+/* Makes all CPUs read and write back their state, one after the other, until the stop. */
 static void *monitor_main(void *argument)
 {
 	unsigned int i;
@@ -569,7 +573,7 @@ static void join_vcpus(unsigned int count)
 {
 	unsigned int i, reason;
 
-	/* Whoever has not entered yet sees the flag, the others the signal. */
+	/* A thread that has not entered the guest yet sees the flag, the others the signal. */
 	for (i = 0; i < count; i++) {
 		vcpus[i].run->immediate_exit = 1;
 		pthread_kill(vcpus[i].thread, KICK_SIGNAL);
@@ -616,8 +620,8 @@ static void close_vm(void)
 }
 
 /*
- * One life of the VM. True: it ended in a reset and wants another. False:
- * *@status is the exit status.
+ * Runs one life of the VM. Returns true if it ended in a reset, which needs
+ * another life; else false with the exit status in *@status.
  */
 bool machine_run(int *status)
 {
@@ -653,7 +657,7 @@ bool machine_run(int *status)
 	return true;
 }
 
-/* Exits by reason, and the time their handlers took, over all lives. */
+/* Prints the number of exits by reason and the time in their handlers, over all lives. */
 void machine_print_summary(void)
 {
 	uint64_t all_ticks = __rdtsc() - first_tick;

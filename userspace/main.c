@@ -2,10 +2,10 @@
 /*
  * mkvm-run: a thin launcher for anything that speaks the KVM ABI.
  *
- * This file reads the command line, prints messages and puts the parts
- * together. It owns the options. Everything that a person may get wrong is
- * refused here or in the parts' set-up, before the first guest instruction,
- * with one sentence and exit status 2. Read machine.c next.
+ * This file reads the command line, prints messages and starts the parts. It
+ * owns the options. Every mistake that a user can make is refused here or in
+ * the parts' set-up, before the first guest instruction, with one sentence and
+ * exit status 2. Read machine.c next.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -91,7 +91,7 @@ double seconds_since_start(void)
 	       (double)(now.tv_nsec - start_time.tv_nsec) / 1e9;
 }
 
-/* One write, so that lines of several threads stay whole. */
+/* Prints a line with one write, so that lines of several threads stay whole. */
 static void say(bool with_time, const char *format, va_list args)
 {
 	char time[32] = "", text[256];
@@ -104,7 +104,7 @@ static void say(bool with_time, const char *format, va_list args)
 	fprintf(stderr, "%smkvm-run: %s%s\n", with_time && terminal_needs_newline() ? "\n" : "", time, text);
 }
 
-/* A stage of the boot with its time, unless --quiet. Any context. */
+/* Prints a stage of the boot with its time, unless --quiet. Context: any. */
 void stage(const char *format, ...)
 {
 	va_list args;
@@ -114,7 +114,7 @@ void stage(const char *format, ...)
 	va_end(args);
 }
 
-/* A line of information without a time, unless --quiet. Any context. */
+/* Prints a line of information without a time, unless --quiet. Context: any. */
 void note(const char *format, ...)
 {
 	va_list args;
@@ -124,7 +124,7 @@ void note(const char *format, ...)
 	va_end(args);
 }
 
-/* Says one sentence and ends the program; for the main thread only. */
+/* Prints one sentence and ends the program. Context: main thread only. */
 void fail(int status, const char *format, ...)
 {
 	va_list args;
@@ -138,8 +138,8 @@ void fail(int status, const char *format, ...)
 }
 
 /*
- * Reads a whole file. @remedy completes the sentence when the file cannot be
- * had. Never returns an empty file.
+ * Reads a whole file. If that fails, it ends the program with a sentence that
+ * @remedy completes. An empty file counts as a failure.
  */
 struct file_data read_file(const char *path, const char *remedy)
 {

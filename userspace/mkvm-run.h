@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the launcher's files share: the options, messages, the machine, and
- * one group of functions per device. main.c starts everything; machine.c is
- * the file to read next.
+ * Declarations shared by the launcher's files: the options, messages, the
+ * machine, and one group of functions per device. main.c starts everything;
+ * machine.c is the file to read next.
  *
- * Locking: every port device (chipset.c, serial.c, fwcfg.c) is touched only
- * with machine_lock() held, and so is the line state of the interrupt
- * controllers. machine_stop() and stage() need no lock.
+ * Locking: port devices (chipset.c, serial.c, fwcfg.c, keyboard.c, pm.c) and
+ * the line state of the interrupt controllers are accessed only with
+ * machine_lock() held. machine_stop() and stage() need no lock.
  */
 #ifndef MKVM_RUN_H
 #define MKVM_RUN_H
@@ -31,9 +31,9 @@
 #define ACPI_PM1_EVENT_PORT	0x600
 #define ACPI_PM1_CONTROL_PORT	0x604
 #define ACPI_PM_TIMER_PORT	0x608
-#define ACPI_PORTS		0x80	/* from the first of these on */
+#define ACPI_PORTS		0x80	/* number of ports, from the first on */
 #define APM_CONTROL_PORT	0xb2
-#define APM_ACPI_DISABLE	0xf0	/* what to write there */
+#define APM_ACPI_DISABLE	0xf0	/* the command that disables ACPI */
 #define APM_ACPI_ENABLE		0xf1
 #define ACPI_S5_SLEEP_TYPE	5
 #define RESET_PORT		0xcf9
@@ -94,7 +94,7 @@ const uint8_t *machine_byte(uint64_t gpa);
 uint64_t machine_low_memory(void);
 void machine_print_summary(void);
 
-/* crash.c: the block printed for an exit nobody can answer. */
+/* crash.c: the report printed for an exit that the launcher cannot handle. */
 void crash_report(unsigned int id, int vcpu_fd, const struct kvm_run *run,
 		  int run_errno);
 
@@ -130,7 +130,7 @@ uint32_t keyboard_in(uint16_t port, unsigned int size);
 void keyboard_out(uint16_t port, unsigned int size, uint32_t value);
 void keyboard_send(const uint8_t *bytes, size_t size);
 
-/* serial.c: lock held, except where said. */
+/* serial.c: lock held, except where a comment says otherwise. */
 void serial_reset(void);
 uint32_t serial_in(uint16_t port, unsigned int size);
 void serial_out(uint16_t port, unsigned int size, uint32_t value);

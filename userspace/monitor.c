@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * --monitor: reads the whole state of every CPU and writes it back, again and
- * again while the guest runs, as a VMM does whose user keeps asking for all
- * registers. A CPU's own thread does both, between two KVM_RUN; the CPU is
- * stopped for that, the others run on. Not written back is what goes on without
- * the CPU: its local APIC and its clocks.
+ * Implements --monitor: reads the whole state of every CPU and writes it back,
+ * repeatedly while the guest runs, as a VMM does whose user keeps asking for
+ * all registers. The CPU's own thread does both, between two calls of KVM_RUN;
+ * the other CPUs keep running. State that changes while the CPU is stopped is
+ * not written back: its local APIC and its clocks.
  *
  * Owns the list of MSRs. Called by machine.c.
  */
@@ -42,7 +42,7 @@ static struct {
 	uint32_t indices[MAX_MSRS];
 } list;
 
-/* Asks which MSRs there are. */
+/* Gets the list of MSRs from the device. */
 void monitor_open(int kvm_fd)
 {
 	list.nmsrs = MAX_MSRS;
@@ -55,7 +55,7 @@ static bool is_clock(uint32_t index)
 	return index == MSR_TSC || index == MSR_TSC_ADJUST || index == MSR_TSC_DEADLINE;
 }
 
-/* Some devices list MSRs that a CPU of theirs does not have: those are left out. */
+/* Reads the MSRs, except those that the device lists but its vCPU does not have. */
 static void get_msrs(int fd, struct msrs *msrs)
 {
 	struct msrs one;
@@ -72,7 +72,7 @@ static void get_msrs(int fd, struct msrs *msrs)
 	}
 }
 
-/* Reads and writes back the state of the CPU. False: an ioctl failed, see errno. */
+/* Reads and writes back the CPU's state. Returns false with errno if an ioctl fails. */
 bool monitor_look(int fd)
 {
 	struct cpu_state *s = calloc(1, sizeof(*s));
@@ -80,14 +80,14 @@ bool monitor_look(int fd)
 
 	if (!s)
 		return false;
-	/* It takes in what waits, and so comes first. */
+	/* KVM_GET_MP_STATE accepts pending INIT and SIPI, so it comes first. */
 	done = ioctl(fd, KVM_GET_MP_STATE, &s->mp_state) >= 0 && ioctl(fd, KVM_GET_VCPU_EVENTS, &s->events) >= 0 &&
 	       ioctl(fd, KVM_GET_REGS, &s->regs) >= 0 && ioctl(fd, KVM_GET_SREGS, &s->sregs) >= 0 &&
 	       ioctl(fd, KVM_GET_XSAVE, s->xsave) >= 0 && ioctl(fd, KVM_GET_XCRS, &s->xcrs) >= 0 &&
 	       ioctl(fd, KVM_GET_DEBUGREGS, &s->debugregs) >= 0 && ioctl(fd, KVM_GET_LAPIC, &s->lapic) >= 0;
 	if (done)
 		get_msrs(fd, &s->msrs);
-	/* Here the person reads; other CPUs send this one what they like. */
+	/* Meanwhile other CPUs may send events to this one. */
 	sched_yield();
 	done = done && ioctl(fd, KVM_SET_SREGS, &s->sregs) >= 0 && ioctl(fd, KVM_SET_REGS, &s->regs) >= 0 &&
 	       ioctl(fd, KVM_SET_XSAVE, s->xsave) >= 0 && ioctl(fd, KVM_SET_XCRS, &s->xcrs) >= 0 &&

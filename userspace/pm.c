@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Power management: the ACPI registers (PM1, PM timer, power button), the APM
- * port that raises an SMI, a TCO watchdog, and what of them shows in the PCI
- * configuration of a PIIX4's function by which SeaBIOS finds all this.
+ * Implements power management: the ACPI registers (PM1, PM timer, power
+ * button), the APM port that raises an SMI, a TCO watchdog, and the PCI
+ * configuration of the PIIX4 function by which SeaBIOS finds them.
  *
  *   0x600   PM1 status, enable, control; PM timer (PIIX4, also in the FADT)
- *   0x628   GLBCTL (PIIX4): bit 0 lets SMIs out
- *   0x630   SMI_EN, SMI_STS as in ICH9: which of them, and which it was
+ *   0x628   GLBCTL (PIIX4): bit 0 enables SMIs
+ *   0x630   SMI_EN, SMI_STS as in ICH9: the SMIs enabled, and the one raised
  *   0x660   TCO as in ICH9: reload, status, control, timer in 0.6 s
  *   0xb2    APM control: the write raises the SMI on the CPU that wrote
- *   0xb3    APM status: only stores
+ *   0xb3    APM status: a scratch register
  *
  * Owns these registers and the watchdog's timer. Everything here needs the
- * machine's lock, pm_timer_fd() excepted. Read chipset.c for the port dispatch.
+ * machine's lock, except pm_timer_fd(). Read chipset.c for the port dispatch.
  */
 #include <errno.h>
 #include <linux/pci_regs.h>
@@ -25,8 +25,8 @@
 
 #define PM_TIMER_HZ	3579545ull
 #define TCO_TICK_NS	600000000ull
-#define PIIX4_DEVACTB	0x58		/* 32 bits of the configuration: bit 25 lets APM raise SMIs */
-#define PIIX4_APM_ENABLE	0x02	/* in its upper byte */
+#define PIIX4_DEVACTB	0x58		/* 32-bit register; bit 25 lets APM raise SMIs */
+#define PIIX4_APM_ENABLE	0x02	/* bit 25, in the uppermost byte */
 
 enum {
 	PM1_STATUS = 0x00, PM1_ENABLE = 0x02, PM1_CONTROL = 0x04, PM_TIMER = 0x08, GLBCTL = 0x28, SMI_ENABLE = 0x30,
@@ -39,7 +39,7 @@ enum { SMI_APM = 1 << 5, SMI_PM1 = 1 << 8, SMI_TCO = 1 << 13 };
 enum { TCO_TIMEOUT = 1 << 3, TCO_HALT = 1 << 11 };
 
 static struct {
-	uint8_t io[ACPI_PORTS];		/* as they read, the PM timer excepted */
+	uint8_t io[ACPI_PORTS];		/* the values read, except of the PM timer */
 	uint8_t apm[2];
 	bool sci;
 } state;
@@ -59,7 +59,7 @@ static void put(unsigned int offset, unsigned int size, uint32_t value)
 	memcpy(&state.io[offset], &value, size);
 }
 
-/* --- Who is told: the SMI handler, or the ACPI driver by SCI --- */
+/* --- Events: an SMI to the firmware, or an SCI to the ACPI driver --- */
 
 static void raise_smi(uint32_t source, bool writer)
 {
@@ -78,7 +78,7 @@ static void update_sci(void)
 	state.sci = level;
 }
 
-/* Before ACPI is switched on the button is the firmware's: an SMI. */
+/* Presses the power button; until ACPI is enabled, that raises an SMI for the firmware. */
 void pm_press_power_button(void)
 {
 	put(PM1_STATUS, 2, get(PM1_STATUS, 2) | PM1_POWER_BUTTON);
@@ -89,13 +89,13 @@ void pm_press_power_button(void)
 
 /* --- The watchdog --- */
 
-/* Readable when pm_timer_expired() shall be called. */
+/* Returns a descriptor that is readable when pm_timer_expired() must be called. */
 int pm_timer_fd(void)
 {
 	return timer_fd;
 }
 
-/* It runs from the last reload, and so anew after each SMI, until it is halted. */
+/* Starts the watchdog anew, after a reload and after each SMI, unless it is halted. */
 static void restart_watchdog(void)
 {
 	uint64_t ns = (get(TCO_TIMER, 2) & 0x3ff) * TCO_TICK_NS;
@@ -114,7 +114,7 @@ void pm_timer_expired(void)
 	uint64_t count;
 
 	if (read(timer_fd, &count, sizeof(count)) != sizeof(count))
-		return;		/* reloaded meanwhile */
+		return;		/* it was reloaded meanwhile */
 	put(TCO1_STATUS, 2, get(TCO1_STATUS, 2) | TCO_TIMEOUT);
 	if (get(SMI_ENABLE, 4) & SMI_TCO)
 		raise_smi(SMI_TCO, false);
@@ -140,7 +140,7 @@ uint32_t pm_in(uint16_t port, unsigned int size)
 	return get(offset, size);
 }
 
-/* Registers in which writing a one clears a bit. */
+/* Is this a register in which writing a one clears a bit? */
 static bool write_one_to_clear(unsigned int offset)
 {
 	return offset / 2 == PM1_STATUS / 2 || offset / 4 == SMI_STATUS / 4 || offset / 4 == TCO1_STATUS / 4;
@@ -170,7 +170,7 @@ uint32_t apm_in(uint16_t port, unsigned int size)
 	return state.apm[port - APM_CONTROL_PORT];
 }
 
-/* The commands that the FADT names work without a handler as well. */
+/* The commands that the FADT names work without an SMI handler as well. */
 void apm_out(uint16_t port, unsigned int size, uint32_t value)
 {
 	state.apm[port - APM_CONTROL_PORT] = (uint8_t)value;
@@ -185,8 +185,8 @@ void apm_out(uint16_t port, unsigned int size, uint32_t value)
 }
 
 /*
- * The function's configuration as power-up leaves it. Where the device has no SMM, APM's
- * enable bit is set: by it SeaBIOS knows that there is nothing to set up.
+ * Resets the function's configuration. If the device has no SMM, APM's enable bit is set, which
+ * keeps SeaBIOS from setting up SMM.
  */
 void pm_reset(void)
 {
@@ -196,8 +196,8 @@ void pm_reset(void)
 	put(TCO1_CONTROL, 2, TCO_HALT);
 	memset(pm_config, 0, sizeof(pm_config));
 	memcpy(pm_config, id, sizeof(id));
-	pm_config[PCI_REVISION_ID] = 3;			/* PM timers of older ones misread */
-	pm_config[PCI_CLASS_DEVICE] = 0x80;		/* a bridge of another kind */
+	pm_config[PCI_REVISION_ID] = 3;			/* PM timers of older revisions misread */
+	pm_config[PCI_CLASS_DEVICE] = 0x80;		/* class "other bridge" */
 	pm_config[PCI_CLASS_DEVICE + 1] = 0x06;
 	if (!machine_has_smm())
 		pm_config[PIIX4_DEVACTB + 3] = PIIX4_APM_ENABLE;

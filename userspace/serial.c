@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The first serial port: a 16550A UART at 0x3f8 on GSI 4, registers as in
- * the PC16550D data sheet and <linux/serial_reg.h>.
+ * Implements the first serial port: a 16550A UART at 0x3f8 on GSI 4. Its
+ * registers are described in the PC16550D data sheet and <linux/serial_reg.h>.
  *
- * The line has no speed: a byte written leaves at once while the output ring
- * has room, and the transmitter reports "not empty" while it has none, so
- * that a slow reader slows the guest down and loses nothing. Input is taken
- * while the guest raises RTS, so that what is typed or piped in before the
- * guest listens waits for it. It comes in bursts of one FIFO, the next after
- * the guest has emptied the FIFO: the interrupt line falls in between, which
- * an edge-triggered input and a driver that bounds its work depend on.
+ * The line has no speed: a byte that the guest writes leaves at once while the
+ * output ring has room. While it has none, the transmitter reports "not empty",
+ * so a slow reader slows the guest down and no output is lost. Input is read
+ * only while the guest raises RTS, so input that is typed or piped before the
+ * guest is ready waits. Input arrives in bursts of one FIFO; the next burst
+ * comes after the guest has emptied the FIFO. In between the interrupt line
+ * falls, on which an edge-triggered input and a driver that bounds its work
+ * depend.
  *
  * Owns the UART's registers and both rings; everything here needs the
  * machine's lock. Read terminal.c for the other end of the rings.
@@ -38,25 +39,25 @@ static struct {
 	uint8_t lcr;
 	uint8_t mcr;
 	uint8_t scratch;
-	uint8_t msr_lines;	/* as last seen, to find changes */
+	uint8_t msr_lines;	/* their last state, to find changes */
 	uint8_t msr_delta;
 	uint8_t errors;		/* LSR error bits, cleared when read */
 	uint8_t divisor[2];
 	bool thre_pending;	/* the "transmitter empty" interrupt */
 	bool irq_level;
 	bool output_seen;
-	unsigned int in_fifo;		/* bytes of the input ring received */
+	unsigned int in_fifo;		/* bytes of the input ring that are in the FIFO */
 	uint8_t loop[FIFO_SIZE];	/* the receiver in loopback mode */
 	unsigned int loop_count;
 } uart;
 
-/* "Empty" promises room for a whole FIFO. */
+/* Is there less room than for a whole FIFO, which "transmitter empty" promises? */
 static bool output_full(void)
 {
 	return output_head - output_tail > OUTPUT_SIZE - FIFO_SIZE;
 }
 
-/* Bytes that the guest can read now. */
+/* Returns the number of bytes that the guest can read now. */
 static unsigned int received(void)
 {
 	return uart.mcr & UART_MCR_LOOP ? uart.loop_count : uart.in_fifo;
@@ -76,7 +77,7 @@ static unsigned int trigger_level(void)
 	return levels[UART_FCR_R_TRIG_BITS(uart.fcr)];
 }
 
-/* The interrupt of the highest priority, without the FIFO bits. */
+/* Returns the identification of the highest-priority interrupt, without the FIFO bits. */
 static uint8_t interrupt_id(void)
 {
 	if ((uart.ier & UART_IER_RLSI) && uart.errors)
@@ -92,7 +93,7 @@ static uint8_t interrupt_id(void)
 	return UART_IIR_NO_INT;
 }
 
-/* A PC connects the interrupt through OUT2, which loopback cuts off. */
+/* Updates the interrupt line. A PC gates it with OUT2, which loopback disconnects. */
 static void update_irq(void)
 {
 	bool connected = (uart.mcr & (UART_MCR_OUT2 | UART_MCR_LOOP)) ==
@@ -127,7 +128,7 @@ static void update_modem_lines(void)
 	uint8_t lines = modem_lines();
 	uint8_t changed = lines ^ uart.msr_lines;
 
-	/* The delta bits lie four below the lines; RI counts when it falls. */
+	/* The delta bits are four positions below the lines; that of RI reports a falling edge. */
 	if (lines & UART_MSR_RI)
 		changed &= (uint8_t)~UART_MSR_RI;
 	uart.msr_delta |= changed >> 4;
@@ -153,7 +154,7 @@ static void transmit(uint8_t byte)
 		uart.thre_pending = true;
 		return;
 	}
-	/* A guest that writes without looking overwrites the register. */
+	/* A guest that ignores the status overwrites the register. */
 	if (output_head - output_tail == OUTPUT_SIZE)
 		return;
 	if (fwcfg_kernel_loaded() && !uart.output_seen) {
@@ -252,7 +253,7 @@ uint32_t serial_in(uint16_t port, unsigned int size)
 
 static void write_interrupt_enable(uint8_t value)
 {
-	/* Enabling the transmitter's interrupt while it is empty raises it. */
+	/* Enabling the transmitter's interrupt raises it if the transmitter is empty. */
 	if ((value & ~uart.ier & UART_IER_THRI) && !output_full())
 		uart.thre_pending = true;
 	uart.ier = value & 0x0f;
@@ -260,7 +261,7 @@ static void write_interrupt_enable(uint8_t value)
 
 static void write_fifo_control(uint8_t value)
 {
-	/* Switching the FIFOs on or off empties them. */
+	/* Enabling or disabling the FIFOs empties them. */
 	if ((value & UART_FCR_CLEAR_RCVR) ||
 	    ((value ^ uart.fcr) & UART_FCR_ENABLE_FIFO))
 		uart.loop_count = 0;
@@ -314,8 +315,8 @@ void serial_out(uint16_t port, unsigned int size, uint32_t value)
 }
 
 /*
- * Fills the receiver if it is empty and the guest wants input; says how many
- * bytes serial_input() takes now.
+ * Fills the receiver if it is empty and the guest accepts input. Returns the
+ * number of bytes that serial_input() accepts now.
  */
 size_t serial_input_room(void)
 {
@@ -328,14 +329,14 @@ size_t serial_input_room(void)
 	return INPUT_SIZE - waiting;
 }
 
-/* @size is at most what serial_input_room() said last. */
+/* Adds input. @size is at most the last result of serial_input_room(). */
 void serial_input(const uint8_t *data, size_t size)
 {
 	while (size--)
 		input[input_head++ % INPUT_SIZE] = *data++;
 }
 
-/* Copies up to @size bytes of waiting output; says how many. */
+/* Copies up to @size bytes of pending output and returns their number. */
 size_t serial_output_peek(uint8_t *data, size_t size)
 {
 	size_t waiting = output_head - output_tail;
@@ -348,7 +349,7 @@ size_t serial_output_peek(uint8_t *data, size_t size)
 	return size;
 }
 
-/* Removes @size bytes that were peeked at and written. */
+/* Removes @size bytes of output that serial_output_peek() returned and that were written. */
 void serial_output_done(size_t size)
 {
 	bool was_full = output_full();

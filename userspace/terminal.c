@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The person's end of the serial port: standard input and output, the
- * terminal's mode, and the signals. Everything here runs in the main thread,
+ * Connects the serial port to standard input and output, and handles the
+ * terminal's mode and the signals. Everything here runs in the main thread,
  * which waits in terminal_serve() while the vCPU threads run.
  *
  * The terminal is in raw mode only while this process is in the foreground,
@@ -21,9 +21,9 @@
 
 #include "mkvm-run.h"
 
-#define CHUNK		4096	/* what a pipe that polls writable takes whole */
-#define BATCH_MS	2	/* output waits so long for company */
-#define DRAIN_MS	2000	/* the last output waits so long for its reader */
+#define CHUNK		4096	/* a pipe that polls writable accepts this much */
+#define BATCH_MS	2	/* output waits this long for more to come */
+#define DRAIN_MS	2000	/* the last output waits this long for a reader */
 #define ESCAPE		0x01	/* Ctrl-A */
 
 static struct termios saved_mode;
@@ -32,18 +32,18 @@ static bool input_is_terminal;
 static bool input_open = true;
 static bool escaped;
 static bool output_open = true;
-static bool shared_terminal;	/* serial output and messages meet there */
+static bool shared_terminal;	/* serial output and messages share a terminal */
 static volatile bool mid_line;
 static int signal_fd;
 static int fatal_signal;
 
-/* True when the guest has left the cursor in the middle of a line. */
+/* Has the guest left the cursor in the middle of a line? */
 bool terminal_needs_newline(void)
 {
 	return shared_terminal && mid_line;
 }
 
-/* Async-signal-safe. */
+/* Restores the saved mode. Async-signal-safe. */
 static void restore_mode(void)
 {
 	if (raw) {
@@ -52,7 +52,7 @@ static void restore_mode(void)
 	}
 }
 
-/* Output processing stays on, so that messages look right as well. */
+/* Enters raw mode, except for output processing, which messages need. */
 static void enter_raw_mode(void)
 {
 	struct termios mode;
@@ -71,7 +71,7 @@ static void enter_raw_mode(void)
 	tcsetattr(STDIN_FILENO, TCSANOW, &mode);
 }
 
-/* SA_RESETHAND makes the second occurrence the real one. */
+/* Restores the mode on a fatal signal; SA_RESETHAND lets the signal's second occurrence kill. */
 static void crashed(int signal_number)
 {
 	restore_mode();
@@ -116,7 +116,7 @@ static void press_power_button(void)
 	machine_unlock();
 }
 
-/* Enter, pressed and released: an IRQ 1 for each. */
+/* Presses and releases Enter, each of which raises IRQ 1. */
 static void press_key(void)
 {
 	static const uint8_t enter[] = { 0x1c, 0x9c };
@@ -168,7 +168,7 @@ static void escape_command(uint8_t key)
 	}
 }
 
-/* Takes the escape commands out of @data; says how many bytes remain. */
+/* Executes and removes the escape commands in @data; returns the number of remaining bytes. */
 static size_t filter_escapes(uint8_t *data, size_t size)
 {
 	size_t i, kept = 0;
@@ -218,7 +218,7 @@ static size_t output_waiting(void)
 	return n;
 }
 
-/* Call when standard output polls writable. */
+/* Writes pending output. Called when standard output polls writable. */
 static void move_output(void)
 {
 	uint8_t data[CHUNK];
@@ -247,8 +247,8 @@ static void move_output(void)
 }
 
 /*
- * Moves bytes and answers signals until the machine stops. Output waits
- * BATCH_MS after its first byte, so that many bytes share one write.
+ * Transfers bytes and handles signals until the machine stops. Output is
+ * delayed by BATCH_MS after its first byte, so that many bytes share a write.
  */
 void terminal_serve(void)
 {
@@ -296,7 +296,7 @@ void terminal_serve(void)
 	}
 }
 
-/* Writes what the guest still had to say, as long as somebody reads it. */
+/* Writes the guest's remaining output, as long as there is a reader. */
 void terminal_drain(void)
 {
 	struct pollfd out = { STDOUT_FILENO, POLLOUT, 0 };
@@ -305,13 +305,13 @@ void terminal_drain(void)
 		move_output();
 }
 
-/* Gives the terminal back as it was found. */
+/* Restores the terminal. */
 void terminal_finish(void)
 {
 	restore_mode();
 }
 
-/* Ends the program by the signal that ended the run, if one did. */
+/* Ends the program by the signal that ended the run, if there was one. */
 void terminal_die(void)
 {
 	sigset_t set;

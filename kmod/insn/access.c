@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * access.c - what the emulator reads and writes: guest memory, in-kernel devices or exits to
- * userspace, ports, segments and control registers.
+ * access.c - performs the emulator's accesses: to guest memory, to devices in the kernel or in
+ * userspace, to ports, segments and control registers.
  *
- * State: vcpu->log, the answers of the devices that the current instruction has read so far. If
- * a device needs userspace, KVM_RUN returns, and the next KVM_RUN executes the same instruction
- * again: accesses in the log are answered from it, so no device sees one twice.
+ * State: vcpu->log, the accesses to devices that the current instruction has made so far, with the
+ * values read. If a device is userspace's, KVM_RUN returns, and the next KVM_RUN executes the same
+ * instruction again from its start. The log then answers the accesses that it contains, so no
+ * device sees an access twice.
  *
  * Read next: walk.c, iodev.c.
  */
@@ -22,7 +23,7 @@
 
 /* ---- memory and devices ---- */
 
-/* One access of at most 8 bytes to something that is not RAM. */
+/* Performs one access of at most 8 bytes to something that is not RAM. */
 static enum mkvm_emu_result device_access(struct mkvm_vcpu *vcpu, u64 gpa, u64 *val, unsigned int len, bool write)
 {
 	struct mkvm_io_log *log = &vcpu->log;
@@ -56,7 +57,7 @@ static enum mkvm_emu_result device_access(struct mkvm_vcpu *vcpu, u64 gpa, u64 *
 	return MKVM_EMU_EXIT;
 }
 
-/* The memory at gpa, NULL: a device is there, or nothing. */
+/* Returns the host address of the RAM at gpa, or NULL if there is a device or nothing. */
 static void __user *ram_at(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
 {
 	if (vcpu->lapic && mkvm_lapic_mmio_match(vcpu->lapic, gpa))
@@ -68,8 +69,8 @@ static void __user *ram_at(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
 	(write ? put_user(*(type *)data, (type __user *)p) : get_user(*(type *)data, (type __user *)p))
 
 /*
- * Reads or writes RAM. What a CPU accesses at once others see at once, too. Returns whether the host
- * has no memory there.
+ * Reads or writes RAM. Accesses of 1, 2, 4 and 8 bytes are single accesses, as a CPU's are, so that
+ * other vCPUs never see half of one. Returns true if the host has no memory there.
  */
 static bool copy_ram(void __user *p, void *data, unsigned int len, bool write)
 {
@@ -86,7 +87,10 @@ static bool copy_ram(void __user *p, void *data, unsigned int len, bool write)
 	return write ? copy_to_user(p, data, len) : copy_from_user(data, p, len);
 }
 
-/* CMPXCHG16B, which the CPU has since the guest's CPUID shows it. Returns 0 or -EFAULT. */
+/*
+ * Executes CMPXCHG16B on guest memory. The host's CPU has the instruction, because the guest's
+ * CPUID shows it. Returns 0 or -EFAULT.
+ */
 static int try_cmpxchg16_user(void __user *p, const u64 *old, const u64 *new, bool *done)
 {
 	u64 low = old[0], high = old[1];
@@ -110,7 +114,10 @@ static int try_cmpxchg16_user(void __user *p, const u64 *old, const u64 *new, bo
 		done = unsafe_try_cmpxchg_user((type __user *)p, &was, *(type *)data, fault);	\
 	} while (0)
 
-/* Replaces emu->was by data, of 1, 2, 4, 8 or 16 bytes. RETRY: something else is there by now. */
+/*
+ * Atomically replaces emu->was by data; len is 1, 2, 4, 8 or 16 bytes. RETRY: the memory no longer
+ * holds emu->was.
+ */
 static enum mkvm_emu_result replace_ram(struct mkvm_emu *emu, void __user *p, void *data,
 					unsigned int len)
 {
@@ -145,8 +152,8 @@ no_access:
 }
 
 /*
- * Within one guest page of RAM. What lies across cache lines is replaced by a plain write: a host
- * may forbid locked accesses of that kind (split-lock detection), even in the kernel.
+ * Accesses RAM within one guest page. An operand that crosses a cache line is replaced by a plain
+ * write: a host may forbid locked accesses of that kind (split-lock detection), even in the kernel.
  */
 static enum mkvm_emu_result ram_access(struct mkvm_emu *emu, void __user *p, void *data,
 				       unsigned int len, enum mkvm_emu_how how)
@@ -161,7 +168,7 @@ static enum mkvm_emu_result ram_access(struct mkvm_emu *emu, void __user *p, voi
 	return emu->host_fault ? MKVM_EMU_UNHANDLED : MKVM_EMU_DONE;
 }
 
-/* Within one guest page: RAM, or devices in pieces of at most 8 bytes. */
+/* Accesses RAM within one guest page, or devices in pieces of at most 8 bytes. */
 static enum mkvm_emu_result page_access(struct mkvm_emu *emu, u64 gpa, void *data, unsigned int len,
 					enum mkvm_emu_how how)
 {
@@ -173,7 +180,7 @@ static enum mkvm_emu_result page_access(struct mkvm_emu *emu, u64 gpa, void *dat
 	u64 val;
 
 	p = ram_at(vcpu, gpa, write);
-	if (unlikely(!p && emu->implicit))	/* ROM, on which a write is lost? */
+	if (unlikely(!p && emu->implicit))	/* is it ROM, which drops writes? */
 		return write && ram_at(vcpu, gpa, false) ? MKVM_EMU_DONE : MKVM_EMU_UNHANDLED;
 	if (how == MKVM_EMU_PROBE)
 		return p || len <= 8 ? MKVM_EMU_DONE : MKVM_EMU_UNHANDLED;
@@ -196,9 +203,11 @@ static enum mkvm_emu_result page_access(struct mkvm_emu *emu, u64 gpa, void *dat
 }
 
 /*
- * The fault's own address saves the walk for the one operand, if that is still the one that
- * faulted: the code may have changed since, but for bytes that the CPU gives. So what a fault by a
- * write proves is not proved by one of a read, either.
+ * May the access use the faulting guest-physical address, which saves a walk? It may if the
+ * instruction has one memory operand and that is the one that faulted. The code may have changed
+ * since the fault, unless the CPU supplied its bytes, so the linear address must match. An access
+ * that faulted as a write has passed the guest's page tables for reads and writes; one that faulted
+ * as a read has passed them for reads only.
  */
 static bool know_gpa(const struct mkvm_emu *emu, u64 la, unsigned int len, enum mkvm_emu_how how)
 {
@@ -219,7 +228,7 @@ static noinline enum mkvm_emu_result access_by_walk(struct mkvm_emu *emu, u64 la
 	enum mkvm_emu_result r;
 	u64 gpa, gpa2;
 
-	/* Over two pages nothing is atomic. */
+	/* An access that crosses a page is not atomic. */
 	if (how == MKVM_EMU_REPLACE && first < len)
 		how = MKVM_EMU_WRITE;
 	/* Both pages are translated before either is touched. */
@@ -228,7 +237,7 @@ static noinline enum mkvm_emu_result access_by_walk(struct mkvm_emu *emu, u64 la
 		r = mkvm_emu_translate(emu, la + first, acc, &gpa2);
 	if (r == MKVM_EMU_DONE && how == MKVM_EMU_WRITE && first < len && ram_at(vcpu, gpa, true) &&
 	    !ram_at(vcpu, gpa2, true)) {
-		/* The device first: a replay that reads the operand again must find the same. */
+		/* The device first: a replay that reads the operand must find it unchanged. */
 		r = page_access(emu, gpa2, data + first, len - first, how);
 		len = first;
 	}
@@ -248,14 +257,17 @@ enum mkvm_emu_result mkvm_emu_access(struct mkvm_emu *emu, u64 la, void *data, u
 						   MKVM_WATCH_READ, la, len);
 	if (unlikely(!know_gpa(emu, la, len, how)))
 		return access_by_walk(emu, la, data, len, how);
-	/* A fault means no RAM, but one by a write may mean memory that can be read. */
+	/* A fault means that there is no RAM, except that a write also faults on ROM. */
 	if (len <= 8 && (vcpu->cause == MKVM_BY_READ || how == MKVM_EMU_WRITE ||
 			 how == MKVM_EMU_REPLACE))
 		return device_access(vcpu, vcpu->fault_gpa, data, len, how != MKVM_EMU_READ);
 	return page_access(emu, vcpu->fault_gpa, data, len, how);
 }
 
-/* What a CPU accesses on its own. A bit that it sets where there is no RAM is lost, and no device hears of it. */
+/*
+ * Performs an implicit access (emulate.h). A write where there is no RAM is dropped and reaches no
+ * device.
+ */
 enum mkvm_emu_result mkvm_emu_system(struct mkvm_emu *emu, u64 la, void *data, unsigned int len,
 				     enum mkvm_emu_how how)
 {
@@ -265,8 +277,8 @@ enum mkvm_emu_result mkvm_emu_system(struct mkvm_emu *emu, u64 la, void *data, u
 	enum mkvm_emu_result r;
 
 	/*
-	 * Implicit accesses are a supervisor's, and AC does not lift SMAP from them. Tables have
-	 * addresses of 64 bits in compatibility mode, too.
+	 * Implicit accesses are supervisor accesses, and EFLAGS.AC does not exempt them from SMAP.
+	 * Descriptor tables have 64-bit addresses in compatibility mode, too.
 	 */
 	emu->mode.cpl = 0;
 	emu->mode.cs_l = emu->mode.efer & EFER_LMA;
@@ -293,7 +305,7 @@ enum mkvm_emu_result mkvm_emu_fetch(struct mkvm_emu *emu, u64 la, void *buf, uns
 	p = mkvm_gpa_to_user(emu->vcpu, gpa, false);
 	if (!p)
 		return MKVM_EMU_UNHANDLED;
-	/* Two loads are quicker than a copy. */
+	/* Two loads are faster than a copy. */
 	if ((gpa & ~PAGE_MASK) <= PAGE_SIZE - 16)
 		emu->host_fault = get_user(to[0], p) || get_user(to[1], p + 1);
 	else
@@ -303,7 +315,10 @@ enum mkvm_emu_result mkvm_emu_fetch(struct mkvm_emu *emu, u64 la, void *buf, uns
 
 /* ---- ports, segments, control registers ---- */
 
-/* String I/O. The data travel in the shared page; once answered, the replay finds pio.done. */
+/*
+ * Performs INS or OUTS. The data are in the page shared with userspace; a replay after userspace
+ * has answered finds pio.done set.
+ */
 enum mkvm_emu_result mkvm_emu_pio(struct mkvm_emu *emu, u16 port, unsigned int size, unsigned int count,
 				  const void *out)
 {
@@ -322,7 +337,7 @@ enum mkvm_emu_result mkvm_emu_pio(struct mkvm_emu *emu, u16 port, unsigned int s
 		memcpy(emu->ins_buf + i * size, &val, size);
 	mkvm_trace_event(pio, vcpu, port, size, out, val, i ? "kernel" : "user");
 	emu->ins_taken = count;
-	vcpu->pio.done = true;		/* a port is a kernel device's or not, so that is all of them or none */
+	vcpu->pio.done = true;		/* the port took all elements or none */
 	if (i)
 		return MKVM_EMU_DONE;
 	if (out)
@@ -369,7 +384,7 @@ int mkvm_emu_set_cr(struct mkvm_emu *emu, int cr, u64 val)
 	return mkvm_cr_write(emu->vcpu, cr, val);
 }
 
-/* Comes here only while the breakpoints in the CPU are userspace's (debug.c). */
+/* Only called while the CPU's debug registers hold userspace's breakpoints (cpu/debug.c). */
 void mkvm_emu_dr(struct mkvm_emu *emu, int dr, u64 *val, bool write)
 {
 	struct mkvm_vcpu *vcpu = emu->vcpu;
@@ -385,9 +400,13 @@ void mkvm_emu_dr(struct mkvm_emu *emu, int dr, u64 *val, bool write)
 		*val = mkvm_hw->get_dr(vcpu, dr);
 }
 
-/* ---- before and behind an instruction ---- */
+/* ---- before and after an instruction ---- */
 
-/* What the last instruction has read is no answer for the next one. Own thread, or as mkvm_vcpu_reset. */
+/*
+ * mkvm_forget_io - discard the log and the bytes of the last instruction, before the next one
+ *
+ * Context: the vCPU's own thread, or as mkvm_vcpu_reset.
+ */
 void mkvm_forget_io(struct mkvm_vcpu *vcpu)
 {
 	vcpu->log.nr = 0;
@@ -398,7 +417,7 @@ void mkvm_forget_io(struct mkvm_vcpu *vcpu)
 	vcpu->insn_len = 0;
 }
 
-/* The emulator's state for the instruction at RIP. Own thread. */
+/* Initialises vcpu->emu for the instruction at RIP (internal.h). */
 struct mkvm_emu *mkvm_emu_begin(struct mkvm_vcpu *vcpu)
 {
 	struct mkvm_emu *emu = &vcpu->emu;
@@ -408,7 +427,10 @@ struct mkvm_emu *mkvm_emu_begin(struct mkvm_vcpu *vcpu)
 	emu->rip = vcpu->rip;
 	emu->rflags = vcpu->rflags;
 	mkvm_hw->get_mode(vcpu, &emu->mode);
-	/* IOPL and the TSS's bitmap come before the intercept (AMD APM vol. 2, "IOIO Intercepts"). */
+	/*
+	 * The CPU checks IOPL and the TSS's I/O bitmap before it intercepts (AMD APM vol. 2, "IOIO
+	 * Intercepts").
+	 */
 	emu->io_checked = vcpu->cause == MKVM_BY_INTERCEPT;
 	emu->ins_buf = (void *)vcpu->run + MKVM_PIO_PAGE_OFFSET * PAGE_SIZE;
 	emu->insn = vcpu->insn;

@@ -107,7 +107,10 @@ static const struct mkvm_opcode two_byte[256] = {	/* after 0F */
 	[0xc7] = INSN(OP_GROUP, GROUP_CX8, NO, MODRM),
 };
 
-/* By ModRM.reg. Flags, and the source where it is NO, come from the opcode. */
+/*
+ * Opcodes whose operation is selected by ModRM.reg. The opcode's flags are added, and its source is
+ * used where the source here is NO.
+ */
 static const struct mkvm_opcode groups[][8] = {
 	[GROUP_ALU] = { INSN(OP_ADD, RM, NO, RMW), INSN(OP_OR, RM, NO, RMW), INSN(OP_ADC, RM, NO, RMW),
 		INSN(OP_SBB, RM, NO, RMW), INSN(OP_AND, RM, NO, RMW), INSN(OP_SUB, RM, NO, RMW),
@@ -135,20 +138,21 @@ static const struct mkvm_opcode groups[][8] = {
 };
 
 /*
- * Opcodes of which a prefix makes different instructions, and those behind 0F 38, 0F 3A, VEX and EVEX.
- * map: 1 to 3 for 0F, 0F 38 and 0F 3A. pp: the prefixes that go with it. reg: a bit for each ModRM.reg, 0: all.
+ * Opcodes that prefixes turn into different instructions, and those in the maps 0F 38 and 0F 3A or
+ * encoded by VEX or EVEX. map: 1, 2 or 3 for 0F, 0F 38 or 0F 3A. pp: the prefixes that the row
+ * accepts. kinds: the encodings that it accepts. reg: a bit for each accepted ModRM.reg; 0: all.
  */
 enum { PP_NO = 1, PP_66 = 2, PP_F3 = 4, PP_F2 = 8, PP_INT = PP_NO | PP_66 };
-enum { LEGACY = 1, VEX = 2, EVEX = 4, W0 = 8, W1 = 16 };	/* W0, W1: VEX.W has to be that */
+enum { LEGACY = 1, VEX = 2, EVEX = 4, W0 = 8, W1 = 16 };	/* W0, W1: VEX.W must be 0, 1 */
 
-/* bytes: 0 for as many as a register of the vector's length has */
+/* bytes: 0 means the length of the vector */
 #define LOAD_VEC(bytes, flags)	{ OP_VEC, VEC, RM, bytes, MODRM | WR | (flags), 0 }
 #define STORE_VEC(bytes, flags)	{ OP_VEC, RM, VEC, bytes, MODRM | WR | (flags), 0 }
 #define LOAD_HALF		{ OP_VEC_HALF, VEC, RM, 8, MODRM | WR | VEX_128 | USES_VVVV, 0 }
 #define STORE_HALF		{ OP_VEC_HALF, RM, VEC, 8, MODRM | WR | VEX_128, 0 }
 #define MMX(dst, src, bytes, flags)	{ OP_MMX, dst, src, bytes, MODRM | WR | (flags), X86_FEATURE_MMX }
 #define ALL	(LEGACY | VEX | EVEX)
-/* With the CPUID bit that they need, 0: none beyond that of their kind. */
+/* feature: the CPUID bit that is needed besides that of the encoding; 0: none */
 #define REPEAT(bytes, flags, feature)							\
 	{ OP_VEC_REPEAT, VEC, RM, bytes, MODRM | WR | (flags), feature }
 #define DUP(bytes, feature)		{ OP_VEC_DUP, VEC, RM, bytes, MODRM | WR | MASKS, feature }
@@ -165,7 +169,7 @@ enum { LEGACY = 1, VEX = 2, EVEX = 4, W0 = 8, W1 = 16 };	/* W0, W1: VEX.W has to
 	  { OP_KMOV, VEC, RM, bytes, MODRM | WR | VEX_128, X86_FEATURE_##feature } },	\
 	{ 1, 0x91, pp, VEX | (w), 0,							\
 	  { OP_KMOV, RM, VEC, bytes, MODRM | WR | VEX_128, X86_FEATURE_##feature } }
-/* EVEX's four of a kind: by W the mask's elements, and the CPUID bit, differ. */
+/* Two EVEX instructions that differ in W, which selects the element size and the CPUID bit. */
 #define EVEX_BLOCKS(map, opcode, block, bytes, flags, w0, w1)				\
 	{ map, opcode, PP_66, EVEX | W0, 0,						\
 	  block(bytes, MASKS | WIDER | (flags), X86_FEATURE_##w0) },			\
@@ -308,7 +312,10 @@ static const struct row {
 	{ 3, 0xf0, PP_F2, VEX, 0, NEEDS(BMI2, OP_RORX, REG, RM, MODRM | WR | NOT16 | IMM_8) },
 };
 
-/* The next n bytes, little-endian, sign-extended; whether all are known decode() asks afterwards. */
+/*
+ * Reads the next n bytes, little-endian and sign-extended. They may be unknown yet: mkvm_decode
+ * checks this afterwards.
+ */
 static inline s64 take(const u8 **p, unsigned int n)
 {
 	u64 v;
@@ -318,7 +325,10 @@ static inline s64 take(const u8 **p, unsigned int n)
 	return sign_extend(v, n);
 }
 
-/* A later prefix wins over an earlier one; REX counts only right before the opcode. Returns the opcode. */
+/*
+ * Reads the prefixes and returns the opcode. A later prefix overrides an earlier one of its kind;
+ * REX is ignored unless it immediately precedes the opcode.
+ */
 static u8 parse_prefixes(struct mkvm_emu *c, const u8 **p)
 {
 	u8 byte;
@@ -332,14 +342,14 @@ static u8 parse_prefixes(struct mkvm_emu *c, const u8 **p)
 		if (likely(one_byte[byte].op != OP_PREFIX))
 			break;
 		c->prefix[REX] = 0;
-		/* those of ES, CS, SS and DS mean nothing in 64-bit mode */
+		/* Prefixes for ES, CS, SS and DS are ignored in 64-bit mode. */
 		if (one_byte[byte].dst != SEGMENT || !c->mode64 || byte >= 0x64)
 			c->prefix[one_byte[byte].dst] = byte;
 	}
 	return byte;
 }
 
-/* SIB and displacement; c->ea, and the segment that goes with the base. */
+/* Reads SIB and displacement, and computes c->ea and the base's default segment. */
 static void parse_address(struct mkvm_emu *c, const u8 **p)
 {
 	static const u8 base16[8] = { RBX, RBX, RBP, RBP, RSI, RDI, RBP, RBX };
@@ -386,7 +396,7 @@ static void parse_modrm(struct mkvm_emu *c, const u8 **p)
 		if (c->d.src == NO)
 			c->d.src = d.src;
 	}
-	if (c->d.op >= OP_GET_CR && c->d.op <= OP_SET_DR)	/* mod is taken as 3 */
+	if (c->d.op >= OP_GET_CR && c->d.op <= OP_SET_DR)	/* the CPU ignores mod */
 		return;
 	/* VMMCALL and the like */
 	if (c->mod == 3 && d.op == OP_GROUP && d.dst == GROUP_TABLES && c->d.op != OP_LMSW &&
@@ -398,7 +408,7 @@ static void parse_modrm(struct mkvm_emu *c, const u8 **p)
 		c->d.op = OP_NONE;
 }
 
-/* The row of what the opcode, its prefixes and ModRM.reg name, if there is one. */
+/* Finds the row for the opcode, its prefixes and ModRM.reg; OP_NONE if there is none. */
 static struct mkvm_opcode find_row(const struct mkvm_emu *c, unsigned int map, u8 pp, u8 modrm)
 {
 	u8 vex_kind = c->vex.kind == EVEX_BYTES ? EVEX : VEX;
@@ -414,7 +424,7 @@ static struct mkvm_opcode find_row(const struct mkvm_emu *c, unsigned int map, u
 	return (struct mkvm_opcode){ OP_NONE };
 }
 
-/* F3 and F2 win over 66. */
+/* F3 and F2 override 66. */
 static u8 legacy_pp(const struct mkvm_emu *c)
 {
 	if (c->prefix[REP])
@@ -422,7 +432,10 @@ static u8 legacy_pp(const struct mkvm_emu *c)
 	return c->prefix[OPSIZE] ? PP_66 : PP_NO;
 }
 
-/* C4, C5 and 62 begin a prefix in 64-bit mode, and else where LES, LDS and BOUND would have no memory. */
+/*
+ * C4, C5 and 62 begin a VEX or EVEX prefix in 64-bit mode. In other modes they do so if they would
+ * otherwise be an LES, LDS or BOUND without a memory operand.
+ */
 static bool begins_vex(const struct mkvm_emu *c, u8 byte, u8 next)
 {
 	if (byte != 0xc4 && byte != 0xc5 && byte != 0x62)
@@ -431,8 +444,9 @@ static bool begins_vex(const struct mkvm_emu *c, u8 byte, u8 next)
 }
 
 /*
- * What follows C5, C4 or 62, and the opcode. Intel SDM vol. 2, "The VEX Prefix" and "EVEX"; after a
- * prefix that these replace, and where there is no protected mode, they are undefined.
+ * Reads the bytes that follow C5, C4 or 62, and the opcode. VEX and EVEX are undefined after a
+ * prefix that they replace, and outside protected mode. Intel SDM vol. 2, "The VEX Prefix" and
+ * "EVEX".
  */
 static void parse_vex(struct mkvm_emu *c, u8 first, const u8 **p)
 {
@@ -447,7 +461,7 @@ static void parse_vex(struct mkvm_emu *c, u8 first, const u8 **p)
 		last = *(*p)++;
 		c->vex.w = last & 0x80;
 	}
-	/* inverted: R in all of them, X and B where there are two bytes or more, EVEX's second bit of R */
+	/* R is inverted in all forms, as are X and B, which C5 lacks, and EVEX's second R. */
 	c->prefix[REX] = 0x40;
 	if (c->mode64)
 		c->prefix[REX] |= (first == 0xc5 ? ~rxb >> 5 & 4 : ~rxb >> 5 & 7) | (c->vex.w ? 8 : 0);
@@ -461,7 +475,7 @@ static void parse_vex(struct mkvm_emu *c, u8 first, const u8 **p)
 		c->vex.vvvv |= c->mode64 && !(e & 8) ? 16 : 0;
 		c->vex.mask = e & 7;
 		c->vex.zero = e & 0x80;
-		/* broadcasts by a bit of the prefix are for arithmetic alone */
+		/* Only arithmetic instructions may set the broadcast bit. */
 		refused |= (rxb & 8) || !(last & 4) || (e & 0x10) || c->vex.length == 3;
 	}
 	c->opcode = *(*p)++;
@@ -475,7 +489,7 @@ static void parse_vex(struct mkvm_emu *c, u8 first, const u8 **p)
 		c->d.op = OP_NONE;
 }
 
-/* The opcode, and what the tables say of it. */
+/* Reads the opcode and looks it up in the tables. */
 static void parse_opcode(struct mkvm_emu *c, const u8 **p)
 {
 	u8 byte = parse_prefixes(c, p);
@@ -513,7 +527,7 @@ static unsigned int operand_size(const struct mkvm_emu *c)
 	return (c->mode64 || c->mode.cs_db) == !c->prefix[OPSIZE] || (flags & NOT16) ? 4 : 2;
 }
 
-/* What follows the operands: the address of MOV, the immediates. */
+/* Reads what follows the operands: the address of MOV, and the immediates. */
 static void parse_immediates(struct mkvm_emu *c, const u8 **p)
 {
 	if (c->d.flags & MOFFS)
@@ -524,11 +538,11 @@ static void parse_immediates(struct mkvm_emu *c, const u8 **p)
 		c->imm = take(p, 1);
 	else if (c->d.src == IMMZ || (c->d.flags & IMM_Z))
 		c->imm = take(p, min_t(u8, c->size, 4));
-	if ((c->d.flags & IMM_16) && c->d.src == IMMZ)	/* of a far pointer the selector is last */
+	if ((c->d.flags & IMM_16) && c->d.src == IMMZ)	/* a far pointer: the selector is last */
 		c->imm16 = take(p, 2);
 }
 
-/* Decodes what emu->insn holds, beyond the bytes that are known if it must. */
+/* Decodes the bytes in emu->insn. It may read past those that are known; mkvm_decode checks. */
 static void parse(struct mkvm_emu *c)
 {
 	const u8 *p = c->insn;
@@ -589,7 +603,7 @@ static enum mkvm_emu_result fetch(struct mkvm_emu *c)
 	return res;
 }
 
-/* Decodes the whole instruction. What needed an unknown byte is decoded anew when that is there. */
+/* If decoding needed bytes that are not known, they are fetched and decoding starts over. */
 enum mkvm_emu_result mkvm_decode(struct mkvm_emu *c)
 {
 	enum mkvm_emu_result res;
@@ -612,7 +626,10 @@ enum mkvm_emu_result mkvm_decode(struct mkvm_emu *c)
 	return MKVM_EMU_DONE;
 }
 
-/* The length of HLT, CPUID, RDMSR or WRMSR without a prefix, which are most of what is skipped; of others 0. */
+/*
+ * Returns the length of HLT, CPUID, RDMSR or WRMSR without a prefix, which most skipped instructions
+ * are; 0 for others.
+ */
 static unsigned int bare_length(const u8 *insn)
 {
 	u16 two = insn[0] | insn[1] << 8;

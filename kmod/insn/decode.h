@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * decode.h - what decode.c and emulate*.c share: the description of a decoded instruction, and
- * helpers. Of the other files only mmio.c includes it.
+ * decode.h - the description of a decoded instruction, and helpers, shared by decode.c, operand.c
+ * and emulate*.c. Outside the emulator only access.c, guest_fpu.c, run_insn.c, skip.c and walk.c
+ * include it.
+ *
+ * Read next: decode.c, emulate.c.
  */
 #ifndef MKVM_DECODE_H
 #define MKVM_DECODE_H
@@ -20,7 +23,7 @@ enum op {
 	OP_MOV, OP_MOVSX, OP_TEST, OP_NOT, OP_NEG, OP_INC, OP_DEC,
 	OP_XCHG, OP_XADD, OP_CMPXCHG, OP_BT, OP_BTS, OP_BTR, OP_BTC,
 	OP_ROL, OP_ROR, OP_RCL, OP_RCR, OP_SHL, OP_SHR, OP_SAR, OP_SHLD, OP_SHRD,
-	/* with a destination and a source like those above, computed by emulate_bits.c */
+	/* with a destination and a source, as above; computed by emulate_bits.c */
 	OP_CMOV, OP_SETCC, OP_MOVBE, OP_IMUL, OP_BSF, OP_BSR, OP_TZCNT, OP_LZCNT, OP_POPCNT, OP_CRC32,
 	OP_ADCX, OP_ADOX, OP_ANDN, OP_BEXTR, OP_BLSR, OP_BLSMSK, OP_BLSI, OP_BZHI, OP_PDEP, OP_PEXT,
 	OP_RORX, OP_SHLX, OP_SARX, OP_SHRX,
@@ -35,10 +38,10 @@ enum op {
 	OP_KMOV, OP_FXSAVE, OP_FXRSTOR,
 	OP_MXCSR, OP_MMX, OP_X87,
 	OP_LAST_ONE_OPERAND = OP_X87,
-	/* with the stack (emulate_stack.c) */
+	/* on the stack (emulate_stack.c) */
 	OP_PUSH, OP_POP, OP_PUSHA, OP_POPA, OP_PUSHF, OP_POPF, OP_ENTER, OP_LEAVE,
 	OP_CALL, OP_CALL_REL, OP_JMP, OP_RET,
-	/* with segments and descriptors (emulate_seg.c) */
+	/* on segments, descriptors and control registers (emulate_seg.c, emulate.c) */
 	OP_MOV_FROM_SEG, OP_MOV_TO_SEG, OP_PUSH_SEG, OP_POP_SEG, OP_LOAD_POINTER,
 	OP_CALL_FAR, OP_JMP_FAR, OP_RET_FAR, OP_IRET, OP_SGDT, OP_SIDT, OP_LGDT, OP_LIDT, OP_SMSW, OP_LMSW,
 	OP_SLDT, OP_STR, OP_LLDT, OP_LTR, OP_VERR, OP_VERW, OP_LAR, OP_LSL,
@@ -46,13 +49,15 @@ enum op {
 	OP_LENGTH,		/* only its length is known */
 	OP_PREFIX,		/* dst: its kind */
 	OP_GROUP,		/* dst: the row in groups[], by ModRM.reg */
-	OP_ROW,			/* what it is, prefixes say too: rows[] */
+	OP_ROW,			/* prefixes select the instruction, in rows[] */
 };
 
 /*
- * Where an operand is. RM: memory, or a register where REGS allows one; RM8 to RM32 of its own size.
- * SECOND: the register that VEX names. SI, DI: strings. IMMZ: up to 32 bits. VEC: XMM. A shift's
- * count: CL, ONE or IMM8.
+ * Kinds of operand. RM: the one that ModRM names, in memory, or in a register if REGS is set; RM8,
+ * RM16 and RM32 have that size whatever the instruction's is. REG: the register in ModRM.reg. ACC:
+ * rAX. SECOND: the register in VEX.vvvv. SI and DI: a string at rSI or rDI. PORT: the port in DX.
+ * VEC: a vector register. IMM8, IMMZ: an immediate of 8 bits, or of up to 32. A shift's count is
+ * CL, ONE or IMM8.
  */
 enum { NO, RM, REG, ACC, SECOND, SI, DI, PORT, RM8, RM16, RM32, VEC, CL, ONE, IMM8, IMMZ };
 
@@ -63,35 +68,40 @@ enum { REX, SEGMENT, OPSIZE, ADSIZE, LOCK, REP };	/* prefixes, as in emu->prefix
 #define RD	0x0004	/* the destination is read */
 #define WR	0x0008	/* the destination is written */
 #define MOFFS	0x0010	/* the address follows the opcode */
-#define STRING	0x0020
-#define NOT16	0x0040	/* 32 or 64 bits */
-#define STACK64	0x0080	/* in 64-bit mode 64 or 16 bits */
-#define NEAR64	0x0100	/* in 64-bit mode 64 bits: near branches */
-#define NO64	0x0200	/* none in 64-bit mode */
-#define REGS	0x0400	/* the form without an operand in memory has to do with memory, too */
-#define OPREG	0x0800	/* RM is the register that the opcode's lowest bits name */
-#define IMM_8	0x1000	/* an immediate besides the source, of 8 bits */
-#define IMM_Z	0x2000	/* or up to 32 */
-#define IMM_16	0x4000
-#define ALIGNED	0x8000	/* of OP_VEC: else #GP */
-#define USES_VVVV 0x10000	/* VEX names a register; else it may not */
+#define STRING	0x0020	/* a string instruction, which REP may repeat */
+#define NOT16	0x0040	/* operands of 32 or 64 bits, never 16 */
+#define STACK64	0x0080	/* in 64-bit mode operands of 64 or 16 bits, never 32 */
+#define NEAR64	0x0100	/* in 64-bit mode operands of 64 bits, always: near branches */
+#define NO64	0x0200	/* undefined in 64-bit mode */
+#define REGS	0x0400	/* emulated with a register in place of the memory operand, too */
+#define OPREG	0x0800	/* RM is the register in the lowest bits of the opcode */
+#define IMM_8	0x1000	/* has an immediate of 8 bits besides the source, */
+#define IMM_Z	0x2000	/* or one of up to 32 bits, */
+#define IMM_16	0x4000	/* or one of 16 bits, in emu->imm16 */
+#define ALIGNED	0x8000	/* a misaligned vector operand raises #GP */
+#define USES_VVVV 0x10000	/* VEX.vvvv names a register; without it vvvv must be 1111b */
 #define BY_W	0x20000	/* of vectors: 8 bytes with REX.W or VEX.W, else 4 */
-#define VEX_128	0x40000	/* VEX may not say 256 bits */
+#define VEX_128	0x40000	/* VEX.L must be 0 */
 #define MASKS	0x80000	/* EVEX may name a mask */
-#define NARROW	0x100000 /* the mask's elements are of 1 or 2 bytes */
-#define WIDER	0x200000 /* the vector has more than 128 bits, and more than the operand */
+#define NARROW	0x100000 /* the elements of the mask have 1 or 2 bytes */
+#define WIDER	0x200000 /* the vector must exceed 128 bits, and the operand */
 #define RMW	(RD | WR)
 
 #define EVEX_BYTES	4	/* emu->vex.kind of EVEX */
 
 /*
- * mkvm_decode - decode the instruction at emu->rip, fetching what is not known of it.
+ * mkvm_decode - decode the instruction at emu->rip
  *
- * Context: as mkvm_emulate. Return: DONE; what mkvm_emu_fetch says; UNHANDLED.
+ * Bytes beyond emu->insn_len are fetched. Return: DONE; FAULT with #GP if the instruction is longer
+ * than 15 bytes or runs past the end of CS; UNHANDLED if it is not in the tables; else as
+ * mkvm_emu_fetch. Context: as mkvm_emulate.
  */
 enum mkvm_emu_result mkvm_decode(struct mkvm_emu *c);
 
-/* Bytes in memory of a vector instruction's operand: what EVEX's short displacements count. */
+/*
+ * Returns the size in bytes of a vector instruction's memory operand. An 8-bit displacement after
+ * EVEX is in units of it.
+ */
 static inline unsigned int vec_bytes(const struct mkvm_emu *c)
 {
 	u32 flags = c->d.flags;
@@ -105,12 +115,13 @@ static inline unsigned int vec_bytes(const struct mkvm_emu *c)
 	return 16 << c->vex.length;
 }
 
-/* AMD APM vol. 2, "Error Codes". */
+/* Does the exception push an error code? AMD APM vol. 2, "Error Codes". */
 static inline bool vector_has_error(u8 vector)
 {
 	return (vector >= TS_VECTOR && vector <= PF_VECTOR) || vector == AC_VECTOR;
 }
 
+/* Fills in emu->fault; real mode pushes no error code. */
 static inline enum mkvm_emu_result fault_with(struct mkvm_emu *c, u8 vector, u32 error)
 {
 	c->fault.vector = vector;
@@ -139,7 +150,7 @@ static inline bool canonical(u64 la)
 	return (u64)sign_extend(la, 6) == la;
 }
 
-/* VM86 mode is none. */
+/* Virtual-8086 mode does not count as protected mode here. */
 static inline bool protected_mode(const struct mkvm_emu *c)
 {
 	return (c->mode.cr0 & X86_CR0_PE) && !(c->rflags & X86_EFLAGS_VM);
@@ -161,7 +172,7 @@ static inline u64 reg_read(const struct mkvm_emu *c, unsigned int n, unsigned in
 	return high_byte(c, n, size) ? c->regs[n & 3] >> 8 & 0xff : c->regs[n] & size_mask(size);
 }
 
-/* A write of 32 bits clears the upper half, smaller ones leave the rest. */
+/* A write of 32 bits clears the upper half of the register; smaller writes keep the rest. */
 static inline void reg_write(struct mkvm_emu *c, unsigned int n, unsigned int size, u64 val)
 {
 	u64 mask = size_mask(size);
@@ -174,40 +185,48 @@ static inline void reg_write(struct mkvm_emu *c, unsigned int n, unsigned int si
 		c->regs[n] = (c->regs[n] & ~mask) | (val & mask);
 }
 
-/* ---- emulate.c: for its companions; each returns what mkvm_emu_access does ---- */
+/* ---- operand.c; each returns what mkvm_emu_access does ---- */
 
-/* An access to len bytes at off in a segment, with all of the segment's checks. */
+/* Accesses len bytes at off in a segment, with the segment's and the alignment checks. */
 enum mkvm_emu_result mkvm_emu_mem(struct mkvm_emu *c, enum mkvm_emu_how how, int seg, u64 off,
 				  unsigned int len, void *buf);
-/* The segment's checks alone, and the linear address; of a segment that is not loaded, likewise. */
+/*
+ * Makes the segment's checks without an access, and returns the linear address in *la; the first
+ * form takes a segment that is not loaded yet.
+ */
 enum mkvm_emu_result mkvm_emu_linearize_in(struct mkvm_emu *c, const struct kvm_segment *s, int seg, u64 off,
 					   unsigned int len, bool write, u64 *la);
 enum mkvm_emu_result mkvm_emu_linearize(struct mkvm_emu *c, int seg, u64 off, unsigned int len, bool write,
 					u64 *la);
-/* The operand that ModRM names, of at most 8 bytes: memory or a register. */
+/* Reads or writes the operand that ModRM names, of at most 8 bytes, in memory or a register. */
 enum mkvm_emu_result mkvm_emu_rm(struct mkvm_emu *c, enum mkvm_emu_how how, unsigned int size, u64 *val);
-/* Sets ZF, SF and PF of r, and what the caller gives of CF, OF and AF; returns r's lowest c->size bytes. */
+/*
+ * Sets ZF, SF and PF from r, and CF, OF and AF from others; flags that others lacks are cleared.
+ * Returns the lowest c->size bytes of r.
+ */
 u64 mkvm_emu_set_flags(struct mkvm_emu *c, u64 r, u64 others);
 
-/* What is left of rSP and how much of it counts, while an instruction may still fail. */
+/* The stack pointer during an instruction that may still fail; width: 2, 4 or 8 bytes of rSP. */
 struct mkvm_stack {
 	unsigned int width;
 	u64 sp;
 };
 
-/* ---- the companions: by what an instruction is about ---- */
+/* ---- emulate_*.c: each executes the operations listed for it in enum op ---- */
 
+/* Returns the new destination and updates c->flags. */
 u64 mkvm_emu_compute_bits(struct mkvm_emu *c, u64 dst, u64 src);
 enum mkvm_emu_result mkvm_emu_run_bits(struct mkvm_emu *c);
 enum mkvm_emu_result mkvm_emu_run_stack(struct mkvm_emu *c);
 enum mkvm_emu_result mkvm_emu_run_segment(struct mkvm_emu *c);
 enum mkvm_emu_result mkvm_emu_run_vec(struct mkvm_emu *c);
 
-/* emulate_stack.c: c->size bytes each; rSP changes at the end alone. */
+/* emulate_stack.c: push and pop move c->size bytes; only stack_end changes rSP. */
 struct mkvm_stack mkvm_emu_stack_begin(struct mkvm_emu *c);
 enum mkvm_emu_result mkvm_emu_push(struct mkvm_emu *c, struct mkvm_stack *s, u64 val);
 enum mkvm_emu_result mkvm_emu_pop(struct mkvm_emu *c, struct mkvm_stack *s, u64 *val);
 void mkvm_emu_stack_end(struct mkvm_emu *c, const struct mkvm_stack *s);
+/* Returns the flags that POPF may change at the current CPL and operand size. */
 u64 mkvm_emu_own_flags(const struct mkvm_emu *c);
 
 #endif

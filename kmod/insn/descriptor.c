@@ -2,17 +2,18 @@
 /*
  * descriptor.c - reads segment descriptors, and sets their accessed and busy bits.
  *
- * A CPU does both with the rights of a supervisor, whatever CPL is (mkvm_emu_system). Where the
- * table cannot be written the bits are dropped, as on a bus that has a ROM.
+ * A CPU does both with supervisor rights, whatever CPL is (mkvm_emu_system). If the table is in
+ * ROM, the bits are dropped, as on a bus.
  *
- * State: none, as emulate.c.
+ * State: none, as in emulate.c.
  *
  * Manual: AMD APM vol. 2, "Segment Descriptors".
- * Read next: emulate_seg.c, emulate_event.c and emulate_task.c, which call this.
+ *
+ * Read next: emulate_seg.c, emulate_event.c and emulate_task.c, which call this file.
  */
 #include "descriptor.h"
 
-/* Reads the descriptor that a selector names; none: #GP. wide: 16 bytes where long mode has such. */
+/* Reads the descriptor that a selector names (descriptor.h). */
 enum mkvm_emu_result mkvm_emu_read_descriptor(struct mkvm_emu *c, u16 selector, bool wide,
 					      struct mkvm_descriptor *d)
 {
@@ -46,8 +47,8 @@ enum mkvm_emu_result mkvm_emu_read_descriptor(struct mkvm_emu *c, u16 selector, 
 }
 
 /*
- * Sets bits of the type, in memory too. RETRY: the byte that holds them is no longer the one that
- * was checked, so the checks have to be made again.
+ * Sets type bits, in memory as well. RETRY: the byte that holds them has changed since it was
+ * checked, so the checks must be made again.
  */
 enum mkvm_emu_result mkvm_emu_set_type_bits(struct mkvm_emu *c, struct mkvm_descriptor *d,
 					    unsigned int bits)

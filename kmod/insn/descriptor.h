@@ -4,7 +4,8 @@
  * parts of the emulator that load segments.
  *
  * Manual: AMD APM vol. 2, "Segment Descriptors".
- * Read next: emulate_seg.c, emulate_event.c.
+ *
+ * Read next: descriptor.c; emulate_seg.c and emulate_event.c, which use it.
  */
 #ifndef MKVM_DESCRIPTOR_H
 #define MKVM_DESCRIPTOR_H
@@ -17,15 +18,15 @@
 #define DESC_DB		BIT_ULL(54)
 #define DESC_G		BIT_ULL(55)
 
-/* Of code and data, and of the others. */
+/* Type bits of code and data segments; types of system segments; types of gates. */
 enum { TYPE_ACCESSED = 1, TYPE_WRITABLE = 2, TYPE_CONFORMING = 4, TYPE_CODE = 8 };
 enum { TSS_16 = 1, LDT = 2, TSS_BUSY = 2, TSS = 9 };
 enum { TASK_GATE = 5, INTERRUPT_GATE_16 = 6, TRAP_GATE_16 = 7, INTERRUPT_GATE = 14, TRAP_GATE = 15 };
 
-/* A descriptor, and where it was found. */
+/* A descriptor and where it was read from. */
 struct mkvm_descriptor {
-	u64 low, high;		/* high: of those of 16 bytes in long mode */
-	u64 la;
+	u64 low, high;		/* high: 0 unless the descriptor has 16 bytes */
+	u64 la;			/* linear address of low */
 	u16 selector;
 };
 
@@ -49,7 +50,7 @@ static inline unsigned int cpl(const struct mkvm_emu *c)
 	return c->mode.cr0 & X86_CR0_PE ? c->mode.cpl : 0;
 }
 
-/* A fault whose error code is the selector. */
+/* Raises a fault whose error code is the selector. */
 static inline enum mkvm_emu_result selector_fault(struct mkvm_emu *c, u8 vector, u16 selector)
 {
 	return fault_with(c, vector, selector & ~3);
@@ -57,12 +58,20 @@ static inline enum mkvm_emu_result selector_fault(struct mkvm_emu *c, u8 vector,
 
 /* descriptor.c */
 
-/* Reads the descriptor that a selector names; none: #GP. wide: 16 bytes where long mode has such. */
+/*
+ * Reads the descriptor that a selector names. With wide set, long mode reads 16 bytes, as it does
+ * for system descriptors. Return: as mkvm_emu_system; FAULT with #GP(selector) if the table does
+ * not contain it.
+ */
 enum mkvm_emu_result mkvm_emu_read_descriptor(struct mkvm_emu *c, u16 selector, bool wide,
 					      struct mkvm_descriptor *d);
-/* Sets bits of the type, in memory too. RETRY: they are no longer what was checked. */
+/*
+ * Sets type bits (accessed, busy) in *d and in the descriptor in memory. Return: as
+ * mkvm_emu_system; RETRY if the type in memory is no longer the one in *d.
+ */
 enum mkvm_emu_result mkvm_emu_set_type_bits(struct mkvm_emu *c, struct mkvm_descriptor *d,
 					    unsigned int bits);
+/* Decodes a descriptor; the limit is in bytes, whatever G says. */
 struct kvm_segment mkvm_emu_segment_of(const struct mkvm_descriptor *d);
 
 /* emulate_task.c */
@@ -71,18 +80,24 @@ enum { MKVM_TASK_JMP, MKVM_TASK_CALL, MKVM_TASK_IRET, MKVM_TASK_GATE };
 
 struct mkvm_task_switch {
 	u8 why;			/* MKVM_TASK_* */
-	u16 selector;		/* of the new TSS */
-	bool external;		/* faults have EXT in their error code */
+	u16 selector;		/* of the new task's TSS */
+	bool external;		/* the error codes of faults have EXT set */
 	bool has_error;
-	u32 error;		/* for the new task's stack */
-	u64 rip, rflags;	/* for the old TSS */
+	u32 error;		/* to be pushed on the new task's stack */
+	u64 rip, rflags;	/* to be saved in the old task's TSS */
 };
 
-/* Does it; DONE with c->next_rip and c->flags, as an instruction. */
+/*
+ * Performs the switch. DONE leaves the new RIP and RFLAGS in c->next_rip and c->flags, as an
+ * instruction does; c->fault_after then says whether a fault of the new task follows.
+ */
 enum mkvm_emu_result mkvm_emu_task_switch(struct mkvm_emu *c, const struct mkvm_task_switch *t);
-/* Far JMP and CALL to a selector whose descriptor is no segment's. */
+/*
+ * Executes a far JMP or CALL whose selector names a TSS or a task gate. UNHANDLED: it names
+ * anything else, such as a call gate.
+ */
 enum mkvm_emu_result mkvm_emu_branch_to_task(struct mkvm_emu *c, u16 selector);
-/* IRET with NT set. */
+/* Executes IRET with NT set: a return to the task that the back link names. */
 enum mkvm_emu_result mkvm_emu_return_to_task(struct mkvm_emu *c);
 
 #endif

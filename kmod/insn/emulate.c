@@ -49,7 +49,7 @@ static enum mkvm_emu_result operand(struct mkvm_emu *c, unsigned int where, enum
 
 /* ---- running ---- */
 
-/* a + b + carry, or a - b - carry, with all six flags. */
+/* Computes a + b + carry or a - b - carry, and all six flags. */
 static u64 arith(struct mkvm_emu *c, u64 a, u64 b, bool sub, bool carry)
 {
 	unsigned int sign = 8 * c->size - 1;
@@ -73,8 +73,10 @@ static u64 bit_op(struct mkvm_emu *c, u64 dst, u64 bit)
 	return c->d.op == OP_BTR ? dst & ~mask : dst ^ mask;
 }
 
-/* Bit by bit, which is all that SHLD, SHRD and the rotates through CF differ in from the others. */
-/* The bit that a shift or rotate by one moves into its operand v. more: the second operand of SHLD, SHRD. */
+/*
+ * Returns the bit that a shift or rotate by one moves into its operand v; the instructions differ
+ * only in this bit. more: the second operand of SHLD and SHRD.
+ */
 static bool shifted_in(unsigned int op, u64 v, u64 sign, bool carry, u64 more)
 {
 	switch (op) {
@@ -93,6 +95,7 @@ static bool shifted_in(unsigned int op, u64 v, u64 sign, bool carry, u64 more)
 	}
 }
 
+/* Shifts or rotates v bit by bit. */
 static u64 shift(struct mkvm_emu *c, u64 v, unsigned int count)
 {
 	bool left = c->d.op == OP_ROL || c->d.op == OP_RCL || c->d.op == OP_SHL || c->d.op == OP_SHLD;
@@ -120,7 +123,7 @@ static u64 shift(struct mkvm_emu *c, u64 v, unsigned int count)
 	return v;
 }
 
-/* The new destination, and the flags. */
+/* Returns the new destination and updates the flags. */
 static u64 compute(struct mkvm_emu *c, u64 dst, u64 src)
 {
 	u64 carry = c->flags & X86_EFLAGS_CF;
@@ -157,13 +160,13 @@ static u64 compute(struct mkvm_emu *c, u64 dst, u64 src)
 	return src;			/* XCHG, MOVSX */
 }
 
-/* BSF and BSR of 0 leave all of the register, as AMD says and other CPUs do. */
+/* BSF and BSR of 0 keep the whole destination register, as AMD documents and Intel's CPUs do. */
 static bool keeps_destination(const struct mkvm_emu *c, u64 src)
 {
 	return (c->d.op == OP_BSF || c->d.op == OP_BSR) && !src;
 }
 
-/* Everything with a destination and a source. */
+/* Executes the instructions that have a destination and a source. */
 static enum mkvm_emu_result run_plain(struct mkvm_emu *c)
 {
 	unsigned int src_size = c->size;
@@ -178,9 +181,9 @@ static enum mkvm_emu_result run_plain(struct mkvm_emu *c)
 	}
 	if (c->d.op == OP_MOVSX)
 		src = sign_extend(src, src_size);
-	else if (c->d.op == OP_CRC32)	/* 66 is about the source alone */
+	else if (c->d.op == OP_CRC32)	/* 66 changes only the source's size */
 		c->size = max_t(u8, c->size, 4);
-	/* A bit offset in a register reaches beyond the operand. */
+	/* A bit offset in a register may reach beyond the operand. */
 	if (c->d.op >= OP_BT && c->d.op <= OP_BTC && c->d.src == REG)
 		c->ea = (c->ea + (sign_extend(src, c->size) >> 3 & -(s64)c->size)) & size_mask(c->ad);
 	if (!res && (c->d.flags & RD))
@@ -203,17 +206,17 @@ static enum mkvm_emu_result run_plain(struct mkvm_emu *c)
 	return MKVM_EMU_DONE;
 }
 
-/* Reads *n elements at once, or as many as fit in; says in *n how many. */
+/* Reads up to *n elements at once, as many as fit, and returns their number in *n. */
 static enum mkvm_emu_result run_ins(struct mkvm_emu *c, u64 *n)
 {
 	u64 off = c->regs[RDI] & size_mask(c->ad);
 	enum mkvm_emu_result res;
 
-	/* One less than what fits in, lest it be all of 2^64. */
+	/* Each count is one less than what fits, so that none of them is 2^64. */
 	*n = min3(*n - 1, 4096ULL / c->size - 1, (size_mask(c->ad) - off) / c->size) + 1;
 	if ((c->flags & X86_EFLAGS_DF) || c->one_by_one)
 		*n = 1;
-	if (c->ins_taken) {	/* a replay: the device has given so many, whatever may be written now */
+	if (c->ins_taken) {	/* a replay must store exactly what the device has supplied */
 		*n = min_t(u64, *n, c->ins_taken);
 		res = MKVM_EMU_DONE;
 	} else {
@@ -234,7 +237,7 @@ static bool io_allowed(const struct mkvm_emu *c)
 	       (protected_mode(c) && c->mode.cpl <= iopl(c));
 }
 
-/* One element; of INS as many as can be. */
+/* Executes a string instruction for one element, or for as many as possible with INS. */
 static enum mkvm_emu_result run_string(struct mkvm_emu *c)
 {
 	u64 count = c->regs[RCX] & size_mask(c->ad), n = 1, step;
@@ -262,14 +265,14 @@ static enum mkvm_emu_result run_string(struct mkvm_emu *c)
 		return MKVM_EMU_DONE;
 	count -= n;
 	reg_write(c, RCX, c->ad, count);
-	/* F3 goes on while ZF is 1, F2 while it is 0 */
+	/* F3 repeats while ZF is 1, F2 while it is 0. */
 	if (!count || (c->d.op == OP_CMP && !(c->flags & X86_EFLAGS_ZF) == (rep == 0xf3)))
 		return MKVM_EMU_DONE;
 	c->rflags = c->flags;
 	return MKVM_EMU_AGAIN;
 }
 
-/* MOV to and from a control register. */
+/* Executes MOV to and from a control register. */
 static enum mkvm_emu_result run_cr(struct mkvm_emu *c)
 {
 	unsigned int nr = c->prefix[LOCK] ? 8 : c->reg, size = c->mode64 ? 8 : 4;
@@ -283,7 +286,10 @@ static enum mkvm_emu_result run_cr(struct mkvm_emu *c)
 	return MKVM_EMU_DONE;
 }
 
-/* MOV to and from a debug register; with CR4.DE clear DR4 and DR5 are DR6 and DR7. */
+/*
+ * Executes MOV to and from a debug register. With CR4.DE clear, DR4 and DR5 are aliases of DR6 and
+ * DR7.
+ */
 static enum mkvm_emu_result run_dr(struct mkvm_emu *c)
 {
 	unsigned int nr = c->reg == 4 || c->reg == 5 ? c->reg + 2 : c->reg, size = c->mode64 ? 8 : 4;
@@ -298,20 +304,23 @@ static enum mkvm_emu_result run_dr(struct mkvm_emu *c)
 	return MKVM_EMU_DONE;
 }
 
-/* Those that may have a LOCK prefix. AMD APM vol. 3, "Lock Prefix". */
+/* May the instruction have a LOCK prefix? AMD APM vol. 3, "Lock Prefix". */
 static bool lockable(const struct mkvm_emu *c)
 {
 	return (c->d.flags & RMW) == RMW && c->d.dst == RM && (c->d.op < OP_ROL || c->d.op == OP_CMPXCHG_PAIR);
 }
 
-/* What an instruction may not be, whatever its operands hold. AMD: LOCK makes CR0 CR8. */
+/*
+ * Is the encoding undefined, whatever its operands hold? On AMD's CPUs MOV to and from CR0 with a
+ * LOCK prefix accesses CR8.
+ */
 static bool undefined(const struct mkvm_emu *c)
 {
 	if (c->d.op == OP_GET_CR || c->d.op == OP_SET_CR)
 		return c->prefix[LOCK] ? c->reg : !(0x11d >> c->reg & 1);
 	if (c->d.op == OP_GET_DR || c->d.op == OP_SET_DR)
 		return c->prefix[LOCK] || c->reg > 7 || ((c->reg & 6) == 4 && (c->mode.cr4 & X86_CR4_DE));
-	/* of protected mode alone; CS is not loaded by MOV */
+	/* These exist only in protected mode; MOV cannot load CS. */
 	if ((c->d.op == OP_ARPL || (c->d.op >= OP_SLDT && c->d.op <= OP_LSL)) && !protected_mode(c))
 		return true;
 	if (c->d.op == OP_MOV_FROM_SEG || c->d.op == OP_MOV_TO_SEG)
@@ -323,8 +332,8 @@ static bool undefined(const struct mkvm_emu *c)
 }
 
 /*
- * Does CPUID show what the instruction needs? CPUs that lack TZCNT and LZCNT take them for BSF and BSR,
- * and CMPXCHG16B has a bit apart from CMPXCHG8B's.
+ * Does CPUID show the feature that the instruction needs? CPUs without TZCNT and LZCNT execute them
+ * as BSF and BSR. CMPXCHG16B has a CPUID bit of its own.
  */
 static noinline bool has_feature(struct mkvm_emu *c)
 {
@@ -371,8 +380,8 @@ enum mkvm_emu_result mkvm_emulate(struct mkvm_emu *c)
 		return res;
 	c->next_rip = c->rip + c->pos;
 	if (!c->mode64)
-		c->next_rip = (u32)c->next_rip;	/* of 16-bit code, too: beyond 64 KiB only the limit of CS counts */
-	else if (!canonical(c->next_rip))	/* code up to the end of the lower half of the address space */
+		c->next_rip = (u32)c->next_rip;	/* in 16-bit code, too: CS's limit counts */
+	else if (!canonical(c->next_rip))	/* past the lower half */
 		return fault(c, GP_VECTOR);
 	c->flags = c->rflags;
 	c->ss_loaded = false;

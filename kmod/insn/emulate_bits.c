@@ -14,7 +14,7 @@
 
 #include "decode.h"
 
-/* Condition 0 to 15, as in the lowest bits of Jcc, SETcc and CMOVcc. */
+/* Does condition cc hold, 0 to 15 as in the lowest bits of Jcc, SETcc and CMOVcc? */
 static bool condition(u64 flags, unsigned int cc)
 {
 	bool less = !(flags & X86_EFLAGS_SF) != !(flags & X86_EFLAGS_OF);
@@ -53,13 +53,13 @@ static u64 byte_swap(u64 v, unsigned int size)
 	return swab64(v) >> (64 - 8 * size);
 }
 
-/* Sets the flags in bits alone, as val says. */
+/* Sets the flags in bits to val, and keeps the others. */
 static void put_flags(struct mkvm_emu *c, u64 bits, u64 val)
 {
 	c->flags = (c->flags & ~bits) | val;
 }
 
-/* The 64 bits of a product above the lowest 64. */
+/* Returns the upper 64 bits of a 128-bit product. */
 static u64 multiply_high(u64 a, u64 b, bool is_signed)
 {
 	if (is_signed)
@@ -68,8 +68,8 @@ static u64 multiply_high(u64 a, u64 b, bool is_signed)
 }
 
 /*
- * A product of two operands of c->size bytes: low and high half. CF and OF: the high half says
- * something that the low half does not.
+ * Multiplies two operands of c->size bytes; returns the low half, and the high half in *high. CF
+ * and OF are set if the low half alone is not the product.
  */
 static u64 multiply(struct mkvm_emu *c, u64 a, u64 b, bool is_signed, u64 *high)
 {
@@ -89,7 +89,7 @@ static u64 multiply(struct mkvm_emu *c, u64 a, u64 b, bool is_signed, u64 *high)
 	return low;
 }
 
-/* BSF, BSR, TZCNT, LZCNT and POPCNT of v; BSF and BSR of 0 have no result. */
+/* Executes BSF, BSR, TZCNT, LZCNT and POPCNT; BSF and BSR of 0 have no result. */
 static u64 count_bits(struct mkvm_emu *c, u64 v)
 {
 	unsigned int bits = 8 * c->size, n = 0, i;
@@ -114,7 +114,7 @@ static u64 count_bits(struct mkvm_emu *c, u64 v)
 	return n;
 }
 
-/* CRC-32C of the source, which 66 makes smaller. Intel SDM vol. 2, "CRC32". */
+/* Continues a CRC-32C over the source; prefix 66 makes it 16 bits. Intel SDM vol. 2, "CRC32". */
 static u64 crc32c(const struct mkvm_emu *c, u32 crc, u64 v)
 {
 	unsigned int bits = 8 * c->size;
@@ -151,7 +151,7 @@ static u64 extract(u64 v, u64 mask)
 	return r;
 }
 
-/* BEXTR: bits from start on, as many as length. */
+/* BEXTR: extracts length bits, beginning with bit start. */
 static u64 bit_field(const struct mkvm_emu *c, u64 v, u64 control)
 {
 	unsigned int start = control & 0xff, length = control >> 8 & 0xff;
@@ -162,7 +162,7 @@ static u64 bit_field(const struct mkvm_emu *c, u64 v, u64 control)
 	return length < 64 ? v & ((1ULL << length) - 1) : v;
 }
 
-/* ADCX and ADOX: a sum with a carry in and out that is one flag. */
+/* ADCX and ADOX: add with a carry in and out in a single flag, CF or OF. */
 static u64 add_carry(struct mkvm_emu *c, u64 a, u64 b)
 {
 	u64 flag = c->d.op == OP_ADCX ? X86_EFLAGS_CF : X86_EFLAGS_OF;
@@ -172,7 +172,7 @@ static u64 add_carry(struct mkvm_emu *c, u64 a, u64 b)
 	return sum;
 }
 
-/* The second source is the register that VEX names. ANDN to BZHI set ZF and SF, and clear OF. */
+/* VEX.vvvv names the second source. ANDN to BZHI set ZF and SF, and clear OF. */
 static u64 compute_vex(struct mkvm_emu *c, u64 src)
 {
 	u64 v = reg_read(c, c->vex.vvvv, c->size), r, cf = 0;
@@ -217,7 +217,7 @@ static u64 compute_vex(struct mkvm_emu *c, u64 src)
 	return mkvm_emu_set_flags(c, r, cf);
 }
 
-/* The new destination, and the flags, as emulate.c's compute. */
+/* Returns the new destination and updates the flags, as emulate.c's compute does. */
 u64 mkvm_emu_compute_bits(struct mkvm_emu *c, u64 dst, u64 src)
 {
 	u64 high;
@@ -241,9 +241,9 @@ u64 mkvm_emu_compute_bits(struct mkvm_emu *c, u64 dst, u64 src)
 	return compute_vex(c, src);
 }
 
-/* ---- with registers that are implied ---- */
+/* ---- with implied registers ---- */
 
-/* rDX:rAX, or AX for bytes. */
+/* Writes rDX:rAX, or AX for byte operands. */
 static void write_pair(struct mkvm_emu *c, u64 low, u64 high)
 {
 	if (c->size == 1) {
@@ -259,7 +259,7 @@ static u64 high_of_pair(const struct mkvm_emu *c)
 	return c->size == 1 ? c->regs[RAX] >> 8 & 0xff : reg_read(c, RDX, c->size);
 }
 
-/* high:low by divisor, all of 64 bits; high is below the divisor, so that the quotient has 64, too. */
+/* Divides high:low by divisor, all of 64 bits. high < divisor, so the quotient fits in 64 bits. */
 static u64 divide_128(u64 high, u64 low, u64 divisor, u64 *remainder)
 {
 	u64 quotient;
@@ -293,7 +293,7 @@ static enum mkvm_emu_result run_divide(struct mkvm_emu *c, u64 divisor)
 		low |= high << bits;
 		quotient = divide_128(0, low, divisor, &remainder);
 	}
-	/* of signed ones the magnitude has one bit less, but that of the lowest number */
+	/* A signed quotient has one bit less, except that it may be the lowest number. */
 	if (is_signed && quotient > (mask >> 1) + differ)
 		return fault(c, DE_VECTOR);
 	write_pair(c, (differ ? -quotient : quotient) & mask,
@@ -317,7 +317,7 @@ static enum mkvm_emu_result run_multiply(struct mkvm_emu *c, u64 src)
 	return MKVM_EMU_DONE;
 }
 
-/* CMPXCHG8B and 16B. The operand is always written. */
+/* Executes CMPXCHG8B and CMPXCHG16B, which always write the operand. */
 static enum mkvm_emu_result run_cmpxchg_pair(struct mkvm_emu *c)
 {
 	unsigned int half = c->size == 8 ? 8 : 4;
@@ -369,7 +369,7 @@ static enum mkvm_emu_result run_bound(struct mkvm_emu *c)
 	return MKVM_EMU_DONE;
 }
 
-/* Raises the selector's RPL to that of the register. */
+/* Executes ARPL: raises the selector's RPL to that of the register. */
 static enum mkvm_emu_result run_arpl(struct mkvm_emu *c)
 {
 	u64 selector = 0, rpl = c->regs[c->reg] & 3;
@@ -396,7 +396,7 @@ static enum mkvm_emu_result run_xlat(struct mkvm_emu *c)
 	return res;
 }
 
-/* A line may be flushed where a byte may be read. No device hears of it. */
+/* Executes CLFLUSH: it needs the right to read a byte, and no device sees an access. */
 static enum mkvm_emu_result run_clflush(struct mkvm_emu *c)
 {
 	u64 la;

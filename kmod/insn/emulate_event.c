@@ -2,42 +2,44 @@
 /*
  * emulate_event.c - the delivery of an interrupt or exception to its handler.
  *
- * CPUs deliver events themselves. They cannot where the stack, or a descriptor whose accessed bit
- * they want to set, is in read-only memory: second-level paging makes an exit of a write that a bus
- * would just lose. Then the delivery is done here, from its beginning, and the write is lost.
+ * CPUs deliver events themselves. They cannot do so if the stack, or a descriptor whose accessed
+ * bit must be set, is in read-only memory: second-level paging turns a write that a bus would
+ * simply drop into an exit. This file then performs the whole delivery from its beginning, and
+ * drops the write.
  *
- * All is read and checked before anything is written, so that a delivery that meets a device can be
- * left as if it had not begun.
+ * Everything is read and checked before anything is written, so a delivery that meets a device can
+ * be abandoned as if it had never begun.
  *
- * State: none, as emulate.c.
+ * State: none, as in emulate.c.
  *
  * Manuals: Intel SDM vol. 2, "INT n/INTO/INT3/INT1", whose order of checks this follows; AMD APM
  * vol. 2, "Exceptions and Interrupts".
- * Read next: mkvm_emulate_delivery in mmio.c, which calls this; emulate_seg.c.
+ *
+ * Read next: mkvm_emulate_delivery in run_insn.c, which calls this file; emulate_seg.c.
  */
 #include "descriptor.h"
 
-#define ERROR_EXT	1	/* of error codes: not by the program itself */
-#define ERROR_IDT	2	/* names a gate */
+#define ERROR_EXT	1	/* error code: the event is external to the program */
+#define ERROR_IDT	2	/* error code: the index is that of an IDT gate */
 
-#define MAX_FRAME	10	/* with an error code, from virtual-8086 mode */
+#define MAX_FRAME	10	/* words, from virtual-8086 mode and with an error code */
 
 struct delivery {
 	const struct mkvm_emu_event *ev;
 	struct mkvm_descriptor gate, code, stack;
-	unsigned int width;		/* bytes of what is pushed */
-	bool is_task;			/* the gate is of a task, and the rest of this unknown */
-	bool inner;			/* to another privilege level */
+	unsigned int width;		/* of each pushed word, in bytes */
+	bool is_task;			/* it is a task gate; the fields below are unset */
+	bool inner;			/* the privilege level changes */
 	unsigned int cpl;		/* the handler's */
 	struct kvm_segment cs, ss;
 	u64 rip, rflags;		/* the handler's */
 	u64 sp;
-	unsigned int sp_width;		/* bytes of rSP that count */
+	unsigned int sp_width;		/* of rSP, in bytes */
 	u64 frame[MAX_FRAME];
 	unsigned int nr;
 };
 
-/* Reads the gate, and checks whether the event may use it. */
+/* Reads the vector's gate and checks that the event may use it. */
 static enum mkvm_emu_result read_gate(struct mkvm_emu *c, struct delivery *d)
 {
 	u32 error = d->ev->vector << 3 | ERROR_IDT, size = long_mode(c) ? 16 : 8;
@@ -69,7 +71,7 @@ static enum mkvm_emu_result read_gate(struct mkvm_emu *c, struct delivery *d)
 	return d->gate.low & DESC_P ? MKVM_EMU_DONE : fault_with(c, NP_VECTOR, error);
 }
 
-/* The handler's code segment, its privilege level and its first instruction. */
+/* Finds the handler's code segment, its privilege level and its first instruction. */
 static enum mkvm_emu_result load_handler(struct mkvm_emu *c, struct delivery *d)
 {
 	u16 selector = d->gate.low >> 16;
@@ -101,7 +103,7 @@ static enum mkvm_emu_result load_handler(struct mkvm_emu *c, struct delivery *d)
 	return MKVM_EMU_DONE;
 }
 
-/* Reads len bytes of the TSS that is loaded. */
+/* Reads len bytes at offset off of the current TSS. */
 static enum mkvm_emu_result read_tss(struct mkvm_emu *c, unsigned int off, unsigned int len, u64 *val)
 {
 	struct kvm_segment tr;
@@ -115,7 +117,10 @@ static enum mkvm_emu_result read_tss(struct mkvm_emu *c, unsigned int off, unsig
 	return mkvm_emu_system(c, long_mode(c) ? la : (u32)la, val, len, MKVM_EMU_READ);
 }
 
-/* Long mode: a stack of the TSS, or the one that is there; SS is null in another privilege level. */
+/*
+ * Long mode: the stack comes from the TSS if an IST is used or the privilege level changes; else it
+ * stays. SS becomes null if the level changes.
+ */
 static enum mkvm_emu_result long_stack(struct mkvm_emu *c, struct delivery *d)
 {
 	unsigned int ist = d->gate.low >> 32 & 7;
@@ -133,7 +138,7 @@ static enum mkvm_emu_result long_stack(struct mkvm_emu *c, struct delivery *d)
 	return res;
 }
 
-/* The other modes: the stack of an inner level is in the TSS, as SS and ESP or SP. */
+/* Legacy mode: the TSS holds the stack of an inner level, as SS and ESP or SP. */
 static enum mkvm_emu_result inner_stack(struct mkvm_emu *c, struct delivery *d)
 {
 	unsigned int width;
@@ -165,7 +170,7 @@ static enum mkvm_emu_result inner_stack(struct mkvm_emu *c, struct delivery *d)
 	return MKVM_EMU_DONE;
 }
 
-/* The stack that the handler gets. */
+/* Finds the handler's stack. */
 static enum mkvm_emu_result load_stack(struct mkvm_emu *c, struct delivery *d)
 {
 	enum mkvm_emu_result res = MKVM_EMU_DONE;
@@ -193,7 +198,7 @@ static u16 selector_of(struct mkvm_emu *c, int seg)
 	return s.selector;
 }
 
-/* What the handler finds on its stack, and its flags. */
+/* Computes the frame that the handler finds on its stack, and the handler's flags. */
 static void make_frame(struct mkvm_emu *c, struct delivery *d)
 {
 	const struct mkvm_emu_event *ev = d->ev;
@@ -224,7 +229,7 @@ static void make_frame(struct mkvm_emu *c, struct delivery *d)
 	d->rflags = c->rflags & ~clear;
 }
 
-/* Where the frame is on the stack: probes it, or writes it. */
+/* Probes the place of the frame on the stack, or writes the frame there. */
 static enum mkvm_emu_result put_frame(struct mkvm_emu *c, struct delivery *d, enum mkvm_emu_how how)
 {
 	enum mkvm_emu_result res = MKVM_EMU_DONE;
@@ -243,7 +248,7 @@ static enum mkvm_emu_result put_frame(struct mkvm_emu *c, struct delivery *d, en
 	return res;
 }
 
-/* The handler's mode, as far as accesses to its stack depend on it. */
+/* Enters the handler's mode, as far as accesses to its stack depend on it. */
 static void enter_mode(struct mkvm_emu *c, const struct delivery *d)
 {
 	c->rflags = d->rflags;
@@ -252,7 +257,7 @@ static void enter_mode(struct mkvm_emu *c, const struct delivery *d)
 	c->mode.cs_l = long_mode(c);
 }
 
-/* Nothing can fail any more. */
+/* Loads the handler's registers; no step can fail from here on. */
 static void enter_handler(struct mkvm_emu *c, const struct delivery *d)
 {
 	struct kvm_segment null = { .unusable = 1 };
@@ -270,7 +275,9 @@ static void enter_handler(struct mkvm_emu *c, const struct delivery *d)
 	c->rip = d->rip;
 }
 
-/* Real mode: the table has far pointers. AMD APM vol. 2, "Real-Mode Interrupt Control Transfers". */
+/*
+ * In real mode the IDT holds far pointers. AMD APM vol. 2, "Real-Mode Interrupt Control Transfers".
+ */
 static enum mkvm_emu_result real_mode_handler(struct mkvm_emu *c, struct delivery *d)
 {
 	enum mkvm_emu_result res;
@@ -295,7 +302,10 @@ static enum mkvm_emu_result find_handler(struct mkvm_emu *c, struct delivery *d)
 
 	if (!(c->mode.cr0 & X86_CR0_PE))
 		return real_mode_handler(c, d);
-	/* INT n may go by the table of virtual-8086 mode; the CPU has compared IOPL. */
+	/*
+	 * The TSS's redirection bitmap may send INT n to the virtual-8086 table; the CPU has
+	 * checked IOPL.
+	 */
 	if (d->ev->soft && (c->rflags & X86_EFLAGS_VM) && (c->mode.cr4 & X86_CR4_VME))
 		return MKVM_EMU_UNHANDLED;
 	res = read_gate(c, d);
@@ -303,7 +313,7 @@ static enum mkvm_emu_result find_handler(struct mkvm_emu *c, struct delivery *d)
 	return res || d->is_task ? res : load_handler(c, d);
 }
 
-/* A task gate. */
+/* Delivers the event through a task gate. */
 static enum mkvm_emu_result switch_task(struct mkvm_emu *c, const struct delivery *d)
 {
 	const struct mkvm_emu_event *ev = d->ev;

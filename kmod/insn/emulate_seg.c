@@ -1,22 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * emulate_seg.c - segment registers, descriptor tables, and far branches.
+ * emulate_seg.c - instructions that load or store segment and descriptor-table registers, and far
+ * branches.
  *
- * State: none, as emulate.c. Call gates, returns to an outer level, and IRET but to another task
- * stay UNHANDLED.
+ * Call gates, returns to an outer level, and IRET other than to another task stay UNHANDLED.
+ *
+ * State: none, as in emulate.c.
  *
  * Manuals: AMD APM vol. 2, "Segmented Virtual Memory"; vol. 3, the instructions.
- * Read next: emulate.c, which calls this.
+ *
+ * Read next: emulate.c, which calls this file; descriptor.c, emulate_task.c.
  */
 #include "descriptor.h"
 
-/* Real and virtual-8086 mode: the selector is the base. */
+/* Real and virtual-8086 mode: the base is 16 times the selector. */
 static void real_segment(struct mkvm_emu *c, int seg, u16 selector, struct kvm_segment *s)
 {
 	mkvm_emu_get_segment(c, seg, s);
 	s->selector = selector;
 	s->base = selector << 4;
-	if (s->unusable) {	/* it was null in protected mode */
+	if (s->unusable) {	/* protected mode has loaded a null selector */
 		s->unusable = 0;
 		s->present = 1;
 		s->s = 1;
@@ -24,7 +27,7 @@ static void real_segment(struct mkvm_emu *c, int seg, u16 selector, struct kvm_s
 	}
 }
 
-/* No segment; 64-bit mode has an SS of that kind below CPL 3. */
+/* Loads a null selector, which SS may have only in 64-bit mode below CPL 3. */
 static enum mkvm_emu_result null_segment(struct mkvm_emu *c, int seg, u16 selector,
 					 struct kvm_segment *s)
 {
@@ -36,7 +39,10 @@ static enum mkvm_emu_result null_segment(struct mkvm_emu *c, int seg, u16 select
 	return MKVM_EMU_DONE;
 }
 
-/* May the segment register have this one? AMD APM vol. 2, "Data-Access Privilege Checks", "Accessing Stacks". */
+/*
+ * May the segment register hold this descriptor? AMD APM vol. 2, "Data-Access Privilege Checks" and
+ * "Accessing Stacks".
+ */
 static bool data_segment_fits(const struct mkvm_emu *c, int seg, const struct mkvm_descriptor *d)
 {
 	unsigned int type = desc_type(d), rpl = d->selector & 3, dpl = desc_dpl(d);
@@ -46,14 +52,17 @@ static bool data_segment_fits(const struct mkvm_emu *c, int seg, const struct mk
 	if (seg == MKVM_SS)
 		return rpl == cpl(c) && dpl == cpl(c) &&
 		       (type & (TYPE_CODE | TYPE_WRITABLE)) == TYPE_WRITABLE;
-	if ((type & (TYPE_CODE | TYPE_WRITABLE)) == TYPE_CODE)	/* of code: readable */
+	if ((type & (TYPE_CODE | TYPE_WRITABLE)) == TYPE_CODE)	/* code that is not readable */
 		return false;
 	if ((type & (TYPE_CODE | TYPE_CONFORMING)) == (TYPE_CODE | TYPE_CONFORMING))
 		return true;
 	return rpl <= dpl && cpl(c) <= dpl;
 }
 
-/* What a load of any register but CS makes of a selector; the caller writes it when nothing can fail. */
+/*
+ * Reads and checks the segment that a selector names, for any register except CS. The caller writes
+ * the register once the instruction can no longer fail.
+ */
 static enum mkvm_emu_result load_segment(struct mkvm_emu *c, int seg, u16 selector,
 					 struct kvm_segment *s)
 {
@@ -91,7 +100,7 @@ static enum mkvm_emu_result run_mov_from_segment(struct mkvm_emu *c)
 	struct kvm_segment s;
 	u64 val;
 
-	mkvm_emu_get_segment(c, c->reg & 7, &s);	/* REX.R does not count */
+	mkvm_emu_get_segment(c, c->reg & 7, &s);	/* REX.R is ignored */
 	val = s.selector;
 	return mkvm_emu_rm(c, MKVM_EMU_WRITE, c->mod == 3 ? c->size : 2, &val);
 }
@@ -110,7 +119,7 @@ static enum mkvm_emu_result run_mov_to_segment(struct mkvm_emu *c)
 	return res;
 }
 
-/* 06 to 1F name it in bits 4:3, 0F A0 to A9 in bit 3. */
+/* Opcodes 06 to 1F name the segment in bits 4:3, 0F A0 to 0F A9 in bit 3. */
 static int segment_in_opcode(const struct mkvm_emu *c)
 {
 	return c->opcode >= 0xa0 ? MKVM_FS + (c->opcode >> 3 & 1) : c->opcode >> 3 & 3;
@@ -147,7 +156,7 @@ static enum mkvm_emu_result run_pop_segment(struct mkvm_emu *c)
 	return MKVM_EMU_DONE;
 }
 
-/* Reads what far branches and LDS have in memory: an offset of the operand's size, then a selector. */
+/* Reads a far pointer: an offset of the operand's size, then a selector. */
 static enum mkvm_emu_result read_pointer(struct mkvm_emu *c, u64 *off, u64 *selector)
 {
 	enum mkvm_emu_result res;
@@ -175,14 +184,17 @@ static enum mkvm_emu_result run_load_pointer(struct mkvm_emu *c)
 	if (res)
 		return res;
 	put_segment(c, seg, &s);
-	c->ss_loaded = false;		/* LSS needs no shadow */
+	c->ss_loaded = false;		/* LSS causes no interrupt shadow */
 	reg_write(c, c->reg, c->size, off);
 	return MKVM_EMU_DONE;
 }
 
 /* ---- far branches within a level ---- */
 
-/* The code segment that a direct far branch leads to. ret: RETF, which may not go to an inner level. */
+/*
+ * Reads and checks the code segment of a direct far branch. ret: it is RETF, which may not enter an
+ * inner level.
+ */
 static enum mkvm_emu_result load_code(struct mkvm_emu *c, u16 selector, u64 off, bool ret,
 				      struct kvm_segment *cs)
 {
@@ -221,7 +233,7 @@ static enum mkvm_emu_result load_code(struct mkvm_emu *c, u16 selector, u64 off,
 	return res;
 }
 
-/* Of CALLF and JMPF: c->imm16 and c->imm, or in memory. */
+/* Executes far CALL and JMP; the pointer is in c->imm16 and c->imm, or in memory. */
 static enum mkvm_emu_result run_far_branch(struct mkvm_emu *c)
 {
 	struct mkvm_stack st = mkvm_emu_stack_begin(c);
@@ -280,7 +292,7 @@ static enum mkvm_emu_result run_iret(struct mkvm_emu *c)
 
 /* ---- system registers ---- */
 
-/* SLDT and STR, and SMSW. CR4.UMIP keeps them from programs. */
+/* Executes SLDT, STR and SMSW, which CR4.UMIP forbids above CPL 0. */
 static enum mkvm_emu_result run_store_system(struct mkvm_emu *c)
 {
 	struct kvm_segment s;
@@ -297,7 +309,7 @@ static enum mkvm_emu_result run_store_system(struct mkvm_emu *c)
 	return mkvm_emu_mem(c, MKVM_EMU_WRITE, c->seg, c->ea, 2, &val);
 }
 
-/* The lower four bits of CR0; PE can be set but not cleared. */
+/* LMSW loads the lowest four bits of CR0; it can set PE but not clear it. */
 static enum mkvm_emu_result run_lmsw(struct mkvm_emu *c)
 {
 	enum mkvm_emu_result res;
@@ -312,7 +324,7 @@ static enum mkvm_emu_result run_lmsw(struct mkvm_emu *c)
 	return mkvm_emu_set_cr(c, 0, val) ? fault(c, GP_VECTOR) : MKVM_EMU_DONE;
 }
 
-/* SGDT and SIDT: the limit, and a base of 4 bytes or 8. */
+/* SGDT and SIDT store the limit, then a base of 4 or 8 bytes. */
 static enum mkvm_emu_result run_store_table(struct mkvm_emu *c)
 {
 	enum mkvm_emu_result res;
@@ -330,7 +342,7 @@ static enum mkvm_emu_result run_store_table(struct mkvm_emu *c)
 			    c->mode64 ? 8 : 4, &dt.base);
 }
 
-/* LGDT and LIDT: with operands of 16 bits the base has 24. */
+/* LGDT and LIDT: with 16-bit operands the base has 24 bits. */
 static enum mkvm_emu_result run_load_table(struct mkvm_emu *c)
 {
 	struct kvm_dtable dt = { 0 };
@@ -353,7 +365,7 @@ static enum mkvm_emu_result run_load_table(struct mkvm_emu *c)
 	return MKVM_EMU_DONE;
 }
 
-/* Is the descriptor what LTR and LLDT want? In long mode its upper half has no type. */
+/* May LTR or LLDT load the descriptor? In long mode the type in its upper half must be 0. */
 static bool system_fits(const struct mkvm_emu *c, const struct mkvm_descriptor *d)
 {
 	unsigned int type = desc_type(d);
@@ -403,11 +415,14 @@ static enum mkvm_emu_result run_load_system(struct mkvm_emu *c)
 	return MKVM_EMU_DONE;
 }
 
-/* ---- VERR, VERW, LAR, LSL: what a program may do with a selector ---- */
+/* ---- VERR, VERW, LAR, LSL: checks of a selector ---- */
 
 static bool accessible(const struct mkvm_emu *c, const struct mkvm_descriptor *d)
 {
-	/* by type: LAR takes TSSs, LDTs and gates, LSL those of them that have a limit; long mode has fewer */
+	/*
+	 * A bit for each type: LAR accepts TSSs, LDTs and gates, LSL only those with a limit. Long
+	 * mode has fewer types.
+	 */
 	static const u16 lar[] = { 0x1a3e, 0x1a04 }, lsl[] = { 0x0a0e, 0x0a04 };
 	unsigned int type = desc_type(d);
 	bool code = type & TYPE_CODE;

@@ -11,7 +11,7 @@
  */
 #include "decode.h"
 
-/* Bytes of rSP that count. */
+/* Returns the width of the stack pointer in bytes. */
 static unsigned int stack_width(struct mkvm_emu *c)
 {
 	struct kvm_segment ss;
@@ -22,7 +22,7 @@ static unsigned int stack_width(struct mkvm_emu *c)
 	return ss.db ? 4 : 2;
 }
 
-/* The stack as an instruction sees it before it has succeeded. */
+/* Returns a copy of the stack pointer, for an instruction that may still fail. */
 struct mkvm_stack mkvm_emu_stack_begin(struct mkvm_emu *c)
 {
 	unsigned int width = stack_width(c);
@@ -66,7 +66,7 @@ static enum mkvm_emu_result run_push(struct mkvm_emu *c)
 	return res;
 }
 
-/* An address by rSP is one by the rSP behind the operand. */
+/* An rSP-based address of the destination uses the value of rSP after the pop. */
 static enum mkvm_emu_result run_pop(struct mkvm_emu *c)
 {
 	struct mkvm_stack s = mkvm_emu_stack_begin(c);
@@ -101,7 +101,7 @@ static enum mkvm_emu_result run_pusha(struct mkvm_emu *c)
 	return res;
 }
 
-/* All but rSP, which is skipped. */
+/* POPA skips rSP. */
 static enum mkvm_emu_result run_popa(struct mkvm_emu *c)
 {
 	struct mkvm_stack s = mkvm_emu_stack_begin(c);
@@ -120,7 +120,10 @@ static enum mkvm_emu_result run_popa(struct mkvm_emu *c)
 	return MKVM_EMU_DONE;
 }
 
-/* With IOPL below 3, virtual-8086 mode may not use PUSHF and POPF; its extensions are not emulated. */
+/*
+ * In virtual-8086 mode PUSHF and POPF raise #GP if IOPL is below 3. The mode's extensions (CR4.VME)
+ * are not emulated.
+ */
 static enum mkvm_emu_result may_use_flags(struct mkvm_emu *c)
 {
 	if (!(c->rflags & X86_EFLAGS_VM) || iopl(c) == 3)
@@ -140,7 +143,7 @@ static enum mkvm_emu_result run_pushf(struct mkvm_emu *c)
 	return res;
 }
 
-/* Which flags may code with this CPL, and of this operand size, change? */
+/* Returns the flags that code at this CPL, with this operand size, may change. */
 u64 mkvm_emu_own_flags(const struct mkvm_emu *c)
 {
 	u64 own = X86_EFLAGS_CF | X86_EFLAGS_PF | X86_EFLAGS_AF | X86_EFLAGS_ZF | X86_EFLAGS_SF |
@@ -170,7 +173,7 @@ static enum mkvm_emu_result run_popf(struct mkvm_emu *c)
 	return MKVM_EMU_DONE;
 }
 
-/* imm16: bytes of the frame; imm: how many frames' pointers it holds. */
+/* ENTER: imm16 is the size of the frame in bytes, imm the nesting level. */
 static enum mkvm_emu_result run_enter(struct mkvm_emu *c)
 {
 	unsigned int level = c->imm & 31, i;
@@ -190,7 +193,7 @@ static enum mkvm_emu_result run_enter(struct mkvm_emu *c)
 	if (!res && level)
 		res = mkvm_emu_push(c, &s, frame);
 	s.sp = (s.sp - (u16)c->imm16) & size_mask(s.width);
-	/* the last byte of the new stack must be one that could be written */
+	/* The new top of the stack must be writable. */
 	if (!res)
 		res = mkvm_emu_mem(c, MKVM_EMU_PROBE, MKVM_SS, s.sp, c->size, NULL);
 	if (res)
@@ -215,7 +218,7 @@ static enum mkvm_emu_result run_leave(struct mkvm_emu *c)
 	return MKVM_EMU_DONE;
 }
 
-/* Goes on at target, if that is within CS. */
+/* Branches to target, if it is within CS. */
 static enum mkvm_emu_result branch(struct mkvm_emu *c, u64 target)
 {
 	struct kvm_segment cs;
@@ -233,7 +236,7 @@ static enum mkvm_emu_result branch(struct mkvm_emu *c, u64 target)
 	return MKVM_EMU_DONE;
 }
 
-/* CALL and JMP, by an operand or relative. */
+/* Executes near CALL and JMP, relative or through an operand. */
 static enum mkvm_emu_result run_branch(struct mkvm_emu *c)
 {
 	struct mkvm_stack s = mkvm_emu_stack_begin(c);

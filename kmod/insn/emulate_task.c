@@ -1,32 +1,35 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * emulate_task.c - task switches: by far JMP and CALL, IRET, and task gates of the IDT.
+ * emulate_task.c - task switches by far JMP and CALL, IRET, and task gates of the IDT.
  *
- * Intel's CPUs leave all of them to software; AMD's do them, but for those that meet memory that
- * they cannot write. What goes to ROM is lost, as on a bus; a device is never asked.
+ * Intel's CPUs leave all task switches to the hypervisor. AMD's CPUs perform them, except those
+ * that touch memory which the CPU cannot write. Writes to ROM are dropped, as on a bus; devices
+ * are never accessed.
  *
- * A switch has two halves. Faults of the first, up to the new TSS, are the old task's, which has
- * not changed. Those of the second are the new task's: the switch is done, with the segments that
- * could not be loaded unusable, and emu->fault follows (emu->fault_after). All of both is read
- * before anything is written, so that a switch that cannot be done at all has not begun.
+ * A switch has two halves. Faults in the first half, up to reading the new TSS, belong to the old
+ * task, which is unchanged. Faults in the second half belong to the new task: the switch has taken
+ * place, segments that could not be loaded are unusable, and emu->fault is delivered afterwards
+ * (emu->fault_after). Both halves read everything before anything is written, so a switch that is
+ * not possible leaves no trace.
  *
- * State: none, as emulate.c.
+ * State: none, as in emulate.c.
  *
  * Manuals: Intel SDM vol. 3, "Task Management"; AMD APM vol. 2, "Task Management".
- * Read next: emulate_event.c and emulate_seg.c, which call this.
+ *
+ * Read next: emulate_event.c and emulate_seg.c, which call this file.
  */
 #include "descriptor.h"
 
-#define LIMIT_32	103	/* the least that a TSS may have */
+#define LIMIT_32	103	/* the smallest limit that a 32-bit TSS may have */
 #define LIMIT_16	43
 #define EFLAGS_KNOWN	0x3f7fd5	/* the others are reserved and 0 */
 #define DR6_SWITCH	BIT(15)
 #define DR7_LOCAL	0x155	/* L0 to L3, LE */
 
-#define TASK_WORDS	26	/* of a TSS of 32 bits */
-#define SAVED_WORDS	16	/* of them what a switch saves: from EIP to GS */
+#define TASK_WORDS	26	/* in a 32-bit TSS */
+#define SAVED_WORDS	16	/* a switch saves those from EIP to GS */
 
-/* Where things are in a TSS, in words of 2 or 4 bytes. */
+/* Layout of a TSS: width is 2 or 4 bytes, all other fields count words of that width. */
 struct layout {
 	unsigned int width, words;
 	int ip, flags, regs, segs, nr_segs, ldt;
@@ -49,7 +52,7 @@ struct task {
 	bool faulted;
 };
 
-/* TSSs are read and written with 32-bit addresses. */
+/* TSSs have 32-bit addresses. */
 static enum mkvm_emu_result tss_access(struct mkvm_emu *c, u64 la, void *buf, unsigned int len,
 				       enum mkvm_emu_how how)
 {
@@ -61,7 +64,7 @@ static bool is_32(const struct mkvm_descriptor *d)
 	return desc_type(d) & 8;
 }
 
-/* The checks of the new TSS's descriptor, and of the old one's limit. */
+/* Checks the new TSS's descriptor, and the limit of the old TSS. */
 static enum mkvm_emu_result check_tss(struct mkvm_emu *c, struct task *s)
 {
 	u16 selector = s->t->selector;
@@ -111,7 +114,7 @@ static enum mkvm_emu_result read_task(struct mkvm_emu *c, struct task *s)
 	return res;
 }
 
-/* Writes the old task's registers to its TSS, or probes it. */
+/* Writes the old task's registers to its TSS, or probes that they can be written. */
 static enum mkvm_emu_result save_task(struct mkvm_emu *c, struct task *s, enum mkvm_emu_how how)
 {
 	const struct layout *l = s->from;
@@ -134,7 +137,7 @@ static enum mkvm_emu_result save_task(struct mkvm_emu *c, struct task *s, enum m
 			  n * l->width, how);
 }
 
-/* The back link, and the busy bits. */
+/* Writes the back link and the busy bits, or probes them. */
 static enum mkvm_emu_result mark_tasks(struct mkvm_emu *c, struct task *s, enum mkvm_emu_how how)
 {
 	u8 busy = (s->old_tss.low >> 40 & 0xff) & ~TSS_BUSY;
@@ -179,7 +182,10 @@ static enum mkvm_emu_result load_ldt(struct mkvm_emu *c, struct task *s)
 	return MKVM_EMU_DONE;
 }
 
-/* May a task's segment register have this descriptor? As loads do, but that RPL of CS is the new CPL. */
+/*
+ * May a segment register of the new task hold this descriptor? The rules are those of ordinary
+ * loads, except that cpl is the RPL of the new CS.
+ */
 static bool fits(unsigned int cpl, int seg, const struct mkvm_descriptor *d)
 {
 	unsigned int type = desc_type(d), dpl = desc_dpl(d), rpl = d->selector & 3;
@@ -221,7 +227,10 @@ static enum mkvm_emu_result load_one(struct mkvm_emu *c, struct task *s, int seg
 	return MKVM_EMU_DONE;
 }
 
-/* Segments before any descriptor is read: of CS and SS what a CPU can be entered with at this CPL. */
+/*
+ * Fills in the segments as they are before any descriptor has been read. CS and SS get values with
+ * which the CPU can enter the guest at this CPL.
+ */
 static void bare_segments(struct task *s)
 {
 	bool vm86 = s->flags & X86_EFLAGS_VM;
@@ -253,7 +262,7 @@ static enum mkvm_emu_result load_segments(struct mkvm_emu *c, struct task *s)
 	enum mkvm_emu_result res = load_ldt(c, s);
 	unsigned int i;
 
-	mkvm_emu_set_segment(c, MKVM_EMU_LDTR, &s->ldt);	/* the others may be in it */
+	mkvm_emu_set_segment(c, MKVM_EMU_LDTR, &s->ldt);	/* the others may use it */
 	for (i = 0; i < ARRAY_SIZE(order) && !res && !(s->flags & X86_EFLAGS_VM); i++)
 		res = load_one(c, s, order[i]);
 	if (!res && s->word[s->to->ip] > s->seg[MKVM_CS].limit)
@@ -261,7 +270,7 @@ static enum mkvm_emu_result load_segments(struct mkvm_emu *c, struct task *s)
 	return res;
 }
 
-/* Where the error code of an exception goes on the new stack. */
+/* Probes the place of an exception's error code on the new task's stack. */
 static enum mkvm_emu_result probe_error(struct mkvm_emu *c, struct task *s)
 {
 	const struct kvm_segment *ss = &s->seg[MKVM_SS];
@@ -275,7 +284,7 @@ static enum mkvm_emu_result probe_error(struct mkvm_emu *c, struct task *s)
 	return mkvm_emu_access(c, s->error_la, NULL, s->to->width, MKVM_EMU_PROBE);
 }
 
-/* The second half: reads all that the new task needs, in its address space. */
+/* The second half: reads everything that the new task needs, in the new task's address space. */
 static enum mkvm_emu_result load_task(struct mkvm_emu *c, struct task *s)
 {
 	u64 flags = c->rflags;
@@ -305,7 +314,7 @@ static enum mkvm_emu_result load_task(struct mkvm_emu *c, struct task *s)
 	return MKVM_EMU_DONE;
 }
 
-/* Nothing can fail any more. */
+/* Loads the new task's registers; no step can fail from here on. */
 static void enter_task(struct mkvm_emu *c, struct task *s)
 {
 	struct kvm_segment tr = mkvm_emu_segment_of(&s->new_tss);
@@ -372,7 +381,7 @@ enum mkvm_emu_result mkvm_emu_task_switch(struct mkvm_emu *c, const struct mkvm_
 	return res;
 }
 
-/* The task that an instruction which ends at c->next_rip switches to. */
+/* Switches tasks on behalf of an instruction; the old task resumes at c->next_rip. */
 static enum mkvm_emu_result switch_from(struct mkvm_emu *c, unsigned int why, u16 selector)
 {
 	struct mkvm_task_switch t = {

@@ -21,18 +21,18 @@
 
 #include "decode.h"
 
-#define XCR0_AVX	0x06ULL		/* and SSE */
+#define XCR0_AVX	0x06ULL		/* AVX and SSE */
 #define XCR0_AVX512	0xe6ULL
-#define FSW_PENDING	0x80		/* an exception that is not masked */
-#define FSW_NO_STORE	0x19		/* IE, OE, UE: not masked, they leave the destination as it is */
+#define FSW_PENDING	0x80		/* an unmasked exception is pending */
+#define FSW_NO_STORE	0x19		/* IE, OE, UE: if unmasked, nothing is stored */
 
-/* Which register has the vector operand? */
+/* Returns the number of the vector register in ModRM.reg. */
 static unsigned int vec_register(const struct mkvm_emu *c)
 {
 	return c->reg + (c->vex.upper ? 16 : 0);
 }
 
-/* Is the vector extension there, and has the guest's kernel switched it on? */
+/* Does the guest have the vector extension, and has its kernel enabled it? */
 static bool vec_enabled(struct mkvm_emu *c)
 {
 	if (!c->vex.kind)
@@ -48,7 +48,7 @@ static bool vec_enabled(struct mkvm_emu *c)
 	       (c->d.flags & (BY_W | VEX_128)) || mkvm_emu_has(c, X86_FEATURE_AVX512VL);
 }
 
-/* #UD, #NM, or none. */
+/* Raises #UD if the extension is unavailable, #NM if CR0.TS is set. */
 static enum mkvm_emu_result vec_check(struct mkvm_emu *c)
 {
 	if (!vec_enabled(c))
@@ -56,7 +56,10 @@ static enum mkvm_emu_result vec_check(struct mkvm_emu *c)
 	return c->mode.cr0 & X86_CR0_TS ? fault(c, NM_VECTOR) : MKVM_EMU_DONE;
 }
 
-/* As much of a register as the instruction's encoding reaches: writes clear what is above, legacy ones keep it. */
+/*
+ * Returns how many bytes of a register the encoding reaches. Writes clear the bytes above the
+ * operand up to there; legacy encodings keep the rest.
+ */
 static unsigned int reach(const struct mkvm_emu *c)
 {
 	if (!c->vex.kind)
@@ -77,7 +80,7 @@ static u64 ones(unsigned int n)
 	return n < 64 ? BIT_ULL(n) - 1 : ~0ULL;
 }
 
-/* Bytes that go with one bit of a mask. */
+/* Returns the size in bytes of the elements that a mask's bits select. */
 static unsigned int element_bytes(const struct mkvm_emu *c)
 {
 	if (c->d.flags & NARROW)
@@ -87,7 +90,7 @@ static unsigned int element_bytes(const struct mkvm_emu *c)
 	return c->vex.w ? 8 : 4;
 }
 
-/* Of len bytes those that EVEX's mask names, a bit each; without a mask all. */
+/* Returns a bit for each of len bytes that EVEX's mask selects; all if there is no mask. */
 static u64 masked_bytes(struct mkvm_emu *c, unsigned int len)
 {
 	unsigned int size = element_bytes(c), at;
@@ -102,7 +105,7 @@ static u64 masked_bytes(struct mkvm_emu *c, unsigned int len)
 	return bytes;
 }
 
-/* The same where the mask is the sign bits of another register's elements. */
+/* Does the same for a mask that consists of the sign bits of another register's elements. */
 static u64 signed_bytes(struct mkvm_emu *c, unsigned int n, unsigned int size, unsigned int len)
 {
 	struct mkvm_vec signs = { { 0 } };
@@ -116,7 +119,7 @@ static u64 signed_bytes(struct mkvm_emu *c, unsigned int n, unsigned int size, u
 	return bytes;
 }
 
-/* Accesses the bytes of the operand that are named. No others fault, or are seen on a bus. */
+/* Accesses only the selected bytes of the operand, so no others fault or appear on a bus. */
 static enum mkvm_emu_result access_named(struct mkvm_emu *c, enum mkvm_emu_how how,
 					 struct mkvm_vec *vec, u64 named)
 {
@@ -140,7 +143,7 @@ static enum mkvm_emu_result access_named(struct mkvm_emu *c, enum mkvm_emu_how h
 	return MKVM_EMU_DONE;
 }
 
-/* All of it may be written before a byte of it is. */
+/* Stores the selected bytes; all are probed before the first one is written. */
 static enum mkvm_emu_result store_named(struct mkvm_emu *c, struct mkvm_vec *vec, u64 named)
 {
 	enum mkvm_emu_result res = access_named(c, MKVM_EMU_PROBE, vec, named);
@@ -148,7 +151,7 @@ static enum mkvm_emu_result store_named(struct mkvm_emu *c, struct mkvm_vec *vec
 	return res ? res : access_named(c, MKVM_EMU_WRITE, vec, named);
 }
 
-/* The register becomes vec, where EVEX's mask does not say otherwise. In vec 0 is above len. */
+/* Writes vec to the register under EVEX's mask. Bytes of vec above len are 0. */
 static void write_result(struct mkvm_emu *c, struct mkvm_vec *vec, unsigned int len)
 {
 	u64 named = masked_bytes(c, len);
@@ -163,7 +166,7 @@ static void write_result(struct mkvm_emu *c, struct mkvm_vec *vec, unsigned int 
 	mkvm_emu_vec(c, vec_register(c), vec, reach(c), true);
 }
 
-/* A move under EVEX's mask. The operand is to be aligned as a whole, whatever the mask names. */
+/* Moves under EVEX's mask. The whole operand must be aligned, whatever the mask selects. */
 static enum mkvm_emu_result run_masked(struct mkvm_emu *c)
 {
 	unsigned int len = vec_bytes(c);
@@ -188,7 +191,7 @@ static enum mkvm_emu_result run_masked(struct mkvm_emu *c)
 	return res;
 }
 
-/* VMASKMOVPS and PD, VPMASKMOVD and Q: what the mask does not name is loaded as 0. */
+/* VMASKMOVPS, VMASKMOVPD, VPMASKMOVD, VPMASKMOVQ: elements outside the mask are loaded as 0. */
 static enum mkvm_emu_result run_by_sign(struct mkvm_emu *c)
 {
 	unsigned int len = vec_bytes(c);
@@ -206,7 +209,7 @@ static enum mkvm_emu_result run_by_sign(struct mkvm_emu *c)
 	return res;
 }
 
-/* MASKMOVDQU: to DS:rDI, the bytes whose sign bits another register has set. */
+/* MASKMOVDQU stores to DS:rDI the bytes whose sign bits are set in another register. */
 static enum mkvm_emu_result run_by_byte(struct mkvm_emu *c)
 {
 	struct mkvm_vec vec = { { 0 } };
@@ -217,8 +220,8 @@ static enum mkvm_emu_result run_by_byte(struct mkvm_emu *c)
 }
 
 /*
- * VBROADCAST and VPBROADCAST: an element, or a block of them, again and again. Nothing is read for
- * a mask of 0.
+ * VBROADCAST and VPBROADCAST repeat an element or a block of elements. With a mask of 0 nothing is
+ * read.
  */
 static enum mkvm_emu_result run_repeat(struct mkvm_emu *c)
 {
@@ -242,7 +245,7 @@ static enum mkvm_emu_result run_repeat(struct mkvm_emu *c)
 	return MKVM_EMU_DONE;
 }
 
-/* MOVDDUP, MOVSLDUP and MOVSHDUP: each element with an even number, or an odd one, twice. */
+/* MOVDDUP, MOVSLDUP and MOVSHDUP duplicate each even-numbered or odd-numbered element. */
 static enum mkvm_emu_result run_dup(struct mkvm_emu *c)
 {
 	unsigned int len = 16 << c->vex.length, size = c->d.width, at;
@@ -266,13 +269,13 @@ static enum mkvm_emu_result run_dup(struct mkvm_emu *c)
 	return MKVM_EMU_DONE;
 }
 
-/* Where in a vector the immediate says that the part is. */
+/* Returns the offset in bytes of the part of a vector that the immediate selects. */
 static unsigned int part(const struct mkvm_emu *c, unsigned int size, unsigned int len)
 {
 	return (c->imm & (len / size - 1)) * size;
 }
 
-/* PINSRB and its like, INSERTPS, VINSERTF128 and its like: all else is of the second source. */
+/* PINSRB, INSERTPS, VINSERTF128 and similar: the rest comes from the second source. */
 static enum mkvm_emu_result run_insert(struct mkvm_emu *c)
 {
 	unsigned int size = vec_bytes(c), len = 16 << c->vex.length, at = part(c, size, len), i;
@@ -293,7 +296,7 @@ static enum mkvm_emu_result run_insert(struct mkvm_emu *c)
 	return MKVM_EMU_DONE;
 }
 
-/* PEXTRB and its like, EXTRACTPS, VEXTRACTF128 and its like. */
+/* Executes PEXTRB, EXTRACTPS, VEXTRACTF128 and similar. */
 static enum mkvm_emu_result run_extract(struct mkvm_emu *c)
 {
 	unsigned int size = vec_bytes(c), at = part(c, size, 16 << c->vex.length);
@@ -306,7 +309,7 @@ static enum mkvm_emu_result run_extract(struct mkvm_emu *c)
 	return mem_operand(c, MKVM_EMU_WRITE, size, val.q);
 }
 
-/* A load clears the rest of the mask register. */
+/* KMOV: a load clears the rest of the mask register. */
 static enum mkvm_emu_result run_kmov(struct mkvm_emu *c)
 {
 	enum mkvm_emu_result res;
@@ -346,7 +349,7 @@ static enum mkvm_emu_result run_move(struct mkvm_emu *c)
 	return res;
 }
 
-/* MOVLPS, MOVHPS and their like: a half; VEX takes the other one from a second register. */
+/* MOVLPS, MOVHPS and similar move a half; VEX forms take the other half from a second register. */
 static enum mkvm_emu_result run_half(struct mkvm_emu *c)
 {
 	unsigned int half = c->opcode >= 0x16, other = c->vex.kind ? c->vex.vvvv : vec_register(c);
@@ -366,7 +369,7 @@ static enum mkvm_emu_result run_half(struct mkvm_emu *c)
 	return MKVM_EMU_DONE;
 }
 
-/* LDMXCSR and STMXCSR. */
+/* Executes LDMXCSR and STMXCSR. */
 static enum mkvm_emu_result run_mxcsr(struct mkvm_emu *c)
 {
 	enum mkvm_emu_result res;
@@ -389,7 +392,10 @@ static enum mkvm_emu_result run_mxcsr(struct mkvm_emu *c)
 
 /* ---- x87 and MMX ---- */
 
-/* Bytes of the operand by opcode and ModRM.reg, negative where it is written; 0: none, or a whole state. */
+/*
+ * Size in bytes of the operand, by opcode and ModRM.reg; negative if it is written. 0: undefined,
+ * or the operand is a whole FPU state or environment.
+ */
 static const s8 x87_bytes[8][8] = {
 	{4, 4, 4, 4, 4, 4, 4, 4},	 /* D8: arithmetic with a short real */
 	{4, 0, -4, -4, 0, 2, 0, -2},	 /* FLD, FST, FSTP, FLDENV, FLDCW, FNSTENV, FNSTCW */
@@ -422,7 +428,7 @@ static enum mkvm_emu_result run_on_buffer(struct mkvm_emu *c, unsigned int size,
 			return res;
 	}
 	mkvm_emu_x87(c, &fx, buf);
-	/* An exception that is not masked keeps the CPU from storing; none was pending before. */
+	/* The CPU does not store if an unmasked exception occurs; none was pending before. */
 	if (store && !(waits(c) && (fx.fsw & FSW_PENDING) && (fx.fsw & ~fx.fcw & FSW_NO_STORE))) {
 		res = mkvm_emu_mem(c, MKVM_EMU_WRITE, c->seg, c->ea, size, buf);
 		if (res)
@@ -456,9 +462,9 @@ static enum mkvm_emu_result run_mmx(struct mkvm_emu *c)
 
 /* ---- FXSAVE and FXRSTOR ---- */
 
-#define FX_XMM		160		/* behind the x87 registers */
+#define FX_XMM		160		/* offset of the XMM registers in the image */
 
-/* How much of the image is used: AMD's EFER.FFXSR keeps the kernel's from the vector registers. */
+/* Returns the size of the used image; AMD's EFER.FFXSR omits the XMM registers at CPL 0. */
 static unsigned int fx_bytes(const struct mkvm_emu *c)
 {
 	if (c->mode64 && !c->mode.cpl && (c->mode.efer & EFER_FFXSR))
@@ -466,7 +472,7 @@ static unsigned int fx_bytes(const struct mkvm_emu *c)
 	return FX_XMM + 16 * (c->mode64 ? 16 : 8);
 }
 
-/* Without REX.W the pointers have 32 bits, and selectors, which CPUs no longer have. */
+/* Without REX.W the pointers have 32 bits; their selectors are 0, as on current CPUs. */
 static void shorten_pointers(const struct mkvm_emu *c, struct mkvm_fx *fx)
 {
 	if (c->mode64 && (c->prefix[REX] & 8))
@@ -475,7 +481,10 @@ static void shorten_pointers(const struct mkvm_emu *c, struct mkvm_fx *fx)
 	fx->rdp = (u32)fx->rdp;
 }
 
-/* AMD APM vol. 2, "FXSAVE and FXRSTOR Instructions". The unused rest is neither written nor read. */
+/*
+ * Executes FXSAVE and FXRSTOR; the unused rest of the image is neither written nor read. AMD APM
+ * vol. 2, "FXSAVE and FXRSTOR Instructions".
+ */
 static enum mkvm_emu_result run_fx(struct mkvm_emu *c)
 {
 	bool save = c->d.op == OP_FXSAVE;

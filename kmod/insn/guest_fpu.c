@@ -14,7 +14,7 @@
 #include "decode.h"
 #include "x87.h"
 
-/* With them in the CPU, and preemption off, until fpregs_unlock. */
+/* Loads the guest's registers into the CPU and disables preemption, until fpregs_unlock. */
 static void registers_lock(void)
 {
 	fpregs_lock();
@@ -58,7 +58,7 @@ static void move_zmm(unsigned int n, struct mkvm_vec *buf, bool write)
 	switch (n) { MOVES_32("vmovdqu64", "zmm") }
 }
 
-/* The emulator has checked that the guest may use them, so that the host has them. */
+/* The emulator has checked that the guest has these registers, so the host has them, too. */
 void mkvm_emu_vec(struct mkvm_emu *emu, unsigned int n, struct mkvm_vec *buf, unsigned int len,
 		  bool write)
 {

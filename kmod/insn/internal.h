@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * internal.h - what the files of insn/ that connect the emulator to a vCPU call of each other.
- * emulate.h has what the emulator itself calls, and what calls it.
+ * internal.h - functions shared by the files of insn/ that connect the emulator to a vCPU
+ * (access.c, walk.c, run_insn.c, skip.c). The emulator's own interface is emulate.h.
  *
  * Read next: access.c.
  */
@@ -10,16 +10,24 @@
 
 #include "mkvm.h"
 
-/* An access, as in the error code of #PF. */
+/* Kinds of access, with the values of the error code of #PF. */
 enum { ACC_PRESENT = 1, ACC_WRITE = 2, ACC_USER = 4, ACC_RESERVED = 8, ACC_FETCH = 16, ACC_KEY = 32 };
 
-/* walk.c: linear to guest-physical. RETRY: a signal has ended the walk. Own thread, vm->srcu held. */
+/*
+ * walk.c: translates a linear address to a guest-physical one. acc: ACC_WRITE and ACC_FETCH;
+ * ACC_USER is added at CPL 3. Return: DONE; FAULT with emu->fault; RETRY if a signal ended the
+ * walk; UNHANDLED if the host has no memory where an entry should be.
+ * Context: the vCPU's own thread, vm->srcu held; may sleep.
+ */
 enum mkvm_emu_result mkvm_emu_translate(struct mkvm_emu *emu, u64 la, u32 acc, u64 *gpa);
 
-/* access.c: the emulator's state for the instruction at RIP. Own thread. */
+/* access.c: initialises vcpu->emu for the instruction at RIP. Context: the vCPU's own thread. */
 struct mkvm_emu *mkvm_emu_begin(struct mkvm_vcpu *vcpu);
 
-/* skip.c: the length of the instruction at RIP, 0 where that fails; *emu has it decoded. Own thread. */
+/*
+ * skip.c: decodes the instruction at RIP into *emu. Return: its length in bytes, or 0 if it could
+ * not be fetched or decoded. Context: the vCPU's own thread; takes vm->srcu; may sleep.
+ */
 unsigned int mkvm_decode_at_rip(struct mkvm_vcpu *vcpu, struct mkvm_emu **emu);
 
 #endif

@@ -29,9 +29,9 @@ struct ioeventfd {
 	struct eventfd_ctx *eventfd;
 	u64 addr;
 	u64 data;
-	u32 len;		/* of the write; 0: any */
+	u32 len;		/* of the write in bytes; 0: any */
 	bool pio;
-	bool match;		/* data must be what is written */
+	bool match;		/* the write must equal data */
 };
 
 struct write_zone {
@@ -46,7 +46,10 @@ static struct hlist_head *bucket(struct mkvm *vm, u64 addr)
 	return &vm->iodev.ioeventfds[hash_64(addr, ilog2(MKVM_IOEVENTFD_BUCKETS))];
 }
 
-/* Does a write of len bytes go to this one? Length 0, before the length is known: only if any does. */
+/*
+ * Does a write of len bytes match this eventfd? Length 0 means that the length is unknown; then
+ * only an eventfd for any length matches.
+ */
 static bool ioeventfd_takes(const struct ioeventfd *e, bool pio, u64 addr, unsigned int len, u64 data)
 {
 	return e->addr == addr && e->pio == pio && (!e->len || (e->len == len && (!e->match || e->data == data)));
@@ -70,23 +73,23 @@ static bool ioeventfd_write(struct mkvm *vm, bool pio, u64 addr, unsigned int le
 }
 
 /*
- * mkvm_fast_mmio - a write to gpa whose instruction nobody has looked at
+ * mkvm_fast_mmio - signal the eventfd for a write to gpa before the instruction is decoded
  *
- * Return: true if an eventfd took it that asks neither for length nor for data. Any context.
+ * Return: true if there was an eventfd that depends on neither length nor data. Context: any.
  */
 bool mkvm_fast_mmio(struct mkvm_vcpu *vcpu, u64 gpa)
 {
 	return ioeventfd_write(vcpu->vm, false, gpa, 0, "");
 }
 
-/* Could one write go to both? */
+/* Could one write match both? */
 static bool ioeventfds_collide(const struct ioeventfd *a, const struct ioeventfd *b)
 {
 	return a->addr == b->addr && a->pio == b->pio &&
 	       (!a->len || !b->len || (a->len == b->len && (!a->match || !b->match || a->data == b->data)));
 }
 
-/* Takes over new if it returns 0. */
+/* Takes ownership of new if it returns 0. */
 static int ioeventfd_add(struct mkvm *vm, struct ioeventfd *new)
 {
 	struct ioeventfd *e;
@@ -129,10 +132,11 @@ static int ioeventfd_remove(struct mkvm *vm, const struct ioeventfd *old)
 /*
  * mkvm_ioeventfd_ioctl - KVM_IOEVENTFD
  *
- * Sleeps; takes vm->irqchip.lock. -EINVAL: unknown flags, nonzero padding, a length that
- * no write has, an address that wraps, a value to match without a length, not an
- * eventfd; -EBADF; -EEXIST: another takes the same write; -ENOENT: no such one to take
- * away; -ENOSPC; -ENOMEM.
+ * Return: 0; -EINVAL: unknown flags, nonzero padding, a length other than 0, 1, 2, 4 or 8, an
+ * address range that wraps, a datamatch without a length, an fd that is not an eventfd; -EBADF;
+ * -EEXIST: another eventfd matches the same write; -ENOENT: there is none to remove; -ENOSPC;
+ * -ENOMEM.
+ * Context: process; takes vm->irqchip.lock; may sleep.
  */
 int mkvm_ioeventfd_ioctl(struct mkvm *vm, const struct kvm_ioeventfd *arg)
 {
@@ -186,7 +190,7 @@ static bool in_zone(struct mkvm *vm, bool pio, u64 addr, unsigned int len)
 	return found;
 }
 
-/* Return: false if the ring is full, or its "last", which userspace may write as well, makes no sense. */
+/* Returns false if the ring is full or its "last", which userspace can write, is out of range. */
 static bool ring_add(struct mkvm *vm, bool pio, u64 addr, unsigned int len, const void *buf)
 {
 	struct kvm_coalesced_mmio_ring *ring = vm->iodev.ring;
@@ -205,7 +209,7 @@ static bool ring_add(struct mkvm *vm, bool pio, u64 addr, unsigned int len, cons
 	e->len = len;
 	e->pio = pio;
 	memcpy(e->data, buf, len);
-	smp_store_release(&ring->last, next);	/* the entry before its number */
+	smp_store_release(&ring->last, next);	/* publish the entry before its index */
 	spin_unlock(&vm->iodev.ring_lock);
 	return true;
 }
@@ -239,9 +243,11 @@ static int zone_add(struct mkvm *vm, const struct kvm_coalesced_mmio_zone *zone)
 }
 
 /*
- * mkvm_coalesced_ioctl - KVM_REGISTER_COALESCED_MMIO, or KVM_UNREGISTER_ for zones around the given one
+ * mkvm_coalesced_ioctl - KVM_REGISTER_COALESCED_MMIO and KVM_UNREGISTER_COALESCED_MMIO
  *
- * Sleeps; takes vm->irqchip.lock. -EINVAL: neither memory nor ports, or it wraps; -ENOSPC; -ENOMEM.
+ * Unregistering removes every zone that contains the given one. Return: 0; -EINVAL: the zone is
+ * neither memory nor ports, or wraps; -ENOSPC; -ENOMEM.
+ * Context: process; takes vm->irqchip.lock; may sleep.
  */
 int mkvm_coalesced_ioctl(struct mkvm *vm, const struct kvm_coalesced_mmio_zone *zone, bool add)
 {
@@ -261,7 +267,7 @@ int mkvm_coalesced_ioctl(struct mkvm *vm, const struct kvm_coalesced_mmio_zone *
 	return r;
 }
 
-/* mkvm_iodev_init - before anybody knows the VM; -ENOMEM. */
+/* mkvm_iodev_init - initialise vm->iodev, before the VM is visible; 0 or -ENOMEM. May sleep. */
 int mkvm_iodev_init(struct mkvm *vm)
 {
 	spin_lock_init(&vm->iodev.ring_lock);
@@ -270,7 +276,7 @@ int mkvm_iodev_init(struct mkvm *vm)
 	return vm->iodev.ring ? 0 : -ENOMEM;
 }
 
-/* mkvm_iodev_destroy - no vCPU runs any more. */
+/* mkvm_iodev_destroy - free eventfds, zones and the ring, once no vCPU can run. */
 void mkvm_iodev_destroy(struct mkvm *vm)
 {
 	struct hlist_node *hnext;
@@ -286,7 +292,7 @@ void mkvm_iodev_destroy(struct mkvm *vm)
 	free_page((unsigned long)vm->iodev.ring);
 }
 
-/* What no device of ours took. Return: false if userspace is to answer. */
+/* Handles a write that no in-kernel device claimed. Returns false if userspace must handle it. */
 static bool late_write(struct mkvm *vm, bool pio, u64 addr, unsigned int len, const void *buf)
 {
 	return (READ_ONCE(vm->iodev.nr_ioeventfds) && ioeventfd_write(vm, pio, addr, len, buf)) ||
@@ -301,8 +307,8 @@ static bool pic_port(u16 port)
 }
 
 /*
- * Ports of one byte each: a wider access is one for each port, as the ISA bus splits it. Inline,
- * since every access to a port comes this way.
+ * Does the port belong to an in-kernel device? All have ports of one byte, so a wider access is
+ * split into one for each port, as on the ISA bus. Inline, because every port access calls this.
  */
 static __always_inline bool kernel_port(struct mkvm *vm, struct mkvm_pit *pit, u16 port)
 {
@@ -314,10 +320,11 @@ static __always_inline bool kernel_port(struct mkvm *vm, struct mkvm_pit *pit, u
 }
 
 /*
- * mkvm_kernel_pio - one IN or OUT, if its port is the kernel's
- * @data: size bytes
+ * mkvm_kernel_pio - perform one IN or OUT, if the port belongs to an in-kernel device or eventfd
+ * @size: 1, 2 or 4 bytes
+ * @data: size bytes, read or written
  *
- * Context: own thread. Return: false if userspace is to answer.
+ * Return: false if userspace must handle it. Context: the vCPU's own thread.
  */
 bool mkvm_kernel_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size, bool in, void *data)
 {
@@ -345,9 +352,9 @@ bool mkvm_kernel_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size, bool i
 }
 
 /*
- * mkvm_kernel_mmio - an access of at most 8 bytes that is not to RAM, if it is a device of the kernel's
+ * mkvm_kernel_mmio - perform an access of at most 8 bytes to an in-kernel device or eventfd
  *
- * Context: own thread. Return: false if userspace is to answer.
+ * Return: false if userspace must handle it. Context: the vCPU's own thread.
  */
 bool mkvm_kernel_mmio(struct mkvm_vcpu *vcpu, u64 gpa, unsigned int len, bool write, void *data)
 {

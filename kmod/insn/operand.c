@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * operand.c - an instruction's operands in memory and registers: segment checks, alignment,
- * linear addresses; and the flags of a result.
+ * operand.c - accesses an instruction's operands in memory and registers, with the checks of
+ * segments, alignment and linear addresses; and computes the flags of a result.
  *
- * State: none, as emulate.c.
+ * State: none, as in emulate.c.
  *
  * Manual: AMD APM vol. 2, "Segmented Virtual Memory".
- * Read next: emulate.c, which calls this; access.c, which is called.
+ *
+ * Read next: emulate.c, which calls this file; access.c, which this file calls.
  */
 #include <linux/log2.h>
 
 #include "decode.h"
 
 /*
- * The segment's checks for len bytes at off, and the linear address. Outside
- * 64-bit mode an access that wraps past 4 GiB faults, as the manuals allow.
+ * Checks an access of len bytes at off against the segment, and returns its linear address in *la.
+ * Outside 64-bit mode an access that wraps past 4 GiB faults, as the manuals allow.
  */
 enum mkvm_emu_result mkvm_emu_linearize_in(struct mkvm_emu *c, const struct kvm_segment *s, int seg, u64 off,
 					   unsigned int len, bool write, u64 *la)
@@ -30,11 +31,11 @@ enum mkvm_emu_result mkvm_emu_linearize_in(struct mkvm_emu *c, const struct kvm_
 	if (protected_mode(c)) {
 		if (s->unusable || !s->present)
 			return fault(c, vector);
-		/* type: 8 code, 2 readable code or writable data */
+		/* In the type, 8 means code; 2 means readable code or writable data. */
 		if (write ? (s->type & 0xa) != 2 : (s->type & 0xa) == 8)
 			return fault(c, GP_VECTOR);
 	}
-	down = (s->type & 0xc) == 4;	/* expand-down: above the limit */
+	down = (s->type & 0xc) == 4;	/* expand-down: valid offsets are above the limit */
 	top = s->db ? 0xffffffff : 0xffff;
 	if (!down)
 		top = s->limit;
@@ -53,7 +54,7 @@ enum mkvm_emu_result mkvm_emu_linearize(struct mkvm_emu *c, int seg, u64 off, un
 	return mkvm_emu_linearize_in(c, &s, seg, off, len, write, la);
 }
 
-/* Does the program want to hear of addresses that are not aligned? AMD APM vol. 2, "#AC". */
+/* Are misaligned accesses to raise #AC? AMD APM vol. 2, "#AC". */
 static bool checks_alignment(const struct mkvm_emu *c)
 {
 	return (c->rflags & X86_EFLAGS_AC) && (c->mode.cr0 & X86_CR0_AM) && c->mode.cpl == 3;
@@ -62,7 +63,7 @@ static bool checks_alignment(const struct mkvm_emu *c)
 static noinline enum mkvm_emu_result mem_in_segment(struct mkvm_emu *c, enum mkvm_emu_how how, int seg, u64 off,
 						    unsigned int len, void *buf)
 {
-	unsigned int align = len == 10 ? 8 : len;	/* an x87 register's */
+	unsigned int align = len == 10 ? 8 : len;	/* 10 bytes: an x87 register */
 	enum mkvm_emu_result res = mkvm_emu_linearize(c, seg, off, len, how != MKVM_EMU_READ, &off);
 
 	if (res)

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * run_insn.c - runs one instruction, or delivers one event, in the emulator: from an exit and back.
+ * run_insn.c - takes a vCPU from an exit through the emulator and back: one instruction, or the
+ * delivery of one event.
  *
- * State: vcpu->emu, the emulator's; vcpu->complete, if userspace is to answer first.
+ * State: vcpu->emu, which belongs to the emulator; vcpu->complete, set while userspace must answer
+ * an access.
  *
  * Read next: emulate.c, access.c.
  */
@@ -16,13 +18,13 @@
 #include "explain/testpoint.h"
 #include "explain/trace.h"
 
-/* KVM_RUN again after userspace has answered: the instruction runs once more, on the log. */
+/* KVM_RUN after userspace has answered: runs the instruction again, answered from the log. */
 static int complete_emulation(struct mkvm_vcpu *vcpu)
 {
 	struct mkvm_io_log *log = &vcpu->log;
 	int r, idx;
 
-	if (vcpu->rip != vcpu->io_rip) {	/* userspace reset the vCPU: the access is over */
+	if (vcpu->rip != vcpu->io_rip) {	/* userspace moved RIP, so the access is over */
 		mkvm_forget_io(vcpu);
 		return 1;
 	}
@@ -36,7 +38,7 @@ static int complete_emulation(struct mkvm_vcpu *vcpu)
 	return r;
 }
 
-/* Is the instruction at RIP still the one that the CPU has intercepted, and checked? */
+/* Is the instruction at RIP still the one that the CPU has checked and intercepted? */
 static bool is_intercepted(const struct mkvm_emu *emu)
 {
 	unsigned int what = emu->vcpu->intercept.what, number = emu->vcpu->intercept.number;
@@ -61,7 +63,7 @@ static bool is_intercepted(const struct mkvm_emu *emu)
 	}
 }
 
-/* RETRY: another processor has changed the code since; the guest runs what stands there now. */
+/* RETRY: another vCPU has changed the code since the exit; the guest runs the new code instead. */
 static enum mkvm_emu_result check_intercepted(struct mkvm_emu *emu)
 {
 	enum mkvm_emu_result r = mkvm_decode(emu);
@@ -73,25 +75,25 @@ static enum mkvm_emu_result check_intercepted(struct mkvm_emu *emu)
 	return MKVM_EMU_RETRY;
 }
 
-/* A round of REP is over: go on here, or let the guest try the next one itself? */
+/* May the next iteration of REP run here, or should the guest try it natively? */
 static bool may_repeat(struct mkvm_vcpu *vcpu, unsigned int round)
 {
 	return round < 128 && !signal_pending(current) && !need_resched() &&
 	       !(READ_ONCE(vcpu->pending) & ~vcpu->waiting);
 }
 
-/* The traps that an instruction, or a round of REP, would end with: for mkvm_debug_trap. */
+/* Returns the debug traps due after an instruction or an iteration of REP, for mkvm_debug_trap. */
 static u32 due_traps(const struct mkvm_vcpu *vcpu, bool tf)
 {
 	return vcpu->emu.traps | (tf ? DR_STEP : 0);
 }
 
-/* The next KVM_RUN has to run the instruction again, with its bytes and its log as they are. */
+/* Makes the next KVM_RUN run the instruction again, with the same bytes and the same log. */
 static void suspend_emulation(struct mkvm_vcpu *vcpu)
 {
 	vcpu->io_rip = vcpu->rip;
 	vcpu->complete = complete_emulation;
-	vcpu->insn_len = vcpu->emu.insn_len;	/* whoever patches the code */
+	vcpu->insn_len = vcpu->emu.insn_len;	/* the same bytes, even if the code is patched */
 }
 
 static void queue_fault(struct mkvm_vcpu *vcpu, const struct mkvm_emu *emu)
@@ -102,14 +104,14 @@ static void queue_fault(struct mkvm_vcpu *vcpu, const struct mkvm_emu *emu)
 		mkvm_queue_exception(vcpu, emu->fault.vector, emu->fault.has_error, emu->fault.error);
 }
 
-/* The emulator's last result becomes the vCPU's state. Return: as handle_exit. */
+/* Applies the emulator's last result to the vCPU. Return: as handle_exit. */
 static int end_emulation(struct mkvm_vcpu *vcpu, enum mkvm_emu_result r, u32 traps)
 {
 	const struct mkvm_emu *emu = &vcpu->emu;
 
 	switch (r) {
 	case MKVM_EMU_DONE:
-		/* The guest gets no trap between a load of SS and the next instruction. */
+		/* No trap is delivered between a load of SS and the next instruction. */
 		if (emu->ss_loaded && !mkvm_debug_takes(vcpu, X86_TRAP_DB))
 			traps = 0;
 		mkvm_end_instruction(vcpu, traps);
@@ -141,7 +143,10 @@ static int end_emulation(struct mkvm_vcpu *vcpu, enum mkvm_emu_result r, u32 tra
 	}
 }
 
-/* Runs the instruction, or a round of REP; from its start where another processor was quicker. */
+/*
+ * Runs the instruction or an iteration of REP, and restarts it while other vCPUs change its operand
+ * in between.
+ */
 static enum mkvm_emu_result emulate_now(struct mkvm_vcpu *vcpu)
 {
 	enum mkvm_emu_result r;
@@ -159,7 +164,8 @@ static enum mkvm_emu_result emulate_now(struct mkvm_vcpu *vcpu)
  * mkvm_emulate_exit - run the instruction at RIP in the emulator
  * @cause: of the exit; with MKVM_BY_READ and MKVM_BY_WRITE vcpu->fault_gpa is the operand's address
  *
- * Context: own thread, vm->srcu held, may sleep. Return: as handle_exit.
+ * A REP string instruction runs up to 128 iterations. Return: as handle_exit.
+ * Context: the vCPU's own thread, vm->srcu held, may sleep.
  */
 int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause)
 {
@@ -172,7 +178,7 @@ int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause)
 	emu = mkvm_emu_begin(vcpu);
 	mkvm_test_point(MKVM_POINT_EMULATE);
 	stepped = (vcpu->rflags & X86_EFLAGS_TF) || (vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP);
-	if (!emu->patient)	/* a replay takes as many elements as the first run did */
+	if (!emu->patient)	/* a replay must take as many elements as the first run did */
 		emu->one_by_one = stepped || emu->watched;
 	if (cause == MKVM_BY_INTERCEPT)
 		r = check_intercepted(emu);
@@ -190,7 +196,10 @@ int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause)
 		}
 		mkvm_forget_io(vcpu);
 		vcpu->rip = emu->rip;
-		/* A breakpoint on its code was met before: AMD APM vol. 2, "Resume Flag (RF) Bit". */
+		/*
+		 * RF: the first iteration has already taken any breakpoint on the instruction.
+		 * AMD APM vol. 2, "Resume Flag (RF) Bit".
+		 */
 		if (r == MKVM_EMU_AGAIN)
 			emu->rflags |= X86_EFLAGS_RF;
 		vcpu->rflags = emu->rflags;
@@ -198,9 +207,9 @@ int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause)
 	return end_emulation(vcpu, r, due_traps(vcpu, tf));
 }
 
-/* ---- what the CPU does by itself, and could not ---- */
+/* ---- deliveries that the CPU could not complete ---- */
 
-/* Is a fault's handler to find RF set, so that the instruction meets no breakpoint again? */
+/* Does the pushed RFLAGS have RF set, so that a breakpoint on the instruction does not recur? */
 static bool sets_rf(const struct mkvm_event *ev)
 {
 	return ev->type == MKVM_EV_EXCEPTION && ev->vector != X86_TRAP_DB && ev->vector != X86_TRAP_BP &&
@@ -208,8 +217,9 @@ static bool sets_rf(const struct mkvm_event *ev)
 }
 
 /*
- * The event that the last exit cut off. Of the guest's own INT n and the like the CPU tells the
- * vector. False: another processor has changed the instruction since.
+ * Finds the event whose delivery the last exit interrupted. If the guest raised it itself by INT n,
+ * INT1, INT3 or INTO, the CPU reports only its vector, and the instruction at RIP supplies the
+ * rest. Returns false if another vCPU has changed that instruction since.
  */
 static bool event_cut_off(struct mkvm_vcpu *vcpu, struct mkvm_emu_event *ev)
 {
@@ -245,7 +255,7 @@ static bool event_cut_off(struct mkvm_vcpu *vcpu, struct mkvm_emu_event *ev)
 	return vector == ev->vector;
 }
 
-/* The event has gone in, or has become the fault that its delivery met. */
+/* The event has been delivered, or its delivery has raised a fault. */
 static void end_delivery(struct mkvm_vcpu *vcpu, enum mkvm_emu_result r)
 {
 	const struct mkvm_emu *emu = &vcpu->emu;
@@ -269,11 +279,11 @@ static void end_delivery(struct mkvm_vcpu *vcpu, enum mkvm_emu_result r)
 }
 
 /*
- * mkvm_emulate_delivery - deliver the event that the last exit cut off
+ * mkvm_emulate_delivery - deliver the event whose delivery the last exit interrupted
  *
- * Context: own thread, vm->srcu held, may sleep; vcpu->vectoring is set.
- * Return: as handle_exit; MKVM_NOT_DELIVERED: a device is on the way, or the instruction that the
- * event came from is gone; nothing has changed.
+ * Return: as handle_exit; MKVM_NOT_DELIVERED with nothing changed if the delivery would access a
+ * device, or if the instruction that raised the event is no longer there.
+ * Context: the vCPU's own thread, vm->srcu held, may sleep; vcpu->vectoring is set.
  */
 int mkvm_emulate_delivery(struct mkvm_vcpu *vcpu)
 {

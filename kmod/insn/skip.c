@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * skip.c - the end of an instruction that was executed outside the guest: RIP, shadow, RF and
- * traps; and the failure of one that cannot be emulated.
+ * skip.c - completes an instruction that was executed outside the guest: advances RIP, ends the
+ * interrupt shadow, clears RF, raises traps; and reports an instruction that cannot be emulated.
  *
- * State: vcpu->next_rip, where the CPU says that the next instruction is, or 0 if it does not
- * say.
+ * State: vcpu->next_rip, the address of the next instruction if the CPU supplied it, else 0.
+ *
+ * Manual: AMD APM vol. 2, "State Saved on Exit" (nRIP).
  *
  * Read next: decode.c, run_insn.c.
  */
@@ -17,7 +18,7 @@
 #include "hw_ops.h"
 #include "explain/testpoint.h"
 
-/* The length of the instruction at RIP, 0 where that fails; *emu has it decoded. Own thread. */
+/* Decodes the instruction at RIP (internal.h). */
 unsigned int mkvm_decode_at_rip(struct mkvm_vcpu *vcpu, struct mkvm_emu **emu)
 {
 	int idx = srcu_read_lock(&vcpu->vm->srcu);
@@ -25,13 +26,18 @@ unsigned int mkvm_decode_at_rip(struct mkvm_vcpu *vcpu, struct mkvm_emu **emu)
 
 	*emu = mkvm_emu_begin(vcpu);
 	(*emu)->insn_len = 0;
-	(*emu)->patient = true;		/* the instruction was done already */
+	(*emu)->patient = true;		/* the instruction may have been executed already */
 	len = mkvm_insn_length(*emu);
 	srcu_read_unlock(&vcpu->vm->srcu, idx);
 	return len;
 }
 
-/* Is the instruction at RIP one that the emulator runs? Not IRET, of which it knows one form. Own thread. */
+/*
+ * mkvm_insn_is_emulated - does the emulator execute the instruction at RIP?
+ *
+ * False for IRET, of which it knows only the return to another task. Context: the vCPU's own
+ * thread; takes vm->srcu; may sleep.
+ */
 bool mkvm_insn_is_emulated(struct mkvm_vcpu *vcpu)
 {
 	struct mkvm_emu *emu;
@@ -40,11 +46,13 @@ bool mkvm_insn_is_emulated(struct mkvm_vcpu *vcpu)
 }
 
 /*
- * mkvm_insn_at_rip - which of the instructions that some CPU does not know, or not apart, is at RIP?
- * @vector: of INT n; may be NULL
+ * mkvm_insn_at_rip - identify an instruction that some CPU does not have, or does not identify in
+ * its exit
+ * @vector: set to the vector of INT n; may be NULL
  *
- * VMCALL and VMMCALL: whichever is the other maker's. RSM: Intel's knows it in its own SMM only.
- * After any prefix but LOCK. Own thread.
+ * It knows VMCALL and VMMCALL, each of which is undefined on the other vendor's CPUs; RSM, which
+ * Intel's CPUs have only in SMM; INT n, INT1, INT3 and INTO. Any prefix except LOCK may precede.
+ * Context: the vCPU's own thread; takes vm->srcu; may sleep.
  */
 enum mkvm_insn mkvm_insn_at_rip(struct mkvm_vcpu *vcpu, u8 *vector)
 {
@@ -65,7 +73,7 @@ enum mkvm_insn mkvm_insn_at_rip(struct mkvm_vcpu *vcpu, u8 *vector)
 
 	if (!len || emu->d.op != OP_LENGTH || emu->prefix[LOCK] || ((emu->d.flags & MODRM) && emu->mod != 3))
 		return MKVM_INSN_OTHER;
-	/* Of those that are only measured it alone has an immediate. */
+	/* Among the opcodes of which only the length is known, INT n alone has an immediate. */
 	if (emu->d.src == IMM8) {
 		if (vector)
 			*vector = end[-1];
@@ -82,7 +90,7 @@ static unsigned int bytes_in(u32 opcode)
 	return DIV_ROUND_UP(fls(opcode), 8);
 }
 
-/* Are these, the first in the lowest bits, the last bytes of an instruction? */
+/* Does the instruction end with these opcode bytes, the first of which is in the lowest bits? */
 static bool ends_with(const u8 *insn, unsigned int len, u32 opcode)
 {
 	unsigned int n = bytes_in(opcode);
@@ -91,8 +99,10 @@ static bool ends_with(const u8 *insn, unsigned int len, u32 opcode)
 }
 
 /*
- * RIP past an intercepted instruction when the CPU does not say how long it is.
- * Return: 1, or as handle_exit when that failed.
+ * mkvm_skip_by_decoding - move RIP past an intercepted instruction whose length is not known
+ *
+ * Return: 1; if the instruction cannot be decoded, as mkvm_emulation_failed.
+ * Context: the vCPU's own thread; takes vm->srcu; may sleep.
  */
 int mkvm_skip_by_decoding(struct mkvm_vcpu *vcpu)
 {
@@ -102,7 +112,7 @@ int mkvm_skip_by_decoding(struct mkvm_vcpu *vcpu)
 	mkvm_test_point(MKVM_POINT_SKIP);
 	len = mkvm_decode_at_rip(vcpu, &emu);
 	if (vcpu->intercepted && !ends_with(emu->insn, len, vcpu->intercepted))
-		len = bytes_in(vcpu->intercepted);	/* other code stands there by now */
+		len = bytes_in(vcpu->intercepted);	/* the code has changed since */
 	if (!len)
 		return mkvm_emulation_failed(vcpu, emu);
 	vcpu->rip += len;
@@ -112,8 +122,12 @@ int mkvm_skip_by_decoding(struct mkvm_vcpu *vcpu)
 }
 
 /*
- * The instruction cannot be emulated. A program at CPL 3 gets #UD, so that it cannot end
- * its machine, unless userspace wants to hear of it; then and otherwise it gets the bytes.
+ * mkvm_emulation_failed - report that the instruction cannot be emulated
+ *
+ * At CPL 3 the guest gets #UD, so that a program cannot stop its machine, unless userspace has
+ * enabled KVM_CAP_EXIT_ON_EMULATION_FAILURE. Otherwise KVM_RUN returns KVM_INTERNAL_ERROR_EMULATION
+ * with the instruction's bytes. Return: 1 with #UD queued, 0 with the exit filled in.
+ * Context: the vCPU's own thread.
  */
 int mkvm_emulation_failed(struct mkvm_vcpu *vcpu, const struct mkvm_emu *emu)
 {
@@ -137,7 +151,13 @@ int mkvm_emulation_failed(struct mkvm_vcpu *vcpu, const struct mkvm_emu *emu)
 	return 0;
 }
 
-/* An instruction has ended outside of the guest, RIP is behind it. traps: for mkvm_debug_trap. */
+/*
+ * mkvm_end_instruction - complete an instruction that was executed outside the guest
+ * @traps: as for mkvm_debug_trap
+ *
+ * Ends the interrupt shadow, clears RF and raises the traps. RIP is already past the instruction.
+ * Context: the vCPU's own thread.
+ */
 void mkvm_end_instruction(struct mkvm_vcpu *vcpu, u32 traps)
 {
 	mkvm_hw->set_shadow(vcpu, 0);
@@ -146,8 +166,8 @@ void mkvm_end_instruction(struct mkvm_vcpu *vcpu, u32 traps)
 }
 
 /*
- * mkvm_skip_and_trap - as mkvm_skip_instruction, for an instruction that has met breakpoints
- * @traps: which, as in DR6
+ * mkvm_skip_and_trap - as mkvm_skip_instruction, for an instruction that has hit breakpoints
+ * @traps: the breakpoints hit, as bits of DR6
  */
 int mkvm_skip_and_trap(struct mkvm_vcpu *vcpu, u32 traps)
 {
@@ -165,11 +185,12 @@ int mkvm_skip_and_trap(struct mkvm_vcpu *vcpu, u32 traps)
 }
 
 /*
- * mkvm_skip_instruction - RIP goes past the instruction that was intercepted
+ * mkvm_skip_instruction - move RIP past the instruction that was intercepted
  *
- * Also what else the end of an instruction does: the interrupt shadow ends, RF is
- * cleared, and TF traps. Return: 1, or 0 with an exit to userspace if the length is not
- * to be found out (AMD APM vol. 2, "Single Stepping").
+ * It also does what the end of an instruction does: ends the interrupt shadow, clears RF, and traps
+ * if TF is set (AMD APM vol. 2, "Single Stepping"). Return: 1, or as mkvm_emulation_failed if the
+ * length cannot be found.
+ * Context: the vCPU's own thread; may sleep.
  */
 int mkvm_skip_instruction(struct mkvm_vcpu *vcpu)
 {

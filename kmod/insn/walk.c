@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * walk.c - walks the guest's own page tables as its CPU does, with all checks and the accessed and
- * dirty bits.
+ * walk.c - walks the guest's page tables as a CPU does: makes all checks, and sets the accessed
+ * and dirty bits.
  *
- * State: none. Entries are read from the guest's memory and set there by compare-and-exchange.
+ * State: none. Entries are read from guest memory, and their bits are set there by compare-and-
+ * exchange.
+ *
+ * Manual: AMD APM vol. 2, "Page Translation and Protection".
  *
  * Read next: mem/memslot.c, access.c.
  */
@@ -38,7 +41,10 @@ static enum mkvm_emu_result page_fault(struct mkvm_emu *emu, u64 la, u32 error)
 	return MKVM_EMU_FAULT;
 }
 
-/* Reads one entry, 4 or 8 bytes; ones where no memory is, like a bus without a device. False: the host has none. */
+/*
+ * Reads one entry of 4 or 8 bytes. Where the guest has no memory it reads all ones, as on a bus
+ * without a device. Returns false if the host has no memory there.
+ */
 static bool read_entry(struct mkvm_vcpu *vcpu, u64 gpa, bool wide, u64 *entry)
 {
 	void __user *p = mkvm_gpa_to_user(vcpu, gpa, false);
@@ -57,8 +63,8 @@ static bool read_entry(struct mkvm_vcpu *vcpu, u64 gpa, bool wide, u64 *entry)
 }
 
 /*
- * Sets A and D bits in an entry whose lower half still reads old. AGAIN: it changed. Read-only
- * memory stays as it is: the write is lost on the bus, which the CPU does not notice.
+ * Sets A and D bits in an entry if its lower half still equals old; AGAIN if it has changed.
+ * Read-only memory stays as it is: the bus drops the write, which a CPU does not notice.
  */
 static noinline enum mkvm_emu_result set_bits(struct mkvm_emu *emu, u64 gpa, u32 old, u32 bits)
 {
@@ -80,14 +86,15 @@ fault:
 	return MKVM_EMU_UNHANDLED;
 }
 
-/* The same where bits are missing, which is seldom. */
+/* Calls set_bits if any of the bits is clear, which is rare. */
 static __always_inline enum mkvm_emu_result want_bits(struct mkvm_emu *emu, u64 gpa, u32 old, u32 bits)
 {
 	return likely(!(bits & ~old)) ? MKVM_EMU_DONE : set_bits(emu, gpa, old, bits);
 }
 
 /*
- * Does the walk allow it? all, any: the entries of all levels, ANDed and ORed.
+ * Do the page-table entries allow the access? all and any are the entries of all levels, ANDed and
+ * ORed.
  * AMD APM vol. 2, "Page-Protection Checks".
  */
 static bool allowed(const struct mkvm_emu *emu, u64 all, u64 any, u32 acc)
@@ -107,7 +114,10 @@ static bool allowed(const struct mkvm_emu *emu, u64 all, u64 any, u32 acc)
 	return !(m->cr4 & X86_CR4_SMAP) || (emu->rflags & X86_EFLAGS_AC);
 }
 
-/* With CR4.PKE: does the leaf's protection key allow it? AMD APM vol. 2, "Memory Protection Keys (MPK) Bit". */
+/*
+ * With CR4.PKE set, does the leaf's protection key allow the access? AMD APM vol. 2, "Memory
+ * Protection Keys (MPK) Bit".
+ */
 static bool key_allows(const struct mkvm_emu *emu, u64 leaf, u64 all, u32 acc)
 {
 	const struct mkvm_mode *m = &emu->mode;
@@ -122,8 +132,8 @@ static bool key_allows(const struct mkvm_emu *emu, u64 leaf, u64 all, u32 acc)
 }
 
 /*
- * One walk, with the checks and the A and D bits of a CPU's. levels: a constant, which makes it quick;
- * 4 in long mode, 3 with PAE, 2. AGAIN: an entry changed meanwhile.
+ * Performs one walk, with a CPU's checks and A and D bits. levels is 4 in long mode, 3 with PAE,
+ * else 2; callers pass a constant, for speed. AGAIN: an entry has changed during the walk.
  */
 static __always_inline enum mkvm_emu_result walk(struct mkvm_emu *emu, u64 la, u32 acc, u64 *gpa, unsigned int levels)
 {
@@ -154,7 +164,7 @@ static __always_inline enum mkvm_emu_result walk(struct mkvm_emu *emu, u64 la, u
 		if (likely(lm || level < 3)) {
 			all &= entry;
 			any |= entry;
-		} else {		/* PDPTEs of PAE paging have no rights and no A */
+		} else {		/* PDPTEs of PAE paging have no rights and no A bit */
 			want = 0;
 		}
 		if (leaf)
@@ -178,15 +188,15 @@ static __always_inline enum mkvm_emu_result walk(struct mkvm_emu *emu, u64 la, u
 	emu->walked.leaf = entry;
 	span = (1ULL << shift) - 1;
 	*gpa = (entry & PTE_ADDR & ~span) | (la & span);
-	if (!wide && level == 2)	/* PSE-36: address bits 39:32 stand in bits 20:13 */
+	if (!wide && level == 2)	/* PSE-36: bits 20:13 hold address bits 39:32 */
 		*gpa |= (entry >> 13 & 0xff) << 32;
 	return MKVM_EMU_DONE;
 }
 
 /*
- * An entry of the guest's tables has changed under a walk: walk again? A signal ends it, for nobody
- * else bounds what other processors do, but not soon where the walk cannot be put off, since
- * something was done already.
+ * An entry of the guest's tables has changed during a walk: may it be repeated? Other vCPUs can
+ * keep changing entries, so a signal ends the loop. If the instruction already has side effects
+ * (patient), the walk cannot be postponed, and the signal only counts after many walks.
  */
 static bool may_walk_again(const struct mkvm_emu *emu, unsigned int walks)
 {
@@ -194,7 +204,7 @@ static bool may_walk_again(const struct mkvm_emu *emu, unsigned int walks)
 	return !signal_pending(current) || (emu->patient && walks < 10000);
 }
 
-/* Linear to guest-physical. RETRY: a signal has ended the walk. */
+/* Translates a linear address to a guest-physical one (internal.h). */
 enum mkvm_emu_result mkvm_emu_translate(struct mkvm_emu *emu, u64 la, u32 acc, u64 *gpa)
 {
 	const struct mkvm_mode *m = &emu->mode;
@@ -218,12 +228,13 @@ enum mkvm_emu_result mkvm_emu_translate(struct mkvm_emu *emu, u64 la, u32 acc, u
 }
 
 /*
- * mkvm_walk - the walk that a CPU would do for one access, checks and A and D bits included
- * @access: bits of a #PF error code: write, user, fetch; or MKVM_WALK_UNCHECKED
+ * mkvm_walk - walk the guest's page tables for one access, with a CPU's checks and A and D bits
+ * @la: linear address
+ * @access: bits of a #PF error code (write, user, fetch), or MKVM_WALK_UNCHECKED
  *
- * Return: DONE; FAULT with t->error; RETRY: a signal waits, or an entry changes all the time;
- * UNHANDLED: the host has no memory where an entry should be.
- * Context: own thread, vm->srcu held, may sleep; the guest has paging on.
+ * Return: DONE; FAULT with t->error; RETRY if a signal is pending or an entry keeps changing;
+ * UNHANDLED if the host has no memory where an entry should be.
+ * Context: the vCPU's own thread, vm->srcu held, may sleep; the guest has paging enabled.
  */
 enum mkvm_emu_result mkvm_walk(struct mkvm_vcpu *vcpu, u64 la, u32 access, struct mkvm_translation *t)
 {
@@ -231,7 +242,7 @@ enum mkvm_emu_result mkvm_walk(struct mkvm_vcpu *vcpu, u64 la, u32 access, struc
 	enum mkvm_emu_result r;
 
 	mkvm_hw->get_mode(vcpu, &emu.mode);
-	/* AC has no say in what the CPU does by itself as a supervisor. */
+	/* EFLAGS.AC does not affect the CPU's implicit supervisor accesses. */
 	emu.rflags = emu.mode.cpl == 3 || vcpu->vectoring ? 0 : vcpu->rflags;
 	emu.mode.cpl = 0;
 	emu.mode.cs_l = emu.mode.efer & EFER_LMA;
@@ -249,11 +260,11 @@ enum mkvm_emu_result mkvm_walk(struct mkvm_vcpu *vcpu, u64 la, u32 access, struc
 }
 
 /*
- * mkvm_translate - linear to guest-physical, as for a supervisor's read (KVM_TRANSLATE)
+ * mkvm_translate - translate a linear address as for a supervisor read (KVM_TRANSLATE)
  *
- * The walk sets A bits as a CPU's does. Return: false: nothing is mapped there, or it is no
- * address in this mode; *gpa is ~0 then.
- * Context: vcpu->mutex held, vCPU loaded; may sleep.
+ * The walk sets A bits, as a CPU's does. Return: false with *gpa set to ~0 if nothing is mapped at
+ * la or la is not an address in the current mode.
+ * Context: vcpu->mutex held, vCPU loaded; takes vm->srcu; may sleep.
  */
 bool mkvm_translate(struct mkvm_vcpu *vcpu, u64 la, u64 *gpa)
 {

@@ -10,7 +10,7 @@
 
 #include <linux/types.h>
 
-/* The instruction with its operand at [rax]; ModRM of that is ModRM.reg << 3. */
+/* Executes the instruction with its operand at [rax], for which ModRM is ModRM.reg << 3. */
 #define X87_CASE(opcode, reg)								\
 	case (opcode) << 3 | (reg):							\
 		asm volatile(".byte %c1, %c2" : : "a" (mem), "i" (opcode), "i" ((reg) << 3) : "memory");	\
@@ -28,9 +28,9 @@
 
 /*
  * x87_on_memory - run an instruction of opcode D8 to DF with mem as its operand
- * @rip, @ea: where the guest's instruction and operand are, which the FPU is to remember
+ * @rip, @ea: the guest's instruction and operand addresses, stored in the FPU's pointers
  *
- * Context: the FPU is the caller's alone, and no exception of it is pending.
+ * Context: the FPU belongs to the caller (fpregs_lock), and no x87 exception is pending.
  */
 static inline void x87_on_memory(u8 opcode, u8 reg, void *mem, u32 rip, u32 ea)
 {
@@ -51,7 +51,7 @@ static inline void x87_on_memory(u8 opcode, u8 reg, void *mem, u32 rip, u32 ea)
 	asm volatile("fldenv %0" : : "m" (env));
 }
 
-/* MOVQ between register n and mem. Context: as x87_on_memory. */
+/* Executes MOVQ between MMX register n and mem. Context: as x87_on_memory. */
 static inline void mmx_on_memory(u8 n, void *mem, bool load)
 {
 	switch (n & 7) {

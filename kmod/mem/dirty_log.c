@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * dirty_log.c - the log of pages that the guest has written, for display updates and migration.
+ * dirty_log.c - logs the pages that the guest writes, for display updates and migration.
  *
  * State: slot->dirty, one bit for each page, while the slot has KVM_MEM_LOG_DIRTY_PAGES. The
- * slot's second-level leaves are then 4 KiB, and writable only if the bit is set: a bit is
- * cleared and its leaf write-protected in one hold of mmu_lock, and the fault that makes the
- * leaf writable sets the bit in another. A write that the host makes for the guest (emulation)
- * sets the bit afterwards.
+ * slot's second-level leaves are then 4 KiB, and writable only if the bit is set: one critical
+ * section of mmu_lock clears the bit and write-protects the leaf, and another one, in the fault
+ * handler, makes the leaf writable and sets the bit. After a write on the guest's behalf
+ * (emulation), the host sets the bit.
  *
  * Read next: tdp.c, memslot.c.
  */
@@ -22,7 +22,7 @@ static size_t dirty_bytes(const struct mkvm_memslot *slot)
 	return BITS_TO_LONGS(slot->npages) * sizeof(long);
 }
 
-/* mkvm_mark_dirty - the host has written to a page for the guest. Context: vm->srcu held. */
+/* mkvm_mark_dirty - log a write that the host has made for the guest. Context: vm->srcu held. */
 void mkvm_mark_dirty(struct mkvm_vcpu *vcpu, u64 gpa)
 {
 	const struct mkvm_memslot *slot = mkvm_gfn_to_slot(vcpu, gpa >> PAGE_SHIFT);
@@ -32,8 +32,8 @@ void mkvm_mark_dirty(struct mkvm_vcpu *vcpu, u64 gpa)
 }
 
 /*
- * Clears those bits of 64 pages from first on that mask has, and write-protects their leaves.
- * Returns the bits that were set. Context: slots_lock, no spinlock.
+ * Clears the bits in mask of the 64 pages that begin with first, and write-protects their leaves.
+ * Returns the bits that were set. Context: slots_lock held, no spinlock held.
  */
 static u64 clear_word(struct mkvm *vm, const struct mkvm_memslot *slot, u64 first, u64 mask, bool *flush)
 {
@@ -49,7 +49,10 @@ static u64 clear_word(struct mkvm *vm, const struct mkvm_memslot *slot, u64 firs
 	return bits;
 }
 
-/* The slot of that number while it is logged, with slots_lock held; or an errno, without. */
+/*
+ * Finds the slot with number id and takes slots_lock. Returns an errno, without the lock, if there
+ * is no such slot or it is not logged.
+ */
 static const struct mkvm_memslot *lock_logged_slot(struct mkvm *vm, u32 id)
 {
 	const struct mkvm_memslot *slot;
@@ -67,9 +70,10 @@ static const struct mkvm_memslot *lock_logged_slot(struct mkvm *vm, u32 id)
 /*
  * mkvm_dirty_log_get - KVM_GET_DIRTY_LOG
  *
- * Clears what it reports, unless KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 leaves that to
- * KVM_CLEAR_DIRTY_LOG. Context: may sleep; takes slots_lock, mmu_lock.
- * Return: -EINVAL (no such number), -ENOENT (slot not there or not logged), -EFAULT, -ENOMEM.
+ * The bits that it reports are cleared, unless KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 leaves that to
+ * KVM_CLEAR_DIRTY_LOG. Return: 0; -EINVAL: the number is out of range; -ENOENT: there is no such
+ * slot, or it is not logged; -EFAULT; -ENOMEM.
+ * Context: process; takes slots_lock and mmu_lock; may sleep.
  */
 int mkvm_dirty_log_get(struct mkvm *vm, const struct kvm_dirty_log *log)
 {
@@ -93,7 +97,7 @@ int mkvm_dirty_log_get(struct mkvm *vm, const struct kvm_dirty_log *log)
 	if (flush)
 		mkvm_tdp_flush(vm);
 	r = copy_to_user(log->dirty_bitmap, copy, dirty_bytes(slot)) ? -EFAULT : 0;
-	/* Nobody has it: they are dirty still. */
+	/* Userspace did not get the bits, so the pages stay dirty. */
 	for (first = 0; r && first < slot->npages; first += 64) {
 		atomic_long_or(copy[first / 64], (atomic_long_t *)(slot->dirty + first / 64));
 		cond_resched();
@@ -105,10 +109,11 @@ out:
 }
 
 /*
- * mkvm_dirty_log_clear - KVM_CLEAR_DIRTY_LOG: the caller has dealt with these pages
+ * mkvm_dirty_log_clear - KVM_CLEAR_DIRTY_LOG: clear the bits of pages that the caller has copied
  *
- * Context and errors as above, and -EINVAL for a range that does not begin at a multiple of
- * 64, leaves the slot, or ends elsewhere than at a multiple of 64 or the slot's end.
+ * Context and errors are those of mkvm_dirty_log_get. It also returns -EINVAL for a range that does
+ * not begin at a multiple of 64 pages, exceeds the slot, or ends neither at a multiple of 64 nor at
+ * the slot's end.
  */
 int mkvm_dirty_log_clear(struct mkvm *vm, const struct kvm_clear_dirty_log *log)
 {

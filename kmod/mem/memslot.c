@@ -3,10 +3,10 @@
  * memslot.c - memory slots: maps guest-physical addresses to host-virtual ones.
  *
  * State: vm->slots, for each address space an immutable array that is sorted by guest frame and
- * replaced as a whole under vm->slots_lock. Readers hold vm->srcu for as long as they use what
- * they found in a slot. A slot is removed in two steps: first it is marked dead (no new access,
- * no new second-level entry), but the MMU notifier still finds it, so that pages which the host
- * takes away meanwhile are zapped; when its entries are gone, it leaves the array.
+ * replaced as a whole under vm->slots_lock. Readers hold vm->srcu while they use a slot or the
+ * memory in it. A slot is removed in two steps. First it is marked dead (no new access, no new
+ * second-level entry), but the MMU notifier still finds it and zaps pages that the host takes away
+ * meanwhile. When its second-level entries are gone, it leaves the array.
  *
  * Read next: tdp.c.
  */
@@ -18,10 +18,10 @@
 #include "mkvm.h"
 
 #define MAX_SLOT_PAGES	((1UL << 31) - 1)
-#define SLOT_DEAD	(1U << 31)	/* going away: no access, but the MMU notifier still sees it */
-#define MAX_GFN		(1ULL << (48 - PAGE_SHIFT))	/* four levels of second-level tables */
+#define SLOT_DEAD	(1U << 31)	/* being removed: visible only to the MMU notifier */
+#define MAX_GFN		(1ULL << (48 - PAGE_SHIFT))	/* what four levels reach */
 
-/* The slot that was found last, if it still is there and holds gfn. */
+/* Returns the slot that was found last, if it still exists and contains gfn; else NULL. */
 static inline const struct mkvm_memslot *cached_slot(struct mkvm_vcpu *vcpu, u64 gfn)
 {
 	const struct mkvm_memslots *slots = srcu_dereference(vcpu->vm->slots[vcpu->in_smm], &vcpu->vm->srcu);
@@ -30,7 +30,7 @@ static inline const struct mkvm_memslot *cached_slot(struct mkvm_vcpu *vcpu, u64
 	return likely(slots->generation == vcpu->last_generation && gfn - slot->gfn < slot->npages) ? slot : NULL;
 }
 
-/* By bisection: the last slot that starts at or below gfn, if it is alive and reaches it. */
+/* Bisects for the last slot that starts at or below gfn; NULL if it is dead or ends before gfn. */
 static const struct mkvm_memslot *find_slot(struct mkvm_vcpu *vcpu, u64 gfn)
 {
 	const struct mkvm_memslots *slots = srcu_dereference(vcpu->vm->slots[vcpu->in_smm], &vcpu->vm->srcu);
@@ -56,9 +56,9 @@ static const struct mkvm_memslot *find_slot(struct mkvm_vcpu *vcpu, u64 gfn)
 }
 
 /*
- * mkvm_gfn_to_slot - the slot that holds a guest frame, or NULL
+ * mkvm_gfn_to_slot - return the slot that contains a guest frame, or NULL
  *
- * Context: vm->srcu held; the answer is valid until it is left.
+ * Context: the vCPU's own thread, vm->srcu held; the slot is valid until vm->srcu is released.
  */
 const struct mkvm_memslot *mkvm_gfn_to_slot(struct mkvm_vcpu *vcpu, u64 gfn)
 {
@@ -68,8 +68,8 @@ const struct mkvm_memslot *mkvm_gfn_to_slot(struct mkvm_vcpu *vcpu, u64 gfn)
 }
 
 /*
- * The guest chooses gpa, by its page tables among others: also a CPU that takes the checks before for passed stays
- * within the slot.
+ * The guest chooses gpa, for example by its page tables. The mask keeps a CPU within the slot that
+ * speculates past the checks.
  */
 static void __user *gpa_to_user(const struct mkvm_memslot *slot, u64 gpa)
 {
@@ -91,10 +91,11 @@ static noinline void __user *find_gpa(struct mkvm_vcpu *vcpu, u64 gpa, bool writ
 }
 
 /*
- * mkvm_gpa_to_user - the host address of a guest-physical one, NULL where no memory is
- * @write: NULL for read-only slots, too
+ * mkvm_gpa_to_user - translate a guest-physical address to a host-virtual one
+ * @write: return NULL for read-only slots as well
  *
- * Valid up to the end of its page. Context: vm->srcu held while it is used.
+ * Return: NULL if the guest has no memory there. The address is valid up to the end of its page.
+ * Context: the vCPU's own thread; vm->srcu held while the address is used.
  */
 void __user *mkvm_gpa_to_user(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
 {
@@ -131,7 +132,11 @@ static const struct mkvm_memslot *slot_by_id(const struct mkvm_memslots *slots, 
 	return NULL;
 }
 
-/* mkvm_slot_by_id - the slot of that number, checked by the caller, or NULL. Context: slots_lock held. */
+/*
+ * mkvm_slot_by_id - return the slot with this number, or NULL
+ *
+ * The caller has checked the number's range. Context: slots_lock held.
+ */
 const struct mkvm_memslot *mkvm_slot_by_id(struct mkvm *vm, u32 id)
 {
 	unsigned int as = address_space(id);
@@ -152,7 +157,7 @@ static bool overlaps(const struct mkvm_memslots *slots, const struct mkvm_memslo
 	return false;
 }
 
-/* A copy of the slots in which slot new->id is replaced by *new, or gone if *new has no pages. */
+/* Copies the slots with slot new->id replaced by *new, or removed if *new has no pages. */
 static struct mkvm_memslots *slots_with(const struct mkvm_memslots *old, const struct mkvm_memslot *new)
 {
 	struct mkvm_memslots *slots;
@@ -178,7 +183,7 @@ static struct mkvm_memslots *slots_with(const struct mkvm_memslots *old, const s
 	return slots;
 }
 
-/* Publishes slots, waits until nobody uses the old ones, frees them. */
+/* Publishes slots, waits until no reader uses the old array, and frees it. */
 static void replace_slots(struct mkvm *vm, unsigned int as, struct mkvm_memslots *old, struct mkvm_memslots *slots)
 {
 	rcu_assign_pointer(vm->slots[as], slots);
@@ -187,9 +192,9 @@ static void replace_slots(struct mkvm *vm, unsigned int as, struct mkvm_memslots
 }
 
 /*
- * Changes the array from slots to one with *new instead of *old, if given. When
- * this returns no vCPU uses old's memory. A moved slot is absent for a moment, as
- * in KVM: a vCPU that touches it meanwhile sees MMIO.
+ * Replaces the array slots by one that has *new, and lacks *old if given. When this returns, no
+ * vCPU uses old's memory. A moved slot is absent for a moment, as in KVM: a vCPU that accesses it
+ * meanwhile causes MMIO exits.
  */
 static int change_slot(struct mkvm *vm, struct mkvm_memslots *slots, const struct mkvm_memslot *new,
 		       const struct mkvm_memslot *old)
@@ -217,7 +222,7 @@ static int change_slot(struct mkvm *vm, struct mkvm_memslots *slots, const struc
 	return 0;
 }
 
-/* A bitmap for a slot whose pages are logged from now on. Return: -ENOMEM. May sleep. */
+/* Allocates the bitmap of a slot that is logged from now on. Returns 0 or -ENOMEM. May sleep. */
 static int start_logging(struct mkvm *vm, struct mkvm_memslot *slot)
 {
 	slot->dirty = kvcalloc(BITS_TO_LONGS(slot->npages), sizeof(long), GFP_KERNEL_ACCOUNT);
@@ -228,7 +233,7 @@ static int start_logging(struct mkvm *vm, struct mkvm_memslot *slot)
 	return 0;
 }
 
-/* The same memory, logged from now on or no longer. What the guest has mapped it maps anew. */
+/* Starts or stops logging of a slot. Its second-level entries are zapped, so they fault in anew. */
 static int change_logging(struct mkvm *vm, struct mkvm_memslots *slots, struct mkvm_memslot *new,
 			  unsigned long *dirty)
 {
@@ -262,7 +267,7 @@ static int create_slot(struct mkvm *vm, struct mkvm_memslots *slots, struct mkvm
 	return r;
 }
 
-/* A slot at another address. Its log goes on over the move, begins or ends with it, as the flags say. */
+/* Moves a slot to another address. Its log is kept, started or ended, according to the flags. */
 static int move_slot(struct mkvm *vm, struct mkvm_memslots *slots, struct mkvm_memslot *new,
 		     const struct mkvm_memslot *old)
 {
@@ -275,7 +280,7 @@ static int move_slot(struct mkvm *vm, struct mkvm_memslots *slots, struct mkvm_m
 		r = start_logging(vm, new);
 	if (!r)
 		r = change_slot(vm, slots, new, old);
-	/* Of two bitmaps one is left over: the old one, or after a failure the new one. */
+	/* One of two bitmaps is unused now: the old one, or after a failure the new one. */
 	if (new->dirty != dirty)
 		kvfree(r ? new->dirty : dirty);
 	return r;
@@ -315,11 +320,11 @@ static int memslot_set_locked(struct mkvm *vm, const struct kvm_userspace_memory
 /*
  * mkvm_memslot_set - KVM_SET_USER_MEMORY_REGION: create, move or delete a slot
  *
- * Bits 16 and up of its number name the address space.
- * Context: may sleep; takes vm->slots_lock, waits for vm->srcu. When it returns, no
- * vCPU uses memory of a slot that was removed or moved.
- * Return: -EINVAL for what the API document rules out (and flags that are not
- * offered), -EEXIST for overlap, -ENOMEM; nothing has changed then.
+ * Bits 31:16 of the slot's number select the address space. When it returns, no vCPU uses memory of
+ * a slot that was removed or moved. Return: 0; -EINVAL for what the API document rules out and for
+ * flags that are not offered; -EEXIST if slots would overlap; -ENOMEM. After an error nothing has
+ * changed.
+ * Context: process; takes vm->slots_lock, waits for vm->srcu; may sleep.
  */
 int mkvm_memslot_set(struct mkvm *vm, const struct kvm_userspace_memory_region *mem)
 {

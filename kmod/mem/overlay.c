@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * overlay.c - a writable copy of one page of ROM for a moment, for accessed and busy bits of
+ * overlay.c - maps a writable copy of one page of ROM for one entry, for accessed and busy bits of
  * descriptors.
  *
  * A CPU that loads a segment from a descriptor without the accessed bit writes that bit to the
- * table. On a bus such a write to ROM is lost. For an instruction that the emulator does not know
- * the CPU gets a copy of the page, through second-level tables of its own vCPU that differ from the
- * VM's in this page only. The next exit drops both, and the write with them. All other vCPUs see
- * the ROM all the time.
+ * table. A bus drops such a write to ROM. If the emulator does not know the instruction, the CPU
+ * gets a copy of the page through second-level tables that belong to its vCPU and differ from the
+ * VM's in this page only. The next exit drops the tables, the copy and with it the write. All other
+ * vCPUs see the ROM throughout.
  *
  * State: vcpu->overlay, vcpu->overlay_root; only the vCPU's thread accesses them.
  *
@@ -20,11 +20,11 @@
 #include "hw_ops.h"
 
 struct mkvm_overlay {
-	u64 *table[5];		/* by level - 1; the fifth only where the CPU walks five */
+	u64 *table[5];		/* indexed by level - 1; the fifth is used if the CPU walks five */
 	void *page;
 };
 
-/* mkvm_overlay_free - Context: the vCPU does not run any more. */
+/* mkvm_overlay_free - free the tables and the copy. Context: the vCPU can no longer run. */
 void mkvm_overlay_free(struct mkvm_vcpu *vcpu)
 {
 	struct mkvm_overlay *o = vcpu->overlay;
@@ -59,10 +59,10 @@ static bool overlay_alloc(struct mkvm_vcpu *vcpu)
 	return false;
 }
 
-/* Is gpa within the table of descriptors at base? It may wrap at the end of the address space. */
+/* Is gpa within the descriptor table at base, which may wrap at the end of the address space? */
 static bool in_table(struct mkvm_vcpu *vcpu, u64 base, u16 limit, u64 gpa)
 {
-	u32 off = (u32)(gpa - base) & ~PAGE_MASK;	/* of the first byte that lies in a page where gpa does */
+	u32 off = (u32)(gpa - base) & ~PAGE_MASK;	/* the first byte at gpa's page offset */
 	u64 at;
 
 	for (; off <= limit; off += PAGE_SIZE)
@@ -84,7 +84,7 @@ static bool in_descriptors(struct mkvm_vcpu *vcpu, u64 gpa)
 	       in_table(vcpu, ldt.base, min(ldt.limit, 0xffffU), gpa);
 }
 
-/* Puts the copy in place. False: no memory, or the vendor's part cannot. */
+/* Maps the copy. Returns false if memory is short, or if the vendor code cannot single-step. */
 static bool overlay_begin(struct mkvm_vcpu *vcpu, u64 gpa, bool step)
 {
 	void __user *from = mkvm_gpa_to_user(vcpu, gpa & PAGE_MASK, false);
@@ -111,9 +111,9 @@ static bool overlay_begin(struct mkvm_vcpu *vcpu, u64 gpa, bool step)
 }
 
 /*
- * mkvm_overlay_end - the copy is forgotten: after each exit, and where TLBs are to be flushed
+ * mkvm_overlay_end - drop the copy, after each exit and when TLBs must be flushed
  *
- * Context: own thread; interrupts may be off.
+ * Context: the vCPU's own thread; interrupts may be off.
  */
 void mkvm_overlay_end(struct mkvm_vcpu *vcpu)
 {
@@ -122,10 +122,11 @@ void mkvm_overlay_end(struct mkvm_vcpu *vcpu)
 }
 
 /*
- * mkvm_overlay_fault - a write to read-only memory: is it the CPU's own, of a bit in a descriptor?
+ * mkvm_overlay_fault - handle a write to read-only memory that sets a bit in a descriptor
  *
- * An instruction that the emulator knows is left to it, since it may be the guest's own write.
- * Context: own thread, vm->srcu held, may sleep; no event was being delivered. Return: true: enter again.
+ * Instructions that the emulator knows are left to it, because the write may be the guest's own.
+ * Return: true if the copy is mapped, so the guest can be entered again.
+ * Context: the vCPU's own thread, vm->srcu held, may sleep; no event was being delivered.
  */
 bool mkvm_overlay_fault(struct mkvm_vcpu *vcpu, u64 gpa)
 {

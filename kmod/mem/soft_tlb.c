@@ -1,27 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * soft_tlb.c - a TLB that software fills, for a guest whose page tables are not RAM.
+ * soft_tlb.c - a TLB filled by software, for a guest whose page tables are not in RAM.
  *
  * A CPU with nested paging treats its reads of the guest's page tables as writes, because it
- * may set accessed and dirty bits. So it cannot walk tables in read-only memory, and for absent
- * memory it cannot be given the answer of a bus without a device. For such a guest we do the
- * walks in software (mkvm_walk), drop their writes to read-only memory, and let the CPU walk
- * tables of ours, which hold the translations of the pages that the guest has used. To the
- * guest these tables are a TLB, and whatever flushes a TLB empties them. The CPU finds them in
- * a guest-physical address space of their own:
+ * may set accessed and dirty bits. So it cannot walk tables in read-only memory, and absent memory
+ * cannot answer it with all ones, as a bus without a device does. For such a guest mkvm_walk does
+ * the walks in software and drops their writes to read-only memory. The CPU walks shadow tables
+ * instead, which hold the translations of the pages that the guest has used. To the guest these
+ * tables are a TLB, and whatever flushes a TLB empties them. The CPU finds them in a private
+ * guest-physical address space:
  *
- *   the page that CR3 names	the top of our tables, so that CR3 need not change
- *   SOFT_TABLES from base on	the others
- *   SOFT_PAGES behind them	windows: each is one page of the guest's memory
+ *   the page that CR3 names	the top-level shadow table, so that CR3 need not change
+ *   SOFT_TABLES pages at base	the other shadow tables
+ *   SOFT_PAGES after them	windows: each maps one page of the guest's memory
  *
- * What the guest itself reads and writes keeps its address; the second-level tables (tdp.c)
- * determine what a window shows and whether it is writable. The mode ends with any change of
+ * The linear addresses that the guest accesses do not change; the second-level tables (tdp.c)
+ * determine which page a window maps and whether it is writable. The mode ends with any change of
  * CR0, CR3, CR4, EFER or the address space, and starts again at the next walk that the CPU
  * cannot do.
  *
- * State: vcpu->soft, which only the vCPU's thread touches.
+ * State: vcpu->soft, which only the vCPU's thread accesses.
  *
- * Read next: mkvm_walk in mmio.c, svm_set_soft_tlb in svm/svm.c.
+ * Read next: mkvm_walk in insn/walk.c, svm_set_soft_tlb in svm/svm.c.
  */
 #include <linux/mm.h>
 #include <linux/slab.h>
@@ -31,8 +31,8 @@
 #include "hw_ops.h"
 
 #define SOFT_TABLES	128
-#define SOFT_PAGES	(512 - SOFT_TABLES)	/* so that one second-level table maps both */
-#define NPT_PAGES	8			/* a fifth level, a root, three for each of two addresses */
+#define SOFT_PAGES	(512 - SOFT_TABLES)	/* one second-level table maps both */
+#define NPT_PAGES	8			/* fifth level, root, three for each range */
 
 #define PTE_P		BIT_ULL(0)
 #define PTE_W		BIT_ULL(1)
@@ -43,27 +43,27 @@
 #define PTE_NX		BIT_ULL(63)
 #define PTE_ADDR	0x000ffffffffff000ULL
 
-/* What is seen through one window. */
+/* The page that one window maps. */
 struct soft_page {
-	u64 la;		/* an address of the page, for walks that are to set its dirty bit */
+	u64 la;		/* a linear address of the page, for walks that set its dirty bit */
 	u64 gfn;
-	bool dirty;	/* the guest's tables say that it was written: it may be */
+	bool dirty;	/* its dirty bit is set in the guest's tables, so it may be writable */
 };
 
 struct mkvm_soft_tlb {
-	u64 cr3;			/* that the top table stands for */
-	u64 base;			/* of the private space's tables and windows; a multiple of 1 GiB */
+	u64 cr3;			/* the guest's CR3, which finds the top table */
+	u64 base;			/* where tables and windows are; a multiple of 1 GiB */
 	u64 *npt[NPT_PAGES];		/* second-level tables of the private space */
-	u8 nr_npt;			/* of them in use */
-	u64 *leaves;			/* the one that maps tables and windows */
+	u8 nr_npt;			/* number of them in use */
+	u64 *leaves;			/* the one of them that maps tables and windows */
 	void *top;
 	void *table[SOFT_TABLES];	/* allocated when first used */
 	unsigned int nr_tables, nr_pages;
-	unsigned int fault;		/* the window of the second-level fault that is handled */
+	unsigned int fault;		/* window of the second-level fault being handled */
 	struct soft_page page[SOFT_PAGES];
 };
 
-/* mkvm_soft_free - Context: the vCPU does not run any more. */
+/* mkvm_soft_free - free the shadow tables. Context: the vCPU can no longer run. */
 void mkvm_soft_free(struct mkvm_vcpu *vcpu)
 {
 	struct mkvm_soft_tlb *soft = vcpu->soft;
@@ -110,7 +110,7 @@ static u64 *next_npt(struct mkvm_soft_tlb *soft)
 	return table;
 }
 
-/* The table of last-level entries that maps gpa, made where it is not there. */
+/* Returns the last-level table that maps gpa, and creates it if it does not exist. */
 static u64 *npt_leaves(struct mkvm_soft_tlb *soft, u64 *table, u64 gpa)
 {
 	int shift;
@@ -130,7 +130,10 @@ static u64 npt_leaf(void *page)
 	return __pa(page) | mkvm_hw->tdp.leaf | mkvm_hw->tdp.write;
 }
 
-/* Builds the space around CR3's page, with an empty top table. Returns the address of its root. */
+/*
+ * Builds the private address space, with an empty top table at CR3's page. Returns the physical
+ * address of its root.
+ */
 static u64 build_space(struct mkvm_soft_tlb *soft)
 {
 	u64 top_gpa = soft->cr3 & PTE_ADDR & GENMASK_ULL(47, 0), *root, *outer;
@@ -148,9 +151,9 @@ static u64 build_space(struct mkvm_soft_tlb *soft)
 }
 
 /*
- * mkvm_soft_flush - nothing is known of the guest's page tables any more
+ * mkvm_soft_flush - drop all translations of the guest's page tables
  *
- * The caller has the CPU forget it, too. Context: own thread; interrupts may be off.
+ * The caller also flushes the CPU's TLB. Context: the vCPU's own thread; interrupts may be off.
  */
 void mkvm_soft_flush(struct mkvm_vcpu *vcpu)
 {
@@ -163,9 +166,10 @@ void mkvm_soft_flush(struct mkvm_vcpu *vcpu)
 }
 
 /*
- * mkvm_soft_begin - from the next entry on software does the walks of the guest's page tables
+ * mkvm_soft_begin - walk the guest's page tables in software, from the next entry on
  *
- * Context: own thread, may sleep; the guest has paging on. Return: 1, or -ENOMEM.
+ * Return: 1, or -ENOMEM.
+ * Context: the vCPU's own thread, may sleep; the guest has paging enabled.
  */
 int mkvm_soft_begin(struct mkvm_vcpu *vcpu)
 {
@@ -182,9 +186,9 @@ int mkvm_soft_begin(struct mkvm_vcpu *vcpu)
 
 /* ---- filling ---- */
 
-/* How the guest's tables are built, and ours. */
+/* The format of the guest's tables, and of the shadow tables. */
 struct paging {
-	unsigned int levels, bits;	/* bits: of an address, that a level looks at */
+	unsigned int levels, bits;	/* bits: of an address, for each level */
 	bool lm, wide;
 };
 
@@ -216,7 +220,10 @@ static void set_entry(const struct paging *p, void *table, unsigned int i, u64 e
 		((u32 *)table)[i] = entry;
 }
 
-/* A new table, empty; its address in the private space. 0: there is none left, or no memory. */
+/*
+ * Allocates an empty table and returns its address in the private space; 0 if all are in use, or
+ * if memory is short.
+ */
 static u64 new_table(struct mkvm_soft_tlb *soft)
 {
 	unsigned int n = soft->nr_tables;
@@ -233,7 +240,7 @@ static u64 new_table(struct mkvm_soft_tlb *soft)
 	return soft->base + n * PAGE_SIZE;
 }
 
-/* The last-level table for la and the index in it; NULL: no room. */
+/* Returns the last-level table for la and the index in it; NULL if there is no room. */
 static void *last_table(struct mkvm_soft_tlb *soft, const struct paging *p, u64 la,
 			unsigned int *index)
 {
@@ -251,7 +258,7 @@ static void *last_table(struct mkvm_soft_tlb *soft, const struct paging *p, u64 
 			entry = new_table(soft);
 			if (!entry)
 				return NULL;
-			/* PDPTEs of PAE paging have no rights */
+			/* PDPTEs of PAE paging have no access rights. */
 			entry |= level == 3 && !p->lm ? PTE_P : PTE_P | PTE_W | PTE_U | PTE_A;
 			set_entry(p, table, *index, entry);
 		}
@@ -264,7 +271,7 @@ static u64 *window_leaf(struct mkvm_soft_tlb *soft, unsigned int n)
 	return &soft->leaves[SOFT_TABLES + n];
 }
 
-/* Shows in window n what the second-level tables have of its page, if they do. */
+/* Copies the second-level entry of window n's page, if there is one, into the window. */
 static void show_page(struct mkvm_vcpu *vcpu, unsigned int n)
 {
 	struct mkvm_soft_tlb *soft = vcpu->soft;
@@ -275,14 +282,17 @@ static void show_page(struct mkvm_vcpu *vcpu, unsigned int n)
 	WRITE_ONCE(*window_leaf(soft, n), leaf);
 }
 
-/* Our entry for what the guest's tables say. The window holds back the first write. */
+/*
+ * Returns the shadow entry for a translation by the guest's tables. D is set, as the window itself
+ * is read-only until the first write.
+ */
 static u64 rights(const struct mkvm_translation *t)
 {
 	return PTE_P | PTE_A | PTE_D | (t->all & (PTE_W | PTE_U)) | (t->any & PTE_NX) |
 	       (t->leaf & PTE_KEY);
 }
 
-/* Puts a translation into the tables. False: they are full. */
+/* Enters a translation into the shadow tables; false if they are full. */
 static bool soft_enter(struct mkvm_vcpu *vcpu, u64 la, const struct mkvm_translation *t, bool write)
 {
 	struct mkvm_soft_tlb *soft = vcpu->soft;
@@ -297,7 +307,7 @@ static bool soft_enter(struct mkvm_vcpu *vcpu, u64 la, const struct mkvm_transla
 	n = old ? ((old & PTE_ADDR) - soft->base) / PAGE_SIZE - SOFT_TABLES : soft->nr_pages;
 	if (n == SOFT_PAGES)
 		return false;
-	if (old)		/* the CPU may know what it was */
+	if (old)		/* the CPU may have cached the old entry */
 		mkvm_hw->set_soft_tlb(vcpu, vcpu->soft_root);
 	else
 		soft->nr_pages++;
@@ -310,10 +320,11 @@ static bool soft_enter(struct mkvm_vcpu *vcpu, u64 la, const struct mkvm_transla
 }
 
 /*
- * mkvm_exit_soft_fault - a #PF while software does the walks: the guest's, or an entry is missing
+ * mkvm_exit_soft_fault - handle a #PF while software does the walks
  * @error: the CPU's error code
  *
- * Context: own thread, may sleep. Return: as handle_exit.
+ * Either the guest's tables cause it, and the guest gets it, or a shadow entry is missing. Return:
+ * as handle_exit. Context: the vCPU's own thread; takes vm->srcu; may sleep.
  */
 int mkvm_exit_soft_fault(struct mkvm_vcpu *vcpu, u64 la, u32 error)
 {
@@ -344,11 +355,12 @@ int mkvm_exit_soft_fault(struct mkvm_vcpu *vcpu, u64 la, u32 error)
 /* ---- second-level faults ---- */
 
 /*
- * mkvm_soft_fault_gpa - the guest-physical address behind that of a second-level fault
- * @gpa: in: in the private space; out: in the guest's own
+ * mkvm_soft_fault_gpa - translate the address of a second-level fault
+ * @gpa: in: address in the private space; out: guest-physical address
  *
- * A first write sets the dirty bit in the guest's tables.
- * Context: own thread, vm->srcu held. Return: 0; 1: there is no such fault any more, enter again.
+ * The first write to a page sets the dirty bit in the guest's tables. Return: 0; 1 if the fault is
+ * stale, so the guest must be entered again. Context: the vCPU's own thread, vm->srcu held; may
+ * sleep.
  */
 int mkvm_soft_fault_gpa(struct mkvm_vcpu *vcpu, u64 *gpa, bool write)
 {
@@ -361,7 +373,7 @@ int mkvm_soft_fault_gpa(struct mkvm_vcpu *vcpu, u64 *gpa, bool write)
 		return 1;
 	}
 	if (write && !soft->page[n].dirty) {
-		/* The CPU has checked whether it may be written. */
+		/* The CPU has checked that the guest's tables allow the write. */
 		if (mkvm_walk(vcpu, soft->page[n].la, X86_PF_WRITE | MKVM_WALK_UNCHECKED, &t) != MKVM_EMU_DONE ||
 		    t.gpa >> PAGE_SHIFT != soft->page[n].gfn) {
 			mkvm_hw->flush_tlb(vcpu);
@@ -375,8 +387,10 @@ int mkvm_soft_fault_gpa(struct mkvm_vcpu *vcpu, u64 *gpa, bool write)
 }
 
 /*
- * mkvm_soft_space - the root of the private space, its fourth level
- * @gpa: in: of the fault that is being handled; out: where it is there
+ * mkvm_soft_space - return the level-4 table of the private address space
+ * @gpa: out: address in the private space of the window whose fault is being handled
+ *
+ * Context: the vCPU's own thread.
  */
 u64 *mkvm_soft_space(struct mkvm_vcpu *vcpu, u64 *gpa)
 {
@@ -386,7 +400,11 @@ u64 *mkvm_soft_space(struct mkvm_vcpu *vcpu, u64 *gpa)
 	return soft->npt[0];
 }
 
-/* mkvm_soft_mapped - the page of the second-level fault is there now. Context: own thread. */
+/*
+ * mkvm_soft_mapped - update the window after its page's second-level fault has been handled
+ *
+ * Context: the vCPU's own thread.
+ */
 void mkvm_soft_mapped(struct mkvm_vcpu *vcpu)
 {
 	show_page(vcpu, vcpu->soft->fault);

@@ -4,20 +4,20 @@
  * emptied when the host takes pages away.
  *
  * State: for each address space vm->tdp and the tables below it, under vm->mmu_lock. An entry
- * exists only while the host maps the same page: nothing is pinned. A fault reads
+ * exists only while the host maps the same page: no page is pinned. A fault reads
  * vm->invalidate_seq, asks the host for the page, and installs it only if no invalidation of
  * that address ran meanwhile; otherwise the guest faults again.
  *
  * TLBs: whoever removes entries increments vm->tlb_gen and then makes every CPU that is inside
  * this VM exit. A vCPU compares the generation after it has announced that it is in the guest,
- * so one of the two sees the other.
+ * so at least one of the two sees the other.
  *
- * mmu_lock is not held in proportion to the guest's memory: a table whose whole range is
- * removed is unlinked with one store, and the tables below it are visited and freed without the
- * lock. Ranges of several slots are zapped in one hold each, and flushed once at the end. Until
- * then vm->tlbs_stale says that a TLB may hold entries that the tables no longer have: whoever
- * relies on an absent entry flushes first. Where the host asks for accessed bits, each 2 MiB are
- * visited in one hold.
+ * The time for which mmu_lock is held does not grow with the guest's memory: a table whose whole
+ * range is removed is unlinked with one store, and the tables below it are visited and freed
+ * without the lock. The lock is taken once for each slot whose range is zapped, and TLBs are
+ * flushed once at the end. Until then vm->tlbs_stale records that a TLB may hold entries that the
+ * tables no longer have; whoever relies on the absence of an entry must flush first. When the host
+ * asks for accessed bits, the lock is taken anew for each 2 MiB.
  *
  * Read next: memslot.c for the addresses, svm/svm.c for the format of an entry.
  */
@@ -58,8 +58,9 @@ static void ipi_nothing(void *unused)
 }
 
 /*
- * Returns when no CPU uses entries that are gone. Context: mmu_lock held, interrupts on. The lock
- * alone does not disable preemption in every kernel, as smp_call_function_many needs it.
+ * Flushes the TLBs of all CPUs: when it returns, no CPU uses removed entries. It disables
+ * preemption for smp_call_function_many, because a spinlock does not do so in every kernel.
+ * Context: mmu_lock held, interrupts on.
  */
 static void flush_tlbs(struct mkvm *vm)
 {
@@ -70,7 +71,7 @@ static void flush_tlbs(struct mkvm *vm)
 	vm->stats[MKVM_STAT_REMOTE_TLB_FLUSH]++;
 	preempt_disable();
 	atomic_long_inc(&vm->tlb_gen);
-	smp_mb__after_atomic();		/* pairs with the store to vcpu->where in run.c */
+	smp_mb__after_atomic();		/* pairs with the store to vcpu->where in cpu/run.c */
 	cpumask_clear(&vm->flush_cpus);
 	mkvm_for_each_vcpu(i, vcpu, vm) {
 		cpu = READ_ONCE(vcpu->cpu);
@@ -83,14 +84,14 @@ static void flush_tlbs(struct mkvm *vm)
 	vm->tlbs_stale = false;
 }
 
-/* Flushes for whoever has removed entries and has not yet. Context: mmu_lock held. */
+/* Flushes TLBs if entries have been removed since the last flush. Context: mmu_lock held. */
 static void flush_stale(struct mkvm *vm)
 {
 	if (vm->tlbs_stale)
 		flush_tlbs(vm);
 }
 
-/* A table with all below it is reached from no other, and is to be freed after the flush. */
+/* Queues a table, unlinked with everything below it, to be freed after the flush. */
 static void tdp_cut_off(u64 *table, int level, struct list_head *cut)
 {
 	struct page *page = virt_to_page(table);
@@ -99,7 +100,7 @@ static void tdp_cut_off(u64 *table, int level, struct list_head *cut)
 	list_add(&page->lru, cut);
 }
 
-/* Frees one table, counts its leaves by level, and cuts off the tables below it. */
+/* Frees one table, counts its leaves by level, and queues the tables below it. */
 static void tdp_free_table(struct page *page, struct list_head *cut, u64 *leaves)
 {
 	int i, level = page_private(page);
@@ -118,8 +119,8 @@ static void tdp_free_table(struct page *page, struct list_head *cut, u64 *leaves
 }
 
 /*
- * Frees the tables on the list, and those below them. Context: TLBs were flushed since they were cut
- * off; takes mmu_lock, for the count of leaves alone.
+ * Frees the tables on the list, and those below them. Context: TLBs have been flushed since the
+ * tables were unlinked; takes mmu_lock, to update the number of leaves.
  */
 static void tdp_free_cut(struct mkvm *vm, struct list_head *cut, bool may_sleep)
 {
@@ -142,8 +143,8 @@ static void tdp_free_cut(struct mkvm *vm, struct list_head *cut, bool may_sleep)
 }
 
 /*
- * Clears entries of guest frames [first, end) in a table whose first frame is base; true if there were
- * any. It looks at two tables of each level at most, whatever the range.
+ * Clears the entries of guest frames [first, end) in a table whose first frame is base. Returns
+ * true if there were any. It visits at most two tables of each level, whatever the range.
  */
 static bool tdp_zap_table(struct mkvm *vm, u64 *table, int level, u64 base, u64 first, u64 end,
 			  struct list_head *cut)
@@ -170,7 +171,7 @@ static bool tdp_zap_table(struct mkvm *vm, u64 *table, int level, u64 base, u64 
 	return zapped;
 }
 
-/* Context: mmu_lock held. Afterwards flush_stale must come, and then tdp_free_cut. */
+/* Zaps a range. The caller must call flush_stale, then tdp_free_cut. Context: mmu_lock held. */
 static void tdp_zap(struct mkvm *vm, unsigned int as, u64 first, u64 end, struct list_head *cut)
 {
 	lockdep_assert_held(&vm->mmu_lock);
@@ -179,9 +180,9 @@ static void tdp_zap(struct mkvm *vm, unsigned int as, u64 first, u64 end, struct
 }
 
 /*
- * mkvm_tdp_zap_gfns - the guest loses its mapping of frames [first, end)
+ * mkvm_tdp_zap_gfns - remove the guest's mappings of frames [first, end)
  *
- * Context: may sleep; takes mmu_lock; on return no CPU's TLB holds them.
+ * On return no CPU's TLB holds them. Context: takes mmu_lock; may sleep.
  */
 void mkvm_tdp_zap_gfns(struct mkvm *vm, unsigned int as, u64 first, u64 end)
 {
@@ -194,7 +195,10 @@ void mkvm_tdp_zap_gfns(struct mkvm *vm, unsigned int as, u64 first, u64 end)
 	tdp_free_cut(vm, &cut, true);
 }
 
-/* The frame's leaf, or the absent entry where its walk ends; that entry's level. Context: mmu_lock. */
+/*
+ * Returns the frame's leaf, or the absent entry that ends its walk, and the level of the entry.
+ * Context: mmu_lock held.
+ */
 static u64 *tdp_find(u64 *root, u64 gfn, int *level)
 {
 	u64 *entry = &root[tdp_index(gfn, TDP_LEVELS)];
@@ -205,9 +209,10 @@ static u64 *tdp_find(u64 *root, u64 gfn, int *level)
 }
 
 /*
- * mkvm_tdp_leaf - the last-level entry by which a page is mapped, or would be without huge leaves; 0: it is not
+ * mkvm_tdp_leaf - return the last-level entry that maps a page; 0 if it is not mapped
  *
- * It is valid until the next flush of TLBs, like what a TLB holds. Context: the vCPU's thread.
+ * A huge leaf is returned as the 4 KiB entry for this page. Like a TLB entry, it is valid until the
+ * next flush of TLBs. Context: the vCPU's own thread; takes mmu_lock.
  */
 u64 mkvm_tdp_leaf(struct mkvm_vcpu *vcpu, u64 gfn)
 {
@@ -225,7 +230,7 @@ u64 mkvm_tdp_leaf(struct mkvm_vcpu *vcpu, u64 gfn)
 	return entry;
 }
 
-/* A table of last-level entries that map what a 2 MiB leaf does. */
+/* Fills a table with last-level entries that map the same pages as a 2 MiB leaf. */
 static void split_leaf(u64 *table, u64 entry)
 {
 	int i;
@@ -235,13 +240,14 @@ static void split_leaf(u64 *table, u64 entry)
 }
 
 /*
- * mkvm_tdp_clone_path - second-level tables in which one page is another than in those that the CPU walks now
- * @from: the fourth level of what the CPU walks
- * @tables: by level - 1, pages whose contents do not matter
- * @gpa: the guest's address of the page
- * @page_pa: what is there instead, writable
+ * mkvm_tdp_clone_path - build second-level tables that differ in one page from the current ones
+ * @from: the level-4 table that the CPU walks now
+ * @tables: pages for the new tables, indexed by level - 1
+ * @gpa: guest-physical address of the page
+ * @page_pa: physical address of the page to be mapped there instead, writable
  *
- * Like a TLB they are to be used no longer than until the next flush. Context: the vCPU's thread.
+ * Like a TLB, the tables must not be used after the next flush. Context: the vCPU's own thread;
+ * takes mmu_lock.
  */
 void mkvm_tdp_clone_path(struct mkvm *vm, u64 *from, u64 **tables, u64 gpa, u64 page_pa)
 {
@@ -266,14 +272,14 @@ void mkvm_tdp_clone_path(struct mkvm *vm, u64 *from, u64 **tables, u64 gpa, u64 
 }
 
 /*
- * mkvm_tdp_write_protect - 4 KiB leaves of the frames gfn + n, n a bit of mask, become read-only
+ * mkvm_tdp_write_protect - make the 4 KiB leaves of frames gfn + n read-only, n a bit of mask
  *
- * Context: mmu_lock held. Returns whether mkvm_tdp_flush must follow.
+ * Return: true if mkvm_tdp_flush must follow. Context: mmu_lock held.
  */
 bool mkvm_tdp_write_protect(struct mkvm *vm, unsigned int as, u64 gfn, u64 mask)
 {
 	u64 *entry, frame, write = mkvm_hw->tdp.write;
-	bool flush = mask && vm->tlbs_stale;	/* an entry that went may still be in a TLB */
+	bool flush = mask && vm->tlbs_stale;	/* a removed entry may still be in a TLB */
 	int level;
 
 	for (; mask; mask &= mask - 1) {
@@ -287,7 +293,12 @@ bool mkvm_tdp_write_protect(struct mkvm *vm, unsigned int as, u64 gfn, u64 mask)
 	return flush;
 }
 
-/* mkvm_tdp_flush - returns when no CPU uses entries as they were. Context: takes mmu_lock, interrupts on. */
+/*
+ * mkvm_tdp_flush - flush the TLBs of all CPUs that run this VM
+ *
+ * On return no CPU uses an entry that was removed or write-protected before. Context: takes
+ * mmu_lock; interrupts on.
+ */
 void mkvm_tdp_flush(struct mkvm *vm)
 {
 	spin_lock(&vm->mmu_lock);
@@ -297,7 +308,7 @@ void mkvm_tdp_flush(struct mkvm *vm)
 
 /* ---- fault ---- */
 
-/* Zeroed pages for tables, since none can be had under mmu_lock. */
+/* Allocates zeroed pages for tables in advance, since mmu_lock does not allow it. */
 static int tdp_fill_pages(struct mkvm_vcpu *vcpu)
 {
 	while (vcpu->nr_tdp_pages < ARRAY_SIZE(vcpu->tdp_pages)) {
@@ -316,7 +327,7 @@ void mkvm_tdp_free_pages(struct mkvm_vcpu *vcpu)
 		free_page((unsigned long)vcpu->tdp_pages[--vcpu->nr_tdp_pages]);
 }
 
-/* Does the host map this address with a 2 MiB leaf? Valid as long as no invalidation runs. */
+/* Does the host map this address with a leaf of 2 MiB or more? Valid until an invalidation runs. */
 static bool host_maps_huge(struct mm_struct *mm, unsigned long hva)
 {
 	unsigned long flags;
@@ -326,7 +337,7 @@ static bool host_maps_huge(struct mm_struct *mm, unsigned long hva)
 	pud_t pud;
 	pmd_t pmd;
 
-	local_irq_save(flags);	/* tables are not freed under a CPU that has interrupts off */
+	local_irq_save(flags);	/* keeps the host from freeing its tables meanwhile */
 	pgd = READ_ONCE(*pgd_offset(mm, hva));
 	if (pgd_none(pgd))
 		goto out;
@@ -362,7 +373,10 @@ static bool invalidated(struct mkvm *vm, unsigned long seq, unsigned long hva)
 	return vm->invalidate_seq != seq;
 }
 
-/* The frames that an entry of this level maps beside gfn are free for another leaf. Context: mmu_lock held. */
+/*
+ * Removes whatever maps the range of an entry of this level around gfn, so that another leaf can be
+ * installed there. Context: mmu_lock held.
+ */
 static void tdp_clear_way(struct mkvm_vcpu *vcpu, u64 gfn, int level, struct list_head *cut)
 {
 	u64 first = gfn & ~(PAGES_PER(level) - 1);
@@ -371,7 +385,7 @@ static void tdp_clear_way(struct mkvm_vcpu *vcpu, u64 gfn, int level, struct lis
 	flush_stale(vcpu->vm);
 }
 
-/* Installs a leaf; mmu_lock is held and the page is still the host's. */
+/* Installs a leaf. Context: mmu_lock held; the host still maps the page. */
 static void tdp_install(struct mkvm_vcpu *vcpu, u64 gfn, u64 pfn, int level, bool writable,
 			struct list_head *cut)
 {
@@ -385,7 +399,7 @@ static void tdp_install(struct mkvm_vcpu *vcpu, u64 gfn, u64 pfn, int level, boo
 		u64 *slot = &table[tdp_index(gfn, l)];
 
 		entry = *slot;
-		/* A wider leaf is in the way: all it grants is wanted, or it goes. */
+		/* A wider leaf is kept if it grants the access that is needed, else removed. */
 		if (tdp_present(entry) && tdp_is_leaf(entry, l)) {
 			if ((entry & f->write) || !writable)
 				return;
@@ -402,7 +416,7 @@ static void tdp_install(struct mkvm_vcpu *vcpu, u64 gfn, u64 pfn, int level, boo
 	entry = *table;
 	if (level > 1 && tdp_present(entry) && !tdp_is_leaf(entry, level))
 		tdp_clear_way(vcpu, gfn, level, cut);
-	/* Another vCPU has written meanwhile; taking that back would need a flush. */
+	/* Another vCPU has made the leaf writable meanwhile; revoking that would need a flush. */
 	if (level == 1 && tdp_present(entry) && (entry & f->write) && !writable)
 		return;
 	if (!tdp_present(entry) || !tdp_is_leaf(entry, level))
@@ -415,7 +429,10 @@ static void tdp_install(struct mkvm_vcpu *vcpu, u64 gfn, u64 pfn, int level, boo
 	WRITE_ONCE(*table, entry);
 }
 
-/* The host's page behind hva, referenced; *writable in: must be, out: is. */
+/*
+ * Gets a reference to the host's page at hva, or returns NULL. *writable says on entry whether the
+ * page must be writable, on return whether it is.
+ */
 static struct page *host_page(unsigned long hva, bool readonly, bool *writable)
 {
 	struct page *page;
@@ -431,11 +448,11 @@ static struct page *host_page(unsigned long hva, bool readonly, bool *writable)
 }
 
 /*
- * The host has no page behind hva that may be used so. Where its memory has failed, that is told to
- * the thread by the signal that a touch of its own would raise, with which clients pass a machine
- * check on to their guest. A thread that blocks the signal hears of it by the error alone. Context:
- * the vCPU's thread, may sleep. Return: MKVM_FAULT_MAPPED: a signal is pending, or a page is there
- * by now; -EFAULT.
+ * Handles the case that the host has no page at hva for this access. If the memory has failed
+ * (hardware poison), the thread gets the SIGBUS that an access of its own would raise; clients use
+ * it to inject a machine check. A thread that blocks the signal gets only the error. Returns
+ * MKVM_FAULT_MAPPED if a signal is pending or the page exists by now, else -EFAULT. Context: the
+ * vCPU's own thread, may sleep.
  */
 static int host_page_missing(unsigned long hva, bool write)
 {
@@ -453,13 +470,13 @@ static int host_page_missing(unsigned long hva, bool write)
 }
 
 /*
- * mkvm_tdp_fault - the guest touched a guest-physical address that is not mapped (so)
- * @slot: the slot that holds gpa, or NULL
+ * mkvm_tdp_fault - handle an access to a guest-physical address that is not mapped, or not writable
+ * @slot: the slot that contains gpa, or NULL
  *
- * Context: the vCPU's thread, may sleep; vm->srcu held.
- * Return: MKVM_FAULT_MAPPED (run the guest again), MKVM_FAULT_MMIO (no memory there),
- * MKVM_FAULT_ROM (a write to read-only memory), -EFAULT (the host has no page there, or one without a
- * struct page), -ENOMEM.
+ * Return: MKVM_FAULT_MAPPED: enter the guest again; MKVM_FAULT_MMIO: there is no memory;
+ * MKVM_FAULT_ROM: a write to read-only memory; -EFAULT: the host has no page there, or one without
+ * a struct page; -ENOMEM.
+ * Context: the vCPU's own thread, vm->srcu held; may sleep; takes mmu_lock.
  */
 int mkvm_tdp_fault(struct mkvm_vcpu *vcpu, const struct mkvm_memslot *slot, u64 gpa, bool write)
 {
@@ -481,7 +498,7 @@ int mkvm_tdp_fault(struct mkvm_vcpu *vcpu, const struct mkvm_memslot *slot, u64 
 	hva = slot->hva + ((gfn - slot->gfn) << PAGE_SHIFT);
 
 	seq = READ_ONCE(vm->invalidate_seq);
-	smp_rmb();		/* the host's tables are read after the count that they belong to */
+	smp_rmb();		/* read the host's tables after the sequence count */
 	page = host_page(hva, readonly, &writable);
 	if (!page)
 		return host_page_missing(hva, write);
@@ -502,7 +519,7 @@ int mkvm_tdp_fault(struct mkvm_vcpu *vcpu, const struct mkvm_memslot *slot, u64 
 	return MKVM_FAULT_MAPPED;
 }
 
-/* ---- what the host tells ---- */
+/* ---- the MMU notifier ---- */
 
 typedef bool range_fn(struct mkvm *vm, unsigned int as, u64 first, u64 end, void *arg);
 
@@ -575,7 +592,7 @@ static bool zap_range(struct mkvm *vm, unsigned int as, u64 first, u64 end, void
 	return true;
 }
 
-/* Was any leaf in the range used since it was last asked? *clear: forget it. */
+/* Has any leaf in the range been accessed since the last time? *clear: clear the accessed bits. */
 static bool range_young(struct mkvm *vm, unsigned int as, u64 first, u64 end, void *clear)
 {
 	u64 gfn, accessed = mkvm_hw->tdp.accessed;
@@ -595,8 +612,8 @@ static bool range_young(struct mkvm *vm, unsigned int as, u64 first, u64 end, vo
 }
 
 /*
- * From the first hold of mmu_lock on no fault maps what lies in the range, so that what one step has
- * zapped stays so. Sleeps only where the caller may: with a range that is not blockable it may not.
+ * Once invalidate_running is set, no fault maps a page of the range, so ranges that have been
+ * zapped stay zapped. It does not sleep if the range is not blockable.
  */
 static int mn_invalidate_start(struct mmu_notifier *mn, const struct mmu_notifier_range *range)
 {
@@ -683,7 +700,7 @@ static void zap_all(struct mkvm *vm)
 		mkvm_tdp_zap_gfns(vm, as, 0, PAGES_PER(TDP_LEVELS + 1));
 }
 
-/* The process is gone, and all its memory will be. */
+/* The process is exiting, and its memory is about to be freed. */
 static void mn_release(struct mmu_notifier *mn, struct mm_struct *mm)
 {
 	struct mkvm *vm = container_of(mn, struct mkvm, notifier);
@@ -731,9 +748,9 @@ static void free_roots(struct mkvm *vm)
 }
 
 /*
- * mkvm_tdp_create - empty second-level tables for a new VM, bound to the caller's mm
+ * mkvm_tdp_create - create a VM's empty second-level tables and register its MMU notifier
  *
- * Context: may sleep; takes mmap_lock. Return: 0, -ENOMEM, -EINTR.
+ * Return: 0, -ENOMEM, -EINTR. Context: takes the mmap_lock of vm->mm; may sleep.
  */
 int mkvm_tdp_create(struct mkvm *vm)
 {
@@ -749,7 +766,7 @@ int mkvm_tdp_create(struct mkvm *vm)
 	return r;
 }
 
-/* Frees the tables. Context: the notifier is unregistered, no vCPU runs. */
+/* mkvm_tdp_destroy - free the tables. Context: no vCPU runs and the notifier is unregistered. */
 void mkvm_tdp_destroy(struct mkvm *vm)
 {
 	zap_all(vm);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * asid.c - allocation of ASIDs, per CPU. When they are used up, all are allocated again in a
- * new generation, whose first VMRUN flushes the TLB.
+ * asid.c - allocates ASIDs, per CPU. When they are used up, allocation starts again in a new
+ * generation, whose first VMRUN flushes the TLB.
  *
  * State: struct svm_asids in svm_cpus, struct svm_asid in struct svm_vcpu.
  *
@@ -9,7 +9,11 @@
  */
 #include "asid.h"
 
-/* The CPU is switched on. Nothing is known of its TLB: the first VMRUN flushes it. */
+/*
+ * svm_asids_start - start a new generation when SVM is enabled on a CPU
+ *
+ * The TLB's contents are unknown, so the first VMRUN flushes it. Context: that CPU, interrupts off.
+ */
 void svm_asids_start(struct svm_asids *c, u32 max)
 {
 	c->gen++;
@@ -17,7 +21,7 @@ void svm_asids_start(struct svm_asids *c, u32 max)
 	c->next = max + 1;
 }
 
-/* The rest of svm_asid_enter: no ASID here as yet, or a flush. */
+/* The slow path of svm_asid_enter: the vCPU has no valid ASID on this CPU, or needs a flush. */
 enum svm_tlb_ctl svm_asid_choose(struct svm_asid *a, struct svm_asids *c, int cpu, bool flush_by_asid)
 {
 	enum svm_tlb_ctl ctl = SVM_TLB_KEEP;
@@ -38,8 +42,9 @@ enum svm_tlb_ctl svm_asid_choose(struct svm_asid *a, struct svm_asids *c, int cp
 /*
  * svm_asid_refused - VMRUN did not enter the guest
  *
- * Whether it has obeyed TLB_CONTROL is not known: the vCPU needs another ASID, and the CPU
- * another generation, as it may have been this one's first VMRUN. Context: as svm_asid_enter.
+ * It is unknown whether the CPU has honoured TLB_CONTROL. So the vCPU needs a new ASID, and the CPU
+ * a new generation, because this may have been the generation's first VMRUN. Context: as
+ * svm_asid_enter.
  */
 void svm_asid_refused(struct svm_asid *a, struct svm_asids *c)
 {

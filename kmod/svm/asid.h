@@ -10,21 +10,21 @@
 #include <linux/compiler.h>
 #include <linux/types.h>
 
-/* A CPU's. Interrupts off. */
+/* The ASIDs of a CPU. Accessed on that CPU with interrupts off. */
 struct svm_asids {
-	u64 gen;		/* of ASIDs: starts when they are used up, and when the CPU comes back */
+	u64 gen;		/* generation: advances when ASIDs run out and on enabling */
 	u32 next, max;
 };
 
-/* A vCPU's: asid is its own on CPU cpu while the generation there is gen. */
+/* The ASID of a vCPU: valid on CPU cpu while that CPU's generation is gen. */
 struct svm_asid {
 	u64 gen;		/* 0: none */
 	int cpu;
 	u32 asid;
-	bool flush;		/* what the TLB holds under it is stale */
+	bool flush;		/* the TLB may hold stale entries for it */
 };
 
-/* TLB_CONTROL's values. */
+/* Values of TLB_CONTROL. */
 enum svm_tlb_ctl { SVM_TLB_KEEP = 0, SVM_TLB_FLUSH_ALL = 1, SVM_TLB_FLUSH_ASID = 3 };
 
 void svm_asids_start(struct svm_asids *c, u32 max);
@@ -32,10 +32,10 @@ enum svm_tlb_ctl svm_asid_choose(struct svm_asid *a, struct svm_asids *c, int cp
 void svm_asid_refused(struct svm_asid *a, struct svm_asids *c);
 
 /*
- * svm_asid_enter - before each VMRUN: a->asid is set
- * @flush_by_asid: the CPU can flush one ASID's translations
+ * svm_asid_enter - set a->asid for the next VMRUN
+ * @flush_by_asid: the CPU can flush the translations of one ASID
  *
- * Context: interrupts off, until the VMRUN. Return: for TLB_CONTROL.
+ * Return: the value for TLB_CONTROL. Context: interrupts off until the VMRUN.
  */
 static inline enum svm_tlb_ctl svm_asid_enter(struct svm_asid *a, struct svm_asids *c, int cpu, bool flush_by_asid)
 {

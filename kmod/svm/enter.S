@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * enter.S - guest entry and exit.
+ * enter.S - enters the guest by VMRUN, and returns after the exit.
  *
  * State: none; the registers are exchanged between the guest and the array that the caller
  * passes. RAX, RSP, RIP and RFLAGS are in the VMCB. Read next: svm.c.
@@ -14,15 +14,14 @@
 /*
  * int svm_vmrun(u64 vmcb_pa, u64 *regs, u64 host_save_pa)
  *
- * Interrupts are off. From CLGI to STGI nothing interrupts, not even an NMI, since
- * the host's FS, GS and TR are not loaded for part of the way. VMRUN with RFLAGS.IF
- * set lets physical interrupts end the guest's run (APM vol. 2, "Virtualizing
- * Interrupts"); they are taken after STGI, when the caller turns interrupts on.
- * Return: 0, or 1 without a look at the guest when the SVM of this CPU is off.
+ * Interrupts are off. From CLGI to STGI nothing interrupts, not even an NMI, because the host's FS,
+ * GS and TR are not loaded all the time. VMRUN with RFLAGS.IF set lets physical interrupts cause an
+ * exit (APM vol. 2, "Virtualizing Interrupts"); they are taken after STGI, when the caller enables
+ * interrupts. Return: 0; 1 if SVM is disabled on this CPU, so the guest has not been entered.
  */
 SYM_FUNC_START(svm_vmrun)
 	PUSH_CALLERS_REGS
-	push %rdx			/* 16(%rsp) after the next two: host's save page */
+	push %rdx			/* 16(%rsp) from here on: the host's save page */
 	push %rsi			/* 8(%rsp): registers */
 	push %rdi			/* 0(%rsp): VMCB */
 
@@ -42,7 +41,7 @@ SYM_FUNC_START(svm_vmrun)
 	mov 8(%rsp), %rax
 	SAVE_GUEST_REGS
 
-	/* Nothing of the guest's may steer the host's speculation. */
+	/* The guest's register values and predictions must not influence host speculation. */
 	FILL_RETURN_BUFFER %rax, RSB_CLEAR_LOOPS, X86_FEATURE_RETPOLINE
 	MKVM_UNTRAIN_RET
 	xor %eax, %eax

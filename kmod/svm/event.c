@@ -13,7 +13,7 @@
 
 u8 svm_get_shadow(struct mkvm_vcpu *vcpu)
 {
-	/* The VMCB does not say which instruction cast the shadow. */
+	/* The VMCB does not record which instruction caused the shadow. */
 	return to_svm(vcpu)->vmcb->control.int_state & SVM_INTERRUPT_SHADOW_MASK ?
 	       KVM_X86_SHADOW_INT_STI | KVM_X86_SHADOW_INT_MOV_SS : 0;
 }
@@ -42,7 +42,7 @@ void svm_set_nmi_masked(struct mkvm_vcpu *vcpu, bool masked)
 	svm_intercept(svm, IRET_BIT, masked);
 }
 
-/* QEMU's TCG has faults that we step around. */
+/* Is the host emulated by QEMU's TCG, some of whose bugs need workarounds? */
 bool svm_on_tcg(void)
 {
 	static int known = -1;
@@ -53,16 +53,17 @@ bool svm_on_tcg(void)
 }
 
 /*
- * TCG leaves an interrupt that it has put in noted as the CPU's exception, and delivers it
- * again if it leaves its loop before the next #VMEXIT. An event of type INT n it forgets, and
- * delivers like an interrupt but that the gate's DPL counts, which can refuse CPL 3 only.
+ * Workaround: TCG keeps an injected interrupt recorded as a pending exception, and delivers it a
+ * second time if it leaves its loop before the next #VMEXIT. It does not do so with an event of
+ * type INT n, which it otherwise delivers like an interrupt, except that it checks the gate's DPL.
+ * That check always passes at CPL 0.
  */
 static bool intr_goes_as_soft(const struct svm_vcpu *svm)
 {
 	return svm_on_tcg() && svm->vmcb->save.cpl == 0;
 }
 
-/* Puts an event, or none, into the guest at the next entry. */
+/* hw_ops inject: encodes the event, or none, for injection at the next entry. */
 void svm_inject(struct mkvm_vcpu *vcpu, const struct mkvm_event *ev)
 {
 	static const u32 type[] = {
@@ -79,15 +80,18 @@ void svm_inject(struct mkvm_vcpu *vcpu, const struct mkvm_event *ev)
 		how = type[MKVM_EV_SOFT];
 	c->event_inj = ev->vector | how | (ev->has_error ? SVM_EVTINJ_VALID_ERR : 0);
 	c->event_inj_err = ev->error;
-	/* What #BP and #OF push: a CPU that saves the next RIP takes it from here. */
+	/* A CPU that saves the next RIP pushes this value for #BP and #OF. */
 	c->next_rip = vcpu->rip;
 }
 
 /*
- * After an exit from the delivery of an event: it becomes vcpu->event and goes in again.
- * INT n, INT3 and INTO are not put in again: RIP is still at the instruction, which runs
- * once more. It is not INT3 or INTO that ran if we had put the exception in and the guest
- * has not moved.
+ * svm_event_after_exit - save the event whose delivery the exit interrupted
+ * @moved: RIP has changed since the entry
+ *
+ * It becomes vcpu->event and is injected again. INT n, INT3 and INTO are not: RIP is still at the
+ * instruction, which the guest executes again. #BP and #OF come from an injection, and not from
+ * INT3 or INTO, if the last entry injected them and RIP has not changed. Context: right after the
+ * exit.
  */
 void svm_event_after_exit(struct svm_vcpu *svm, bool moved)
 {
@@ -132,8 +136,8 @@ void svm_close_irq_window(struct svm_vcpu *svm)
 }
 
 /*
- * A virtual interrupt that ignores TPR makes the guest exit as soon as IF and the shadow
- * would let an interrupt in. It is never delivered itself: VINTR is intercepted.
+ * A virtual interrupt that ignores TPR causes an exit as soon as IF and the shadow permit an
+ * interrupt. It is never delivered itself, because VINTR is intercepted.
  */
 static void open_irq_window(struct svm_vcpu *svm)
 {
@@ -142,14 +146,17 @@ static void open_irq_window(struct svm_vcpu *svm)
 	svm_intercept(svm, INTERCEPT_VINTR, true);
 }
 
-/* Exceptions that leave the guest whatever happens. */
+/* Returns the bitmap of exceptions that are intercepted when the guest is not single-stepped. */
 u32 svm_exceptions(const struct svm_vcpu *svm)
 {
 	return SVM_EXCEPTIONS | (svm->vcpu.debug.control & KVM_GUESTDBG_USE_SW_BP ? BIT(X86_TRAP_BP) : 0) |
 	       (svm->vcpu.soft_root ? BIT(X86_TRAP_PF) : 0);
 }
 
-/* hw_ops guest_debug_changed: the VMCB's DR7 changes hands; the guest's own accesses are intercepted meanwhile. */
+/*
+ * hw_ops guest_debug_changed: switches the VMCB's DR7 between the guest's and userspace's. While it
+ * is userspace's, the guest's accesses to debug registers are intercepted.
+ */
 void svm_guest_debug_changed(struct mkvm_vcpu *vcpu)
 {
 	struct svm_vcpu *svm = to_svm(vcpu);
@@ -157,11 +164,11 @@ void svm_guest_debug_changed(struct mkvm_vcpu *vcpu)
 	u64 *dr7 = &svm->vmcb->save.dr7;
 
 	svm->vmcb->control.intercepts[INTERCEPT_EXCEPTION] = svm_exceptions(svm);
-	/* TCG does not intercept #BP of an INT3: it takes it for an INT n. */
+	/* TCG does not intercept the #BP of INT3, which it treats as INT n. */
 	svm_intercept(svm, INTERCEPT_INTn, (vcpu->debug.control & KVM_GUESTDBG_USE_SW_BP) && svm_on_tcg());
 	if (debugged && !svm->debugged) {
 		svm->guest_dr7 = *dr7;
-		svm->debugged = true;	/* first: from now on vcpu_load leaves dr_live alone */
+		svm->debugged = true;	/* first: stops vcpu_load from setting dr_live */
 		barrier();
 		vcpu->dr_live = false;
 		svm_dr_intercepts(svm, true);
@@ -175,8 +182,10 @@ void svm_guest_debug_changed(struct mkvm_vcpu *vcpu)
 }
 
 /*
- * One instruction, then #DB: for a window that nothing else shows, or for userspace that
- * steps. The entry follows at once, so that nobody else sees this TF.
+ * svm_begin_step - make the guest execute one instruction and raise #DB
+ *
+ * For a window that can be noticed in no other way, and for userspace that single-steps. All
+ * exceptions are intercepted, so the guest does not see this TF. Context: right before the entry.
  */
 void svm_begin_step(struct svm_vcpu *svm)
 {
@@ -188,8 +197,10 @@ void svm_begin_step(struct svm_vcpu *svm)
 }
 
 /*
- * Any exit ends the step. After an IRET that ran to its end RFLAGS are those that it
- * popped; otherwise the TF in them is the one set for the step.
+ * svm_end_step - end the single step, after any exit
+ *
+ * After an IRET that completed, RFLAGS.TF is the bit that IRET popped; otherwise it is the bit that
+ * was set for the step, and is restored.
  */
 void svm_end_step(struct svm_vcpu *svm, u32 exit_code)
 {
@@ -202,7 +213,7 @@ void svm_end_step(struct svm_vcpu *svm, u32 exit_code)
 		svm->vcpu.rflags &= ~X86_EFLAGS_TF;
 }
 
-/* The handler of an NMI is at its end: the mask falls when this IRET has run, not before. */
+/* The guest is about to execute the IRET of an NMI handler; NMIs stay masked until it completes. */
 void svm_iret_intercepted(struct svm_vcpu *svm)
 {
 	svm_intercept(svm, IRET_BIT, false);
@@ -211,11 +222,11 @@ void svm_iret_intercepted(struct svm_vcpu *svm)
 }
 
 /*
- * svm_open_window - leave the guest once an interrupt (NMI) could go in
+ * svm_open_window - hw_ops open_window: exit as soon as an interrupt (NMI) can be injected
  *
- * CR8 writes are intercepted while an interrupt waits, whatever holds it back: lowering
- * TPR may let it in. (It also steps around an emulator, QEMU's TCG, that aborts on a CR8
- * write in the guest while V_IRQ is set.)
+ * CR8 writes are intercepted while an interrupt is pending, whatever holds it back, because
+ * lowering TPR may permit it. (This also works around QEMU's TCG, which aborts on a CR8 write in
+ * the guest while V_IRQ is set.)
  */
 void svm_open_window(struct mkvm_vcpu *vcpu, bool irq, bool nmi)
 {
@@ -227,7 +238,7 @@ void svm_open_window(struct mkvm_vcpu *vcpu, bool irq, bool nmi)
 		svm_close_irq_window(svm);
 	svm_intercept(svm, INTERCEPT_CR8_WRITE,
 		      irq || !vcpu->lapic || mkvm_lapic_highest_irr(vcpu->lapic) >= 0);
-	/* A masked NMI waits for the intercepted IRET; what is left ends with the instruction. */
+	/* Masked NMIs wait for the intercepted IRET; a shadow or IRET ends with one instruction. */
 	svm->step_wanted = nmi && (svm->in_iret || !svm->nmi_masked);
 }
 
@@ -238,7 +249,10 @@ void svm_dr_intercepts(struct svm_vcpu *svm, bool on)
 	svm->vmcb->control.intercepts[INTERCEPT_DR] = on ? ~0u : 0;
 }
 
-/* DR0-3 are the guest's while it runs. In this order: a switch to another thread in between is harmless. */
+/*
+ * Lets the guest access DR0-3 directly. The order matters: a context switch between the two steps
+ * is harmless.
+ */
 void svm_dr_live(struct svm_vcpu *svm)
 {
 	svm_dr_intercepts(svm, false);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * exit.c - the meaning of each #VMEXIT: one small handler for each exit code.
+ * exit.c - handles #VMEXITs: one small handler for each exit code.
  *
- * State: none of its own; it reads the exit fields of the VMCB. Handlers return 1 (enter
- * again), 0 (to userspace, kvm_run is filled in) or -errno.
+ * State: none; it reads the exit fields of the VMCB. Handlers return 1 (enter again), 0 (return to
+ * userspace, kvm_run is filled in) or -errno.
  *
  * AMD APM vol. 2, "SVM Intercept Exit Codes". Read next: cpu/exit.c.
  */
@@ -44,7 +44,7 @@ static int svm_exit_ioio(struct mkvm_vcpu *vcpu)
 	return mkvm_exit_pio(vcpu, info >> 16, size, info & SVM_IOIO_TYPE_MASK);
 }
 
-/* A read of CR4; on TCG of any, which that calls CR0: see set_cr4. */
+/* A read of CR4, or on TCG of any control register, which it reports as CR0: see set_cr4. */
 static int svm_exit_cr_read(struct mkvm_vcpu *vcpu)
 {
 	unsigned int cr = to_svm(vcpu)->vmcb->control.exit_code - SVM_EXIT_READ_CR0;
@@ -59,13 +59,13 @@ static int svm_exit_cr_write(struct mkvm_vcpu *vcpu)
 	return mkvm_exit_emulate(vcpu, MKVM_INTERCEPT_SET_CR, cr);
 }
 
-/* Exits while soft_tlb.c does the walks; CLTS, and what changes TS and MP alone, do not. */
+/* Exits only while soft_tlb.c does the walks; CLTS and writes that change only TS or MP do not. */
 static int svm_exit_cr0_write(struct mkvm_vcpu *vcpu)
 {
 	return mkvm_exit_emulate(vcpu, MKVM_INTERCEPT_SET_CR, 0);
 }
 
-/* The first access to a debug register: from now on DR0-3 are the guest's while it runs. */
+/* The first access to a debug register; from now on DR0-3 hold the guest's values while it runs. */
 static int svm_exit_dr(struct mkvm_vcpu *vcpu)
 {
 	struct svm_vcpu *svm = to_svm(vcpu);
@@ -77,7 +77,7 @@ static int svm_exit_dr(struct mkvm_vcpu *vcpu)
 	return 1;
 }
 
-/* DR6 is sticky: of a trap that was not the guest's these bits are again as it had them. */
+/* Restores these bits of the sticky DR6 to the guest's values, after a trap that is not its own. */
 static void forget_trap(struct svm_vcpu *svm, u64 bits)
 {
 	u64 *dr6 = &svm->vmcb->save.dr6;
@@ -85,7 +85,7 @@ static void forget_trap(struct svm_vcpu *svm, u64 bits)
 	*dr6 = (*dr6 & ~bits) | (svm->step_trap || svm->debugged ? svm->guest_dr6 & bits : 0);
 }
 
-/* An intercepted exception goes on to the guest, unless it was the trap of our own single step. */
+/* Reflects an intercepted exception to the guest, unless mkvm or userspace is debugging it. */
 static int take_exception(struct mkvm_vcpu *vcpu, u8 vector)
 {
 	struct svm_vcpu *svm = to_svm(vcpu);
@@ -105,12 +105,12 @@ static int take_exception(struct mkvm_vcpu *vcpu, u8 vector)
 		forget_trap(svm, DR_STEP);
 		return 1;
 	}
-	/* Intel's instruction for what is VMMCALL here; clients' firmware and tests use either. */
+	/* VMCALL, Intel's equivalent of VMMCALL; firmware and tests use either. */
 	if (vector == X86_TRAP_UD && mkvm_insn_at_rip(vcpu, NULL) == MKVM_INSN_HYPERCALL) {
 		vcpu->next_rip = 0;
 		return mkvm_exit_hypercall(vcpu);
 	}
-	/* Traps, but the exit comes before INT3 (CC) or INTO (CE). */
+	/* These are traps, but the exit comes before the instruction, INT3 (CC) or INTO (CE). */
 	if (vector == X86_TRAP_BP || vector == X86_TRAP_OF)
 		vcpu->rip = vcpu->next_rip ?: vcpu->rip + 1;
 	if (vector == X86_TRAP_PF)
@@ -125,7 +125,7 @@ static int svm_exit_exception(struct mkvm_vcpu *vcpu)
 	return take_exception(vcpu, to_svm(vcpu)->vmcb->control.exit_code - SVM_EXIT_EXCP_BASE);
 }
 
-/* Intercepted where INT3 and INTO count as INT n (svm_guest_debug_changed). */
+/* INT n is intercepted where the host treats INT3 and INTO as INT n (svm_guest_debug_changed). */
 static int svm_exit_swint(struct mkvm_vcpu *vcpu)
 {
 	u8 vector;
@@ -139,13 +139,13 @@ static int svm_exit_swint(struct mkvm_vcpu *vcpu)
 		vcpu->event = (struct mkvm_event) { .type = MKVM_EV_SOFT, .vector = vector };
 		return mkvm_skip_by_decoding(vcpu);
 	default:
-		return 1;	/* another processor has just changed it: once more */
+		return 1;	/* another vCPU has changed the code: execute it again */
 	}
 }
 
-#define NPF_WALK	BIT_ULL(33)	/* of the guest's page tables; counts as a write */
+#define NPF_WALK	BIT_ULL(33)	/* in the walk of the guest's tables; counts as a write */
 
-/* Translations are dropped; exits while soft_tlb.c has them. */
+/* Drops translations; exits only while soft_tlb.c holds them. */
 static int svm_exit_invlpg(struct mkvm_vcpu *vcpu)
 {
 	mkvm_hw->flush_tlb(vcpu);
@@ -192,7 +192,7 @@ static int (*const handlers[])(struct mkvm_vcpu *vcpu) = {
 	[SVM_EXIT_READ_DR0 ... SVM_EXIT_WRITE_DR7] = svm_exit_dr,
 	[SVM_EXIT_EXCP_BASE ... SVM_EXIT_LAST_EXCP] = svm_exit_exception,
 	[SVM_EXIT_INTR] = mkvm_exit_host_interrupt,
-	[SVM_EXIT_NMI] = mkvm_exit_nothing,	/* the host's, taken at STGI */
+	[SVM_EXIT_NMI] = mkvm_exit_nothing,	/* the host takes it at STGI */
 	[SVM_EXIT_SMI] = mkvm_exit_nothing,
 	[SVM_EXIT_INIT] = mkvm_exit_nothing,
 	[SVM_EXIT_VINTR] = svm_exit_vintr,
@@ -202,7 +202,7 @@ static int (*const handlers[])(struct mkvm_vcpu *vcpu) = {
 	[SVM_EXIT_SWINT] = svm_exit_swint,
 	[SVM_EXIT_RSM] = mkvm_exit_rsm,
 	[SVM_EXIT_IRET] = svm_exit_iret,
-	/* Caches are coherent and no device bypasses them: nothing to write back or to drop. */
+	/* Caches are coherent and no device bypasses them, so INVD and WBINVD need do nothing. */
 	[SVM_EXIT_INVD] = mkvm_skip_instruction,
 	[SVM_EXIT_HLT] = mkvm_exit_halt,
 	[SVM_EXIT_INVLPG] = svm_exit_invlpg,
@@ -214,7 +214,7 @@ static int (*const handlers[])(struct mkvm_vcpu *vcpu) = {
 	[SVM_EXIT_VMRUN] = mkvm_exit_ud,
 	[SVM_EXIT_VMMCALL] = mkvm_exit_hypercall,
 	[SVM_EXIT_VMLOAD ... SVM_EXIT_SKINIT] = mkvm_exit_ud,
-	[SVM_EXIT_RDTSCP] = mkvm_exit_ud,	/* intercepted where CPUID hides it, as is INVPCID */
+	[SVM_EXIT_RDTSCP] = mkvm_exit_ud,	/* intercepted if CPUID hides it, as is INVPCID */
 	[SVM_EXIT_WBINVD] = mkvm_skip_instruction,
 	[SVM_EXIT_MONITOR] = mkvm_exit_monitor,
 	[SVM_EXIT_MWAIT ... SVM_EXIT_MWAIT_COND] = mkvm_exit_mwait,
@@ -223,7 +223,10 @@ static int (*const handlers[])(struct mkvm_vcpu *vcpu) = {
 	[SVM_EXIT_INVPCID] = svm_exit_invpcid,
 };
 
-/* Those that are skipped; a CPU that does not save the next RIP has them decoded for it. */
+/*
+ * Opcodes of the skipped instructions, the first byte in the lowest bits: on a CPU that does not
+ * save the next RIP, mkvm_skip_by_decoding compares them.
+ */
 static const u32 skipped[] = {
 	[SVM_EXIT_CPUID] = 0xa20f,
 	[SVM_EXIT_INVD] = 0x080f,

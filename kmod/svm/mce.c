@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * mce.c - machine checks that arrive while the guest runs. The host handles most of them. One
- * is caused by the guest itself, and ends the guest.
+ * mce.c - handles machine checks that arrive while the guest runs. Most are passed to the host. One
+ * is caused by the guest itself, and shuts the guest down.
  *
  * State: only the CPU's machine-check registers.
  *
@@ -18,10 +18,10 @@
 #include "mce.h"
 #include "svm.h"
 
-#define DC_CFG_CHECKS_TLB	BIT_ULL(47)	/* several matches raise a machine check, and none goes unnoticed */
+#define DC_CFG_CHECKS_TLB	BIT_ULL(47)	/* multiple matches always raise #MC */
 #define NR_BANKS		6		/* of these CPUs */
 
-/* Context: preemption off. */
+/* svm_mce_cpu_enable - make erratum 383 raise a machine check. Context: preemption off. */
 void svm_mce_cpu_enable(void)
 {
 	u64 cfg;
@@ -30,7 +30,10 @@ void svm_mce_cpu_enable(void)
 		wrmsrl_safe(MSR_AMD64_DC_CFG, cfg | DC_CFG_CHECKS_TLB);
 }
 
-/* The guest's doing: the registers are as if nothing had happened, and what the TLB held is gone. */
+/*
+ * If the guest has caused erratum 383, clears the machine-check registers and flushes the TLB.
+ * Returns false for any other machine check.
+ */
 static bool forget_erratum_383(void)
 {
 	u64 status;
@@ -48,13 +51,17 @@ static bool forget_erratum_383(void)
 	return true;
 }
 
-/* The intercept has held back a machine check. Context: right after the exit, interrupts off. */
+/*
+ * svm_machine_check - handle a machine check that the intercept has held back
+ *
+ * Context: right after the exit, interrupts off.
+ */
 void svm_machine_check(struct svm_vcpu *svm)
 {
 	if (!forget_erratum_383()) {
 		mkvm_machine_check();
 		return;
 	}
-	pr_err_ratelimited("mkvm: a guest's page tables have raised a machine check (erratum 383): it is shut down\n");
+	pr_err_ratelimited("mkvm: a guest's page tables have raised a machine check (erratum 383); the guest is shut down\n");
 	svm->vcpu.triple_fault = true;
 }

@@ -8,9 +8,9 @@
 #include <linux/types.h>
 
 #define SVM_MCE_OVERFLOW	(1ULL << 62)	/* an earlier error was not read */
-#define SVM_MCE_TLB_MULTIMATCH	0xb600000000010015ULL	/* an uncorrected error: several matches in the data TLB */
+#define SVM_MCE_TLB_MULTIMATCH	0xb600000000010015ULL	/* uncorrected, in the data TLB */
 
-/* MC0_STATUS of a machine check that a guest can make by changing its page tables. */
+/* Is this the MC0_STATUS of a machine check that a guest can cause by changing its page tables? */
 static inline bool svm_mce_is_erratum_383(u64 mc0_status)
 {
 	return (mc0_status & ~SVM_MCE_OVERFLOW) == SVM_MCE_TLB_MULTIMATCH;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * svm.c - AMD SVM: detection, enabling, a vCPU's VMCB and the state in it, guest entry.
+ * svm.c - implements AMD SVM: detection, enabling, a vCPU's VMCB and the state in it, guest entry.
  *
  * State: svm_cpus (per CPU: ASIDs, save areas), the permission maps that all vCPUs share,
  * struct svm_vcpu. Only the vCPU's thread writes the VMCB, while it is not in the guest.
@@ -21,7 +21,7 @@
 
 #define IOPM_ORDER	2	/* 12 KiB, rounded up */
 #define MSRPM_SIZE	(2 * PAGE_SIZE)
-#define MSRPM_ORDER	2	/* two maps: with direct_msrs, and one that has every access exit */
+#define MSRPM_ORDER	2	/* two maps: one allows direct_msrs, one intercepts every access */
 
 DEFINE_PER_CPU(struct svm_cpu, svm_cpus);
 static struct page *iopm, *msrpm;
@@ -35,15 +35,15 @@ static const char *svm_missing(void)
 	u64 vm_cr;
 
 	if (!boot_cpu_has(X86_FEATURE_SVM))
-		return "this CPU does not have SVM (AMD-V), or the machine that it is a guest of does not pass it on";
+		return "this CPU does not have SVM (AMD-V), or the hypervisor that it runs under does not expose it";
 	if (!(cpuid_edx(0x8000000a) & BIT(X86_FEATURE_NPT & 31)))
 		return "this CPU's SVM does not have nested paging (NPT)";
 	if (!rdmsrl_safe(MSR_VM_CR, &vm_cr) && (vm_cr & SVM_VM_CR_SVM_DIS_MASK))
-		return "SVM is disabled by the firmware (MSR VM_CR.SVMDIS): switch it on in the firmware's setup";
+		return "SVM is disabled by the firmware (MSR VM_CR.SVMDIS): enable it in the firmware's setup";
 	return NULL;
 }
 
-/* Direct access to the registers that VMLOAD and VMSAVE switch; an exit for all others. */
+/* MSRs that VMLOAD and VMSAVE switch: the guest accesses them directly. All others exit. */
 static const u32 direct_msrs[] = {
 	MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE, MSR_STAR, MSR_LSTAR, MSR_CSTAR, MSR_SYSCALL_MASK,
 	MSR_IA32_SYSENTER_CS, MSR_IA32_SYSENTER_ESP, MSR_IA32_SYSENTER_EIP,
@@ -111,7 +111,7 @@ nomem:
 	return -ENOMEM;
 }
 
-/* Nested tables have as many levels as the host's own: APM vol. 2, "Nested Paging". */
+/* Nested page tables have as many levels as the host's own: APM vol. 2, "Nested Paging". */
 static bool svm_tdp_five_levels(void)
 {
 	return pgtable_l5_enabled();
@@ -176,20 +176,20 @@ static void svm_vcpu_destroy(struct mkvm_vcpu *vcpu)
 {
 	struct svm_vcpu *svm = to_svm(vcpu);
 
-	/* A later vCPU at the same address must not pass for this one. */
+	/* A later vCPU at the same address must not be mistaken for this one. */
 	on_each_cpu(forget_last, svm, 1);
 	free_page((unsigned long)svm->vmcb);
 	kfree(svm);
 }
 
-/* Breakpoints that are on need DR0-3, whether or not the guest touches the registers again. */
+/* Enabled breakpoints need the guest's DR0-3, whether or not it accesses the registers again. */
 static void arm_breakpoints(struct svm_vcpu *svm)
 {
 	if (unlikely(svm->vmcb->save.dr7 & 0xff) && !svm->debugged)
 		svm_dr_live(svm);
 }
 
-/* INVPCID exits where CPUID hides it, and where it drops what the software walk has found. */
+/* INVPCID exits if CPUID hides it, and while soft_tlb.c holds translations that it must drop. */
 static void intercept_invpcid(struct svm_vcpu *svm)
 {
 	bool wanted = svm->vcpu.soft_root || !(svm->vcpu.shown & MKVM_SHOWN_INVPCID);
@@ -198,7 +198,7 @@ static void intercept_invpcid(struct svm_vcpu *svm)
 		svm_intercept(svm, INTERCEPT_INVPCID, wanted);
 }
 
-/* Instructions that CPUID hides are #UD. */
+/* hw_ops cpuid_changed: makes instructions that CPUID hides raise #UD. */
 static void svm_cpuid_changed(struct mkvm_vcpu *vcpu)
 {
 	struct svm_vcpu *svm = to_svm(vcpu);
@@ -235,10 +235,10 @@ static void set_intercepts(struct svm_vcpu *svm)
 }
 
 /*
- * The guest runs with the host's CR4.MCE: where it is clear a machine check shuts the CPU down and the
- * host never learns what it was (APM vol. 2, "Machine-Check Exception"). While the guest has the bit
- * otherwise, its reads of CR4 exit. Writes always do. QEMU's TCG looks at CR0's intercept whichever
- * register is read.
+ * The guest runs with the host's CR4.MCE: if the bit were clear, a machine check would shut the CPU
+ * down before the host could report it (APM vol. 2, "Machine-Check Exception"). Reads of CR4 exit
+ * while the guest's own bit differs; writes always exit. QEMU's TCG checks the intercept of CR0
+ * whichever register is read.
  */
 static void set_cr4(struct svm_vcpu *svm, u64 val)
 {
@@ -261,7 +261,7 @@ static void reset_segment(struct vmcb_seg *seg, u16 selector, u64 base, u16 attr
 static void reset_save_area(struct svm_vcpu *svm, bool init)
 {
 	struct vmcb_save_area *s = &svm->vmcb->save, old = *s;
-	/* INIT leaves the cache bits as they are: APM vol. 2, "Processor Initialization State". */
+	/* INIT preserves the cache bits: APM vol. 2, "Processor Initialization State". */
 	u64 cache = init ? s->cr0 & (X86_CR0_CD | X86_CR0_NW) : X86_CR0_CD | X86_CR0_NW;
 
 	memset(s, 0, sizeof(*s));
@@ -282,7 +282,7 @@ static void reset_save_area(struct svm_vcpu *svm, bool init)
 	s->g_pat = svm->vcpu.pat;
 	if (!init)
 		return;
-	/* Model-specific registers survive INIT as well. */
+	/* INIT preserves model-specific registers as well. */
 	s->star = old.star;
 	s->lstar = old.lstar;
 	s->cstar = old.cstar;
@@ -322,7 +322,7 @@ static void svm_vcpu_reset(struct mkvm_vcpu *vcpu, bool init)
 
 static void svm_vmsave(u64 pa)
 {
-	asm volatile("1: vmsave %%rax\n2:\n" _ASM_EXTABLE(1b, 2b) : : "a"(pa) : "memory");	/* or SVM is off */
+	asm volatile("1: vmsave %%rax\n2:\n" _ASM_EXTABLE(1b, 2b) : : "a"(pa) : "memory");	/* faults if SVM is off */
 }
 
 static void svm_vcpu_load(struct mkvm_vcpu *vcpu, int cpu)
@@ -354,7 +354,7 @@ static void svm_vcpu_put(struct mkvm_vcpu *vcpu)
 	mkvm_guard_userspace();
 }
 
-/* ---- into the guest ---- */
+/* ---- guest entry ---- */
 
 static void svm_flush_tlb(struct mkvm_vcpu *vcpu)
 {
@@ -364,8 +364,8 @@ static void svm_flush_tlb(struct mkvm_vcpu *vcpu)
 }
 
 /*
- * hw_ops set_soft_tlb: what changes the guest's paging or drops translations exits meanwhile. CR4,
- * EFER and task switches always do.
+ * hw_ops set_soft_tlb: while the mode is on, whatever changes the guest's paging or drops
+ * translations causes an exit. Writes of CR4 and EFER, and task switches, always do.
  */
 static void svm_set_soft_tlb(struct mkvm_vcpu *vcpu, u64 root_pa)
 {
@@ -390,7 +390,7 @@ static void end_soft_tlb(struct mkvm_vcpu *vcpu)
 		svm_set_soft_tlb(vcpu, 0);
 }
 
-/* hw_ops use_root. */
+/* hw_ops use_root: changes the second-level root; step: execute only one instruction. */
 static bool svm_use_root(struct mkvm_vcpu *vcpu, u64 root_pa, bool step)
 {
 	struct svm_vcpu *svm = to_svm(vcpu);
@@ -417,7 +417,7 @@ static const char *svm_last_exit(struct mkvm_vcpu *vcpu)
 		u32 code;
 		const char *name;
 	} names[] = { SVM_EXIT_REASONS };
-	static u8 found[256];	/* index in names, by the low byte of a code; a hint, which anybody may write */
+	static u8 found[256];	/* index in names, by low byte; races are harmless */
 	u32 code = READ_ONCE(to_svm(vcpu)->vmcb->control.exit_code);
 	unsigned int i = READ_ONCE(found[code & 0xff]);
 
@@ -472,7 +472,7 @@ static void svm_enter(struct mkvm_vcpu *vcpu)
 
 	store_ldt(ldt);
 	if (unlikely(svm_vmrun(svm->vmcb_pa, vcpu->regs, c->host_save_pa))) {
-		/* SVM is off: the machine reboots, or this CPU goes and the thread leaves it. */
+		/* SVM is off: the machine reboots, or this CPU goes offline and the thread moves. */
 		svm_asid_refused(&svm->asid, &c->asids);
 		vmcb->control.exit_code = SVM_EXIT_INTR;
 		return;
@@ -481,7 +481,7 @@ static void svm_enter(struct mkvm_vcpu *vcpu)
 		svm_asid_refused(&svm->asid, &c->asids);
 
 	mkvm_restore_ldt(ldt);
-	/* The host's, which the intercept held back; it is served on the CPU where it came. */
+	/* A machine check is the host's, and must be handled on the CPU that raised it. */
 	if (unlikely(vmcb->control.exit_code == SVM_EXIT_EXCP_BASE + X86_TRAP_MC))
 		svm_machine_check(svm);
 	vcpu->regs[0] = vmcb->save.rax;
@@ -558,7 +558,7 @@ static void svm_get_segment(struct mkvm_vcpu *vcpu, int seg, struct kvm_segment 
 	};
 	var->unusable = !var->present;
 	if (seg == MKVM_TR)
-		var->type |= 2;		/* a loaded TSS is busy, though some CPUs do not say so */
+		var->type |= 2;		/* a loaded TSS is busy, but some CPUs do not store the bit */
 	if (seg == MKVM_SS)
 		var->dpl = to_svm(vcpu)->vmcb->save.cpl;
 }
@@ -661,13 +661,13 @@ static void svm_set_dr(struct mkvm_vcpu *vcpu, int dr, u64 val)
 	arm_breakpoints(to_svm(vcpu));
 }
 
-/* The VMCB has no place for them: the CPU forgets them at an exit. */
+/* hw_ops take_held_traps: none, as the VMCB cannot hold pending debug exceptions. */
 static u32 svm_take_held_traps(struct mkvm_vcpu *vcpu)
 {
 	return 0;
 }
 
-/* The register in the save area that an MSR's number names, or NULL. */
+/* Returns the VMCB's field for an MSR, or NULL. *address: it must hold a canonical address. */
 static u64 *msr_field(struct vmcb_save_area *s, u32 index, bool *address)
 {
 	*address = false;
@@ -727,7 +727,7 @@ static void svm_tsc_offset_changed(struct mkvm_vcpu *vcpu)
 	to_svm(vcpu)->vmcb->control.tsc_offset = vcpu->tsc_offset;
 }
 
-/* A filter that denies one of the direct registers has all of them exit. */
+/* hw_ops msr_filter_changed: if the filter denies any of the direct MSRs, all of them exit. */
 static void svm_msr_filter_changed(struct mkvm_vcpu *vcpu)
 {
 	bool direct = mkvm_msrs_allowed(vcpu, direct_msrs, ARRAY_SIZE(direct_msrs));

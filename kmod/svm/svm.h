@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * svm.h - what the files of svm/ share: a vCPU with its VMCB, and the state of a CPU.
+ * svm.h - definitions shared by the files of svm/: a vCPU with its VMCB, and the state of a CPU.
  *
  * Manual: AMD APM vol. 2, "Secure Virtual Machine". Read next: svm.c.
  */
@@ -19,29 +19,29 @@ struct svm_vcpu {
 	struct svm_asid asid;
 	u64 cr4;		/* the guest's: see set_cr4 */
 
-	/* NMIs: masked from the injection to the IRET. Hardware does not tell when IRET is done. */
+	/* NMIs are masked from the injection to the IRET, whose completion causes no exit. */
 	bool nmi_masked;
-	bool in_iret;		/* IRET was intercepted at iret_rip and is let run now */
+	bool in_iret;		/* the IRET intercepted at iret_rip executes now */
 	u64 iret_rip;
-	/* One instruction with TF set and exceptions intercepted, since nothing else ends a shadow or IRET. */
-	bool step_wanted;	/* by svm_open_window: from the next entry on */
-	bool step_once;		/* by svm_use_root: after the next entry */
+	/* Only a single step reveals the end of an interrupt shadow or of an IRET. */
+	bool step_wanted;	/* by svm_open_window: step at each entry */
+	bool step_once;		/* by svm_use_root: step at the next entry */
 	bool stepping;
 	bool step_had_tf;	/* the guest's own TF */
 	bool step_trap;		/* this exit's #DB is the step's, not the guest's */
-	/* While userspace's breakpoints are in the VMCB, or it steps, the guest's own are here. */
+	/* The guest's own registers while the VMCB has userspace's breakpoints, or it steps. */
 	bool debugged;
 	u64 guest_dr6;
-	u64 guest_dr7;		/* not while it only steps */
+	u64 guest_dr7;		/* unused while userspace only steps */
 };
 
 struct svm_cpu {
 	struct svm_asids asids;
-	u64 host_save_pa;	/* page for VMSAVE of the host's state */
+	u64 host_save_pa;	/* physical address of host_save */
 	void *hsave;
-	struct vmcb *host_save;	/* of its save area what VMSAVE and VMLOAD know */
+	struct vmcb *host_save;	/* a VMCB for VMSAVE and VMLOAD of the host's state */
 	u64 tsc_aux;		/* the host's */
-	struct svm_vcpu *last;	/* whose branch predictions may be there */
+	struct svm_vcpu *last;	/* the vCPU that ran last: its branch predictions may remain */
 };
 
 DECLARE_PER_CPU(struct svm_cpu, svm_cpus);
@@ -62,14 +62,14 @@ static inline void svm_intercept(struct svm_vcpu *svm, unsigned int bit, bool on
 }
 
 /*
- * Exceptions that are always intercepted: endless #AC and #DB deliveries would hold the CPU;
- * #UD may be a VMCALL.
+ * Exceptions that are always intercepted. Endless deliveries of #AC or #DB would block the CPU, a
+ * machine check is the host's, and #UD may be a VMCALL.
  */
 #define SVM_EXCEPTIONS	(BIT(X86_TRAP_DB) | BIT(X86_TRAP_AC) | BIT(X86_TRAP_MC) | BIT(X86_TRAP_UD))
 
 int svm_vmrun(u64 vmcb_pa, u64 *regs, u64 host_save_pa);
 
-/* event.c */
+/* event.c; functions with an entry of the same name in hw_ops.h are explained there */
 void svm_inject(struct mkvm_vcpu *vcpu, const struct mkvm_event *ev);
 void svm_open_window(struct mkvm_vcpu *vcpu, bool irq, bool nmi);
 void svm_close_irq_window(struct svm_vcpu *svm);

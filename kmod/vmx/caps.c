@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * caps.c - VMX capabilities: one table of controls that are required, used if present, or never
- * used.
+ * caps.c - negotiates VMX capabilities: one table of the controls that are required, used if
+ * present, or never used.
  *
  * State: vmx_caps, written once at load.
  *
@@ -17,18 +17,19 @@ struct vmx_caps vmx_caps;
 
 static bool vmx_wanted;
 module_param_named(vmx, vmx_wanted, bool, 0444);
-MODULE_PARM_DESC(vmx, "use VMX, which was tested in an emulator alone (default 0: do not load on Intel CPUs)");
+MODULE_PARM_DESC(vmx, "use VMX, which has only been tested in an emulator (default 0: do not load on Intel CPUs)");
 
 static bool apicv_wanted = true;
 module_param_named(apicv, apicv_wanted, bool, 0444);
-MODULE_PARM_DESC(apicv, "let the CPU deliver and end the interrupts of a local APIC in x2APIC mode, where it can (default 1)");
+MODULE_PARM_DESC(apicv, "let the CPU deliver and end the interrupts of local APICs in x2APIC mode, if it can (default 1)");
 
 enum word { PIN, CPU, CPU2, EXIT, ENTRY, EPT, MISC, NR_WORDS };
 
 /*
- * REQUIRED is always on and WANTED on where it is there. SWITCHED must be there and starts
- * off. NEVER must be possible to be off: the CPU's default for these is on. APICV are
- * switched together, where all are there. What is not in this table is off where that is possible.
+ * REQUIRED: must exist, and is always on. WANTED: is on if it exists. SWITCHED: must exist, and
+ * starts off. NEVER: must allow the value 0, although the CPU's default is 1. APICV: all of them
+ * are switched together, if all exist. Controls that are not in this table are off if the CPU
+ * allows it.
  */
 enum need { REQUIRED, WANTED, SWITCHED, NEVER, APICV };
 
@@ -88,7 +89,7 @@ static const struct {
 	{ MISC, REQUIRED, 0, VMX_MISC_SAVE_EFER_LMA, "saving of EFER.LMA as an entry control" },
 };
 
-/* Which bits may be 1 and which must be, for each word. */
+/* Reads, for each word, the bits that may be 1 and those that must be 1. */
 static void read_capabilities(u64 *may, u64 *must)
 {
 	static const u32 msrs[] = {
@@ -153,20 +154,20 @@ static const char *negotiate(void)
 	return NULL;
 }
 
-/* hw_ops missing. The kernel locks the feature register at boot, so what it says holds. */
+/* hw_ops missing. The kernel locks IA32_FEAT_CTL at boot, so its value cannot change any more. */
 const char *vmx_missing(void)
 {
 	const u64 enabled = FEAT_CTL_LOCKED | FEAT_CTL_VMX_ENABLED_OUTSIDE_SMX;
 	u64 feat_ctl = 0;
 
 	if (!vmx_wanted)
-		return "VMX has only been tested in an emulator; load with vmx=1 to use it all the same";
+		return "VMX has only been tested in an emulator; load with vmx=1 to use it anyway";
 	if (!(cpuid_ecx(1) & BIT(X86_FEATURE_VMX & 31)))
-		return "this CPU does not have VMX (VT-x), or the machine that it is a guest of does not pass it on";
+		return "this CPU does not have VMX (VT-x), or the hypervisor that it runs under does not expose it";
 	if (mkvm_host_has_fred())
 		return "the kernel uses FRED, which is not supported here: boot with fred=off";
 	rdmsrl_safe(MSR_IA32_FEAT_CTL, &feat_ctl);
 	if ((feat_ctl & enabled) != enabled)
-		return "VMX is disabled by the firmware (MSR IA32_FEAT_CTL): switch it on in the firmware's setup";
+		return "VMX is disabled by the firmware (MSR IA32_FEAT_CTL): enable it in the firmware's setup";
 	return negotiate();
 }

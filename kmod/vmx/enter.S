@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * enter.S - guest entry and exit.
+ * enter.S - enters the guest by VMLAUNCH or VMRESUME, and returns after the exit.
  *
  * State: none; the registers are exchanged between the guest and the array that the caller
  * passes. RSP, RIP and RFLAGS are in the VMCS. Read next: vmx.c.
@@ -11,15 +11,15 @@
 #include <asm/msr-index.h>
 #include "compat.h"
 #include "enter.h"
-#define HOST_RSP_FIELD 0x6c14		/* enum vmcs_field is not for assembly files */
+#define HOST_RSP_FIELD 0x6c14		/* assembly cannot include enum vmcs_field */
 
 /*
  * int vmx_vmenter(u64 *regs, bool launched)
  *
- * Interrupts are off and stay off: with external-interrupt exiting one that comes ends
- * the guest's run and is taken when the caller turns interrupts on. An exit goes on at
- * vmx_vmexit with the stack as it was (Intel SDM vol. 3, "Loading Host State").
- * Return: VMX_ENTERED; VMX_FAILED, VMX_OFF: there was no entry.
+ * Interrupts are off and stay off: with external-interrupt exiting, an interrupt causes an exit and
+ * is taken when the caller enables interrupts. After an exit execution continues at vmx_vmexit with
+ * the stack as it was (Intel SDM vol. 3, "Loading Host State"). Return: VMX_ENTERED; VMX_FAILED or
+ * VMX_OFF if the guest has not been entered.
  */
 SYM_FUNC_START(vmx_vmenter)
 	PUSH_CALLERS_REGS
@@ -27,28 +27,28 @@ SYM_FUNC_START(vmx_vmenter)
 
 	mov $HOST_RSP_FIELD, %eax
 1:	vmwrite %rsp, %rax
-	bt $0, %esi			/* CF: launched; nothing below changes it before the branch */
+	bt $0, %esi			/* CF: launched; preserved up to the branch */
 	mov %rdi, %rax
 	LOAD_GUEST_REGS
 	mov REG(0)(%rax), %rax
-	MKVM_VMX_CLEAR_CPU_BUFFERS	/* leaves CF */
+	MKVM_VMX_CLEAR_CPU_BUFFERS	/* preserves CF */
 	jc 2f
 3:	vmlaunch
 	jmp 4f
 2:	vmresume
-4:	mov $1, %eax			/* VMX_FAILED: no entry, and no exit */
-	jbe 5f				/* always: CF or ZF says so */
+4:	mov $1, %eax			/* VMX_FAILED: the entry failed */
+	jbe 5f				/* always taken: CF or ZF is set */
 
 SYM_INNER_LABEL(vmx_vmexit, SYM_L_GLOBAL)
 	ENDBR
 	push %rax
 	mov 8(%rsp), %rax
 	SAVE_GUEST_REGS
-	pop (%rax)			/* RAX is the first */
+	pop (%rax)			/* the guest's RAX */
 	xor %eax, %eax			/* VMX_ENTERED */
 
-	/* Nothing of the guest's may steer the host's speculation. */
-5:	mov %eax, %ebx			/* what follows needs EAX */
+	/* The guest's register values and predictions must not influence host speculation. */
+5:	mov %eax, %ebx			/* EAX is clobbered below */
 	xor %ebp, %ebp
 	xor %esi, %esi
 	xor %edi, %edi
@@ -61,7 +61,7 @@ SYM_INNER_LABEL(vmx_vmexit, SYM_L_GLOBAL)
 	xor %r14d, %r14d
 	xor %r15d, %r15d
 	FILL_RETURN_BUFFER %rcx, RSB_CLEAR_LOOPS, X86_FEATURE_RSB_VMEXIT, X86_FEATURE_RSB_VMEXIT_LITE
-	/* IBRS holds for what the guest has trained only after it is written again. */
+	/* IBRS covers predictions trained by the guest only after it is written again. */
 	ALTERNATIVE "jmp .Librs_done", "", X86_FEATURE_KERNEL_IBRS
 	mov $MSR_IA32_SPEC_CTRL, %ecx
 	rdmsr

@@ -15,7 +15,7 @@
 #include "vmx.h"
 
 #define SHADOW	(GUEST_INTR_STATE_STI | GUEST_INTR_STATE_MOV_SS)
-#define PENDING_STEP BIT(14)	/* of the pending debug exceptions */
+#define PENDING_STEP BIT(14)	/* BS in the pending debug exceptions */
 
 u8 vmx_get_shadow(struct mkvm_vcpu *vcpu)
 {
@@ -25,7 +25,10 @@ u8 vmx_get_shadow(struct mkvm_vcpu *vcpu)
 	       (shadow & GUEST_INTR_STATE_MOV_SS ? KVM_X86_SHADOW_INT_MOV_SS : 0);
 }
 
-/* A CPU that does not tell the two apart says both; here there can be one, and MOV SS blocks more. */
+/*
+ * A state saved on AMD has both shadows, because its CPUs do not distinguish them. The VMCS allows
+ * only one; that of MOV SS blocks more.
+ */
 void vmx_set_shadow(struct mkvm_vcpu *vcpu, u8 shadow)
 {
 	struct vmx_vcpu *vmx = to_vmx(vcpu);
@@ -37,7 +40,7 @@ void vmx_set_shadow(struct mkvm_vcpu *vcpu, u8 shadow)
 		vmx->shadow |= GUEST_INTR_STATE_STI;
 }
 
-/* An NMI that is to go in masks others, but in the VMCS the bit must be clear until it has gone in. */
+/* An NMI that awaits injection masks others, although the VMCS's bit must be clear until then. */
 bool vmx_nmi_masked(struct mkvm_vcpu *vcpu)
 {
 	return (to_vmx(vcpu)->shadow & GUEST_INTR_STATE_NMI) || vcpu->event.type == MKVM_EV_NMI;
@@ -50,7 +53,12 @@ void vmx_set_nmi_masked(struct mkvm_vcpu *vcpu, bool masked)
 	vmx->shadow = (vmx->shadow & ~GUEST_INTR_STATE_NMI) | (masked ? GUEST_INTR_STATE_NMI : 0);
 }
 
-/* An IRET that faulted has taken the mask away all the same: it runs again. info: of the exit. */
+/*
+ * vmx_keep_nmi_mask - mask NMIs again after an exit by an IRET that will be executed again
+ * @info: the exit's interruption information or qualification
+ *
+ * The CPU removes the mask even if the IRET faults.
+ */
 void vmx_keep_nmi_mask(struct vmx_vcpu *vmx, u64 info)
 {
 	if ((info & INTR_INFO_UNBLOCK_NMI) && vmx->vcpu.event.type == MKVM_EV_NONE)
@@ -58,8 +66,10 @@ void vmx_keep_nmi_mask(struct vmx_vcpu *vmx, u64 info)
 }
 
 /*
- * Before an entry: a combination that the guest itself could not be in would fail it. Only
- * IF gives STI its shadow, and under a shadow a pending single step must be told.
+ * vmx_settle_shadow - make the shadow consistent with RFLAGS, before an entry
+ *
+ * The entry fails for a combination that no guest can reach: a shadow of STI needs IF, and under a
+ * shadow with TF set the VMCS must record a pending single step.
  */
 void vmx_settle_shadow(struct vmx_vcpu *vmx)
 {
@@ -73,7 +83,10 @@ void vmx_settle_shadow(struct vmx_vcpu *vmx)
 	vmx_write(GUEST_PENDING_DBG_EXCEPTIONS, pending | (vmx->vcpu.rflags & X86_EFLAGS_TF ? PENDING_STEP : 0));
 }
 
-/* PAE paging: the entry takes the four upper entries from the VMCS. Userspace or RSM has set CR3. */
+/*
+ * With PAE paging the entry takes the four PDPTEs from the VMCS. Reads them from guest memory after
+ * userspace or RSM has changed CR3.
+ */
 static void load_pdptes(struct vmx_vcpu *vmx)
 {
 	struct mkvm_vcpu *vcpu = &vmx->vcpu;
@@ -89,7 +102,7 @@ static void load_pdptes(struct vmx_vcpu *vmx)
 	idx = srcu_read_lock(&vcpu->vm->srcu);
 	p = mkvm_gpa_to_user(vcpu, mode.cr3 & 0xffffffe0, false);
 	for (i = 0; i < 4; i++) {
-		entry = 0;		/* not present where no memory is */
+		entry = 0;		/* not present if there is no memory */
 		if (p && get_user(entry, p + i))
 			entry = 0;
 		vmx_write(GUEST_PDPTR0 + 2 * i, entry);
@@ -98,8 +111,9 @@ static void load_pdptes(struct vmx_vcpu *vmx)
 }
 
 /*
- * Puts an event, or none, into the guest at the next entry. #BP and #OF are faults here: RIP is
- * already behind the instruction. INT n's is still at it, and two bytes long.
+ * hw_ops inject: encodes the event, or none, for injection at the next entry. #BP and #OF are
+ * injected as hardware exceptions, because RIP is already past the instruction. For INT n RIP is
+ * still at the instruction, which is two bytes long.
  */
 void vmx_inject(struct mkvm_vcpu *vcpu, const struct mkvm_event *ev)
 {
@@ -120,7 +134,7 @@ void vmx_inject(struct mkvm_vcpu *vcpu, const struct mkvm_event *ev)
 		vmx->shadow &= ~SHADOW;
 	if (ev->type == MKVM_EV_SOFT)
 		vmx_write(VM_ENTRY_INSTRUCTION_LEN, 2);
-	/* Whether there is an error code is the vector's to say, and real mode has none. */
+	/* The vector determines whether there is an error code; real mode has none. */
 	if (ev->type == MKVM_EV_EXCEPTION && mkvm_has_error_code(ev->vector) && (vmx_read(GUEST_CR0) & X86_CR0_PE)) {
 		info |= INTR_INFO_DELIVER_CODE_MASK;
 		vmx_write(VM_ENTRY_EXCEPTION_ERROR_CODE, ev->has_error ? (u16)ev->error : 0);
@@ -129,8 +143,9 @@ void vmx_inject(struct mkvm_vcpu *vcpu, const struct mkvm_event *ev)
 }
 
 /*
- * Bochs tells of an older event when the delivery of an interrupt exits that it took itself.
- * IF is set before the delivery, and the handler mostly has it clear.
+ * Workaround for Bochs: if the delivery of an interrupt that the CPU took itself (APICv) causes an
+ * exit, Bochs reports an older event instead. IF is set before the delivery; handlers mostly run
+ * with IF clear.
  */
 static bool cpu_took_interrupt(struct vmx_vcpu *vmx)
 {
@@ -140,9 +155,11 @@ static bool cpu_took_interrupt(struct vmx_vcpu *vmx)
 }
 
 /*
- * After an exit: was an event being delivered? It becomes vcpu->event and goes in again.
- * INT n, INT1, INT3 and INTO of the guest are not put in again: RIP is still at the instruction,
- * which runs once more. An INT n that we have put in goes in again: its RIP is userspace's to say.
+ * vmx_event_after_exit - save the event whose delivery the exit interrupted
+ *
+ * It becomes vcpu->event and is injected again. The guest's own INT n, INT1, INT3 and INTO are not:
+ * RIP is still at the instruction, which the guest executes again. An injected INT n is injected
+ * again, because it is at no instruction of the guest. Context: right after the exit.
  */
 void vmx_event_after_exit(struct vmx_vcpu *vmx)
 {
@@ -181,8 +198,9 @@ void vmx_event_after_exit(struct vmx_vcpu *vmx)
 }
 
 /*
- * Exceptions that leave the guest: endless #AC and #DB deliveries would hold the CPU; #UD
- * may be for a VMMCALL, or for RSM, which is an instruction of the CPU's own SMM only.
+ * Writes the bitmap of exceptions that exit. Endless deliveries of #AC or #DB would block the CPU,
+ * a machine check is the host's, and #UD may be a VMMCALL, or RSM, which the CPU knows only in its
+ * own SMM.
  */
 void vmx_update_exceptions(struct vmx_vcpu *vmx)
 {
@@ -196,9 +214,10 @@ void vmx_update_exceptions(struct vmx_vcpu *vmx)
 }
 
 /*
- * One instruction, then #DB, for userspace that steps. The entry follows at once, so that nobody
- * else sees this TF; all exceptions exit, so that it gets onto no stack. A shadow would have the
- * trap come before the instruction.
+ * vmx_begin_step - make the guest execute one instruction and raise #DB, for userspace that steps
+ *
+ * All exceptions exit, so this TF reaches no stack of the guest. A shadow is ended, because it
+ * would make the trap precede the instruction. Context: right before the entry.
  */
 void vmx_begin_step(struct vmx_vcpu *vmx)
 {
@@ -209,7 +228,11 @@ void vmx_begin_step(struct vmx_vcpu *vmx)
 	vmx_update_exceptions(vmx);
 }
 
-/* Bochs has TF's trap pending even where the instruction has not run; a CPU under a shadow alone. */
+/*
+ * vmx_forget_step - drop the pending single-step trap of an instruction that has not been executed
+ *
+ * A CPU has one pending only under a shadow, Bochs always.
+ */
 void vmx_forget_step(void)
 {
 	u64 pending = vmx_read(GUEST_PENDING_DBG_EXCEPTIONS);
@@ -217,7 +240,7 @@ void vmx_forget_step(void)
 	vmx_write(GUEST_PENDING_DBG_EXCEPTIONS, pending & ~(u64)PENDING_STEP);
 }
 
-/* Any exit ends the step. */
+/* vmx_end_step - end the single step, after any exit */
 void vmx_end_step(struct vmx_vcpu *vmx)
 {
 	vmx->stepping = false;
@@ -227,7 +250,10 @@ void vmx_end_step(struct vmx_vcpu *vmx)
 	vmx_update_exceptions(vmx);
 }
 
-/* hw_ops guest_debug_changed: the VMCS's DR7 changes hands; the guest's own accesses exit meanwhile. */
+/*
+ * hw_ops guest_debug_changed: switches the VMCS's DR7 between the guest's and userspace's. While it
+ * is userspace's, the guest's accesses to debug registers exit.
+ */
 void vmx_guest_debug_changed(struct mkvm_vcpu *vcpu)
 {
 	struct vmx_vcpu *vmx = to_vmx(vcpu);
@@ -236,7 +262,7 @@ void vmx_guest_debug_changed(struct mkvm_vcpu *vcpu)
 	vmx_update_exceptions(vmx);
 	if (debugged && !vmx->debugged) {
 		vmx->guest_dr7 = vmx_read(GUEST_DR7);
-		vmx->debugged = true;	/* first: from now on vcpu_load leaves dr_live alone */
+		vmx->debugged = true;	/* first: stops vcpu_load from setting dr_live */
 		barrier();
 		vcpu->dr_live = false;
 	}
@@ -248,13 +274,13 @@ void vmx_guest_debug_changed(struct mkvm_vcpu *vcpu)
 }
 
 /*
- * vmx_open_window - leave the guest once an interrupt (NMI) could go in
+ * vmx_open_window - hw_ops open_window: exit as soon as an interrupt (NMI) can be injected
  *
- * The NMI window does not heed an STI's shadow, which ends like an interrupt's window begins.
- * CR8 writes exit while an interrupt waits, whatever holds it back: lowering TPR may let it in.
- * With apicv the CPU sees to the LAPIC's interrupts itself; it does not while a window is open
- * for others. Whether it is used is decided here: who changes what vmx_may_apicv asks has
- * events looked at.
+ * The NMI window ignores a shadow of STI, so an NMI under such a shadow waits for the interrupt
+ * window, which opens when the shadow ends. CR8 writes exit while an interrupt is pending, whatever
+ * holds it back, because lowering TPR may permit it. With APICv the CPU delivers the LAPIC's
+ * interrupts itself, but not while a window is open for others. This function also decides whether
+ * APICv is used; whoever changes a condition in vmx_may_apicv must set MKVM_PEND_EVENT.
  */
 void vmx_open_window(struct mkvm_vcpu *vcpu, bool irq, bool nmi)
 {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * exit.c - the meaning of each VM exit: one small handler for each basic exit reason.
+ * exit.c - handles VM exits: one small handler for each basic exit reason.
  *
- * State: none of its own; it reads the exit fields of the VMCS. Handlers return 1 (enter
- * again), 0 (to userspace, kvm_run is filled in) or -errno.
+ * State: none; it reads the exit fields of the VMCS. Handlers return 1 (enter again), 0 (return to
+ * userspace, kvm_run is filled in) or -errno.
  *
  * Intel SDM vol. 3, "VM Exits", "VMX Basic Exit Reasons". Read next: cpu/exit.c.
  */
@@ -14,7 +14,7 @@
 
 #include "vmx.h"
 
-/* Of an EPT violation: there is a linear address; it is the access itself, not one of its walk. */
+/* EPT violations: the linear address is valid; the access itself faulted, not its page walk. */
 #define HAS_ADDRESS	BIT(7)
 #define WALK_DONE	(HAS_ADDRESS | BIT(8))
 
@@ -32,16 +32,17 @@ static int vmx_exit_io(struct mkvm_vcpu *vcpu)
 	u64 qual = vmx_read(EXIT_QUALIFICATION);
 
 	vcpu->stats[MKVM_STAT_IO_EXITS]++;
-	if (qual & BIT(4))		/* string */
+	if (qual & BIT(4))		/* string instruction */
 		return mkvm_exit_emulate(vcpu, qual & BIT(3) ? MKVM_INTERCEPT_INS : MKVM_INTERCEPT_OUTS,
 					 (qual & 7) + 1);
 	return mkvm_exit_pio(vcpu, qual >> 16, (qual & 7) + 1, qual & BIT(3));
 }
 
 /*
- * CR8, or a change of CR0's or CR4's bits that the VMCS keeps for us. CR0's bits and CR4.MCE
- * change for the guest only, in the shadow; PKE is noted. Then the instruction runs again: as nothing else
- * exits, the CPU itself does the rest of it, a change of paging mode among it.
+ * Handles a write of CR8, or a change of bits of CR0 or CR4 that the VMCS reserves to the host. The
+ * bits of CR0 and CR4.MCE change only in the read shadow; CR4.PKE changes in the CPU, and
+ * PKRU's handling with it. Then the guest executes the instruction again: it no longer exits, and
+ * the CPU does the rest, including a change of the paging mode.
  */
 static int vmx_exit_cr(struct mkvm_vcpu *vcpu)
 {
@@ -69,7 +70,7 @@ static int vmx_exit_cr(struct mkvm_vcpu *vcpu)
 	return mkvm_exit_gp(vcpu);
 }
 
-/* The first access to a debug register: from now on DR0-3 and DR6 are the guest's while it runs. */
+/* The first access to a debug register; DR0-3 and DR6 hold the guest's values from now on. */
 static int vmx_exit_dr(struct mkvm_vcpu *vcpu)
 {
 	u64 qual = vmx_read(EXIT_QUALIFICATION);
@@ -80,18 +81,21 @@ static int vmx_exit_dr(struct mkvm_vcpu *vcpu)
 	return 1;
 }
 
-/* Instructions that this CPU does not have: AMD's VMMCALL, and RSM outside the CPU's own SMM. */
+/* Handles instructions that the CPU lacks: AMD's VMMCALL, and RSM outside the CPU's own SMM. */
 static int exit_ud(struct mkvm_vcpu *vcpu)
 {
 	enum mkvm_insn insn = mkvm_insn_at_rip(vcpu, NULL);
 
-	vcpu->next_rip = 0;		/* the CPU does not tell */
+	vcpu->next_rip = 0;		/* the CPU does not report it */
 	if (insn == MKVM_INSN_HYPERCALL)
 		return mkvm_exit_hypercall(vcpu);
 	return insn == MKVM_INSN_RSM ? mkvm_exit_rsm(vcpu) : mkvm_exit_ud(vcpu);
 }
 
-/* An intercepted exception goes on to the guest, unless it is userspace's. NMI and #MC: see vmx_enter. */
+/*
+ * Reflects an intercepted exception to the guest, unless it is userspace's. vmx_enter has handled
+ * NMI and #MC.
+ */
 static int vmx_exit_exception(struct mkvm_vcpu *vcpu)
 {
 	struct vmx_vcpu *vmx = to_vmx(vcpu);
@@ -105,14 +109,14 @@ static int vmx_exit_exception(struct mkvm_vcpu *vcpu)
 	vmx_keep_nmi_mask(vmx, info);
 	if (vector == X86_TRAP_UD)
 		return exit_ud(vcpu);
-	if (vector == X86_TRAP_DB)	/* Bochs leaves it pending, though it has come */
+	if (vector == X86_TRAP_DB)	/* Bochs leaves it pending after the exit */
 		vmx_write(GUEST_PENDING_DBG_EXCEPTIONS, 0);
 	if (mkvm_debug_takes(vcpu, vector))
 		return mkvm_exit_debug(vcpu, vector, DR6_RESERVED | (vector == X86_TRAP_DB ? traps : 0));
 	/* The exit came before DR6 changed: Intel SDM vol. 3, "Exit Qualification for Debug Exceptions". */
 	if (vector == X86_TRAP_DB)
 		vmx->dr6 = (vmx->dr6 & ~(u64)DR_TRAP_BITS) | traps;
-	/* Traps, but the exit comes before INT1, INT3 or INTO. */
+	/* These are traps, but the exit comes before the instruction, INT1, INT3 or INTO. */
 	if (type == INTR_TYPE_SOFT_EXCEPTION || type == INTR_TYPE_PRIV_SW_EXCEPTION)
 		vcpu->rip = vcpu->next_rip;
 	error = vmx_read(VM_EXIT_INTR_ERROR_CODE);
@@ -141,7 +145,10 @@ static int vmx_exit_ept_violation(struct mkvm_vcpu *vcpu)
 				   qual & BIT(EPT_VIOLATION_ACC_WRITE_BIT), !operand);
 }
 
-/* The CPU has ended a vector that somebody may wait for: it is in service again and ended as on any CPU. */
+/*
+ * The CPU has ended a vector whose EOI is awaited. take_lapic_back has put it back in service, and
+ * the ordinary EOI ends it here.
+ */
 static int vmx_exit_eoi(struct mkvm_vcpu *vcpu)
 {
 	mkvm_lapic_msr_write(vcpu->lapic, APIC_BASE_MSR + (APIC_EOI >> 4), 0);
@@ -179,7 +186,7 @@ static void dump_vmcs(struct vmx_vcpu *vmx, u32 reason)
 		       vmx_read(GUEST_ES_LIMIT + 2 * i), vmx_read(GUEST_ES_AR_BYTES + 2 * i));
 }
 
-/* The guest's state, or what is put into it, is not one that a CPU can be in. */
+/* The entry has failed because the guest's state or the injected event is not valid. */
 static int exit_fail_entry(struct mkvm_vcpu *vcpu, u32 reason)
 {
 	dump_vmcs(to_vmx(vcpu), reason);
@@ -197,7 +204,7 @@ static int (*const handlers[])(struct mkvm_vcpu *vcpu) = {
 	[EXIT_REASON_CPUID] = mkvm_exit_cpuid,
 	[11] = mkvm_exit_ud,				/* GETSEC */
 	[EXIT_REASON_HLT] = mkvm_exit_halt,
-	/* Caches are coherent and no device bypasses them: nothing to write back or to drop. */
+	/* Caches are coherent and no device bypasses them, so INVD and WBINVD need do nothing. */
 	[EXIT_REASON_INVD] = mkvm_skip_instruction,
 	[EXIT_REASON_RDPMC] = mkvm_exit_gp,	/* no performance counters are shown */
 	[EXIT_REASON_VMCALL] = mkvm_exit_hypercall,

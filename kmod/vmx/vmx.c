@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * vmx.c - Intel VMX: enabling, a vCPU's VMCS and the state in it, guest entry.
+ * vmx.c - implements Intel VMX: enabling, a vCPU's VMCS and the state in it, guest entry.
  *
  * State: vmx_cpus (per CPU: the VMXON region, the list of active VMCSs), the MSR bitmaps that
- * all vCPUs share, struct vmx_vcpu. A VMCS follows its vCPU's thread from CPU to CPU. On a new
- * CPU nothing is known about the guest's TLB entries: the first entry there flushes them.
+ * all vCPUs share, struct vmx_vcpu. A VMCS follows its vCPU's thread from CPU to CPU. A new CPU's
+ * TLB may hold stale entries of the guest, so the first entry there flushes it.
  *
  * Intel SDM vol. 3, "Virtual Machine Control Structures", "VM Entries", "VM Exits". Read next:
  * caps.c, exit.c, event.c, enter.S.
@@ -29,17 +29,20 @@
 
 #define VPIDS		0x10000
 
-/* Bochs 2.7 holds interrupts back from a CPU while it runs a guest that it has entered with IF clear. */
+/* Workaround: Bochs 2.7 withholds interrupts from a CPU that has entered a guest with IF clear. */
 uint vmx_stay;
 module_param(vmx_stay, uint, 0444);
-MODULE_PARM_DESC(vmx_stay, "leave the guest after so many ticks of the VMX preemption timer, for emulators that lose interrupts (default 0: never)");
+MODULE_PARM_DESC(vmx_stay, "leave the guest after this many ticks of the VMX preemption timer, for emulators that lose interrupts (default 0: never)");
 
 DEFINE_PER_CPU(struct vmx_cpu, vmx_cpus);
-static u8 *msr_bitmaps;		/* pages: with direct_msrs; with none; the same two with apicv_msrs as well */
+static u8 *msr_bitmaps;		/* four: direct_msrs; none; both again with apicv_msrs */
 static DEFINE_IDA(vpids);
 static bool has_pebs;
 
-/* Direct access to what the VMCS holds, and to KERNEL_GS_BASE, which SWAPGS changes anyway; an exit for all others. */
+/*
+ * MSRs that the guest accesses directly: those that the VMCS holds, and KERNEL_GS_BASE, which
+ * SWAPGS can change without an exit anyway. All others exit.
+ */
 static const u32 direct_msrs[] = {
 	MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE,
 	MSR_IA32_SYSENTER_CS, MSR_IA32_SYSENTER_ESP, MSR_IA32_SYSENTER_EIP,
@@ -47,16 +50,16 @@ static const u32 direct_msrs[] = {
 
 #define X2APIC(reg) (APIC_BASE_MSR + ((reg) >> 4))
 
-/* First and last of those that the CPU answers from the virtual-APIC page, where nothing is to be done for it. */
+/* Ranges of MSRs whose reads the CPU answers from the virtual-APIC page, without side effects. */
 static const u16 apicv_msrs[][2] = {
 	{ X2APIC(APIC_TASKPRI), X2APIC(APIC_TASKPRI) }, { X2APIC(APIC_PROCPRI), X2APIC(APIC_PROCPRI) },
 	{ X2APIC(APIC_ISR), X2APIC(APIC_ISR) + 7 }, { X2APIC(APIC_IRR), X2APIC(APIC_IRR) + 7 },
 };
 
-/* The guest's are in the CPU while the vCPU is loaded: the host's kernel does not use them. */
+/* These hold the guest's values while the vCPU is loaded; the host's kernel does not use them. */
 static const u32 syscall_msrs[VMX_NR_SYSCALL_MSRS] = { MSR_STAR, MSR_LSTAR, MSR_CSTAR, MSR_SYSCALL_MASK };
 
-/* ---- instructions on a VMCS or the TLB; without effect where VMX is off ---- */
+/* ---- instructions on a VMCS or the TLB; they have no effect if VMX is off ---- */
 
 static void vmcs_clear(void *vmcs)
 {
@@ -72,7 +75,7 @@ static void vmcs_load(void *vmcs)
 	asm volatile("1: vmptrld %0\n2:\n" _ASM_EXTABLE(1b, 2b) : : "m"(pa) : "cc", "memory");
 }
 
-/* eptp: 0 for all of them. */
+/* Flushes the translations of one EPT pointer, or all if eptp is 0. */
 static void flush_ept(u64 eptp)
 {
 	struct {
@@ -94,9 +97,11 @@ static bool enter_vmx_operation(void *region)
 }
 
 /*
- * Where an access to a VMCS finds VMX off: a CPU that goes down moves its threads away, each
- * when it schedules next, and the VMCS with it. Return: try again; false: off everywhere, or
- * no place to sleep (entering a guest looks first, loading a vCPU is done again elsewhere).
+ * vmx_moved_on - wait until the thread is on a CPU with VMX enabled, after an access found it off
+ *
+ * A CPU that goes offline moves its threads to others when they next schedule, and the VMCS with
+ * them. Return: true if the access can be repeated; false if VMX is off on this CPU as well, or if
+ * the caller must not sleep (guest entry checks first, and vCPU load is repeated on the new CPU).
  */
 bool vmx_moved_on(void)
 {
@@ -161,7 +166,7 @@ static int vmx_setup(void)
 	u64 val;
 
 	has_pebs = boot_cpu_has(X86_FEATURE_PEBS) && !rdmsrl_safe(MSR_IA32_PEBS_ENABLE, &val);
-	/* A guest could bring the CPU down by changing the size of a page that it runs (CVE-2018-12207). */
+	/* A guest could hang the host by resizing a page that it executes (CVE-2018-12207). */
 	if (boot_cpu_has_bug(X86_BUG_ITLB_MULTIHIT) && !cpu_mitigations_off())
 		mkvm_vmx_ops.tdp.huge = 0;
 	msr_bitmaps = (u8 *)__get_free_pages(GFP_KERNEL, 2);
@@ -185,7 +190,7 @@ static int vmx_setup(void)
 	return 0;
 }
 
-/* EPT tables have four levels whatever the host's have. */
+/* EPT has four levels, whatever the host's own tables have. */
 static bool vmx_tdp_five_levels(void)
 {
 	return false;
@@ -216,7 +221,7 @@ static int vmx_cpu_enable(void)
 	return 0;
 }
 
-/* The VMCS is in memory and active nowhere. On the CPU where it was, interrupts off. */
+/* Writes the VMCS back to memory and makes it inactive. Context: its CPU, interrupts off. */
 static void deactivate(void *arg)
 {
 	struct vmx_vcpu *vmx = arg;
@@ -251,7 +256,7 @@ static void vmx_cpu_disable(void)
 
 /* ---- state in the VMCS ---- */
 
-/* Where a segment's fields are: the VMCS has LDTR before TR. */
+/* Returns the offset of a segment's fields; the VMCS has LDTR before TR. */
 static unsigned int field_offset(int seg)
 {
 	if (seg == MKVM_TR)
@@ -294,8 +299,8 @@ static void vmx_get_segment(struct mkvm_vcpu *vcpu, int seg, struct kvm_segment 
 }
 
 /*
- * An entry checks more than userspace need say: a loaded segment's descriptor is accessed, TR
- * holds a busy TSS (one without limit, where userspace has none), and the granularity fits the limit.
+ * An entry requires more than userspace need set: a usable segment has its accessed bit set, TR
+ * holds a busy TSS (with limit 0 if userspace gives none), and the granularity fits the limit.
  */
 static void vmx_set_segment(struct mkvm_vcpu *vcpu, int seg, const struct kvm_segment *var)
 {
@@ -337,7 +342,7 @@ static void vmx_set_dt(struct mkvm_vcpu *vcpu, bool idt, const struct kvm_dtable
 	vmx_write(idt ? GUEST_IDTR_LIMIT : GUEST_GDTR_LIMIT, dt->limit);
 }
 
-/* CR0 and CR4 are the CPU's, less the bits that the guest sees as it set them. */
+/* CR0 and CR4 combine the CPU's bits with those of the read shadow, which the guest has set. */
 static u64 vmx_get_cr(struct mkvm_vcpu *vcpu, int cr)
 {
 	u64 mask = cr == 0 ? VMX_CR0_MASK : to_vmx(vcpu)->cr4_mask;
@@ -392,7 +397,7 @@ static u64 vmx_get_dr(struct mkvm_vcpu *vcpu, int dr)
 	return vmx->debugged ? vmx->guest_dr7 : vmx_read(GUEST_DR7);
 }
 
-/* A trap that the CPU has pending is in the new DR6, or belongs to the old state. */
+/* Drops a pending trap: either the new DR6 reports it, or it belongs to the old state. */
 static void vmx_set_dr(struct mkvm_vcpu *vcpu, int dr, u64 val)
 {
 	struct vmx_vcpu *vmx = to_vmx(vcpu);
@@ -409,7 +414,10 @@ static void vmx_set_dr(struct mkvm_vcpu *vcpu, int dr, u64 val)
 	}
 }
 
-/* Intel SDM vol. 3, "Guest Non-Register State": bit 12 of the pending ones says that one is on. */
+/*
+ * hw_ops take_held_traps: bit 12 of the pending debug exceptions says that a trap belongs to an
+ * enabled breakpoint (Intel SDM vol. 3, "Guest Non-Register State").
+ */
 static u32 vmx_take_held_traps(struct mkvm_vcpu *vcpu)
 {
 	u64 pending = vmx_read(GUEST_PENDING_DBG_EXCEPTIONS);
@@ -418,7 +426,7 @@ static u32 vmx_take_held_traps(struct mkvm_vcpu *vcpu)
 	return pending & BIT(12) ? pending & DR_TRAP_BITS : 0;
 }
 
-/* The VMCS's field for an MSR, or 0. */
+/* Returns the VMCS's field for an MSR, or 0. */
 static unsigned long msr_field(u32 index)
 {
 	switch (index) {
@@ -431,7 +439,7 @@ static unsigned long msr_field(u32 index)
 	}
 }
 
-/* The guest's copy of a register of syscall_msrs, or NULL. */
+/* Returns the guest's copy of an MSR in syscall_msrs, or NULL. */
 static u64 *syscall_msr(struct vmx_vcpu *vmx, u32 index)
 {
 	int i;
@@ -500,7 +508,10 @@ static void write_msr_bitmap(struct vmx_vcpu *vmx)
 	vmx_write(MSR_BITMAP, __pa(msr_bitmaps) + (vmx->msrs_exit + 2 * vmx->apicv) * PAGE_SIZE);
 }
 
-/* A filter that denies one of the direct registers has all of them exit. It cannot deny x2APIC's. */
+/*
+ * hw_ops msr_filter_changed: if the filter denies any of the direct MSRs, all of them exit. Filters
+ * do not apply to the x2APIC's MSRs.
+ */
 static void vmx_msr_filter_changed(struct mkvm_vcpu *vcpu)
 {
 	struct vmx_vcpu *vmx = to_vmx(vcpu);
@@ -512,10 +523,10 @@ static void vmx_msr_filter_changed(struct mkvm_vcpu *vcpu)
 /* ---- the LAPIC in the CPU ---- */
 
 /*
- * vmx_may_apicv - may the CPU deliver and end the LAPIC's interrupts, at this time?
+ * vmx_may_apicv - may the CPU deliver and end the LAPIC's interrupts at present?
  *
- * Only in x2APIC mode: for the registers in memory all vCPUs would need the same page there.
- * Not while somebody wants to hear of each interrupt, of the guest's accesses to TPR, or debugs.
+ * Only in x2APIC mode: virtualized xAPIC registers would need the same page of memory in all vCPUs.
+ * Not while interrupts are traced, accesses to TPR are reported, or the guest is being debugged.
  */
 bool vmx_may_apicv(struct mkvm_vcpu *vcpu)
 {
@@ -527,7 +538,7 @@ static u32 secondary_controls(struct vmx_vcpu *vmx)
 {
 	u32 ctl = vmx->vpid ? vmx_caps.cpu2 : vmx_caps.cpu2 & ~SECONDARY_EXEC_ENABLE_VPID;
 
-	/* Instructions that CPUID hides are #UD; one control is for RDTSCP and RDPID together. */
+	/* Instructions that CPUID hides raise #UD; one control covers both RDTSCP and RDPID. */
 	if (!(vmx->vcpu.shown & MKVM_SHOWN_TSC_AUX))
 		ctl &= ~SECONDARY_EXEC_ENABLE_RDTSCP;
 	if (!(vmx->vcpu.shown & MKVM_SHOWN_INVPCID))
@@ -658,7 +669,7 @@ static void write_controls(struct vmx_vcpu *vmx)
 	vmx_write(TSC_OFFSET, vmx->vcpu.tsc_offset);
 }
 
-/* What of the host is the same on all CPUs and at all times. */
+/* Writes the host's state that is the same on all CPUs and never changes. */
 static void write_host_state(void)
 {
 	u64 val;
@@ -666,7 +677,7 @@ static void write_host_state(void)
 	vmx_write(HOST_CR0, read_cr0());
 	vmx_write(HOST_CS_SELECTOR, __KERNEL_CS);
 	vmx_write(HOST_SS_SELECTOR, __KERNEL_DS);
-	vmx_write(HOST_DS_SELECTOR, 0);		/* the host's own come back in vmx_vcpu_put */
+	vmx_write(HOST_DS_SELECTOR, 0);		/* vmx_vcpu_put restores the host's own */
 	vmx_write(HOST_ES_SELECTOR, 0);
 	vmx_write(HOST_FS_SELECTOR, 0);
 	vmx_write(HOST_GS_SELECTOR, 0);
@@ -690,14 +701,14 @@ static void set_ept_root(struct vmx_vcpu *vmx, u64 root_pa)
 	vmx->flush = true;
 }
 
-/* hw_ops set_tdp_root; SMM, which has its own, has #UD exit. */
+/* hw_ops set_tdp_root. */
 static void vmx_set_tdp_root(struct mkvm_vcpu *vcpu, u64 root_pa)
 {
 	set_ept_root(to_vmx(vcpu), root_pa);
 	vmx_update_exceptions(to_vmx(vcpu));
 }
 
-/* hw_ops use_root. There is no step but userspace's. */
+/* hw_ops use_root. VMX single-steps only for userspace, so step is refused. */
 static bool vmx_use_root(struct mkvm_vcpu *vcpu, u64 root_pa, bool step)
 {
 	if (step)
@@ -707,9 +718,9 @@ static bool vmx_use_root(struct mkvm_vcpu *vcpu, u64 root_pa, bool step)
 }
 
 /*
- * hw_ops walks_read: with accessed and dirty bits in EPT the walk of a guest's page tables counts
- * as a write of them; without, only one that sets a bit there does. Intel SDM vol. 3, "Accessed
- * and Dirty Flags for EPT".
+ * hw_ops walks_read: with accessed and dirty bits enabled in EPT, every access by a walk to the
+ * guest's page tables counts as a write; without them, only one that sets a bit does. Intel SDM
+ * vol. 3, "Accessed and Dirty Flags for EPT".
  */
 static bool vmx_walks_read(struct mkvm_vcpu *vcpu)
 {
@@ -742,7 +753,10 @@ static void reset_segments(struct mkvm_vcpu *vcpu)
 	vmx_write(GUEST_IDTR_LIMIT, 0xffff);
 }
 
-/* Intel SDM vol. 3, "Processor State After Reset". Model-specific registers survive INIT, and cache bits do. */
+/*
+ * Intel SDM vol. 3, "Processor State After Reset". INIT preserves model-specific registers and the
+ * cache bits of CR0.
+ */
 static void reset_guest_state(struct vmx_vcpu *vmx, bool init)
 {
 	u64 cr0 = init ? vmx_read(CR0_READ_SHADOW) : X86_CR0_CD | X86_CR0_NW;
@@ -772,7 +786,7 @@ static void reset_guest_state(struct vmx_vcpu *vmx, bool init)
 static void vmx_vcpu_reset(struct mkvm_vcpu *vcpu, bool init)
 {
 	struct vmx_vcpu *vmx = to_vmx(vcpu);
-	bool load = vcpu->cpu < 0;	/* at creation nobody else has done it */
+	bool load = vcpu->cpu < 0;	/* at creation the vCPU is not loaded */
 
 	if (load)
 		mkvm_vcpu_load(vcpu);
@@ -787,9 +801,9 @@ static void vmx_vcpu_reset(struct mkvm_vcpu *vcpu, bool init)
 		mkvm_vcpu_put(vcpu);
 }
 
-/* ---- on a CPU and off it ---- */
+/* ---- loading a vCPU on a CPU ---- */
 
-/* The VMCS arrives on this CPU. Preemption off. */
+/* Makes the VMCS active and current on this CPU. Context: preemption off. */
 static void activate(struct vmx_vcpu *vmx, struct vmx_cpu *c, int cpu)
 {
 	unsigned long flags;
@@ -797,7 +811,7 @@ static void activate(struct vmx_vcpu *vmx, struct vmx_cpu *c, int cpu)
 	u64 val;
 
 	deactivate_anywhere(vmx);
-	vmcs_clear(vmx->vmcs);		/* a new one must be, once */
+	vmcs_clear(vmx->vmcs);		/* required once for a new VMCS */
 	local_irq_save(flags);
 	if (c->on) {
 		list_add(&vmx->loaded, &c->vcpus);
@@ -843,7 +857,7 @@ static void vmx_vcpu_load(struct mkvm_vcpu *vcpu, int cpu)
 		c->current_vcpu = vmx;
 		indirect_branch_prediction_barrier();
 	}
-	/* An exit makes the selectors null. */
+	/* An exit sets the selectors to null. */
 	savesegment(ds, vmx->host_ds);
 	savesegment(es, vmx->host_es);
 	savesegment(fs, vmx->host_fs);
@@ -855,7 +869,7 @@ static void vmx_vcpu_load(struct mkvm_vcpu *vcpu, int cpu)
 	rdmsrl(MSR_KERNEL_GS_BASE, vmx->host_kernel_gs_base);
 	wrmsrl(MSR_KERNEL_GS_BASE, vmx->kernel_gs_base);
 	load_msrs(vcpu, c, true);
-	/* DR7 is always the guest's: where it has breakpoints on, their addresses must be. */
+	/* The VMCS holds the guest's DR7; if that enables breakpoints, DR0-3 must be loaded. */
 	if (!vmx->debugged && (vmx_read(GUEST_DR7) & 0xff))
 		vcpu->dr_live = true;
 }
@@ -878,14 +892,14 @@ static void vmx_vcpu_put(struct mkvm_vcpu *vcpu)
 	if (unlikely(vmx->host_gs))
 		load_gs_index(vmx->host_gs);
 	wrmsrl(MSR_KERNEL_GS_BASE, vmx->host_kernel_gs_base);
-	/* An exit sets the limits of GDT and TSS to more and to less than they are. */
+	/* An exit sets too high a limit for the GDT and too low a limit for the TSS. */
 	invalidate_tss_limit();
 	load_fixmap_gdt(smp_processor_id());
 	vcpu->dr_live = false;
 	mkvm_guard_userspace();
 }
 
-/* ---- into the guest ---- */
+/* ---- guest entry ---- */
 
 static void vmx_flush_tlb(struct mkvm_vcpu *vcpu)
 {
@@ -901,7 +915,7 @@ static void trace_vmx_exit(struct vmx_vcpu *vmx)
 		   vmx_read(GUEST_PHYSICAL_ADDRESS), vectoring & VECTORING_INFO_VALID_MASK ? vectoring : 0);
 }
 
-/* What of the host may change between two entries. */
+/* Writes the host's state that may have changed since the last entry. */
 static void refresh_host_state(struct vmx_vcpu *vmx)
 {
 	u64 cr3 = __read_cr3(), cr4 = __read_cr4();
@@ -916,7 +930,10 @@ static void refresh_host_state(struct vmx_vcpu *vmx)
 	}
 }
 
-/* CR4 bits that CPUID does not offer exit, to be refused; MCE stays on; PKE is noted. Userspace may change CPUID. */
+/*
+ * Changes of these CR4 bits exit: bits that CPUID does not offer, to be refused; VMXE and MCE,
+ * which stay set in the CPU; PKE, which mkvm tracks. Userspace may change CPUID between entries.
+ */
 static void refresh_cr4_mask(struct vmx_vcpu *vmx)
 {
 	u64 mask = vmx->vcpu.cr4_reserved | X86_CR4_VMXE | X86_CR4_MCE | X86_CR4_PKE;
@@ -927,7 +944,7 @@ static void refresh_cr4_mask(struct vmx_vcpu *vmx)
 	vmx_write(CR4_GUEST_HOST_MASK, mask);
 }
 
-/* Whose DR0-3 are in the CPU is known only with interrupts off: a put takes them from the guest. */
+/* Called with interrupts off: until then a put may take DR0-3 from the guest. */
 static void refresh_cpu_ctl(struct vmx_vcpu *vmx)
 {
 	u32 ctl = vmx->vcpu.dr_live ? vmx->cpu_ctl & ~CPU_BASED_MOV_DR_EXITING : vmx->cpu_ctl;
@@ -965,7 +982,7 @@ static void before_entry(struct vmx_vcpu *vmx)
 		native_write_cr2(vmx->cr2);
 	store_ldt(vmx->host_ldt);
 	vmx->host_debugctl = get_debugctlmsr();
-	/* The host's perf would have records written to addresses that are the guest's. */
+	/* PEBS of the host's perf would write its records to addresses of the guest. */
 	if (has_pebs) {
 		rdmsrl(MSR_IA32_PEBS_ENABLE, vmx->host_pebs);
 		if (unlikely(vmx->host_pebs))
@@ -973,12 +990,12 @@ static void before_entry(struct vmx_vcpu *vmx)
 	}
 	if (unlikely(vcpu->dr_live))
 		set_debugreg(vmx->dr6, 6);
-	/* What a guest may read of the L1 cache by way of its page tables (CVE-2018-3646). */
+	/* A guest can read the L1 cache through its page tables (CVE-2018-3646). */
 	if (static_cpu_has_bug(X86_BUG_L1TF) && static_cpu_has(X86_FEATURE_FLUSH_L1D) && !cpu_mitigations_off())
 		wrmsrl(MSR_IA32_FLUSH_CMD, L1D_FLUSH);
 }
 
-/* What an exit, or the way to the entry, has changed of the host; an entry may have failed. */
+/* Restores the host's state that before_entry or an exit has changed; the entry may have failed. */
 static void restore_host(struct vmx_vcpu *vmx)
 {
 	mkvm_restore_ldt(vmx->host_ldt);
@@ -992,7 +1009,7 @@ static void restore_host(struct vmx_vcpu *vmx)
 		wrmsrl(MSR_IA32_PEBS_ENABLE, vmx->host_pebs);
 }
 
-/* NMIs and machine checks are the host's; they are served where they came, which the exit has held back. */
+/* NMIs and machine checks are the host's. Handles them on the CPU where they caused the exit. */
 static void serve_host_exception(struct vmx_vcpu *vmx)
 {
 	u32 info = vmx_read(VM_EXIT_INTR_INFO);
@@ -1004,7 +1021,7 @@ static void serve_host_exception(struct vmx_vcpu *vmx)
 		mkvm_machine_check();
 }
 
-/* RIP behind the instruction that made the exit; 0 for exits that do not tell its length. */
+/* Returns RIP after the exiting instruction; 0 for exits that do not report its length. */
 static u64 next_rip(struct vmx_vcpu *vmx)
 {
 	u64 next;
@@ -1031,14 +1048,14 @@ static void after_exit(struct vmx_vcpu *vmx)
 	vcpu->rflags = vmx_read(GUEST_RFLAGS);
 	vcpu->next_rip = next_rip(vmx);
 	shadow = vmx_read(GUEST_INTERRUPTIBILITY_INFO);
-	/* Only an NMI that we put in masks others; Bochs keeps the mask of a guest before. */
+	/* Only an injected NMI masks others. Bochs keeps the mask of a guest that ran before. */
 	if (!(vmx->shadow & GUEST_INTR_STATE_NMI) && vcpu->event.type != MKVM_EV_NMI)
 		shadow &= ~GUEST_INTR_STATE_NMI;
 	vmx->shadow = shadow;
 	if (unlikely(vmx->stepping))
 		vmx_end_step(vmx);
 	vmx_event_after_exit(vmx);
-	/* Where HLT does not exit an interrupt does: the guest goes on behind it, as after any wake-up. */
+	/* Without HLT exiting the guest may be halted; any exit wakes it up, past the HLT. */
 	if (!(vmx->cpu_ctl & CPU_BASED_HLT_EXITING))
 		vmx_write(GUEST_ACTIVITY_STATE, GUEST_ACTIVITY_ACTIVE);
 }
@@ -1069,7 +1086,10 @@ static void vmx_enter(struct mkvm_vcpu *vcpu)
 			take_lapic_back(vmx, r == VMX_ENTERED);
 	}
 	if (unlikely(r != VMX_ENTERED)) {
-		/* OFF: the machine reboots, this CPU goes and the thread leaves it, or apicv goes off. */
+		/*
+		 * VMX_OFF: the machine reboots, this CPU goes offline and the thread moves, or APICv
+		 * must be turned off first.
+		 */
 		WRITE_ONCE(vmx->exit_reason, EXIT_REASON_EXTERNAL_INTERRUPT);
 		if (r == VMX_FAILED)
 			vmx->entry_error = vmx_read(VM_INSTRUCTION_ERROR) ?: ~0u;

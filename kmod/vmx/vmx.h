@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * vmx.h - what the files of vmx/ share: a vCPU with its VMCS, the state of a CPU, and access to
- * the current VMCS.
+ * vmx.h - definitions shared by the files of vmx/: a vCPU with its VMCS, the state of a CPU, and
+ * access to the current VMCS.
  *
- * A VMCS can be read and written only where it is current: on the CPU on which vmx_vcpu_load
- * has loaded it, while VMX is enabled there.
+ * A VMCS can be read and written only while it is current: on the CPU on which vmx_vcpu_load has
+ * loaded it, while VMX is enabled there.
  *
  * Manual: Intel SDM vol. 3, "Introduction to Virtual Machine Extensions" and the chapters after
  * it. Read next: vmx.c.
@@ -21,58 +21,58 @@
 
 struct vmx_vcpu {
 	struct mkvm_vcpu vcpu;
-	void *vmcs, *vapic;		/* pages; of the virtual-APIC page TPR is used, and with apicv: */
-	bool apicv;			/* the CPU delivers and ends the LAPIC's interrupts; as in the VMCS */
-	u16 intr_status;		/* guest interrupt status, */
-	u32 awaited_eois[8];		/* and the EOI-exit bitmap: as in the VMCS */
-	bool msrs_exit;			/* those of direct_msrs do, too */
-	int vmcs_cpu;			/* where the VMCS is active, -1: nowhere */
-	struct list_head loaded;	/* in that CPU's list; that CPU only, interrupts off */
+	void *vmcs, *vapic;		/* the VMCS; the virtual-APIC page (only TPR without apicv) */
+	bool apicv;			/* the CPU delivers and ends the LAPIC's interrupts */
+	u16 intr_status;		/* copies of the VMCS's guest interrupt status */
+	u32 awaited_eois[8];		/* and of its EOI-exit bitmap */
+	bool msrs_exit;			/* direct_msrs exit as well */
+	int vmcs_cpu;			/* the CPU on which the VMCS is active; -1: none */
+	struct list_head loaded;	/* in that CPU's list; accessed there, interrupts off */
 	bool launched;
-	bool walks_read;		/* no accessed bits in EPT, so that walks count as reads */
-	bool flush;			/* what the TLB holds of this guest is stale */
-	bool pdptes_stale;		/* the VMCS's copy of the guest's, for PAE paging */
+	bool walks_read;		/* EPT's A and D bits are off, so walks count as reads */
+	bool flush;			/* the TLB may hold stale entries of this guest */
+	bool pdptes_stale;		/* the VMCS's PDPTEs for PAE paging are out of date */
 	int vpid;			/* 0: none */
 
 	/* of the last exit */
 	u32 exit_reason;		/* READ_ONCE by anybody */
 	u32 intr_info;			/* of EXCEPTION_NMI */
-	u32 entry_error;		/* VM-instruction error when no entry was tried, else 0 */
+	u32 entry_error;		/* VM-instruction error if the entry failed, else 0 */
 
-	u32 cpu_ctl;			/* primary processor-based controls as wanted, with MOV-DR exiting */
-	u32 cpu_ctl_written;		/* as they are in the VMCS: see refresh_cpu_ctl */
+	u32 cpu_ctl;			/* wanted primary controls, with MOV-DR exiting */
+	u32 cpu_ctl_written;		/* those in the VMCS: see refresh_cpu_ctl */
 	u32 shadow;			/* interruptibility state */
-	bool stepping, step_had_tf;	/* TF is set behind the guest's back; it was set by the guest itself */
+	bool stepping, step_had_tf;	/* TF is set for a step; the guest had set it itself */
 	u64 cr4_mask;			/* CR4 bits whose changes exit */
-	u64 cr2, dr6;			/* the guest's; no field of the VMCS has them */
-	bool debugged;			/* userspace's breakpoints are in the VMCS: */
-	u64 guest_dr7;			/* the guest's DR7 is here */
-	u64 syscall_msrs[VMX_NR_SYSCALL_MSRS];	/* STAR and its like; in the CPU while loaded */
-	u64 kernel_gs_base;		/* while not loaded */
+	u64 cr2, dr6;			/* the guest's; the VMCS has no field for them */
+	bool debugged;			/* the VMCS has userspace's breakpoints, */
+	u64 guest_dr7;			/* and the guest's DR7 is here */
+	u64 syscall_msrs[VMX_NR_SYSCALL_MSRS];	/* STAR to SFMASK; in the CPU while loaded */
+	u64 kernel_gs_base;		/* valid while not loaded */
 
-	/* the host's, which an exit or the guest's registers would destroy; while loaded */
-	u16 host_ldt;				/* over one run of the guest */
+	/* the host's values that an exit or the guest's registers destroy; valid while loaded */
+	u16 host_ldt;				/* valid during one entry only */
 	u16 host_ds, host_es, host_fs, host_gs;
 	u64 host_fs_base, host_kernel_gs_base, host_debugctl, host_pebs;
-	u64 host_cr3, host_cr4;		/* as they are in the VMCS */
+	u64 host_cr3, host_cr4;		/* those in the VMCS */
 };
 
 struct vmx_cpu {
 	bool on;
 	void *vmxon;			/* region */
-	struct list_head vcpus;		/* whose VMCS is active here; interrupts off */
-	struct vmx_vcpu *current_vcpu;	/* whose VMCS is current */
+	struct list_head vcpus;		/* those whose VMCS is active here; interrupts off */
+	struct vmx_vcpu *current_vcpu;	/* the one whose VMCS is current */
 	u64 tsc_aux, syscall_msrs[VMX_NR_SYSCALL_MSRS];	/* the host's */
 };
 
 DECLARE_PER_CPU(struct vmx_cpu, vmx_cpus);
 
-/* What the CPU offers of what is used: caps.c. */
+/* The capabilities in use, negotiated by caps.c. */
 struct vmx_caps {
-	u32 pin, cpu, cpu2, exit, entry;	/* controls as a VMCS starts with them */
-	u32 apicv;				/* secondary controls, all or none */
+	u32 pin, cpu, cpu2, exit, entry;	/* initial controls of a VMCS */
+	u32 apicv;				/* secondary controls for APICv: all or none */
 	u32 ept;
-	u32 revision;				/* of VMCS and VMXON region */
+	u32 revision;				/* of VMCSs and VMXON regions */
 	u64 cr0_fixed;				/* CR0 bits that must be 1 */
 };
 
@@ -85,7 +85,7 @@ static inline struct vmx_vcpu *to_vmx(struct mkvm_vcpu *vcpu)
 
 bool vmx_moved_on(void);
 
-/* Fields of the current VMCS. Where VMX was switched off a read gives 0 and a write is lost. */
+/* Access fields of the current VMCS. If VMX is off, reads return 0 and writes are dropped. */
 static inline u64 vmx_read(unsigned long field)
 {
 	u64 val = 0;
@@ -113,13 +113,13 @@ static inline void vmx_set_cpu_ctl(struct vmx_vcpu *vmx, u32 bits, bool on)
 	vmx->cpu_ctl = on ? vmx->cpu_ctl | bits : vmx->cpu_ctl & ~bits;
 }
 
-/* CR0 bits that the guest sees as it set them, while the CPU has others. */
+/* CR0 bits that the guest reads as it set them, while the CPU's own may differ. */
 #define VMX_CR0_MASK	(X86_CR0_NE | X86_CR0_CD | X86_CR0_NW)
 
 /* enter.S */
 enum { VMX_ENTERED, VMX_FAILED, VMX_OFF };
 int vmx_vmenter(u64 *regs, bool launched);
-extern const char vmx_vmexit[];		/* where the CPU goes on after an exit */
+extern const char vmx_vmexit[];		/* where the CPU continues after an exit */
 
 /* caps.c */
 const char *vmx_missing(void);

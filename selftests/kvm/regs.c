@@ -282,6 +282,14 @@ TEST(two_interrupts_in_the_sregs_bitmap_are_refused)
 #define CR4_MCE (1ull << 6)
 #define CR4_PGE (1ull << 7)
 
+static u64 read_cr0(void)
+{
+	u64 val;
+
+	asm volatile("mov %%cr0, %0" : "=r"(val));
+	return val;
+}
+
 static u64 read_cr4(void)
 {
 	u64 cr4;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What is shown, as lines of text: the VMs, one VM's vCPUs, or one vCPU, and below that what the
- * trace has of it. Rates are differences of two samples; "-" is a rate that is not known yet.
+ * Formats a page as lines of text: the VMs, one VM's vCPUs, or one vCPU, and below that the counts
+ * of its tracepoints. Rates are differences of two samples; "-" is a rate that is not known yet.
  *
  * Owns no state. Read screen.c next.
  */
@@ -14,9 +14,9 @@
 #include "top.h"
 
 #define UNKNOWN		(-1.0)
-#define WRAP		78	/* columns that every terminal has */
+#define WRAP		78	/* columns, which every terminal has */
 
-/* Columns beside the whole: exits by reason, and NMIs. */
+/* Columns beside the totals: exits by reason, and NMIs. */
 static const struct {
 	const char *title, *counter;
 } reasons[] = {
@@ -77,7 +77,7 @@ static double rate(const struct counters *c, const char *name)
 	return old < 0 || new < old || c->seconds <= 0 ? UNKNOWN : (double)(new - old) / c->seconds;
 }
 
-/* In a buffer of its own for up to 32 calls. */
+/* Formats a number. The result stays valid for the next 31 calls. */
 static const char *number(double value)
 {
 	static char text[32][24];
@@ -90,7 +90,7 @@ static const char *number(double value)
 	return to;
 }
 
-/* Of all vCPUs; those that are new are left out. */
+/* Sums a counter's rate over all vCPUs, except those that are new. */
 static double sum_of(const struct source *source, const struct vm *vm, const char *counter)
 {
 	const struct json *vcpu;
@@ -209,7 +209,7 @@ static void add_counters(struct frame *frame, const struct counters *c)
 			    number(rate(c, counter->key)));
 }
 
-/* One vCPU in full. */
+/* Adds the page of one vCPU. */
 static void add_vcpu_page(struct frame *frame, const struct view *view, const struct source *source,
 			  const struct vm *vm)
 {
@@ -302,7 +302,7 @@ static void add_vcpus(struct frame *frame, const struct view *view, const struct
 	free(order);
 }
 
-/* The sums, in as many lines as they need: the columns may be off the screen. */
+/* Adds the sums of all columns, on as many lines as needed, since columns may be off the screen. */
 static void add_sums(struct frame *frame, const struct source *source, const struct vm *vm)
 {
 	char text[WRAP + 1] = "all:", item[40];
@@ -341,7 +341,7 @@ static void add_vm_page(struct frame *frame, const struct view *view, const stru
 	add_sums(frame, source, vm);
 }
 
-/* ---- what the trace has ---- */
+/* ---- counts of tracepoints ---- */
 
 static const struct hits *find_hits(const struct trace *trace, const struct hits *like, enum what what)
 {
@@ -357,7 +357,7 @@ static const struct hits *find_hits(const struct trace *trace, const struct hits
 	return NULL;
 }
 
-/* How often since the older sample, and for how long in all. */
+/* Returns the hits since the older sample, and in *us their total time. */
 static uint64_t gained(const struct source *source, const struct hits *like, enum what what, uint64_t *us)
 {
 	const struct hits *new = find_hits(source->new_trace, like, what);
@@ -410,7 +410,7 @@ static int compare_gains(const void *a, const void *b)
 	return x->hits > y->hits ? 1 : -1;
 }
 
-/* One table: what has happened since the older sample, the most frequent first. */
+/* Adds a table of the hits since the older sample, the most frequent first. */
 static void add_table(struct frame *frame, const struct view *view, const struct source *source, const struct vm *vm,
 		      enum what what, const char *title)
 {
@@ -459,9 +459,9 @@ static void add_trace(struct frame *frame, const struct view *view, const struct
 		    (unsigned long long)source->new_trace->dropped);
 }
 
-/* ---- the whole ---- */
+/* ---- whole pages ---- */
 
-/* The page of a VM, or of its vCPU. */
+/* Adds the page of a VM, or of its vCPU. */
 void frame_add_vm(struct frame *frame, const struct view *view, const struct source *source, const struct vm *vm)
 {
 	if (view->level == SHOW_VMS)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A reader of JSON: recursive descent, one function for each kind of value. See json.h.
+ * Reads JSON by recursive descent, with one function for each kind of value. See json.h.
  *
- * State of a reading: the place in the text. Owns nothing else.
+ * State while reading: the position in the text.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +27,7 @@ static bool take(char **at, char c)
 	return true;
 }
 
-/* At the opening quote. The string is unescaped where it stands. */
+/* Reads a string, from its opening quote on, and unescapes it in place. */
 static char *read_string(char **at)
 {
 	static const char escapes[] = "\"\\/bfnrt", meanings[] = "\"\\/\b\f\n\r\t";
@@ -58,7 +58,7 @@ static bool read_number(char **at, int64_t *number)
 
 	if (*digits < '0' || *digits > '9' || (*digits == '0' && digits[1] >= '0' && digits[1] <= '9'))
 		return false;
-	/* As unsigned where there is no sign: counters have 64 bits. */
+	/* Without a sign the number is unsigned: counters use all 64 bits. */
 	*number = **at == '-' ? strtoll(*at, &end, 10) : (int64_t)strtoull(*at, &end, 10);
 	*at = end;
 	return !*end || !strchr(".eE", *end);
@@ -83,7 +83,7 @@ static bool read_word(char **at, struct json *value)
 	return false;
 }
 
-/* Behind the opening bracket, to the closing one. */
+/* Reads the children of an object or list, from after the opening bracket to the closing one. */
 static bool read_children(char **at, struct json *parent, int depth)
 {
 	char end = parent->type == JSON_OBJECT ? '}' : ']';

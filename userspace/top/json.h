@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * A reader of JSON: the whole text becomes a tree.
+ * A JSON reader, which turns a text into a tree.
  *
- * Strict: what RFC 8259 does not allow is refused. Numbers are whole numbers of 64 bits, escapes
- * in strings are those of one letter: mkvm writes no others. Owns no state. Read json.c next.
+ * It refuses what RFC 8259 does not allow. It supports only integers of 64 bits and escapes of one
+ * letter, since mkvm writes no others. Owns no state. Read json.c next.
  */
 #ifndef MKVM_JSON_H
 #define MKVM_JSON_H
@@ -15,23 +15,23 @@ enum json_type { JSON_OBJECT, JSON_LIST, JSON_STRING, JSON_NUMBER, JSON_TRUE, JS
 
 struct json {
 	enum json_type type;
-	const char *key;		/* of a member of an object, else NULL */
+	const char *key;		/* for a member of an object, else NULL */
 	const char *string;		/* JSON_STRING */
 	int64_t number;			/* JSON_NUMBER */
-	struct json *child, *next;	/* first of an object's or list's, in the text's order */
+	struct json *child, *next;	/* the first child; siblings are in the text's order */
 };
 
 /*
- * json_parse - the tree of a text, NULL if it is not JSON or memory is short
- * @text: changed; strings stay in it, so it must live as long as the tree
+ * json_parse - return the tree of a text; NULL if it is not JSON or memory is short
+ * @text: is changed, and must live as long as the tree, because strings stay in it
  */
 struct json *json_parse(char *text);
 void json_free(struct json *tree);
 
-/* The member of an object, NULL if there is none or no object. */
+/* Returns the member of an object; NULL if there is none, or if it is not an object. */
 const struct json *json_get(const struct json *object, const char *key);
 
-/* The same, if it has this type; else what is given. */
+/* Return the member's value if it has this type, else the given one. */
 const char *json_string(const struct json *object, const char *key, const char *otherwise);
 bool json_true(const struct json *object, const char *key);
 int64_t json_number(const struct json *object, const char *key, int64_t otherwise);

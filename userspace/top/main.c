@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * mkvm-top: what the VMs of mkvm do, on a terminal or as one frame of text.
+ * mkvm-top: shows what the VMs of mkvm do, on a terminal or as one frame of text.
  *
- * This file reads the command line, prints one frame (--once) or hands over to screen.c. Everything
- * that a person may get wrong is refused here or in sample_open(), with one sentence and exit status 2.
- * Owns the signals. Read sample.c next.
+ * This file reads the command line, prints one frame (--once) or hands over to screen.c. Every
+ * mistake that a user can make is refused here or in sample_open(), with one sentence and exit
+ * status 2. Owns the signals. Read sample.c next.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -45,7 +45,7 @@ static bool once, trace;
 static double interval = 1;
 static volatile sig_atomic_t ended;
 
-/* Says one sentence and ends the program; what trace.c has made goes with it. */
+/* Prints one sentence and ends the program; trace.c's guardian removes its histograms. */
 void fail(int status, const char *format, ...)
 {
 	va_list args;
@@ -77,7 +77,7 @@ static void note_end(int number)
 	ended = number;
 }
 
-/* They come only while we wait, in wait_until(). */
+/* Blocks the signals, which are delivered only in wait_until(). */
 static void open_signals(void)
 {
 	static const int ends[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT };
@@ -108,11 +108,11 @@ static void die(void)
 }
 
 /*
- * wait_until - until a moment, a signal, or something to read
- * @when: in seconds()
- * @fd: -1: nothing is read
+ * wait_until - wait until a time, a signal, or input
+ * @when: on the clock of seconds()
+ * @fd: the input; -1: none
  *
- * Return: what poll() has of fd.
+ * Return: poll()'s events for fd.
  */
 short wait_until(double when, int fd)
 {
@@ -210,7 +210,7 @@ static void parse_arguments(int argc, char **argv)
 	parse_interval();
 }
 
-/* A whole number, all of the text. */
+/* Parses a whole number, which must be the whole text. */
 static bool parse_number(const char *text, unsigned int *number)
 {
 	char *end;
@@ -222,7 +222,7 @@ static bool parse_number(const char *text, unsigned int *number)
 	return *text >= '0' && *text <= '9' && !*end && !errno && value <= INT32_MAX;
 }
 
-/* Names of the VMs that there are, for who named another one. */
+/* Lists the names of the existing VMs, for an error message. */
 static const char *names_of(const struct sample *sample)
 {
 	static char text[200];
@@ -255,7 +255,7 @@ static const struct vm *find_vm(const struct sample *sample)
 	return vm;
 }
 
-/* From --vm and --vcpu; the only VM needs no name. */
+/* Sets the view according to --vm and --vcpu; a single VM need not be named. */
 static void choose(struct view *view, const struct sample *sample)
 {
 	const struct vm *vm;
@@ -290,7 +290,7 @@ static void print_frame(const struct frame *frame)
 		fail(1, "cannot write to standard output (%s): give it a reader or a file with room", strerror(errno));
 }
 
-/* One frame of all VMs, or of the one that was chosen. */
+/* Prints one frame of all VMs, or of the chosen one. */
 static void run_once(const struct view *view)
 {
 	struct trace *old_trace = trace_take(), *new_trace;

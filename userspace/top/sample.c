@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What debugfs has of all VMs at one moment, as trees of JSON.
+ * Samples the debugfs files of all VMs, as trees of JSON.
  *
- * Reading it takes no vCPU's lock and wakes nobody (kmod/explain/debugfs.c). VMs come and go meanwhile: one
- * whose files are no longer there is left out. Owns the directory's path. Read frame.c next.
+ * Reading them takes no vCPU's lock and kicks no vCPU (kmod/explain/debugfs.c). VMs may end
+ * meanwhile; one whose files no longer exist is left out. Owns the directory's path. Read frame.c
+ * next.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -41,7 +42,7 @@ void sample_open(const char *debugfs)
 	closedir(dir);
 }
 
-/* The whole file, to be freed; NULL: it is not there. */
+/* Returns the contents of a file, to be freed; NULL if it does not exist. */
 static char *read_text(const char *path)
 {
 	size_t size = 0, room = 16384;
@@ -78,7 +79,7 @@ static struct json *read_tree(const struct vm *vm, const char *name, char **text
 
 	snprintf(path, sizeof(path), "%s/%d-%u/%s.json", top, vm->pid, vm->number, name);
 	*text = read_text(path);
-	/* The VM may have gone: then there is no file, or an empty one. */
+	/* If the VM has ended, the file does not exist or is empty. */
 	if (!*text || !**text)
 		return NULL;
 	tree = json_parse(*text);
@@ -135,7 +136,7 @@ static int compare_vms(const void *a, const void *b)
 	return (x->number > y->number) - (x->number < y->number);
 }
 
-/* All VMs that are there. Ends the program when memory is short. */
+/* Samples all existing VMs. Ends the program if memory is short. */
 struct sample *sample_take(void)
 {
 	struct sample *sample = calloc(1, sizeof(*sample));
@@ -175,7 +176,7 @@ void sample_free(struct sample *sample)
 	free(sample);
 }
 
-/* @pid: 0: any. NULL: there is no such VM. */
+/* Finds a VM, of any process if @pid is 0. Returns NULL if there is none. */
 struct vm *sample_find(const struct sample *sample, pid_t pid, unsigned int number)
 {
 	size_t i;
@@ -186,7 +187,7 @@ struct vm *sample_find(const struct sample *sample, pid_t pid, unsigned int numb
 	return NULL;
 }
 
-/* The first element of a list of the file, NULL if it is empty. */
+/* Returns the first element of a list in the file; NULL if it is empty. */
 const struct json *list_of(const struct json *file, const char *name)
 {
 	const struct json *list = json_get(file, name);

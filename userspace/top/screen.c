@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The terminal: paints frames with curses and answers keys.
+ * Paints frames on the terminal with curses, and handles keys.
  *
- * The terminal is given back at the end, on signals (main.c has the polite ones) and after a crash;
- * while the program is stopped, curses sees to it. Owns the screen, the samples being shown, what
- * the user has scrolled to, and the message in the last line. Read frame.c for what is shown.
+ * The terminal is restored at the end, on signals (main.c handles those that ask for the end) and
+ * after a crash; curses restores it while the program is stopped. Owns the screen, the samples
+ * being shown, the scroll position and the message in the last line. Read frame.c for the contents.
  */
 #include <curses.h>
 #include <poll.h>
@@ -20,33 +20,36 @@
 #define CTRL_L	12
 
 static struct termios saved_mode;
-static const char *leave[3];		/* what the terminal wants to hear at the end */
+static const char *leave[3];		/* the strings that reset the terminal at the end */
 static SCREEN *screen;
 static struct source source;
 static struct frame frame;
 static const char *message;
-static size_t first;			/* line at the top */
+static size_t first;			/* the line at the top */
 static bool helping, quit;
 
 static const char *const help_lines[] = {
 	"Up, Down, k, j     choose a VM or vCPU",
 	"PgUp, PgDn         scroll",
-	"Enter              show what is chosen",
-	"Esc, Backspace     back to what it belongs to",
+	"Enter              show the chosen one",
+	"Esc, Backspace     go back to the page it belongs to",
 	"s                  order of vCPUs: by id, by exits/s, by interrupts/s",
 	"t                  count tracepoints: interrupts by vector and source; or stop",
 	"+, -               a longer, shorter time between samples",
-	"Ctrl-L             paint the screen anew",
+	"Ctrl-L             repaint the screen",
 	"h, ?               this help; any key ends it",
 	"q                  quit",
 	"",
 	"STATE     running: in the guest. outside: in the VMM, or waiting for a CPU.",
 	"EXITS/s   times the guest was left; to the right of WAITS: why, per second.",
-	"IRQS/s    interrupts that went into the guest.",
-	"WAITS     the interrupt that comes next, and what holds it back.",
+	"IRQS/s    interrupts that were injected into the guest.",
+	"WAITS     the next pending interrupt, and what holds it back.",
 };
 
-/* Async-signal-safe; SA_RESETHAND makes the second occurrence the real one. */
+/*
+ * Restores the terminal on a fatal signal; SA_RESETHAND lets the signal's second occurrence kill.
+ * Async-signal-safe.
+ */
 static void crashed(int number)
 {
 	size_t i;
@@ -97,7 +100,7 @@ static void open_screen(void)
 	curs_set(0);
 }
 
-/* ---- what is shown ---- */
+/* ---- painting ---- */
 
 static void take_samples(void)
 {
@@ -126,7 +129,7 @@ static void choose_row(struct view *view, const struct line *row)
 	}
 }
 
-/* The row that is @step rows away from the chosen one; without one the first. */
+/* Returns the row @step rows away from the chosen one, or the first if none is chosen. */
 static const struct line *row_at(int step)
 {
 	const struct line *row = NULL, *before = NULL, *chosen = NULL;
@@ -150,7 +153,7 @@ static const struct line *row_at(int step)
 	return chosen ? chosen : row;
 }
 
-/* Draws again until what is chosen is there, as far as anything is. */
+/* Formats the frame, again if the chosen row no longer exists and another one must be chosen. */
 static void draw(struct view *view)
 {
 	const struct line *row;
@@ -204,7 +207,7 @@ static void paint(double interval)
 	refresh();
 }
 
-/* Scrolls so that what is chosen can be seen. */
+/* Scrolls until the chosen row is visible. */
 static void reveal(void)
 {
 	size_t i, rows = rows_of_screen();
@@ -325,7 +328,7 @@ void screen_run(struct view *view, double interval)
 			answer(view, key, &interval);
 			draw(view);
 		}
-		/* Nobody is there any more. */
+		/* The terminal has been closed. */
 		quit = quit || events & (POLLHUP | POLLERR | POLLNVAL);
 		if (seconds() >= next) {
 			take_samples();

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What mkvm-top's files share: a sample of what debugfs has of all VMs (sample.c), a sample of what
- * the kernel has counted of tracepoints (trace.c), the lines to be shown (frame.c), and the terminal
- * (screen.c). One thread; main.c starts everything and is the file to read next.
+ * Declarations shared by mkvm-top's files: samples of debugfs (sample.c) and of the kernel's counts
+ * of tracepoints (trace.c), the lines to be shown (frame.c), and the terminal (screen.c). There is
+ * one thread; main.c starts everything and is the file to read next.
  */
 #ifndef MKVM_TOP_H
 #define MKVM_TOP_H
@@ -21,7 +21,7 @@ enum sort { SORT_ID, SORT_EXITS, SORT_IRQS, NR_SORTS };
 
 enum level { SHOW_VMS, SHOW_VM, SHOW_VCPU };
 
-/* What is to be seen. A VM is known by its process and number. */
+/* What the user wants to see. A VM is identified by its process and number. */
 struct view {
 	enum level level;
 	pid_t pid;
@@ -33,7 +33,7 @@ struct view {
 /* main.c */
 void fail(int status, const char *format, ...) __attribute__((noreturn, format(printf, 2, 3)));
 double seconds(void);
-int ended_by(void);			/* the signal that asks for the end, 0: none has */
+int ended_by(void);			/* the signal that has asked for the end; 0: none */
 short wait_until(double when, int fd);
 extern const char *const sort_names[NR_SORTS];
 
@@ -53,7 +53,7 @@ struct sample {
 	size_t nr;
 };
 
-/* Ends the program, with the remedy, when there is nothing to read from. */
+/* Finds mkvm's directory in debugfs. If it cannot be read, ends the program with the remedy. */
 void sample_open(const char *debugfs);
 struct sample *sample_take(void);
 void sample_free(struct sample *sample);
@@ -65,12 +65,12 @@ const struct json *by_id(const struct json *list, unsigned int id);
 
 enum what { EXITS, RAISED, HELD_BACK, ACCEPTED, INJECTED, WAITED, WORST, NR_WHATS };
 
-/* One line of a histogram. */
+/* An entry of a histogram. */
 struct hits {
 	enum what what;
 	unsigned int vm;
-	int vcpu;			/* -1: none, a pin */
-	char name[20];			/* EXITS: reason, RAISED: origin, HELD_BACK: why */
+	int vcpu;			/* -1: a pin, which has no vCPU */
+	char name[20];			/* EXITS: reason, RAISED: origin, HELD_BACK: reason */
 	int number;			/* RAISED: GSI or -1; the others from ACCEPTED on: vector */
 	uint64_t count;
 	uint64_t us;			/* WAITED: sum, WORST: maximum */
@@ -80,14 +80,14 @@ struct trace {
 	double time;
 	struct hits *hits;
 	size_t nr;
-	uint64_t dropped;		/* hits that found the table full */
+	uint64_t dropped;		/* events lost because the table was full */
 };
 
-/* NULL: counting has begun; else a sentence that says why not, and the remedy. */
+/* Starts counting. Returns NULL, or a sentence with the problem and the remedy. */
 const char *trace_start(void);
 void trace_stop(void);
 bool trace_running(void);
-/* NULL: it is not counted, or no longer. */
+/* Samples the counts. Returns NULL if counting is not, or no longer, active. */
 struct trace *trace_take(void);
 void trace_free(struct trace *trace);
 
@@ -95,8 +95,8 @@ void trace_free(struct trace *trace);
 
 struct line {
 	char text[256];
-	bool title, chosen;		/* how it looks */
-	bool is_row;			/* of a VM or vCPU that can be chosen: */
+	bool title, chosen;		/* the line's style */
+	bool is_row;			/* the line of a VM or vCPU, which can be chosen: */
 	pid_t pid;
 	unsigned int number;
 };
@@ -106,7 +106,10 @@ struct frame {
 	size_t nr;
 };
 
-/* Two samples, the older one for rates (NULL: there are none yet), likewise of the trace (both NULL: none is). */
+/*
+ * Two samples of debugfs; the older one, for rates, may be NULL. Two samples of the counts of
+ * tracepoints; both are NULL without --trace.
+ */
 struct source {
 	const struct sample *old, *new;
 	const struct trace *old_trace, *new_trace;
@@ -118,10 +121,10 @@ void frame_free(struct frame *frame);
 
 /* ---- screen.c ---- */
 
-/* The terminal is as it was found. Does nothing when it is already. */
+/* Restores the terminal, if that has not been done. */
 void screen_give_back(void);
 
-/* Until the user quits or a signal comes. */
+/* Shows frames until the user quits or a signal arrives; interval is in seconds. */
 void screen_run(struct view *view, double interval);
 
 #endif

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Counts by vector, by source, by reason and how long interrupts waited: the kernel counts them
- * itself, in histograms of mkvm's tracepoints (Documentation/tracepoints.rst; the kernel's document
- * on histograms has the language). No event is written anywhere.
+ * Counts interrupts by vector, source and reason, and measures how long they wait. The kernel does
+ * the counting, in histograms of mkvm's tracepoints (Documentation/tracepoints.rst; the kernel's
+ * document on histograms describes their syntax). No trace is recorded.
  *
- * The histograms are in a tracing instance of our own, beside everybody else's tracing, and waiting
- * times in a synthetic event. A second process, the guardian, takes both away when this one ends,
- * however it ends: it waits for the end of a pipe whose other end only this one has. Both keep the
- * device open, since a module must not go while its tracepoints have histograms.
+ * The histograms are in a separate tracing instance, so they do not disturb other users of tracing;
+ * waiting times need a synthetic event. A second process, the guardian, removes both when this one
+ * ends, however it ends: it waits for the closing of a pipe whose other end only this process has.
+ * Both keep the device open, because the module must not be unloaded while its tracepoints have
+ * histograms.
  *
  * State: the instance's name, the pipe, the guardian. Read frame.c next.
  */
@@ -24,7 +25,7 @@
 
 #include "top.h"
 
-#define RETRIES		500		/* of 20 ms: somebody may have a file of the instance open */
+#define RETRIES		500		/* 20 ms each: a file of the instance may be in use */
 
 static const char tracing[] = "/sys/kernel/tracing";
 static char instance[100], waits[40];
@@ -32,8 +33,8 @@ static int guard_pipe = -1, device = -1;
 static pid_t guardian;
 
 /*
- * In the order in which they can be made; they are taken away from the last to the first. WAITS is
- * the synthetic event.
+ * They are created in this order and removed in reverse, because some refer to earlier ones. WAITS
+ * stands for the name of the synthetic event.
  */
 #define INTO "onmatch(mkvm.apic_accept).trace(WAITS,vm,vcpu,vector,$us):onmax($us).save(vm)"
 static const struct {
@@ -52,7 +53,7 @@ static const struct {
 
 #define NR_COUNTED ((int)(sizeof(counted) / sizeof(counted[0])))
 
-/* The text with WAITS as it is called here. */
+/* Copies the text with WAITS replaced by the event's name. */
 static void with_name(char *to, size_t size, const char *text)
 {
 	const char *found = strstr(text, "WAITS");
@@ -71,7 +72,7 @@ static void event_path(char *path, size_t size, int i, const char *file)
 	snprintf(path, size, "%s/events/%s/%s", instance, event, file);
 }
 
-/* Not truncated: that would take away what others have put there. */
+/* Appends to a file: truncating it would remove the entries of others. */
 static bool add_to(const char *path, const char *text)
 {
 	int fd = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
@@ -82,7 +83,7 @@ static bool add_to(const char *path, const char *text)
 	return done;
 }
 
-/* Nothing of it is left. Does no harm where nothing is. */
+/* Removes the instance and the event; harmless if they do not exist. */
 static void take_away(void)
 {
 	char path[300], text[64];
@@ -90,7 +91,7 @@ static void take_away(void)
 
 	for (i = NR_COUNTED - 1; i >= 0; i--) {
 		event_path(path, sizeof(path), i, "trigger");
-		/* Truncating takes the histograms of this event away. */
+		/* Truncating removes the histograms of this event. */
 		fd = open(path, O_WRONLY | O_TRUNC | O_CLOEXEC);
 		if (fd >= 0)
 			close(fd);
@@ -108,7 +109,7 @@ static void take_name(int pid)
 	snprintf(waits, sizeof(waits), "mkvm_top_%d", pid);
 }
 
-/* What is left of others that were killed together with their guardians. */
+/* Removes the instances of processes that were killed together with their guardians. */
 static void take_away_of_the_dead(void)
 {
 	char path[100];
@@ -128,7 +129,7 @@ static void take_away_of_the_dead(void)
 		closedir(dir);
 }
 
-/* The guardian's life. Whatever ends our process must not end it. */
+/* Runs the guardian, which signals to the main process must not end. */
 static void guard(int end)
 {
 	static const int ignored[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGPIPE, SIGTSTP };
@@ -168,7 +169,7 @@ static bool start_guardian(void)
 	return true;
 }
 
-/* Ours as long as it is open: the module stays. */
+/* Opens the device, which keeps the module loaded. */
 static bool open_device(void)
 {
 	char name[64] = "", path[100];
@@ -193,12 +194,12 @@ static const char *make_all(void)
 	snprintf(path, sizeof(path), "%s/synthetic_events", tracing);
 	snprintf(text, sizeof(text), "%s u32 vm; int vcpu; int vector; u64 us", waits);
 	if (!add_to(path, text))
-		return "this kernel has no synthetic events (CONFIG_SYNTH_EVENTS): use no --trace";
+		return "this kernel has no synthetic events (CONFIG_SYNTH_EVENTS): leave out --trace";
 	for (i = 0; i < NR_COUNTED; i++) {
 		event_path(path, sizeof(path), i, "trigger");
 		with_name(text, sizeof(text), counted[i].trigger);
 		if (!add_to(path, text))
-			return "this kernel cannot count events of mkvm (CONFIG_HIST_TRIGGERS): use no --trace";
+			return "this kernel cannot count events of mkvm (CONFIG_HIST_TRIGGERS): leave out --trace";
 	}
 	return NULL;
 }
@@ -222,7 +223,7 @@ void trace_stop(void)
 	if (guard_pipe >= 0) {
 		close(guard_pipe);
 		waitpid(guardian, NULL, 0);
-		/* If somebody has killed it. */
+		/* The guardian may have been killed. */
 		take_away();
 	}
 	if (device >= 0)
@@ -237,7 +238,7 @@ bool trace_running(void)
 
 /* ---- reading ---- */
 
-/* One "name: value" of a line; values are padded with blanks. */
+/* Stores one "name: value" of a line; values are padded with blanks. */
 static void note_item(struct hits *hits, const char *name, const char *value)
 {
 	long long number = (long long)strtoull(value, NULL, 10);	/* -1 is shown as 2^64 - 1 */
@@ -257,8 +258,8 @@ static void note_item(struct hits *hits, const char *name, const char *value)
 }
 
 /*
- * "{ vm: 1, origin: ipi   , gsi: 4 } hitcount: 3  us: 70": behind the bracket there are only numbers, with
- * no comma between them.
+ * Parses a line such as "{ vm: 1, origin: ipi   , gsi: 4 } hitcount: 3  us: 70". After the bracket
+ * there are only numbers, without commas between them.
  */
 static void parse_line(struct hits *hits, char *line)
 {
@@ -294,7 +295,7 @@ static struct hits *add_hits(struct trace *trace, enum what what)
 	return hits;
 }
 
-/* The histograms of one event; those of "inject" are two, told apart by what they were made with. */
+/* Reads the histograms of one event. "inject" has two, distinguished by their definitions. */
 static void read_histograms(struct trace *trace, int i, FILE *f)
 {
 	enum what what = counted[i].what;
@@ -330,7 +331,7 @@ struct trace *trace_take(void)
 	trace->time = seconds();
 	for (i = 0; i < NR_COUNTED; i++) {
 		event_path(path, sizeof(path), i, "hist");
-		f = counted[i].what == WORST ? NULL : fopen(path, "re");	/* is in the file of INJECTED */
+		f = counted[i].what == WORST ? NULL : fopen(path, "re");	/* read with INJECTED */
 		if (f) {
 			read_histograms(trace, i, f);
 			fclose(f);

@@ -79,7 +79,7 @@ struct mkvm_emu {
 	bool one_operand;		/* out: every access to memory is to the one operand that is there */
 	bool ss_loaded;			/* out: MOV to or POP of SS: the next instruction is not interrupted */
 	bool fault_after;		/* out: DONE, and emu->fault is the first of a new task */
-	bool implicit;			/* in: what is run is no instruction: devices are UNHANDLED, ROM ignores writes */
+	bool implicit;			/* in: no instruction; devices are UNHANDLED, ROM loses writes */
 	bool host_fault, patient, watched;	/* the surroundings' own, */
 	u32 traps;			/* and breakpoints that this call has met, as in DR6 */
 	struct {

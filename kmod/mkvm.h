@@ -161,7 +161,6 @@ struct mkvm {
 		u32 khz;				/* KVM_SET_TSC_KHZ for vCPUs to come; READ_ONCE */
 	} tsc;						/* tsc.c */
 	s64 clock_offset;				/* of KVM_GET_CLOCK to the host's boot time; READ_ONCE */
-	u64 identity_map_addr;				/* (l) accepted, not needed */
 
 	u32 nr;						/* (c) the VM's number, in traces */
 	struct mkvm_vm_ids ids;				/* provenance.c */

@@ -422,8 +422,7 @@ static long vm_ioctl_locked(struct mkvm *vm, unsigned int ioctl, unsigned long a
 			return -EFAULT;
 		if (vm->nr_vcpus)
 			return -EINVAL;
-		vm->identity_map_addr = addr;
-		return 0;
+		return 0;	/* real mode runs natively here: the page is not needed */
 	case KVM_X86_SET_MSR_FILTER:
 		return set_msr_filter(vm, argp);
 	case KVM_SET_NR_MMU_PAGES:	/* of shadow page tables, which there are none of */

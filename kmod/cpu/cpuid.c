@@ -128,7 +128,16 @@ static u32 xsave_size(u64 features, bool compacted)
 
 static u32 *entry_reg(struct kvm_cpuid_entry2 *e, int reg)
 {
-	return reg == EAX ? &e->eax : reg == EBX ? &e->ebx : reg == ECX ? &e->ecx : &e->edx;
+	switch (reg) {
+	case EAX:
+		return &e->eax;
+	case EBX:
+		return &e->ebx;
+	case ECX:
+		return &e->ecx;
+	default:
+		return &e->edx;
+	}
 }
 
 /* Leaves that are passed on as the host has them. */

@@ -51,10 +51,9 @@ int mkvm_set_guest_debug(struct mkvm_vcpu *vcpu, const struct kvm_guest_debug *d
 /* mkvm_debug_takes - is this exception userspace's? */
 bool mkvm_debug_takes(struct mkvm_vcpu *vcpu, u8 vector)
 {
-	u32 flags = vector == X86_TRAP_DB ? KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_HW_BP :
-		    vector == X86_TRAP_BP ? KVM_GUESTDBG_USE_SW_BP : 0;
-
-	return vcpu->debug.control & flags;
+	if (vector == X86_TRAP_DB)
+		return vcpu->debug.control & (KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_HW_BP);
+	return vector == X86_TRAP_BP && (vcpu->debug.control & KVM_GUESTDBG_USE_SW_BP);
 }
 
 /* mkvm_exit_debug - to userspace with KVM_EXIT_DEBUG; dr6 says what kind of #DB. Return: as handle_exit. */

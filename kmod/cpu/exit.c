@@ -409,7 +409,9 @@ static int tdp_fault_locked(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fe
 	}
 	vcpu->fault_gpa = gpa;
 	vcpu->stats[MKVM_STAT_INSN_EMULATION]++;
-	return mkvm_emulate_exit(vcpu, fetch ? MKVM_BY_WALK : write ? MKVM_BY_WRITE : MKVM_BY_READ);
+	if (fetch)
+		return mkvm_emulate_exit(vcpu, MKVM_BY_WALK);
+	return mkvm_emulate_exit(vcpu, write ? MKVM_BY_WRITE : MKVM_BY_READ);
 }
 
 /*

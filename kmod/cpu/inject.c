@@ -74,10 +74,15 @@ static void deliver_payload(struct mkvm_vcpu *vcpu)
  */
 void mkvm_queue_exception(struct mkvm_vcpu *vcpu, u8 vector, bool has_error, u32 error)
 {
-	const struct mkvm_event *first = vcpu->event.type == MKVM_EV_EXCEPTION ? &vcpu->event :
-					 vcpu->exception.type ? &vcpu->exception : NULL;
-	int merged = first ? merge_faults(first->vector, vector) : vector;
+	const struct mkvm_event *first = NULL;
+	int merged = vector;
 
+	if (vcpu->event.type == MKVM_EV_EXCEPTION)
+		first = &vcpu->event;
+	else if (vcpu->exception.type)
+		first = &vcpu->exception;
+	if (first)
+		merged = merge_faults(first->vector, vector);
 	if (merged < 0) {
 		vcpu->triple_fault = true;
 		return;

@@ -134,6 +134,7 @@ void mkvm_accept_init_sipi(struct mkvm_vcpu *vcpu)
 	struct kvm_segment cs = { .limit = 0xffff, .type = 0xb, .present = 1, .s = 1 };
 	unsigned long bits = mkvm_pending_take_init_sipi(vcpu);
 	bool init = bits & BIT(MKVM_PEND_INIT), waiting;
+	const char *how;
 
 	if (init) {
 		mkvm_trace(consume, vcpu, MKVM_PEND_INIT, bits, "taken");
@@ -143,8 +144,9 @@ void mkvm_accept_init_sipi(struct mkvm_vcpu *vcpu)
 	if (!(bits & BIT(MKVM_PEND_SIPI)))
 		return;
 	waiting = vcpu->mp_state == KVM_MP_STATE_INIT_RECEIVED;
+	how = waiting ? "taken" : "not-waiting";
 	mkvm_trace(consume, vcpu, MKVM_PEND_SIPI, bits & ~MKVM_PEND_BOTH(MKVM_PEND_INIT),
-		   vcpu->in_smm ? "in-SMM" : waiting ? "taken" : "not-waiting");
+		   vcpu->in_smm ? "in-SMM" : how);
 	if (!waiting)
 		return;
 	cs.selector = READ_ONCE(vcpu->sipi_vector) << 8;

@@ -98,7 +98,7 @@ int mkvm_msrs_ioctl(struct mkvm_vcpu *vcpu, struct kvm_msrs __user *arg, bool se
 {
 	struct kvm_msr_entry *e;
 	struct kvm_msrs head;
-	int i, r;
+	int i, r, refused;
 
 	if (copy_from_user(&head, arg, sizeof(head)))
 		return -EFAULT;
@@ -113,11 +113,16 @@ int mkvm_msrs_ioctl(struct mkvm_vcpu *vcpu, struct kvm_msrs __user *arg, bool se
 			goto out;
 		}
 	}
-	for (i = 0; i < head.nmsrs; i++)
-		if (!vcpu ? feature_get(e[i].index, &e[i].data) :
-		    set ? mkvm_msr_set(vcpu, e[i].index, e[i].data, true) :
-			  mkvm_msr_get(vcpu, e[i].index, &e[i].data, true))
+	for (i = 0; i < head.nmsrs; i++) {
+		if (!vcpu)
+			refused = feature_get(e[i].index, &e[i].data);
+		else if (set)
+			refused = mkvm_msr_set(vcpu, e[i].index, e[i].data, true);
+		else
+			refused = mkvm_msr_get(vcpu, e[i].index, &e[i].data, true);
+		if (refused)
 			break;
+	}
 	r = i;
 	if (!set && copy_to_user(arg->entries, e, head.nmsrs * sizeof(*e)))
 		r = -EFAULT;

@@ -20,7 +20,6 @@
 
 #include "hw_ops.h"
 
-
 static struct dentry *top;
 
 /* ---- one description of the data for both renderings ---- */
@@ -93,7 +92,12 @@ static __printf(2, 3) void show(struct out *o, const char *record, ...)
 }
 
 /* The value of an item whose key begins with '?': in text some words or none. */
-#define FLAG(o, value, words) ((o)->json ? (value) ? "true" : "false" : (value) ? (words) : "")
+static const char *flag(struct out *o, bool value, const char *words)
+{
+	if (o->json)
+		return value ? "true" : "false";
+	return value ? words : "";
+}
 
 /* ---- vcpus ---- */
 
@@ -127,7 +131,7 @@ static void show_vcpu(struct out *o, struct mkvm_vcpu *vcpu)
 	why = mkvm_hold_name(v.hold) ?: "for an entry";
 	begin(o, NULL, '{');
 	show(o, "vcpu {id %u}: {mp_state %s}, {where %s}, cpu {cpu %d}{?in_smm %s}", v.id,
-	     mkvm_mp_state_name(v.mp_state), where[v.where % 3], v.cpu, FLAG(o, v.in_smm, ", in SMM"));
+	     mkvm_mp_state_name(v.mp_state), where[v.where % 3], v.cpu, flag(o, v.in_smm, ", in SMM"));
 	show(o, ", rip {rip 0x%llx}, rflags {rflags 0x%llx}, last exit {last_exit %s}\n  pending {word 0x%x}",
 	     v.rip, v.rflags, v.last_exit, v.pending);
 	show_pending(o, v.pending);
@@ -212,8 +216,8 @@ static void show_ioapic(struct out *o, struct mkvm *vm)
 		     ioapic.redirtbl[i].fields.dest_id);
 		show(o, " {trigger %s} {line %s}{?masked %s}{?remote_irr %s}",
 		     ioapic.redirtbl[i].fields.trig_mode ? "level" : "edge", ioapic.irr & BIT(i) ? "high" : "low",
-		     FLAG(o, ioapic.redirtbl[i].fields.mask, ", masked"),
-		     FLAG(o, ioapic.redirtbl[i].fields.remote_irr, ", remote-IRR"));
+		     flag(o, ioapic.redirtbl[i].fields.mask, ", masked"),
+		     flag(o, ioapic.redirtbl[i].fields.remote_irr, ", remote-IRR"));
 		end(o, '}');
 	}
 }
@@ -259,7 +263,7 @@ static void show_slots(struct out *o, struct mkvm *vm)
 			show(o, "space {space %d} slot {slot %u}: gpa {gpa 0x%llx} size {size 0x%llx}", as,
 			     slot->id & 0xffff, slot->gfn << PAGE_SHIFT, slot->npages << PAGE_SHIFT);
 			show(o, " hva {hva 0x%lx}{?read_only %s}{?dirty_log %s}", slot->hva,
-			     FLAG(o, slot->flags & KVM_MEM_READONLY, " read-only"), FLAG(o, slot->dirty, " dirty log"));
+			     flag(o, slot->flags & KVM_MEM_READONLY, " read-only"), flag(o, slot->dirty, " dirty log"));
 			end(o, '}');
 		}
 	}

@@ -139,7 +139,12 @@ u32 mkvm_trace_route(struct mkvm *vm, u32 parent, unsigned int chip, unsigned in
 	id = atomic_inc_return(&last_id);
 	if (!msi)
 		WRITE_ONCE(vm->ids.before[chip][pin], xchg(&vm->ids.pin[chip][pin], id));
-	trace_route(vm->nr, parent, id, pic ? "PIC" : msi ? "MSI" : "IOAPIC", msi ? -1 : pic ? chip * 8 + pin : pin);
+	if (msi)
+		trace_route(vm->nr, parent, id, "MSI", -1);
+	else if (pic)
+		trace_route(vm->nr, parent, id, "PIC", chip * 8 + pin);
+	else
+		trace_route(vm->nr, parent, id, "IOAPIC", pin);
 	return id;
 }
 

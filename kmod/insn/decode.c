@@ -400,7 +400,8 @@ static void parse_modrm(struct mkvm_emu *c, const u8 **p)
 /* The row of what the opcode, its prefixes and ModRM.reg name, if there is one. */
 static struct mkvm_opcode find_row(const struct mkvm_emu *c, unsigned int map, u8 pp, u8 modrm)
 {
-	u8 kind = c->vex.kind == EVEX_BYTES ? EVEX : c->vex.kind ? VEX : LEGACY;
+	u8 vex_kind = c->vex.kind == EVEX_BYTES ? EVEX : VEX;
+	u8 kind = c->vex.kind ? vex_kind : LEGACY;
 	u8 other_w = c->vex.w ? W0 : W1;
 	const struct row *r;
 
@@ -437,7 +438,9 @@ static void parse_vex(struct mkvm_emu *c, u8 first, const u8 **p)
 	bool evex = first == 0x62, refused = c->prefix[REX] || c->prefix[OPSIZE] || c->prefix[REP] || c->prefix[LOCK];
 	u8 rxb = *(*p)++, last = rxb, map = 1;
 
-	c->vex.kind = evex ? EVEX_BYTES : first == 0xc4 ? 3 : 2;
+	c->vex.kind = first == 0xc4 ? 3 : 2;
+	if (evex)
+		c->vex.kind = EVEX_BYTES;
 	if (first != 0xc5) {
 		map = rxb & (evex ? 7 : 31);
 		last = *(*p)++;

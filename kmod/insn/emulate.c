@@ -21,8 +21,12 @@
 static enum mkvm_emu_result operand(struct mkvm_emu *c, unsigned int where, enum mkvm_emu_how how, unsigned int size,
 				    u64 *val)
 {
-	unsigned int reg = where == REG ? c->reg : where == SECOND ? c->vex.vvvv : RAX;
+	unsigned int reg = RAX;
 
+	if (where == REG)
+		reg = c->reg;
+	else if (where == SECOND)
+		reg = c->vex.vvvv;
 	switch (where) {
 	case REG: case ACC: case SECOND:
 		if (how >= MKVM_EMU_WRITE)
@@ -70,6 +74,25 @@ static u64 bit_op(struct mkvm_emu *c, u64 dst, u64 bit)
 }
 
 /* Bit by bit, which is all that SHLD, SHRD and the rotates through CF differ in from the others. */
+/* The bit that a shift or rotate by one moves into its operand v. more: the second operand of SHLD, SHRD. */
+static bool shifted_in(unsigned int op, u64 v, u64 sign, bool carry, u64 more)
+{
+	switch (op) {
+	case OP_ROL: case OP_SAR:
+		return v & sign;
+	case OP_ROR:
+		return v & 1;
+	case OP_RCL: case OP_RCR:
+		return carry;
+	case OP_SHLD:
+		return more & sign;
+	case OP_SHRD:
+		return more & 1;
+	default:
+		return false;
+	}
+}
+
 static u64 shift(struct mkvm_emu *c, u64 v, unsigned int count)
 {
 	bool left = c->d.op == OP_ROL || c->d.op == OP_RCL || c->d.op == OP_SHL || c->d.op == OP_SHLD;
@@ -80,12 +103,13 @@ static u64 shift(struct mkvm_emu *c, u64 v, unsigned int count)
 	if (!count)
 		return v;
 	while (count--) {
-		in = c->d.op == OP_ROL || c->d.op == OP_SAR ? v & sign : c->d.op == OP_ROR ? v & 1 :
-		     c->d.op == OP_RCL || c->d.op == OP_RCR ? carry : c->d.op == OP_SHLD ? more & sign :
-		     c->d.op == OP_SHRD && (more & 1);
+		in = shifted_in(c->d.op, v, sign, carry, more);
 		carry = left ? v & sign : v & 1;
 		more = left ? more << 1 : more >> 1;
-		v = left ? v << 1 | in : (v >> 1) | (in ? sign : 0);
+		if (left)
+			v = v << 1 | in;
+		else
+			v = (v >> 1) | (in ? sign : 0);
 	}
 	v &= size_mask(c->size);
 	of = !!(v & sign) ^ (left ? carry : !!(v & (sign >> 1)));

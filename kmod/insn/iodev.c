@@ -331,9 +331,11 @@ bool mkvm_kernel_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size, bool i
 	for (i = 0; i < size; i++, port++) {
 		bool pic = pic_port(port), ours = i == 0 || kernel_port(vm, pit, port);
 
-		if (in)
-			byte[i] = !ours ? 0xff : pic ? mkvm_pic_port_read(vm->irqchip.pic, port) :
-						       mkvm_pit_port_read(pit, port);
+		if (in && !ours)
+			byte[i] = 0xff;
+		else if (in)
+			byte[i] = pic ? mkvm_pic_port_read(vm->irqchip.pic, port) :
+					mkvm_pit_port_read(pit, port);
 		else if (ours && pic)
 			mkvm_pic_port_write(vm->irqchip.pic, port, byte[i]);
 		else if (ours)

@@ -35,7 +35,9 @@ enum mkvm_emu_result mkvm_emu_linearize_in(struct mkvm_emu *c, const struct kvm_
 			return fault(c, GP_VECTOR);
 	}
 	down = (s->type & 0xc) == 4;	/* expand-down: above the limit */
-	top = !down ? s->limit : s->db ? 0xffffffff : 0xffff;
+	top = s->db ? 0xffffffff : 0xffff;
+	if (!down)
+		top = s->limit;
 	if ((down && off <= s->limit) || off + len - 1 > top)
 		return fault(c, vector);
 	*la = (u32)(s->base + off);

@@ -130,8 +130,10 @@ static __always_inline enum mkvm_emu_result walk(struct mkvm_emu *emu, u64 la, u
 	const struct mkvm_mode *m = &emu->mode;
 	bool lm = levels == 4, wide = levels > 2, leaf;
 	unsigned int bits = wide ? 9 : 10, level = levels, shift = 12 + bits * levels;
-	u64 reserved = wide ? emu->vcpu->gpa_reserved | (m->efer & EFER_NX ? 0 : PTE_NX) : 0;
-	u64 table = m->cr3 & (lm ? PTE_ADDR : wide ? 0xffffffe0 : 0xfffff000);
+	u64 no_nx = m->efer & EFER_NX ? 0 : PTE_NX;
+	u64 reserved = wide ? emu->vcpu->gpa_reserved | no_nx : 0;
+	u64 narrow_root = wide ? 0xffffffe0 : 0xfffff000;
+	u64 table = m->cr3 & (lm ? PTE_ADDR : narrow_root);
 	u64 entry, at, span, all = ~0ULL, any = 0;
 	enum mkvm_emu_result r;
 	u32 want;

@@ -196,7 +196,9 @@ static struct paging get_paging(struct mkvm_vcpu *vcpu)
 	mkvm_hw->get_mode(vcpu, &mode);
 	p.lm = mode.efer & EFER_LMA;
 	p.wide = p.lm || (mode.cr4 & X86_CR4_PAE);
-	p.levels = p.lm ? 4 : p.wide ? 3 : 2;
+	p.levels = p.wide ? 3 : 2;
+	if (p.lm)
+		p.levels = 4;
 	p.bits = p.wide ? 9 : 10;
 	return p;
 }

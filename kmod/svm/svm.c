@@ -643,7 +643,9 @@ static u64 svm_get_dr(struct mkvm_vcpu *vcpu, int dr)
 {
 	const struct vmcb_save_area *s = &to_svm(vcpu)->vmcb->save;
 
-	return dr == 6 ? s->dr6 : to_svm(vcpu)->debugged ? to_svm(vcpu)->guest_dr7 : s->dr7;
+	if (dr == 6)
+		return s->dr6;
+	return to_svm(vcpu)->debugged ? to_svm(vcpu)->guest_dr7 : s->dr7;
 }
 
 static void svm_set_dr(struct mkvm_vcpu *vcpu, int dr, u64 val)

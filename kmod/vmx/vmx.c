@@ -254,7 +254,9 @@ static void vmx_cpu_disable(void)
 /* Where a segment's fields are: the VMCS has LDTR before TR. */
 static unsigned int field_offset(int seg)
 {
-	return 2 * (seg == MKVM_TR ? 7 : seg == MKVM_LDTR ? 6 : seg);
+	if (seg == MKVM_TR)
+		return 14;
+	return seg == MKVM_LDTR ? 12 : 2 * seg;
 }
 
 static void vmx_get_mode(struct mkvm_vcpu *vcpu, struct mkvm_mode *mode)
@@ -385,7 +387,9 @@ static u64 vmx_get_dr(struct mkvm_vcpu *vcpu, int dr)
 {
 	struct vmx_vcpu *vmx = to_vmx(vcpu);
 
-	return dr == 6 ? vmx->dr6 : vmx->debugged ? vmx->guest_dr7 : vmx_read(GUEST_DR7);
+	if (dr == 6)
+		return vmx->dr6;
+	return vmx->debugged ? vmx->guest_dr7 : vmx_read(GUEST_DR7);
 }
 
 /* A trap that the CPU has pending is in the new DR6, or belongs to the old state. */

@@ -65,7 +65,16 @@ static void drop(struct cpuid_list *list, u32 leaf)
 
 static u32 *entry_reg(struct kvm_cpuid_entry2 *e, int reg)
 {
-	return reg == EAX ? &e->eax : reg == EBX ? &e->ebx : reg == ECX ? &e->ecx : &e->edx;
+	switch (reg) {
+	case EAX:
+		return &e->eax;
+	case EBX:
+		return &e->ebx;
+	case ECX:
+		return &e->ecx;
+	default:
+		return &e->edx;
+	}
 }
 
 static void set_vendor(struct cpuid_list *list, const char *vendor)

@@ -1345,7 +1345,9 @@ static void put_in_delivery(struct kvm_vcpu_events *events, int what)
 
 static u8 vector_of(int what)
 {
-	return what == AN_NMI ? VEC_NMI : what == EXCEPTION ? VEC_GP : VECTOR;
+	if (what == AN_NMI)
+		return VEC_NMI;
+	return what == EXCEPTION ? VEC_GP : VECTOR;
 }
 
 /* A guest that can have machine checks, at its first stage. */

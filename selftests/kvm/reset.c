@@ -143,8 +143,18 @@ static u64 get_fpu(struct vcpu *vcpu, u32 what)
 	struct kvm_fpu fpu;
 
 	ASSERT_OK(ioctl(vcpu->fd, KVM_GET_FPU, &fpu));
-	return what == FCW ? fpu.fcw : what == FTW ? fpu.ftwx : what == ST0 ? *(u64 *)fpu.fpr[0] :
-	       what == XMM5 ? *(u64 *)fpu.xmm[5] : fpu.mxcsr;
+	switch (what) {
+	case FCW:
+		return fpu.fcw;
+	case FTW:
+		return fpu.ftwx;
+	case ST0:
+		return *(u64 *)fpu.fpr[0];
+	case XMM5:
+		return *(u64 *)fpu.xmm[5];
+	default:
+		return fpu.mxcsr;
+	}
 }
 
 static void set_fpu(struct vcpu *vcpu, u32 what, u64 value)

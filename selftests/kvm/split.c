@@ -545,7 +545,8 @@ static void user_exit(struct vcpu *vcpu)
 
 static void runs_once(u32 owner, bool x2apic)
 {
-	struct vm *vm = owner == SPLIT ? split_vm() : vm_create(owner == KERNEL ? VM_IRQCHIP : 0);
+	u32 chips = owner == KERNEL ? VM_IRQCHIP : 0;
+	struct vm *vm = owner == SPLIT ? split_vm() : vm_create(chips);
 	struct vcpu *vcpu = vcpu_add(vm, two_vectors, x2apic);
 	enum vcpu_event event;
 

@@ -121,8 +121,14 @@ static void put_gdt(struct machine *m, const struct scene *s)
 static void put_idt(struct machine *m, const struct scene *s)
 {
 	static const u8 handler[] = { 0xe6, PORT_HANDLER, 0xeb, 0xfe };
-	u8 task = s->how == INT_N ? VECTOR : s->how == NMI ? VEC_NMI : s->how == FAULT ? VEC_GP : 0xff;
+	u8 task = 0xff;
 
+	if (s->how == INT_N)
+		task = VECTOR;
+	else if (s->how == NMI)
+		task = VEC_NMI;
+	else if (s->how == FAULT)
+		task = VEC_GP;
 	for (u64 vector = 0; vector < 256; vector++) {
 		u64 entry = HANDLERS + vector * 16;
 		u64 gate = vector == task ? m->gdt[GATE / 8] : entry | CODE32 << 16 | 0x8e00ull << 32;

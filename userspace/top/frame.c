@@ -405,7 +405,9 @@ static int compare_gains(const void *a, const void *b)
 {
 	const struct gain *x = a, *y = b;
 
-	return x->times != y->times ? (x->times < y->times ? 1 : -1) : x->hits > y->hits ? 1 : -1;
+	if (x->times != y->times)
+		return x->times < y->times ? 1 : -1;
+	return x->hits > y->hits ? 1 : -1;
 }
 
 /* One table: what has happened since the older sample, the most frequent first. */

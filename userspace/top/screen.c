@@ -184,7 +184,10 @@ static void paint(double interval)
 		if (helping || first + i >= frame.nr)
 			continue;
 		line = &frame.lines[first + i];
-		attrset(line->chosen ? A_REVERSE : line->title || first + i == 0 ? A_BOLD : A_NORMAL);
+		if (line->chosen)
+			attrset(A_REVERSE);
+		else
+			attrset(line->title || first + i == 0 ? A_BOLD : A_NORMAL);
 		mvaddnstr((int)i, 0, line->text, COLS);
 		if (line->chosen)
 			mvchgat((int)i, 0, -1, A_REVERSE, 0, NULL);

@@ -189,7 +189,8 @@ static void set_registers(struct machine *m, const struct scene *s)
 	vcpu_set_sregs(m->vcpu, sregs);
 	m->regs = (struct kvm_regs){
 		.rax = 0xa0, .rcx = 0xa1, .rdx = 0xa2, .rbx = 0xa3, .rsp = STACK, .rbp = 0xa5, .rsi = 0xa6,
-		.rdi = 0xa7, .rip = s->how == NMI ? CODE : TOUCH, .rflags = RFLAGS_FIXED | (s->how == IRET ? RFLAGS_NT : 0),
+		.rdi = 0xa7, .rip = s->how == NMI ? CODE : TOUCH,
+		.rflags = RFLAGS_FIXED | (s->how == IRET ? RFLAGS_NT : 0),
 	};
 	vcpu_set_regs(m->vcpu, &m->regs);
 }
@@ -238,7 +239,8 @@ static void expect_task_b(const struct machine *m, const struct scene *s)
 		return;
 	EXPECT_EQ(RFLAGS_FIXED | RFLAGS_CF | (nested ? RFLAGS_NT : 0), m->regs.rflags);
 	for (u32 i = 0; i < 8; i++)
-		EXPECT_EQ(b_regs[order[i]] - (i == 6 && s->how == FAULT ? width : 0), r[i] & (s->narrow ? 0xffff : ~0ull));
+		EXPECT_EQ(b_regs[order[i]] - (i == 6 && s->how == FAULT ? width : 0),
+			  r[i] & (s->narrow ? 0xffff : ~0ull));
 	EXPECT_EQ(CODE32, m->sregs.cs.selector);
 	EXPECT_EQ(DATA, m->sregs.ss.selector);
 	EXPECT_EQ(DATA, m->sregs.ds.selector);

@@ -85,8 +85,8 @@ struct mkvm_hw_ops {
 	/* Registers that the CPU itself switches. Return: 0, or 1 for any other MSR. */
 	int (*get_msr)(struct mkvm_vcpu *vcpu, u32 index, u64 *val);
 	int (*set_msr)(struct mkvm_vcpu *vcpu, u32 index, u64 val);
-	void (*tsc_offset_changed)(struct mkvm_vcpu *vcpu);	/* applies vcpu->tsc_offset */
-	void (*cpuid_changed)(struct mkvm_vcpu *vcpu);		/* applies vcpu->shown */
+	void (*tsc_offset_changed)(struct mkvm_vcpu *vcpu);	/* applies vcpu->tsc.offset */
+	void (*cpuid_changed)(struct mkvm_vcpu *vcpu);		/* applies vcpu->guest_cpuid.shown */
 	/* Asks mkvm_msr_allowed again which MSRs need no exit. May sleep. */
 	void (*msr_filter_changed)(struct mkvm_vcpu *vcpu);
 
@@ -108,7 +108,7 @@ struct mkvm_hw_ops {
 	void (*set_tdp_root)(struct mkvm_vcpu *vcpu, u64 root_pa);
 	/*
 	 * Lets mem/soft_tlb.c walk the guest's page tables. root_pa is the root of its own tables
-	 * and is kept in vcpu->soft_root; 0 lets the CPU walk again. Flushes the CPU's TLB, too,
+	 * and is kept in vcpu->soft_tlb.root; 0 lets the CPU walk again. Flushes the CPU's TLB, too,
 	 * but not what soft_tlb.c remembers. NULL: the vendor does not support this.
 	 */
 	void (*set_soft_tlb)(struct mkvm_vcpu *vcpu, u64 root_pa);

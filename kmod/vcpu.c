@@ -75,7 +75,7 @@ static int set_signal_mask(struct mkvm_vcpu *vcpu, struct kvm_signal_mask __user
 	sigset_t sigset;
 
 	if (!arg) {
-		vcpu->sigset_active = false;
+		vcpu->signals.active = false;
 		return 0;
 	}
 	if (copy_from_user(&mask, arg, sizeof(mask)))
@@ -85,8 +85,8 @@ static int set_signal_mask(struct mkvm_vcpu *vcpu, struct kvm_signal_mask __user
 	if (copy_from_user(&sigset, arg->sigset, sizeof(sigset)))
 		return -EFAULT;
 	sigdelsetmask(&sigset, sigmask(SIGKILL) | sigmask(SIGSTOP));
-	vcpu->sigset = sigset;
-	vcpu->sigset_active = true;
+	vcpu->signals.set = sigset;
+	vcpu->signals.active = true;
 	return 0;
 }
 
@@ -97,12 +97,12 @@ static int vcpu_interrupt(struct mkvm_vcpu *vcpu, u32 vector)
 {
 	if (vector > 255)
 		return -EINVAL;
-	if (!vcpu->user_pic)
+	if (!vcpu->user_irqchip.pic)
 		return -ENXIO;
-	if (vcpu->user_vector >= 0 || vcpu->event.type == MKVM_EV_INTR)
+	if (vcpu->user_irqchip.vector >= 0 || vcpu->ev.delivering.type == MKVM_EV_INTR)
 		return -EEXIST;
 	vcpu->ids.user = mkvm_trace_id(raise, vcpu->vm, "kvm_interrupt", vcpu->id, -1, 0, vector);
-	vcpu->user_vector = vector;
+	vcpu->user_irqchip.vector = vector;
 	mkvm_pending_set(vcpu, MKVM_PEND_EVENT);
 	return 0;
 }
@@ -132,7 +132,7 @@ static int set_tpr_reporting(struct mkvm_vcpu *vcpu, struct kvm_tpr_access_ctl _
 		return -EFAULT;
 	if (ctl.flags || memchr_inv(ctl.reserved, 0, sizeof(ctl.reserved)))
 		return -EINVAL;
-	vcpu->report_tpr = ctl.enabled;
+	vcpu->user_irqchip.report_tpr = ctl.enabled;
 	return 0;
 }
 
@@ -152,7 +152,7 @@ static int set_vapic_addr(struct mkvm_vcpu *vcpu, u64 addr)
 	srcu_read_unlock(&vcpu->vm->srcu, idx);
 	if (!ok)
 		return -EINVAL;
-	vcpu->vapic_addr = addr;
+	vcpu->tpr_page.gpa = addr;
 	return 0;
 }
 
@@ -198,8 +198,8 @@ static int vcpu_get_state(struct mkvm_vcpu *vcpu, unsigned int ioctl, union vcpu
 		return 0;
 	case KVM_GET_XSAVE:
 	case KVM_GET_XSAVE2:		/* no component lies beyond struct kvm_xsave */
-		fpu_copy_guest_fpstate_to_uabi(&vcpu->fpu, &s->xsave, sizeof(s->xsave), vcpu->guest_xcr0_mask,
-					       vcpu->pkru);
+		fpu_copy_guest_fpstate_to_uabi(&vcpu->fpu.state, &s->xsave, sizeof(s->xsave), vcpu->fpu.xcr0_mask,
+					       vcpu->fpu.pkru);
 		return 0;
 	case KVM_GET_XCRS:
 		mkvm_xcrs_get(vcpu, &s->xcrs);
@@ -229,7 +229,7 @@ static int vcpu_set_state(struct mkvm_vcpu *vcpu, unsigned int ioctl, const unio
 	case KVM_SET_FPU:
 		return mkvm_fpu_set(vcpu, &s->fpu);
 	case KVM_SET_XSAVE:
-		return fpu_copy_uabi_to_guest_fpstate(&vcpu->fpu, s->xsave.region, vcpu->guest_xcr0_mask, &vcpu->pkru);
+		return fpu_copy_uabi_to_guest_fpstate(&vcpu->fpu.state, s->xsave.region, vcpu->fpu.xcr0_mask, &vcpu->fpu.pkru);
 	case KVM_SET_XCRS:
 		return mkvm_xcrs_set(vcpu, &s->xcrs);
 	case KVM_SET_DEBUGREGS:
@@ -318,7 +318,7 @@ static int tsc_attribute(struct mkvm_vcpu *vcpu, unsigned int ioctl, void __user
 	if (r || ioctl == KVM_HAS_DEVICE_ATTR)
 		return r;
 	if (ioctl == KVM_GET_DEVICE_ATTR)
-		return put_user(vcpu->tsc_offset, where);
+		return put_user(vcpu->tsc.offset, where);
 	if (get_user(offset, where))
 		return -EFAULT;
 	mkvm_tsc_set_offset(vcpu, offset);
@@ -344,9 +344,9 @@ static long vcpu_ioctl_locked(struct mkvm_vcpu *vcpu, unsigned int ioctl, unsign
 	case KVM_GET_CPUID2:
 		return mkvm_cpuid_get(vcpu, argp);
 	case KVM_GET_TSC_KHZ:
-		return vcpu->tsc_khz;
+		return vcpu->tsc.khz;
 	case KVM_SET_TSC_KHZ:
-		return mkvm_tsc_set_khz(&vcpu->tsc_khz, arg);
+		return mkvm_tsc_set_khz(&vcpu->tsc.khz, arg);
 	case KVM_X86_SETUP_MCE:
 		return setup_mce(vcpu, argp);
 	case KVM_GET_MP_STATE:
@@ -457,9 +457,9 @@ void mkvm_vcpu_destroy(struct mkvm_vcpu *vcpu)
 	mkvm_tdp_free_pages(vcpu);
 	mkvm_soft_free(vcpu);
 	mkvm_overlay_free(vcpu);
-	kvfree(vcpu->cpuid);
-	if (vcpu->fpu.fpstate)
-		fpu_free_guest_fpstate(&vcpu->fpu);
+	kvfree(vcpu->guest_cpuid.entries);
+	if (vcpu->fpu.state.fpstate)
+		fpu_free_guest_fpstate(&vcpu->fpu.state);
 	for (i = 0; vcpu->run && i < MKVM_RUN_PAGES; i++)
 		__free_page(virt_to_page((void *)vcpu->run + i * PAGE_SIZE));
 	mkvm_hw->vcpu_destroy(vcpu);
@@ -490,16 +490,16 @@ static struct mkvm_vcpu *vcpu_create(struct mkvm *vm, u32 id)
 	vcpu->cpu = -1;
 	vcpu->where = MKVM_OUTSIDE;
 	mkvm_tsc_create(vcpu);
-	vcpu->user_pic = !vm->irqchip.pic;
-	vcpu->eoi_vector = -1;
+	vcpu->user_irqchip.pic = !vm->irqchip.pic;
+	vcpu->user_irqchip.eoi_vector = -1;
 	mutex_init(&vcpu->mutex);
 	rcuwait_init(&vcpu->wait);
 	preempt_notifier_init(&vcpu->preempt, &preempt_ops);
 	vcpu->run = alloc_run_pages();
-	if (!vcpu->run || !fpu_alloc_guest_fpstate(&vcpu->fpu))
+	if (!vcpu->run || !fpu_alloc_guest_fpstate(&vcpu->fpu.state))
 		goto out;
 	mkvm_cpuid_update(vcpu);
-	vcpu->apic_base = MKVM_LAPIC_BASE | MSR_IA32_APICBASE_ENABLE |
+	vcpu->user_irqchip.apic_base = MKVM_LAPIC_BASE | MSR_IA32_APICBASE_ENABLE |
 			  (id == vm->bsp_id ? MSR_IA32_APICBASE_BSP : 0);
 	if (vm->irqchip.in_kernel) {
 		r = mkvm_lapic_create(vcpu);

@@ -402,7 +402,7 @@ static int set_msr_filter(struct mkvm *vm, struct kvm_msr_filter __user *arg)
 static long vm_ioctl_locked(struct mkvm *vm, unsigned int ioctl, unsigned long arg)
 {
 	void __user *argp = (void __user *)arg;
-	u64 addr;
+	u64 addr __maybe_unused;	/* read to find a bad pointer */
 
 	switch (ioctl) {
 	case KVM_CREATE_IRQCHIP:

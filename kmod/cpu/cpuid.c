@@ -3,7 +3,7 @@
  * cpuid.c - CPUID: what can be shown (KVM_GET_SUPPORTED_CPUID), what userspace chose
  * (KVM_SET_CPUID2), and what follows from it for the rest of the module.
  *
- * State: vcpu->cpuid, and everything that mkvm_cpuid_update derives from it. A guest is not
+ * State: vcpu->guest_cpuid.entries, and everything that mkvm_cpuid_update derives from it. A guest is not
  * shown what it cannot use: no SVM or VMX, no paravirtual clock, nothing that needs MSRs which
  * msr.c does not have. words[] has all feature bits.
  *
@@ -350,12 +350,12 @@ static struct kvm_cpuid_entry2 *find_entry(struct mkvm_vcpu *vcpu, u32 leaf, u32
 
 	if (low < 32) {	/* the table has the leaf's first entry, which mostly is the only one */
 		low = array_index_nospec(low, 32);
-		if (!vcpu->cpuid_first[group][low])
+		if (!vcpu->guest_cpuid.first[group][low])
 			return NULL;
-		i = array_index_nospec(vcpu->cpuid_first[group][low] - 1, vcpu->nr_cpuid);
+		i = array_index_nospec(vcpu->guest_cpuid.first[group][low] - 1, vcpu->guest_cpuid.nr);
 	}
-	for (; i < vcpu->nr_cpuid; i++) {
-		struct kvm_cpuid_entry2 *e = &vcpu->cpuid[i];
+	for (; i < vcpu->guest_cpuid.nr; i++) {
+		struct kvm_cpuid_entry2 *e = &vcpu->guest_cpuid.entries[i];
 
 		if (e->function == leaf &&
 		    (e->index == index || !(e->flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX)))
@@ -378,9 +378,9 @@ static void mirror_state(struct mkvm_vcpu *vcpu, struct kvm_cpuid_entry2 *e)
 		if (mkvm_hw->get_cr(vcpu, 4) & X86_CR4_PKE)
 			e->ecx |= F(OSPKE);
 	} else if (e->function == 0xd && e->index == 0) {
-		e->ebx = xsave_size(vcpu->xcr0, false);
+		e->ebx = xsave_size(vcpu->fpu.xcr0, false);
 	} else if (e->function == 0xd && e->index == 1) {
-		e->ebx = e->eax & F(XSAVEC) ? xsave_size(vcpu->xcr0, true) : 0;
+		e->ebx = e->eax & F(XSAVEC) ? xsave_size(vcpu->fpu.xcr0, true) : 0;
 	}
 }
 
@@ -390,7 +390,7 @@ static void mirror_state(struct mkvm_vcpu *vcpu, struct kvm_cpuid_entry2 *e)
  */
 static void hide_features(struct mkvm_vcpu *vcpu, struct kvm_cpuid_entry2 *e)
 {
-	u64 enable = vcpu->misc_enable;
+	u64 enable = vcpu->msr.misc_enable;
 	int i;
 
 	for (i = 0; i < ARRAY_SIZE(words); i++)
@@ -468,14 +468,14 @@ const struct kvm_cpuid_entry2 *mkvm_cpuid(struct mkvm_vcpu *vcpu, u32 leaf, u32 
 		leaf = instead_of(vcpu, leaf);
 		e = find_entry(vcpu, leaf, index);
 	}
-	if (!e && beyond_topology(vcpu, leaf, index, &vcpu->cpuid_now))
-		return &vcpu->cpuid_now;
+	if (!e && beyond_topology(vcpu, leaf, index, &vcpu->guest_cpuid.now))
+		return &vcpu->guest_cpuid.now;
 	if (!e)
 		return &none;
-	vcpu->cpuid_now = *e;
-	mirror_state(vcpu, &vcpu->cpuid_now);
-	hide_features(vcpu, &vcpu->cpuid_now);
-	return &vcpu->cpuid_now;
+	vcpu->guest_cpuid.now = *e;
+	mirror_state(vcpu, &vcpu->guest_cpuid.now);
+	hide_features(vcpu, &vcpu->guest_cpuid.now);
+	return &vcpu->guest_cpuid.now;
 }
 
 /*
@@ -489,7 +489,7 @@ bool mkvm_cpuid_has(struct mkvm_vcpu *vcpu, unsigned int feature)
 	struct kvm_cpuid_entry2 *e;
 	int i;
 
-	if (!vcpu->nr_cpuid)
+	if (!vcpu->guest_cpuid.nr)
 		return true;
 	for (i = 0; i < ARRAY_SIZE(words); i++) {
 		if (words[i].kernel != feature / 32)
@@ -586,32 +586,32 @@ static u32 features_shown(struct mkvm_vcpu *vcpu)
 void mkvm_cpuid_update(struct mkvm_vcpu *vcpu)
 {
 	const struct kvm_cpuid_entry2 *e;
-	bool none = !vcpu->nr_cpuid;
+	bool none = !vcpu->guest_cpuid.nr;
 	u32 width, i;
 
-	memset(vcpu->cpuid_first, 0, sizeof(vcpu->cpuid_first));
-	for (i = vcpu->nr_cpuid; i--;) {
-		u32 leaf = vcpu->cpuid[i].function;
+	memset(vcpu->guest_cpuid.first, 0, sizeof(vcpu->guest_cpuid.first));
+	for (i = vcpu->guest_cpuid.nr; i--;) {
+		u32 leaf = vcpu->guest_cpuid.entries[i].function;
 
 		if ((leaf & 0x7fffffff) < 32)
-			vcpu->cpuid_first[leaf >= 0x80000000][leaf & 31] = i + 1;
+			vcpu->guest_cpuid.first[leaf >= 0x80000000][leaf & 31] = i + 1;
 	}
-	vcpu->shown = features_shown(vcpu);
-	vcpu->cpuid_x2apic = vcpu->shown & MKVM_SHOWN_X2APIC;
-	vcpu->cpuid_tsc_deadline = vcpu->shown & MKVM_SHOWN_TSC_DEADLINE;
-	vcpu->cr4_reserved = ~cr4_allowed(vcpu);
-	vcpu->efer_reserved = ~efer_allowed(vcpu);
+	vcpu->guest_cpuid.shown = features_shown(vcpu);
+	vcpu->guest_cpuid.x2apic = vcpu->guest_cpuid.shown & MKVM_SHOWN_X2APIC;
+	vcpu->guest_cpuid.tsc_deadline = vcpu->guest_cpuid.shown & MKVM_SHOWN_TSC_DEADLINE;
+	vcpu->guest_cpuid.cr4_reserved = ~cr4_allowed(vcpu);
+	vcpu->guest_cpuid.efer_reserved = ~efer_allowed(vcpu);
 	e = find_entry(vcpu, 0, 0);
-	vcpu->amd_rules = e && amd_rules(e);
-	vcpu->guest_xcr0_mask = MKVM_GUEST_XCR0;
+	vcpu->guest_cpuid.amd_rules = e && amd_rules(e);
+	vcpu->fpu.xcr0_mask = MKVM_GUEST_XCR0;
 	e = find_entry(vcpu, 0xd, 0);
 	if (!none)
-		vcpu->guest_xcr0_mask &= (e ? e->eax : 0) | XFEATURE_MASK_FP | XFEATURE_MASK_SSE;
+		vcpu->fpu.xcr0_mask &= (e ? e->eax : 0) | XFEATURE_MASK_FP | XFEATURE_MASK_SSE;
 	e = find_entry(vcpu, 0x80000008, 0);
 	width = clamp_t(u32, (e ? e->eax & 0xff : 0) ?: 36, 32, 48);
 	if (none)
 		width = 48;
-	vcpu->gpa_reserved = GENMASK_ULL(51, width);
+	vcpu->guest_cpuid.gpa_reserved = GENMASK_ULL(51, width);
 }
 
 /* ---- MONITOR and MWAIT ---- */
@@ -622,8 +622,8 @@ void mkvm_cpuid_update(struct mkvm_vcpu *vcpu)
  */
 bool mkvm_has_mwait(struct mkvm_vcpu *vcpu)
 {
-	return (vcpu->shown & MKVM_SHOWN_MWAIT) && boot_cpu_has(X86_FEATURE_MWAIT) &&
-	       (vcpu->misc_enable & MSR_IA32_MISC_ENABLE_MWAIT);
+	return (vcpu->guest_cpuid.shown & MKVM_SHOWN_MWAIT) && boot_cpu_has(X86_FEATURE_MWAIT) &&
+	       (vcpu->msr.misc_enable & MSR_IA32_MISC_ENABLE_MWAIT);
 }
 
 /* ---- KVM_SET_CPUID2, KVM_GET_CPUID2 ---- */
@@ -634,10 +634,10 @@ static bool same_entries(struct mkvm_vcpu *vcpu, const struct kvm_cpuid_entry2 *
 	struct kvm_cpuid_entry2 is, set;
 	u32 i;
 
-	if (n != vcpu->nr_cpuid)
+	if (n != vcpu->guest_cpuid.nr)
 		return false;
 	for (i = 0; i < n; i++) {
-		is = vcpu->cpuid[i];
+		is = vcpu->guest_cpuid.entries[i];
 		set = e[i];
 		mirror_state(vcpu, &is);
 		mirror_state(vcpu, &set);
@@ -675,9 +675,9 @@ int mkvm_cpuid_set(struct mkvm_vcpu *vcpu, struct kvm_cpuid2 __user *arg)
 		kvfree(e);
 		return same ? 0 : -EINVAL;
 	}
-	kvfree(vcpu->cpuid);
-	vcpu->cpuid = e;
-	vcpu->nr_cpuid = n;
+	kvfree(vcpu->guest_cpuid.entries);
+	vcpu->guest_cpuid.entries = e;
+	vcpu->guest_cpuid.nr = n;
 	mkvm_cpuid_update(vcpu);
 	mkvm_hw->cpuid_changed(vcpu);
 	mkvm_pending_set(vcpu, MKVM_PEND_MSRS);	/* some registers may exit now */
@@ -693,14 +693,14 @@ int mkvm_cpuid_get(struct mkvm_vcpu *vcpu, struct kvm_cpuid2 __user *arg)
 	u32 i;
 	int r;
 
-	e = kvcalloc(vcpu->nr_cpuid + 1, sizeof(*e), GFP_KERNEL);
+	e = kvcalloc(vcpu->guest_cpuid.nr + 1, sizeof(*e), GFP_KERNEL);
 	if (!e)
 		return -ENOMEM;
-	if (vcpu->nr_cpuid)
-		memcpy(e, vcpu->cpuid, vcpu->nr_cpuid * sizeof(*e));
-	for (i = 0; i < vcpu->nr_cpuid; i++)
+	if (vcpu->guest_cpuid.nr)
+		memcpy(e, vcpu->guest_cpuid.entries, vcpu->guest_cpuid.nr * sizeof(*e));
+	for (i = 0; i < vcpu->guest_cpuid.nr; i++)
 		mirror_state(vcpu, &e[i]);
-	r = copy_entries(arg, e, vcpu->nr_cpuid);
+	r = copy_entries(arg, e, vcpu->guest_cpuid.nr);
 	kvfree(e);
 	return r;
 }

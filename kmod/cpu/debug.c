@@ -31,7 +31,7 @@ int mkvm_set_guest_debug(struct mkvm_vcpu *vcpu, const struct kvm_guest_debug *d
 	if ((control & KVM_GUESTDBG_USE_HW_BP) && dbg->arch.debugreg[7] >> 32)
 		return -EINVAL;
 	if (control & (KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP)) {
-		if (vcpu->exception.type || vcpu->event.type)
+		if (vcpu->ev.raised.type || vcpu->ev.delivering.type)
 			return -EBUSY;
 		if (control & KVM_GUESTDBG_INJECT_BP)
 			vcpu->rip++;	/* #BP is a trap: it is taken after the INT3 at RIP */

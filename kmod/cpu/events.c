@@ -6,7 +6,7 @@
  * ones. It cannot remove an event that it has not read: pending.c keeps an "unseen" mark for
  * each bit.
  *
- * State: none of its own. Read next: inject.c (vcpu->event, vcpu->exception), pending.c.
+ * State: none of its own. Read next: inject.c (vcpu->ev.delivering, vcpu->ev.raised), pending.c.
  */
 #include <linux/kernel.h>
 #include <linux/string.h>
@@ -44,15 +44,15 @@ void mkvm_events_get(struct mkvm_vcpu *vcpu, struct kvm_vcpu_events *ev)
 	 * The copy has room for one. Of two the raised one is #MC; the other, a fault, occurs
 	 * again.
 	 */
-	bool raised = vcpu->exception.type != MKVM_EV_NONE || vcpu->event.type != MKVM_EV_EXCEPTION;
-	const struct mkvm_event *x = raised ? &vcpu->exception : &vcpu->event;
+	bool raised = vcpu->ev.raised.type != MKVM_EV_NONE || vcpu->ev.delivering.type != MKVM_EV_EXCEPTION;
+	const struct mkvm_event *x = raised ? &vcpu->ev.raised : &vcpu->ev.delivering;
 
 	mkvm_pending_merge_nmis(vcpu);
 	bits = READ_ONCE(vcpu->pending);
 	memset(ev, 0, sizeof(*ev));
 	ev->flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM;
 	if (x->type != MKVM_EV_NONE) {
-		ev->exception.pending = x == &vcpu->exception && vcpu->vm->payload_events;
+		ev->exception.pending = x == &vcpu->ev.raised && vcpu->vm->payload_events;
 		ev->exception.injected = !ev->exception.pending;
 		ev->exception.nr = x->vector;
 		ev->exception.has_error_code = x->has_error;
@@ -60,24 +60,24 @@ void mkvm_events_get(struct mkvm_vcpu *vcpu, struct kvm_vcpu_events *ev)
 	}
 	if (vcpu->vm->payload_events) {
 		ev->flags |= KVM_VCPUEVENT_VALID_PAYLOAD;
-		ev->exception_has_payload = ev->exception.pending && vcpu->has_payload;
-		ev->exception_payload = ev->exception_has_payload ? vcpu->payload : 0;
+		ev->exception_has_payload = ev->exception.pending && vcpu->ev.has_payload;
+		ev->exception_payload = ev->exception_has_payload ? vcpu->ev.payload : 0;
 	}
 	if (vcpu->vm->triple_fault_events) {
 		ev->flags |= KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
-		ev->triple_fault.pending = vcpu->triple_fault;
+		ev->triple_fault.pending = vcpu->ev.triple_fault;
 	}
-	ev->interrupt.soft = vcpu->event.type == MKVM_EV_SOFT;
+	ev->interrupt.soft = vcpu->ev.delivering.type == MKVM_EV_SOFT;
 	ev->interrupt.injected = ev->interrupt.soft || mkvm_interrupt_get(vcpu) >= 0;
 	if (ev->interrupt.injected)
-		ev->interrupt.nr = ev->interrupt.soft ? vcpu->event.vector : mkvm_interrupt_get(vcpu);
+		ev->interrupt.nr = ev->interrupt.soft ? vcpu->ev.delivering.vector : mkvm_interrupt_get(vcpu);
 	ev->interrupt.shadow = mkvm_hw->get_shadow(vcpu);
-	ev->nmi.injected = vcpu->event.type == MKVM_EV_NMI;
+	ev->nmi.injected = vcpu->ev.delivering.type == MKVM_EV_NMI;
 	ev->nmi.pending = !!(bits & BIT(MKVM_PEND_NMI)) + !!(bits & BIT(MKVM_PEND_NMI2));	/* as later kernels */
 	ev->nmi.masked = mkvm_hw->nmi_masked(vcpu);
-	ev->smi.smm = vcpu->in_smm;
+	ev->smi.smm = vcpu->smm.active;
 	ev->smi.pending = !!(bits & BIT(MKVM_PEND_SMI));
-	ev->smi.smm_inside_nmi = vcpu->smm_inside_nmi;
+	ev->smi.smm_inside_nmi = vcpu->smm.inside_nmi;
 	ev->smi.latched_init = !!(bits & BIT(MKVM_PEND_INIT));
 }
 
@@ -133,20 +133,20 @@ int mkvm_events_set(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev)
 		mkvm_trace(restore_event, vcpu, ev->nmi.injected ? X86_TRAP_NMI : ev->interrupt.nr,
 			   "set_events");
 	vcpu->ids.refused = 0;
-	vcpu->exception.type = MKVM_EV_NONE;
-	vcpu->event.type = MKVM_EV_NONE;
+	vcpu->ev.raised.type = MKVM_EV_NONE;
+	vcpu->ev.delivering.type = MKVM_EV_NONE;
 	if (!vcpu->lapic)
-		vcpu->user_vector = -1;
+		vcpu->user_irqchip.vector = -1;
 	if (ev->nmi.injected)
-		vcpu->event = (struct mkvm_event) { .type = MKVM_EV_NMI, .vector = X86_TRAP_NMI };
+		vcpu->ev.delivering = (struct mkvm_event) { .type = MKVM_EV_NMI, .vector = X86_TRAP_NMI };
 	if (exception_pending(ev) || (ev->exception.injected && ev->nmi.injected))
-		vcpu->exception = exception;
+		vcpu->ev.raised = exception;
 	else if (ev->exception.injected)
-		vcpu->event = exception;
-	vcpu->has_payload = exception_pending(ev) && ev->exception_has_payload;
-	vcpu->payload = ev->exception_payload;
+		vcpu->ev.delivering = exception;
+	vcpu->ev.has_payload = exception_pending(ev) && ev->exception_has_payload;
+	vcpu->ev.payload = ev->exception_payload;
 	if (ev->flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT)
-		vcpu->triple_fault = ev->triple_fault.pending;
+		vcpu->ev.triple_fault = ev->triple_fault.pending;
 	if (ev->flags & KVM_VCPUEVENT_VALID_SHADOW)
 		mkvm_hw->set_shadow(vcpu, ev->interrupt.shadow);
 	if (ev->flags & KVM_VCPUEVENT_VALID_NMI_PENDING)
@@ -160,9 +160,9 @@ int mkvm_events_set(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev)
 	if (ev->flags & KVM_VCPUEVENT_VALID_SIPI_VECTOR)
 		WRITE_ONCE(vcpu->sipi_vector, ev->sipi_vector);
 	if (ev->flags & KVM_VCPUEVENT_VALID_SMM) {
-		if (vcpu->in_smm != !!ev->smi.smm)
+		if (vcpu->smm.active != !!ev->smi.smm)
 			mkvm_smm_set(vcpu, ev->smi.smm);
-		vcpu->smm_inside_nmi = ev->smi.smm && ev->smi.smm_inside_nmi;
+		vcpu->smm.inside_nmi = ev->smi.smm && ev->smi.smm_inside_nmi;
 		mkvm_pending_restore(vcpu, MKVM_PEND_SMI, ev->smi.pending);
 		if (vcpu->lapic)
 			mkvm_pending_restore(vcpu, MKVM_PEND_INIT, ev->smi.latched_init);

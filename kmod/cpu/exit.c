@@ -53,7 +53,7 @@ int mkvm_exit_fail_entry(struct mkvm_vcpu *vcpu, u64 reason)
 
 int mkvm_exit_shutdown(struct mkvm_vcpu *vcpu)
 {
-	vcpu->triple_fault = false;
+	vcpu->ev.triple_fault = false;
 	vcpu->run->exit_reason = KVM_EXIT_SHUTDOWN;
 	return 0;
 }
@@ -107,7 +107,7 @@ int mkvm_exit_halt(struct mkvm_vcpu *vcpu)
 	int r = mkvm_skip_instruction(vcpu);
 
 	vcpu->stats[MKVM_STAT_HALT_EXITS]++;
-	if (r <= 0 || vcpu->exception.type)	/* a trap after HLT ends it at once */
+	if (r <= 0 || vcpu->ev.raised.type)	/* a trap after HLT ends it at once */
 		return r;
 	return mkvm_halt(vcpu);
 }
@@ -125,7 +125,7 @@ int mkvm_exit_cpuid(struct mkvm_vcpu *vcpu)
 	const struct kvm_cpuid_entry2 *e;
 
 	vcpu->stats[MKVM_STAT_CPUID_EXITS]++;
-	if (unlikely(vcpu->misc_features) && in_user_mode(vcpu))	/* CPUID faulting */
+	if (unlikely(vcpu->msr.misc_features) && in_user_mode(vcpu))	/* CPUID faulting */
 		return mkvm_exit_gp(vcpu);
 	e = mkvm_cpuid(vcpu, vcpu->regs[0], vcpu->regs[1]);
 	vcpu->regs[0] = e->eax;
@@ -223,7 +223,7 @@ static int finish_msr(struct mkvm_vcpu *vcpu, bool read)
 {
 	u64 data = READ_ONCE(vcpu->run->msr.data);
 
-	if (vcpu->rip != vcpu->io_rip)
+	if (vcpu->rip != vcpu->insn.io_rip)
 		return 1;
 	if (READ_ONCE(vcpu->run->msr.error))
 		return mkvm_exit_gp(vcpu);
@@ -266,7 +266,7 @@ static int msr_refused(struct mkvm_vcpu *vcpu, u32 index, bool write, u64 val, b
 		run->exit_reason = KVM_EXIT_X86_WRMSR;
 	else
 		run->exit_reason = KVM_EXIT_X86_RDMSR;
-	vcpu->io_rip = vcpu->rip;
+	vcpu->insn.io_rip = vcpu->rip;
 	vcpu->complete = write ? complete_wrmsr : complete_rdmsr;
 	return 0;
 }
@@ -327,27 +327,27 @@ static int complete_pio(struct mkvm_vcpu *vcpu)
 	u32 val = 0;
 	int r;
 
-	if (vcpu->rip != vcpu->io_rip)
+	if (vcpu->rip != vcpu->insn.io_rip)
 		return 1;
-	if (vcpu->pio.in) {
-		memcpy(&val, (void *)vcpu->run + MKVM_PIO_PAGE_OFFSET * PAGE_SIZE, vcpu->pio.size);
-		pio_in_done(vcpu, vcpu->pio.size, val);
+	if (vcpu->insn.pio.in) {
+		memcpy(&val, (void *)vcpu->run + MKVM_PIO_PAGE_OFFSET * PAGE_SIZE, vcpu->insn.pio.size);
+		pio_in_done(vcpu, vcpu->insn.pio.size, val);
 	}
-	r = skip_pio(vcpu, vcpu->pio.port, vcpu->pio.size);
+	r = skip_pio(vcpu, vcpu->insn.pio.port, vcpu->insn.pio.size);
 	/*
 	 * The device may have raised the SMI: its handler gets the instruction and may have it
 	 * restarted.
 	 */
 	if (r > 0 && unlikely(READ_ONCE(vcpu->pending) & BIT(MKVM_PEND_SMI)))
-		mkvm_accept_smi(vcpu, vcpu->pio.port << 16 | vcpu->pio.size << 4 | MKVM_SMM_IO_VALID |
-				(vcpu->pio.in ? MKVM_SMM_IO_IN : 0));
+		mkvm_accept_smi(vcpu, vcpu->insn.pio.port << 16 | vcpu->insn.pio.size << 4 | MKVM_SMM_IO_VALID |
+				(vcpu->insn.pio.in ? MKVM_SMM_IO_IN : 0));
 	return r;
 }
 
 /*
  * mkvm_exit_pio - IN or OUT with one element of 1, 2 or 4 bytes
  *
- * The CPU has checked IOPL and the TSS's bitmap before the intercept. vcpu->next_rip is known.
+ * The CPU has checked IOPL and the TSS's bitmap before the intercept. vcpu->insn.next_rip is known.
  * Context: own thread. Return: as handle_exit.
  */
 int mkvm_exit_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size, bool in)
@@ -369,10 +369,10 @@ int mkvm_exit_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size, bool in)
 	run->io.count = 1;
 	run->io.data_offset = MKVM_PIO_PAGE_OFFSET * PAGE_SIZE;
 	memcpy((void *)run + MKVM_PIO_PAGE_OFFSET * PAGE_SIZE, &val, sizeof(val));
-	vcpu->pio.port = port;
-	vcpu->pio.size = size;
-	vcpu->pio.in = in;
-	vcpu->io_rip = vcpu->rip;
+	vcpu->insn.pio.port = port;
+	vcpu->insn.pio.size = size;
+	vcpu->insn.pio.in = in;
+	vcpu->insn.io_rip = vcpu->rip;
 	vcpu->complete = complete_pio;
 	return 0;
 }
@@ -387,7 +387,7 @@ static int map_gpa(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
 	if (vcpu->lapic && mkvm_lapic_mmio_match(vcpu->lapic, gpa))
 		return MKVM_FAULT_MMIO;
 	r = mkvm_tdp_fault(vcpu, mkvm_gfn_to_slot(vcpu, gpa >> PAGE_SHIFT), gpa, write);
-	if (unlikely(vcpu->soft_root) && r == MKVM_FAULT_MAPPED)
+	if (unlikely(vcpu->soft_tlb.root) && r == MKVM_FAULT_MAPPED)
 		mkvm_soft_mapped(vcpu);
 	return r;
 }
@@ -400,7 +400,7 @@ static int map_gpa(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
  */
 static int finish_delivery(struct mkvm_vcpu *vcpu, u64 gpa)
 {
-	u64 data[5] = { [0] = vcpu->vectoring, [3] = gpa, [4] = vcpu->cpu };
+	u64 data[5] = { [0] = vcpu->ev.vectoring, [3] = gpa, [4] = vcpu->cpu };
 	int r = mkvm_emulate_delivery(vcpu);
 
 	if (r != MKVM_NOT_DELIVERED)
@@ -417,7 +417,7 @@ static int tdp_fault_locked(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fe
 	r = map_gpa(vcpu, gpa, write);
 	if (r < MKVM_FAULT_MMIO)
 		return r ?: 1;
-	if (unlikely(vcpu->vectoring))
+	if (unlikely(vcpu->ev.vectoring))
 		return finish_delivery(vcpu, gpa);
 	if (unlikely(r == MKVM_FAULT_ROM) && mkvm_overlay_fault(vcpu, gpa))
 		return 1;
@@ -425,11 +425,11 @@ static int tdp_fault_locked(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fe
 	 * If the CPU reports its length, a doorbell's instruction is not decoded, unless it is
 	 * watched.
 	 */
-	if (write && vcpu->next_rip && !mkvm_watching(vcpu) && mkvm_fast_mmio(vcpu, gpa)) {
+	if (write && vcpu->insn.next_rip && !mkvm_watching(vcpu) && mkvm_fast_mmio(vcpu, gpa)) {
 		mkvm_trace_event(mmio, vcpu, gpa, 0, true, 0, "kernel");
 		return mkvm_skip_instruction(vcpu);
 	}
-	vcpu->fault_gpa = gpa;
+	vcpu->insn.fault_gpa = gpa;
 	vcpu->stats[MKVM_STAT_INSN_EMULATION]++;
 	if (fetch)
 		return mkvm_emulate_exit(vcpu, MKVM_BY_WALK);
@@ -448,7 +448,7 @@ int mkvm_exit_tdp_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fetch)
 	int r = 0;
 
 	vcpu->stats[MKVM_STAT_PF_TAKEN]++;
-	if (unlikely(vcpu->soft_root))
+	if (unlikely(vcpu->soft_tlb.root))
 		r = mkvm_soft_fault_gpa(vcpu, &gpa, write);
 	if (likely(!r))
 		r = tdp_fault_locked(vcpu, gpa, write, fetch);
@@ -468,7 +468,7 @@ int mkvm_exit_walk_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
 	int idx, r;
 
 	trace_page_fault(vcpu, gpa, 0, write, 0, "walk");
-	if (unlikely(vcpu->soft_root)) {	/* a task switch has changed CR3 */
+	if (unlikely(vcpu->soft_tlb.root)) {	/* a task switch has changed CR3 */
 		mkvm_hw->set_soft_tlb(vcpu, 0);
 		return 1;
 	}
@@ -495,9 +495,9 @@ int mkvm_exit_emulate(struct mkvm_vcpu *vcpu, enum mkvm_intercept what, unsigned
 {
 	int idx = srcu_read_lock(&vcpu->vm->srcu), r;
 
-	vcpu->intercept.what = what;
-	vcpu->intercept.number = number;
-	vcpu->insn_len = 0;
+	vcpu->insn.intercept.what = what;
+	vcpu->insn.intercept.number = number;
+	vcpu->insn.len = 0;
 	vcpu->stats[MKVM_STAT_INSN_EMULATION]++;
 	r = mkvm_emulate_exit(vcpu, MKVM_BY_INTERCEPT);
 	srcu_read_unlock(&vcpu->vm->srcu, idx);
@@ -514,12 +514,12 @@ int mkvm_exit_task_switch(struct mkvm_vcpu *vcpu)
 {
 	int idx = srcu_read_lock(&vcpu->vm->srcu), r;
 
-	vcpu->insn_len = 0;
-	vcpu->insn_by_cpu = 0;
-	vcpu->fault_la = ~0ULL;
-	vcpu->intercept.what = MKVM_INTERCEPT_TASK;
+	vcpu->insn.len = 0;
+	vcpu->insn.by_cpu = 0;
+	vcpu->insn.fault_la = ~0ULL;
+	vcpu->insn.intercept.what = MKVM_INTERCEPT_TASK;
 	vcpu->stats[MKVM_STAT_INSN_EMULATION]++;
-	if (!vcpu->vectoring)
+	if (!vcpu->ev.vectoring)
 		r = mkvm_emulate_exit(vcpu, MKVM_BY_INTERCEPT);
 	else
 		r = mkvm_emulate_delivery(vcpu);

@@ -2,8 +2,8 @@
 /*
  * inject.c - chooses the event that the guest gets next, and merges faults.
  *
- * State: vcpu->event (its delivery was interrupted by an exit, or it has just been chosen; it
- * is injected first), vcpu->exception (raised by an exit, not yet in delivery), the pending
+ * State: vcpu->ev.delivering (its delivery was interrupted by an exit, or it has just been chosen; it
+ * is injected first), vcpu->ev.raised (raised by an exit, not yet in delivery), the pending
  * word. Whatever blocks an event, the windows at the end of mkvm_events_inject handle it.
  *
  * Priority (AMD APM vol. 2, "Priorities"): the event in delivery, exceptions of the previous
@@ -50,17 +50,17 @@ static int merge_faults(u8 first, u8 second)
 #define DR6_ACTIVE_HIGH	(DR_TRAP_BITS | BIT(13) | DR_STEP | DR_SWITCH)
 #define DR6_ACTIVE_LOW	(BIT(11) | BIT(16))		/* a payload has them inverted */
 
-/* Applies the payload that userspace gave with vcpu->exception, which is now delivered. */
+/* Applies the payload that userspace gave with vcpu->ev.raised, which is now delivered. */
 static void deliver_payload(struct mkvm_vcpu *vcpu)
 {
-	u64 payload = vcpu->payload, dr6;
+	u64 payload = vcpu->ev.payload, dr6;
 
-	if (!vcpu->has_payload)
+	if (!vcpu->ev.has_payload)
 		return;
-	vcpu->has_payload = false;
-	if (vcpu->exception.vector == X86_TRAP_PF) {
+	vcpu->ev.has_payload = false;
+	if (vcpu->ev.raised.vector == X86_TRAP_PF) {
 		mkvm_hw->set_cr(vcpu, 2, payload);
-	} else if (vcpu->exception.vector == X86_TRAP_DB) {
+	} else if (vcpu->ev.raised.vector == X86_TRAP_DB) {
 		dr6 = mkvm_hw->get_dr(vcpu, 6) & ~(u64)DR_TRAP_BITS;
 		dr6 |= (payload & DR6_ACTIVE_HIGH) | DR6_ACTIVE_LOW;
 		mkvm_hw->set_dr(vcpu, 6, dr6 & ~(payload & DR6_ACTIVE_LOW));
@@ -77,26 +77,26 @@ void mkvm_queue_exception(struct mkvm_vcpu *vcpu, u8 vector, bool has_error, u32
 	const struct mkvm_event *first = NULL;
 	int merged = vector;
 
-	if (vcpu->event.type == MKVM_EV_EXCEPTION)
-		first = &vcpu->event;
-	else if (vcpu->exception.type)
-		first = &vcpu->exception;
+	if (vcpu->ev.delivering.type == MKVM_EV_EXCEPTION)
+		first = &vcpu->ev.delivering;
+	else if (vcpu->ev.raised.type)
+		first = &vcpu->ev.raised;
 	if (first)
 		merged = merge_faults(first->vector, vector);
 	if (merged < 0) {
-		vcpu->triple_fault = true;
+		vcpu->ev.triple_fault = true;
 		return;
 	}
 	if (merged != vector) {
 		has_error = true;
 		error = 0;
 	}
-	if (first == &vcpu->event)
-		vcpu->event.type = MKVM_EV_NONE;
+	if (first == &vcpu->ev.delivering)
+		vcpu->ev.delivering.type = MKVM_EV_NONE;
 	else if (first)
 		deliver_payload(vcpu);
-	vcpu->has_payload = false;
-	vcpu->exception = (struct mkvm_event) {
+	vcpu->ev.has_payload = false;
+	vcpu->ev.raised = (struct mkvm_event) {
 		.type = MKVM_EV_EXCEPTION, .vector = merged, .has_error = has_error, .error = error,
 	};
 }
@@ -108,16 +108,16 @@ static bool is_fault(u8 vector)
 	       vector != X86_TRAP_MC;
 }
 
-/* Puts vcpu->exception into delivery: moves it to vcpu->event, which is empty. */
+/* Puts vcpu->ev.raised into delivery: moves it to vcpu->ev.delivering, which is empty. */
 static void deliver_exception(struct mkvm_vcpu *vcpu)
 {
 	deliver_payload(vcpu);
-	if (vcpu->exception.vector == X86_TRAP_DB)	/* its handler may use the debug registers */
+	if (vcpu->ev.raised.vector == X86_TRAP_DB)	/* its handler may use the debug registers */
 		mkvm_hw->set_dr(vcpu, 7, mkvm_hw->get_dr(vcpu, 7) & ~(u64)MKVM_DR7_GD);
-	if (is_fault(vcpu->exception.vector))
+	if (is_fault(vcpu->ev.raised.vector))
 		vcpu->rflags |= X86_EFLAGS_RF;
-	vcpu->event = vcpu->exception;
-	vcpu->exception.type = MKVM_EV_NONE;
+	vcpu->ev.delivering = vcpu->ev.raised;
+	vcpu->ev.raised.type = MKVM_EV_NONE;
 }
 
 /*
@@ -129,10 +129,10 @@ static void deliver_exception(struct mkvm_vcpu *vcpu)
  */
 void mkvm_queue_machine_check(struct mkvm_vcpu *vcpu)
 {
-	if (vcpu->exception.type != MKVM_EV_NONE && vcpu->event.type == MKVM_EV_NONE)
+	if (vcpu->ev.raised.type != MKVM_EV_NONE && vcpu->ev.delivering.type == MKVM_EV_NONE)
 		deliver_exception(vcpu);
-	vcpu->has_payload = false;
-	vcpu->exception = (struct mkvm_event) { .type = MKVM_EV_EXCEPTION, .vector = X86_TRAP_MC };
+	vcpu->ev.has_payload = false;
+	vcpu->ev.raised = (struct mkvm_event) { .type = MKVM_EV_EXCEPTION, .vector = X86_TRAP_MC };
 }
 
 void mkvm_queue_page_fault(struct mkvm_vcpu *vcpu, u64 cr2, u32 error)
@@ -155,7 +155,7 @@ static bool accepts_extint(struct mkvm_vcpu *vcpu)
 bool mkvm_has_extint(struct mkvm_vcpu *vcpu)
 {
 	return accepts_extint(vcpu) &&
-	       (vcpu->user_pic ? vcpu->user_vector >= 0 : mkvm_pic_output(vcpu->vm->irqchip.pic));
+	       (vcpu->user_irqchip.pic ? vcpu->user_irqchip.vector >= 0 : mkvm_pic_output(vcpu->vm->irqchip.pic));
 }
 
 /* Whether an interrupt waits, even if it cannot be taken now. */
@@ -170,11 +170,11 @@ static int take_interrupt(struct mkvm_vcpu *vcpu)
 	int vector;
 
 	if (mkvm_has_extint(vcpu)) {
-		if (!vcpu->user_pic) {
+		if (!vcpu->user_irqchip.pic) {
 			vector = mkvm_pic_ack(vcpu->vm->irqchip.pic);
 		} else {
-			vector = vcpu->user_vector;
-			vcpu->user_vector = -1;
+			vector = vcpu->user_irqchip.vector;
+			vcpu->user_irqchip.vector = -1;
 		}
 		mkvm_trace(took_extint, vcpu);
 		return vector;
@@ -202,7 +202,7 @@ static enum mkvm_hold hold_delivery(struct mkvm_vcpu *vcpu)
 		return MKVM_HOLD_DEBUGGER;
 	if (mkvm_hw->get_shadow(vcpu))
 		return MKVM_HOLD_SHADOW;
-	if (vcpu->event.type != MKVM_EV_NONE || vcpu->exception.type != MKVM_EV_NONE)
+	if (vcpu->ev.delivering.type != MKVM_EV_NONE || vcpu->ev.raised.type != MKVM_EV_NONE)
 		return MKVM_HOLD_EVENT;
 	return MKVM_HOLD_NOTHING;
 }
@@ -214,14 +214,14 @@ static enum mkvm_hold hold_interrupt(struct mkvm_vcpu *vcpu)
 
 	if (hold || (vcpu->rflags & X86_EFLAGS_IF))
 		return hold;
-	return vcpu->in_smm ? MKVM_HOLD_SMM : MKVM_HOLD_IF;
+	return vcpu->smm.active ? MKVM_HOLD_SMM : MKVM_HOLD_IF;
 }
 
 /* Returns what holds back an NMI. SMM begins with NMIs masked. */
 static enum mkvm_hold hold_nmi(struct mkvm_vcpu *vcpu)
 {
 	if (mkvm_hw->nmi_masked(vcpu))
-		return vcpu->in_smm ? MKVM_HOLD_SMM : MKVM_HOLD_NMI_MASK;
+		return vcpu->smm.active ? MKVM_HOLD_SMM : MKVM_HOLD_NMI_MASK;
 	return hold_delivery(vcpu);
 }
 
@@ -236,7 +236,7 @@ static enum mkvm_hold hold_nmi(struct mkvm_vcpu *vcpu)
 enum mkvm_hold mkvm_interrupt_waits(struct mkvm_vcpu *vcpu, int *vector)
 {
 	if (mkvm_has_extint(vcpu)) {
-		*vector = vcpu->user_pic ? vcpu->user_vector : MKVM_WAITS_EXTINT;
+		*vector = vcpu->user_irqchip.pic ? vcpu->user_irqchip.vector : MKVM_WAITS_EXTINT;
 		return hold_interrupt(vcpu);
 	}
 	*vector = vcpu->lapic ? mkvm_lapic_highest_irr(vcpu->lapic) : -1;
@@ -268,8 +268,8 @@ void mkvm_trace_waits(struct mkvm_vcpu *vcpu, bool irq, bool nmi)
 	w.irq = mkvm_interrupt_waits(vcpu, &w.vector);
 	w.nmi = mkvm_nmi_waits(vcpu);
 	if (pending & BIT(MKVM_PEND_SMI))
-		w.smi = vcpu->in_smm ? MKVM_HOLD_SMM : hold_delivery(vcpu);
-	if ((pending & BIT(MKVM_PEND_INIT)) && vcpu->in_smm)
+		w.smi = vcpu->smm.active ? MKVM_HOLD_SMM : hold_delivery(vcpu);
+	if ((pending & BIT(MKVM_PEND_INIT)) && vcpu->smm.active)
 		w.init = MKVM_HOLD_SMM;
 	mkvm_trace_blocked(vcpu, &w);
 }
@@ -277,7 +277,7 @@ void mkvm_trace_waits(struct mkvm_vcpu *vcpu, bool irq, bool nmi)
 /* Whether an event would end this vCPU's HLT. Own thread. */
 bool mkvm_wakes_halted(struct mkvm_vcpu *vcpu)
 {
-	if (vcpu->event.type || vcpu->exception.type)
+	if (vcpu->ev.delivering.type || vcpu->ev.raised.type)
 		return true;
 	if ((READ_ONCE(vcpu->pending) & BIT(MKVM_PEND_NMI)) && !mkvm_hw->nmi_masked(vcpu))
 		return true;
@@ -287,7 +287,7 @@ bool mkvm_wakes_halted(struct mkvm_vcpu *vcpu)
 /* Whether the next entry would inject the vector of a KVM_INTERRUPT made now. Own thread. */
 bool mkvm_ready_for_user_interrupt(struct mkvm_vcpu *vcpu)
 {
-	return vcpu->user_vector < 0 && accepts_extint(vcpu) && !hold_interrupt(vcpu);
+	return vcpu->user_irqchip.vector < 0 && accepts_extint(vcpu) && !hold_interrupt(vcpu);
 }
 
 /*
@@ -296,7 +296,7 @@ bool mkvm_ready_for_user_interrupt(struct mkvm_vcpu *vcpu)
  */
 bool mkvm_user_window_open(struct mkvm_vcpu *vcpu)
 {
-	return vcpu->user_pic && READ_ONCE(vcpu->run->request_interrupt_window) &&
+	return vcpu->user_irqchip.pic && READ_ONCE(vcpu->run->request_interrupt_window) &&
 	       mkvm_ready_for_user_interrupt(vcpu);
 }
 
@@ -306,26 +306,26 @@ bool mkvm_user_window_open(struct mkvm_vcpu *vcpu)
  */
 int mkvm_interrupt_get(struct mkvm_vcpu *vcpu)
 {
-	if (vcpu->event.type == MKVM_EV_INTR)
-		return vcpu->event.vector;
-	return vcpu->lapic ? -1 : vcpu->user_vector;
+	if (vcpu->ev.delivering.type == MKVM_EV_INTR)
+		return vcpu->ev.delivering.vector;
+	return vcpu->lapic ? -1 : vcpu->user_irqchip.vector;
 }
 
 /* ---- the choice ---- */
 
-/* Moves the next event that may be delivered to vcpu->event, which is empty. */
+/* Moves the next event that may be delivered to vcpu->ev.delivering, which is empty. */
 static void choose_event(struct mkvm_vcpu *vcpu)
 {
 	int vector;
 
-	if (vcpu->exception.type) {
+	if (vcpu->ev.raised.type) {
 		deliver_exception(vcpu);
 		return;
 	}
 	if ((READ_ONCE(vcpu->pending) & BIT(MKVM_PEND_NMI)) && !hold_nmi(vcpu)) {
 		mkvm_pending_take_nmi(vcpu, "taken");
 		mkvm_hw->set_nmi_masked(vcpu, true);
-		vcpu->event = (struct mkvm_event) { .type = MKVM_EV_NMI, .vector = X86_TRAP_NMI };
+		vcpu->ev.delivering = (struct mkvm_event) { .type = MKVM_EV_NMI, .vector = X86_TRAP_NMI };
 		vcpu->stats[MKVM_STAT_NMI_INJECTIONS]++;
 		return;
 	}
@@ -333,7 +333,7 @@ static void choose_event(struct mkvm_vcpu *vcpu)
 		vector = take_interrupt(vcpu);
 		if (vector < 0)
 			return;
-		vcpu->event = (struct mkvm_event) { .type = MKVM_EV_INTR, .vector = vector };
+		vcpu->ev.delivering = (struct mkvm_event) { .type = MKVM_EV_INTR, .vector = vector };
 		vcpu->stats[MKVM_STAT_IRQ_INJECTIONS]++;
 	}
 }
@@ -341,12 +341,12 @@ static void choose_event(struct mkvm_vcpu *vcpu)
 /*
  * mkvm_events_inject - before an entry, give the CPU the next event and open windows for the others
  *
- * It may run several times before the guest is entered. vcpu->event keeps the event until the exit
+ * It may run several times before the guest is entered. vcpu->ev.delivering keeps the event until the exit
  * shows whether it was delivered. Context: own thread, preemption on.
  */
 void mkvm_events_inject(struct mkvm_vcpu *vcpu)
 {
-	bool irq, nmi, again = vcpu->event.type != MKVM_EV_NONE;
+	bool irq, nmi, again = vcpu->ev.delivering.type != MKVM_EV_NONE;
 	unsigned long pending;
 
 	mkvm_pending_take(vcpu, MKVM_PEND_EVENT);
@@ -355,29 +355,29 @@ void mkvm_events_inject(struct mkvm_vcpu *vcpu)
 	if (!again)
 		choose_event(vcpu);
 	mkvm_trace(inject, vcpu, again);
-	mkvm_hw->inject(vcpu, &vcpu->event);
+	mkvm_hw->inject(vcpu, &vcpu->ev.delivering);
 
 	pending = READ_ONCE(vcpu->pending);
-	vcpu->waiting = pending & (BIT(MKVM_PEND_NMI) | (mkvm_hw->nmi_masked(vcpu) ? 0 : BIT(MKVM_PEND_NMI2)));
-	if (vcpu->in_smm)
-		vcpu->waiting |= BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_SMI);
+	vcpu->ev.waiting = pending & (BIT(MKVM_PEND_NMI) | (mkvm_hw->nmi_masked(vcpu) ? 0 : BIT(MKVM_PEND_NMI2)));
+	if (vcpu->smm.active)
+		vcpu->ev.waiting |= BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_SMI);
 	/*
 	 * An SMI is taken between instructions: after the event's delivery, before its handler
 	 * begins.
 	 */
-	vcpu->exit_soon = !vcpu->in_smm && (pending & BIT(MKVM_PEND_SMI)) && vcpu->event.type != MKVM_EV_NONE;
-	if (vcpu->exit_soon)
-		vcpu->waiting |= BIT(MKVM_PEND_SMI);
+	vcpu->ev.exit_soon = !vcpu->smm.active && (pending & BIT(MKVM_PEND_SMI)) && vcpu->ev.delivering.type != MKVM_EV_NONE;
+	if (vcpu->ev.exit_soon)
+		vcpu->ev.waiting |= BIT(MKVM_PEND_SMI);
 	/*
 	 * A single step into a handler also ends before its first instruction; with TF set the
 	 * delivery would push TF onto the guest's stack.
 	 */
 	nmi = (pending & BIT(MKVM_PEND_NMI)) && !debugger_holds(vcpu);
-	vcpu->exit_soon |= vcpu->event.type != MKVM_EV_NONE &&
-			   (nmi || vcpu->exception.type != MKVM_EV_NONE ||
+	vcpu->ev.exit_soon |= vcpu->ev.delivering.type != MKVM_EV_NONE &&
+			   (nmi || vcpu->ev.raised.type != MKVM_EV_NONE ||
 			    (vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP));
 	irq = has_interrupt(vcpu) ||
-	      (vcpu->user_pic && READ_ONCE(vcpu->run->request_interrupt_window) && accepts_extint(vcpu));
+	      (vcpu->user_irqchip.pic && READ_ONCE(vcpu->run->request_interrupt_window) && accepts_extint(vcpu));
 	irq = irq && !debugger_holds(vcpu);
 	mkvm_trace(waits, vcpu, irq, nmi);
 	mkvm_hw->open_window(vcpu, irq, nmi);
@@ -396,14 +396,14 @@ void mkvm_restore_in_delivery(struct mkvm_vcpu *vcpu, enum mkvm_event_type type,
 {
 	bool second = READ_ONCE(vcpu->pending) & BIT(MKVM_PEND_NMI);
 
-	if (vcpu->event.type == MKVM_EV_NMI) {
+	if (vcpu->ev.delivering.type == MKVM_EV_NMI) {
 		mkvm_pending_restore(vcpu, second ? MKVM_PEND_NMI2 : MKVM_PEND_NMI, true);
 		mkvm_hw->set_nmi_masked(vcpu, false);
-	} else if (vcpu->event.type == MKVM_EV_EXCEPTION && vcpu->exception.type == MKVM_EV_NONE) {
-		vcpu->exception = vcpu->event;
-		vcpu->has_payload = false;
+	} else if (vcpu->ev.delivering.type == MKVM_EV_EXCEPTION && vcpu->ev.raised.type == MKVM_EV_NONE) {
+		vcpu->ev.raised = vcpu->ev.delivering;
+		vcpu->ev.has_payload = false;
 	}
-	vcpu->event = (struct mkvm_event) { .type = type, .vector = vector };
+	vcpu->ev.delivering = (struct mkvm_event) { .type = type, .vector = vector };
 }
 
 /*
@@ -418,7 +418,7 @@ void mkvm_interrupt_set(struct mkvm_vcpu *vcpu, u8 vector)
 		mkvm_restore_in_delivery(vcpu, MKVM_EV_INTR, vector);
 		return;
 	}
-	if (vcpu->event.type == MKVM_EV_INTR)
-		vcpu->event.type = MKVM_EV_NONE;
-	vcpu->user_vector = vector;
+	if (vcpu->ev.delivering.type == MKVM_EV_INTR)
+		vcpu->ev.delivering.type = MKVM_EV_NONE;
+	vcpu->user_irqchip.vector = vector;
 }

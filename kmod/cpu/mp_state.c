@@ -88,29 +88,29 @@ void mkvm_vcpu_reset(struct mkvm_vcpu *vcpu, bool init)
 {
 	memset(vcpu->regs, 0, sizeof(vcpu->regs));
 	memset(vcpu->dr, 0, sizeof(vcpu->dr));
-	vcpu->event.type = MKVM_EV_NONE;
-	vcpu->exception.type = MKVM_EV_NONE;
-	vcpu->has_payload = false;
-	vcpu->triple_fault = false;
+	vcpu->ev.delivering.type = MKVM_EV_NONE;
+	vcpu->ev.raised.type = MKVM_EV_NONE;
+	vcpu->ev.has_payload = false;
+	vcpu->ev.triple_fault = false;
 	vcpu->complete = NULL;
 	mkvm_forget_io(vcpu);
 	vcpu->debug.traps = 0;
-	vcpu->user_vector = -1;
+	vcpu->user_irqchip.vector = -1;
 	vcpu->rip = 0xfff0;
 	vcpu->rflags = X86_EFLAGS_FIXED;
 	vcpu->regs[2] = mkvm_cpuid(vcpu, 1, 0)->eax ?: 0x600;
-	vcpu->cr8 = 0;
+	vcpu->user_irqchip.cr8 = 0;
 	mkvm_trace(reset, vcpu);
 	mkvm_pending_drop_nmis(vcpu);
-	vcpu->in_smm = false;
-	vcpu->smm_inside_nmi = false;
-	vcpu->last_generation = 0;
+	vcpu->smm.active = false;
+	vcpu->smm.inside_nmi = false;
+	vcpu->slot_cache.generation = 0;
 	if (!init) {
 		vcpu->mp_state = vcpu->lapic && vcpu->id != vcpu->vm->bsp_id ? KVM_MP_STATE_UNINITIALIZED :
 									       KVM_MP_STATE_RUNNABLE;
-		vcpu->smbase = 0x30000;
-		vcpu->xcr0 = XFEATURE_MASK_FP;
-		vcpu->pkru = 0;
+		vcpu->smm.base = 0x30000;
+		vcpu->fpu.xcr0 = XFEATURE_MASK_FP;
+		vcpu->fpu.pkru = 0;
 		mkvm_msr_reset(vcpu);
 	}
 	mkvm_hw->vcpu_reset(vcpu, init);
@@ -146,7 +146,7 @@ void mkvm_accept_init_sipi(struct mkvm_vcpu *vcpu)
 	waiting = vcpu->mp_state == KVM_MP_STATE_INIT_RECEIVED;
 	how = waiting ? "taken" : "not-waiting";
 	mkvm_trace(consume, vcpu, MKVM_PEND_SIPI, bits & ~MKVM_PEND_BOTH(MKVM_PEND_INIT),
-		   vcpu->in_smm ? "in-SMM" : how);
+		   vcpu->smm.active ? "in-SMM" : how);
 	if (!waiting)
 		return;
 	cs.selector = READ_ONCE(vcpu->sipi_vector) << 8;
@@ -166,7 +166,7 @@ int mkvm_vcpu_set_mp_state(struct mkvm_vcpu *vcpu, u32 state)
 {
 	if (!vcpu->lapic && state != KVM_MP_STATE_RUNNABLE)
 		return -EINVAL;
-	if ((state == KVM_MP_STATE_INIT_RECEIVED || state == KVM_MP_STATE_SIPI_RECEIVED) && vcpu->in_smm)
+	if ((state == KVM_MP_STATE_INIT_RECEIVED || state == KVM_MP_STATE_SIPI_RECEIVED) && vcpu->smm.active)
 		return -EINVAL;		/* an INIT stays latched in SMM */
 	switch (state) {
 	case KVM_MP_STATE_SIPI_RECEIVED:
@@ -213,12 +213,12 @@ bool mkvm_vcpu_runnable(struct mkvm_vcpu *vcpu)
 	case KVM_MP_STATE_RUNNABLE:
 		return true;
 	case KVM_MP_STATE_HALTED:
-		return (!vcpu->in_smm && (pending & (BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_SMI)))) ||
+		return (!vcpu->smm.active && (pending & (BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_SMI)))) ||
 		       mkvm_wakes_halted(vcpu) || mkvm_user_window_open(vcpu);
 	case KVM_MP_STATE_INIT_RECEIVED:
 		return pending & (BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_SIPI));
 	default:
-		return !vcpu->in_smm && (pending & BIT(MKVM_PEND_INIT));
+		return !vcpu->smm.active && (pending & BIT(MKVM_PEND_INIT));
 	}
 }
 

@@ -144,16 +144,16 @@ out:
 
 void mkvm_msr_reset(struct mkvm_vcpu *vcpu)
 {
-	vcpu->pat = 0x0007040600070406ULL;	/* AMD APM vol. 2, "PAT Register": power-up value */
-	vcpu->misc_enable = MSR_IA32_MISC_ENABLE_FAST_STRING | MSR_IA32_MISC_ENABLE_MWAIT |
+	vcpu->msr.pat = 0x0007040600070406ULL;	/* AMD APM vol. 2, "PAT Register": power-up value */
+	vcpu->msr.misc_enable = MSR_IA32_MISC_ENABLE_FAST_STRING | MSR_IA32_MISC_ENABLE_MWAIT |
 			    MISC_ENABLE_FIXED;
-	vcpu->tsc_aux = 0;
-	vcpu->ucode_rev = mkvm_hw->ucode_rev;
-	vcpu->smi_count = 0;
-	vcpu->power_ctl = 0;
-	vcpu->platform_info = MSR_PLATFORM_INFO_CPUID_FAULT;
-	vcpu->misc_features = 0;
-	memset(&vcpu->mtrr, 0, sizeof(vcpu->mtrr));
+	vcpu->msr.tsc_aux = 0;
+	vcpu->msr.ucode_rev = mkvm_hw->ucode_rev;
+	vcpu->msr.smi_count = 0;
+	vcpu->msr.power_ctl = 0;
+	vcpu->msr.platform_info = MSR_PLATFORM_INFO_CPUID_FAULT;
+	vcpu->msr.misc_features = 0;
+	memset(&vcpu->msr.mtrr, 0, sizeof(vcpu->msr.mtrr));
 	mkvm_mce_reset(vcpu);
 }
 
@@ -196,7 +196,7 @@ static bool mtrr_valid(struct mkvm_vcpu *vcpu, u32 index, u64 val)
 	if (index == MSR_MTRRdefType)
 		return !(val & ~0xcffULL) && memory_type_ok(val & 0xff);
 	if (index >= 0x200 && index <= MTRR_PHYS_LAST) {
-		if (val & (vcpu->gpa_reserved | ~((1ULL << MKVM_MAX_GPA_BITS) - 1)))
+		if (val & (vcpu->guest_cpuid.gpa_reserved | ~((1ULL << MKVM_MAX_GPA_BITS) - 1)))
 			return false;
 		return (index & 1) ? !(val & 0x7ff) : !(val & 0xf00) && memory_type_ok(val & 0xff);
 	}
@@ -210,7 +210,7 @@ static int set_mtrr(struct mkvm_vcpu *vcpu, u32 index, u64 val)
 {
 	if (!mtrr_valid(vcpu, index, val))
 		return 1;
-	*mtrr_reg(&vcpu->mtrr, index) = val;
+	*mtrr_reg(&vcpu->msr.mtrr, index) = val;
 	return 0;
 }
 
@@ -236,7 +236,7 @@ static int set_efer(struct mkvm_vcpu *vcpu, u64 val, bool host)
 	if (!host && (mode.cr0 & X86_CR0_PG) && ((val ^ mode.efer) & EFER_LME))
 		return 1;
 	/* Userspace may restore the two registers in any order. */
-	if (!host && (val & EFER_NX) && (vcpu->misc_enable & MSR_IA32_MISC_ENABLE_XD_DISABLE))
+	if (!host && (val & EFER_NX) && (vcpu->msr.misc_enable & MSR_IA32_MISC_ENABLE_XD_DISABLE))
 		return 1;
 	/* LMA follows LME and paging: KVM_SET_SREGS sets all three together. */
 	val = (val & ~EFER_LMA) | (mode.efer & EFER_LMA);
@@ -249,7 +249,7 @@ static int set_efer(struct mkvm_vcpu *vcpu, u64 val, bool host)
 /* Intel SDM vol. 4, "IA32_MISC_ENABLE". cpuid.c hides the features that it disables. */
 static int set_misc_enable(struct mkvm_vcpu *vcpu, u64 val, bool host)
 {
-	u64 changed = val ^ vcpu->misc_enable;
+	u64 changed = val ^ vcpu->msr.misc_enable;
 	struct mkvm_mode mode;
 
 	if (!host) {
@@ -260,7 +260,7 @@ static int set_misc_enable(struct mkvm_vcpu *vcpu, u64 val, bool host)
 	mkvm_hw->get_mode(vcpu, &mode);
 	if (!host && (val & MSR_IA32_MISC_ENABLE_XD_DISABLE) && (mode.efer & EFER_NX))
 		return 1;
-	vcpu->misc_enable = val;
+	vcpu->msr.misc_enable = val;
 	return 0;
 }
 
@@ -328,7 +328,7 @@ static u32 needed(u32 index)
  */
 bool mkvm_msr_hidden(struct mkvm_vcpu *vcpu, u32 index)
 {
-	return needed(index) & ~vcpu->shown;
+	return needed(index) & ~vcpu->guest_cpuid.shown;
 }
 
 enum quiet { IGNORED, FIXED, WRITES, ABSENT };
@@ -380,23 +380,23 @@ static u64 *plain_reg(struct mkvm_vcpu *vcpu, u32 index)
 {
 	switch (index) {
 	case MSR_IA32_TSC_ADJUST:
-		return &vcpu->tsc_adjust;
+		return &vcpu->tsc.adjust;
 	case MSR_TSC_AUX:
-		return &vcpu->tsc_aux;
+		return &vcpu->msr.tsc_aux;
 	case MSR_IA32_CR_PAT:
-		return &vcpu->pat;
+		return &vcpu->msr.pat;
 	case MSR_IA32_MISC_ENABLE:
-		return &vcpu->misc_enable;
+		return &vcpu->msr.misc_enable;
 	case MSR_IA32_POWER_CTL:
-		return &vcpu->power_ctl;
+		return &vcpu->msr.power_ctl;
 	case MSR_IA32_UCODE_REV:
-		return &vcpu->ucode_rev;
+		return &vcpu->msr.ucode_rev;
 	case MSR_SMI_COUNT:
-		return &vcpu->smi_count;
+		return &vcpu->msr.smi_count;
 	case MSR_MISC_FEATURES_ENABLES:
-		return &vcpu->misc_features;
+		return &vcpu->msr.misc_features;
 	default:
-		return mtrr_reg(&vcpu->mtrr, index);
+		return mtrr_reg(&vcpu->msr.mtrr, index);
 	}
 }
 
@@ -428,7 +428,7 @@ int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host)
 		*val = mode.efer;
 		return 0;
 	case MSR_IA32_SMBASE:
-		*val = vcpu->smbase;
+		*val = vcpu->smm.base;
 		return !host;		/* the guest has it in its state-save area */
 	case MSR_IA32_DEBUGCTLMSR:
 		*val = 0;
@@ -442,7 +442,7 @@ int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host)
 		*val = 0;
 		return !host;		/* no guest has them; QEMU 7.2 saves and restores them unasked */
 	case MSR_PLATFORM_INFO:
-		*val = vcpu->platform_info;
+		*val = vcpu->msr.platform_info;
 		return !host && READ_ONCE(vcpu->vm->hides_platform_info);
 	case MSR_AMD64_DE_CFG:
 		*val = MSR_AMD64_DE_CFG_LFENCE_SERIALIZE;
@@ -493,48 +493,48 @@ int mkvm_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host)
 	case MSR_EFER:
 		return set_efer(vcpu, val, host);
 	case MSR_TSC_AUX:
-		if ((val >> 32) && !vcpu->amd_rules)
+		if ((val >> 32) && !vcpu->guest_cpuid.amd_rules)
 			return 1;
 		return mkvm_hw->set_msr(vcpu, index, (u32)val);	/* AMD's CPUs drop the upper half */
 	case MSR_IA32_CR_PAT:
 		if (!pat_valid(val))
 			return 1;
-		vcpu->pat = val;
+		vcpu->msr.pat = val;
 		return mkvm_hw->set_msr(vcpu, index, val);
 	case MSR_IA32_MISC_ENABLE:
 		return set_misc_enable(vcpu, val, host);
 	case MSR_IA32_UCODE_REV:	/* a guest clears it before it asks CPUID to fill it in */
 		if (host)
-			vcpu->ucode_rev = val;
+			vcpu->msr.ucode_rev = val;
 		return 0;
 	case MSR_SMI_COUNT:
 		if (!host)
 			return 1;
-		vcpu->smi_count = val;
+		vcpu->msr.smi_count = val;
 		return 0;
 	case MSR_IA32_ARCH_CAPABILITIES:
 	case MSR_IA32_PERF_CAPABILITIES:
 		return val || !host;
 	case MSR_IA32_POWER_CTL:	/* how to save energy: kept for the guest, and left to the host */
-		vcpu->power_ctl = val;
+		vcpu->msr.power_ctl = val;
 		return 0;
 	case MSR_IA32_DEBUGCTLMSR:
 		return set_debugctl(val);
 	case MSR_PLATFORM_INFO:
-		if (!host || (vcpu->misc_features && !(val & MSR_PLATFORM_INFO_CPUID_FAULT)))
+		if (!host || (vcpu->msr.misc_features && !(val & MSR_PLATFORM_INFO_CPUID_FAULT)))
 			return 1;
-		vcpu->platform_info = val;
+		vcpu->msr.platform_info = val;
 		return 0;
 	case MSR_MISC_FEATURES_ENABLES:	/* of Intel's; as in Linux KVM every guest may have its CPUID fault */
 		if (val & ~(u64)MSR_MISC_FEATURES_ENABLES_CPUID_FAULT ||
-		    (val && !(vcpu->platform_info & MSR_PLATFORM_INFO_CPUID_FAULT)))
+		    (val && !(vcpu->msr.platform_info & MSR_PLATFORM_INFO_CPUID_FAULT)))
 			return 1;
-		vcpu->misc_features = val;
+		vcpu->msr.misc_features = val;
 		return 0;
 	case MSR_IA32_SMBASE:
 		if (!host || val >> 32)
 			return 1;
-		vcpu->smbase = val;
+		vcpu->smm.base = val;
 		return 0;
 	case MSR_KVM_WALL_CLOCK:
 	case MSR_KVM_SYSTEM_TIME:
@@ -544,7 +544,7 @@ int mkvm_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host)
 	case APIC_BASE_MSR ... APIC_BASE_MSR + 0xff:
 		return vcpu->lapic ? mkvm_lapic_msr_write(vcpu->lapic, index, val) : 1;
 	}
-	if (mtrr_reg(&vcpu->mtrr, index))
+	if (mtrr_reg(&vcpu->msr.mtrr, index))
 		return set_mtrr(vcpu, index, val);
 	if (!mkvm_mce_msr_set(vcpu, index, val, host) || !mkvm_hw->set_msr(vcpu, index, val))
 		return 0;

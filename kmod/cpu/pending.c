@@ -111,17 +111,17 @@ void mkvm_vcpu_post_sipi(struct mkvm_vcpu *vcpu, u8 vector)
 /* An IOAPIC in userspace waits for this EOI. Own thread. */
 void mkvm_vcpu_tell_eoi(struct mkvm_vcpu *vcpu, u8 vector)
 {
-	vcpu->eoi_vector = vector;
+	vcpu->user_irqchip.eoi_vector = vector;
 	mkvm_pending_set(vcpu, MKVM_PEND_TELL);
 }
 
 /* The guest's instruction at RIP accesses the TPR register. Own thread. */
 void mkvm_vcpu_tell_tpr(struct mkvm_vcpu *vcpu, bool write)
 {
-	if (!vcpu->report_tpr)
+	if (!vcpu->user_irqchip.report_tpr)
 		return;
-	vcpu->tpr_access = write ? 2 : 1;
-	vcpu->tpr_rip = vcpu->rip;
+	vcpu->user_irqchip.tpr_access = write ? 2 : 1;
+	vcpu->user_irqchip.tpr_rip = vcpu->rip;
 	mkvm_pending_set(vcpu, MKVM_PEND_TELL);
 }
 
@@ -137,7 +137,7 @@ unsigned long mkvm_pending_take_init_sipi(struct mkvm_vcpu *vcpu)
 {
 	const unsigned long init = MKVM_PEND_BOTH(MKVM_PEND_INIT);
 	const unsigned long sipi = MKVM_PEND_BOTH(MKVM_PEND_SIPI);
-	unsigned long taken = vcpu->in_smm ? sipi : init | sipi;
+	unsigned long taken = vcpu->smm.active ? sipi : init | sipi;
 
 	return atomic_long_fetch_andnot(taken, (atomic_long_t *)&vcpu->pending) & taken;
 }

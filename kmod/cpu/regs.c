@@ -57,7 +57,7 @@ void mkvm_regs_set(struct mkvm_vcpu *vcpu, const struct kvm_regs *r)
 	memcpy(vcpu->regs, g, sizeof(g));
 	vcpu->rip = r->rip;
 	vcpu->rflags = r->rflags | X86_EFLAGS_FIXED;
-	vcpu->exception.type = MKVM_EV_NONE;
+	vcpu->ev.raised.type = MKVM_EV_NONE;
 	mkvm_pending_set(vcpu, MKVM_PEND_EVENT);
 }
 
@@ -66,15 +66,15 @@ void mkvm_regs_set(struct mkvm_vcpu *vcpu, const struct kvm_regs *r)
  */
 void mkvm_update_pkru(struct mkvm_vcpu *vcpu)
 {
-	vcpu->has_pkru = boot_cpu_has(X86_FEATURE_OSPKE) &&
-			 ((vcpu->xcr0 & XFEATURE_MASK_PKRU) || (mkvm_hw->get_cr(vcpu, 4) & X86_CR4_PKE));
+	vcpu->fpu.has_pkru = boot_cpu_has(X86_FEATURE_OSPKE) &&
+			 ((vcpu->fpu.xcr0 & XFEATURE_MASK_PKRU) || (mkvm_hw->get_cr(vcpu, 4) & X86_CR4_PKE));
 }
 
 /* ---- control registers ---- */
 
 u64 mkvm_get_cr8(struct mkvm_vcpu *vcpu)
 {
-	return vcpu->lapic ? mkvm_lapic_get_tpr(vcpu->lapic) >> 4 : vcpu->cr8;
+	return vcpu->lapic ? mkvm_lapic_get_tpr(vcpu->lapic) >> 4 : vcpu->user_irqchip.cr8;
 }
 
 /* Sets CR8. Own thread. Return: 1 for reserved bits. */
@@ -85,13 +85,13 @@ int mkvm_set_cr8(struct mkvm_vcpu *vcpu, u64 val)
 	if (vcpu->lapic)
 		mkvm_lapic_set_tpr(vcpu->lapic, val << 4);
 	else
-		vcpu->cr8 = val;
+		vcpu->user_irqchip.cr8 = val;
 	return 0;
 }
 
 u64 mkvm_get_apic_base(struct mkvm_vcpu *vcpu)
 {
-	return vcpu->lapic ? mkvm_lapic_get_base(vcpu->lapic) : vcpu->apic_base;
+	return vcpu->lapic ? mkvm_lapic_get_base(vcpu->lapic) : vcpu->user_irqchip.apic_base;
 }
 
 /*
@@ -102,19 +102,19 @@ int mkvm_set_apic_base(struct mkvm_vcpu *vcpu, u64 base, bool host)
 {
 	if (vcpu->lapic)
 		return mkvm_lapic_set_base(vcpu->lapic, base, host);
-	vcpu->apic_base = base;
+	vcpu->user_irqchip.apic_base = base;
 	return 0;
 }
 
 bool mkvm_cr4_valid(struct mkvm_vcpu *vcpu, u64 cr4)
 {
-	return !(cr4 & vcpu->cr4_reserved);
+	return !(cr4 & vcpu->guest_cpuid.cr4_reserved);
 }
 
 /* Whether EFER has only bits that CPUID allows. */
 bool mkvm_efer_valid(struct mkvm_vcpu *vcpu, u64 efer)
 {
-	return !(efer & vcpu->efer_reserved);
+	return !(efer & vcpu->guest_cpuid.efer_reserved);
 }
 
 #define CR0_BITS	(X86_CR0_PE | X86_CR0_MP | X86_CR0_EM | X86_CR0_TS | X86_CR0_ET | X86_CR0_NE | \
@@ -158,7 +158,7 @@ static int cr3_write(struct mkvm_vcpu *vcpu, u64 val)
 	mkvm_hw->get_mode(vcpu, &mode);
 	if (mode.cr4 & X86_CR4_PCIDE)
 		val &= ~BIT_ULL(63);
-	if ((mode.efer & EFER_LMA) && (val & (vcpu->gpa_reserved | GENMASK_ULL(63, 52))))
+	if ((mode.efer & EFER_LMA) && (val & (vcpu->guest_cpuid.gpa_reserved | GENMASK_ULL(63, 52))))
 		return 1;
 	mkvm_hw->set_cr(vcpu, 3, val);
 	mkvm_hw->flush_tlb(vcpu);
@@ -200,7 +200,7 @@ int mkvm_cr_write(struct mkvm_vcpu *vcpu, int cr, u64 val)
 		return cr4_write(vcpu, val);
 	case 8:
 		/* A userspace interrupt controller may now have something to inject. */
-		vcpu->tell_tpr = !vcpu->lapic && val < vcpu->cr8;
+		vcpu->user_irqchip.tpr_lowered = !vcpu->lapic && val < vcpu->user_irqchip.cr8;
 		return mkvm_set_cr8(vcpu, val);
 	default:
 		return 1;
@@ -250,7 +250,7 @@ static bool sregs_valid(struct mkvm_vcpu *vcpu, const struct kvm_sregs *s)
 		return false;
 	if (bitmap_weight((const unsigned long *)s->interrupt_bitmap, KVM_NR_INTERRUPTS) > 1)
 		return false;		/* only one interrupt can be in delivery */
-	if (s->cr3 & (vcpu->gpa_reserved | GENMASK_ULL(63, 52)))
+	if (s->cr3 & (vcpu->guest_cpuid.gpa_reserved | GENMASK_ULL(63, 52)))
 		return false;
 	if (long_mode)
 		return (s->cr4 & X86_CR4_PAE) && (s->efer & EFER_LMA) && !(s->cs.l && s->cs.db);
@@ -300,7 +300,7 @@ int mkvm_sregs_set(struct mkvm_vcpu *vcpu, const struct kvm_sregs *s)
 
 void mkvm_fpu_get(struct mkvm_vcpu *vcpu, struct kvm_fpu *fpu)
 {
-	const struct fxregs_state *fx = &vcpu->fpu.fpstate->regs.fxsave;
+	const struct fxregs_state *fx = &vcpu->fpu.state.fpstate->regs.fxsave;
 
 	memset(fpu, 0, sizeof(*fpu));
 	memcpy(fpu->fpr, fx->st_space, sizeof(fpu->fpr));
@@ -320,7 +320,7 @@ void mkvm_fpu_get(struct mkvm_vcpu *vcpu, struct kvm_fpu *fpu)
  */
 int mkvm_fpu_set(struct mkvm_vcpu *vcpu, const struct kvm_fpu *fpu)
 {
-	struct fxregs_state *fx = &vcpu->fpu.fpstate->regs.fxsave;
+	struct fxregs_state *fx = &vcpu->fpu.state.fpstate->regs.fxsave;
 
 	if (fpu->mxcsr & ~mxcsr_valid)
 		return -EINVAL;
@@ -334,7 +334,7 @@ int mkvm_fpu_set(struct mkvm_vcpu *vcpu, const struct kvm_fpu *fpu)
 	fx->mxcsr = fpu->mxcsr;
 	memcpy(fx->xmm_space, fpu->xmm, sizeof(fx->xmm_space));
 	if (boot_cpu_has(X86_FEATURE_XSAVE))
-		vcpu->fpu.fpstate->regs.xsave.header.xfeatures |= XFEATURE_MASK_FPSSE;
+		vcpu->fpu.state.fpstate->regs.xsave.header.xfeatures |= XFEATURE_MASK_FPSSE;
 	return 0;
 }
 
@@ -345,20 +345,20 @@ void mkvm_xcrs_get(struct mkvm_vcpu *vcpu, struct kvm_xcrs *xcrs)
 		return;
 	xcrs->nr_xcrs = 1;
 	xcrs->xcrs[0].xcr = XCR_XFEATURE_ENABLED_MASK;
-	xcrs->xcrs[0].value = vcpu->xcr0;
+	xcrs->xcrs[0].value = vcpu->fpu.xcr0;
 }
 
 /* XSETBV. Own thread. Return: 1 for #GP. AMD APM vol. 4, "XSETBV". */
 int mkvm_xcr_write(struct mkvm_vcpu *vcpu, u32 index, u64 val)
 {
-	if (index != XCR_XFEATURE_ENABLED_MASK || !(val & XFEATURE_MASK_FP) || (val & ~vcpu->guest_xcr0_mask))
+	if (index != XCR_XFEATURE_ENABLED_MASK || !(val & XFEATURE_MASK_FP) || (val & ~vcpu->fpu.xcr0_mask))
 		return 1;
 	if ((val & XFEATURE_MASK_YMM) && !(val & XFEATURE_MASK_SSE))
 		return 1;
 	if ((val & XFEATURE_MASK_AVX512) &&
 	    (!(val & XFEATURE_MASK_YMM) || (val & XFEATURE_MASK_AVX512) != XFEATURE_MASK_AVX512))
 		return 1;
-	vcpu->xcr0 = val;
+	vcpu->fpu.xcr0 = val;
 	mkvm_update_pkru(vcpu);
 	return 0;
 }

@@ -68,23 +68,23 @@ static void enter_guest_irqoff(struct mkvm_vcpu *vcpu)
 		vcpu->tlb_seen = tlb_gen;
 		vcpu->stats[MKVM_STAT_TLB_FLUSH]++;
 		mkvm_hw->flush_tlb(vcpu);
-		if (unlikely(vcpu->overlay_root))
+		if (unlikely(vcpu->overlay.root))
 			mkvm_overlay_end(vcpu);
 	}
-	mkvm_trace_event(enter, vcpu, "", 0, 0, 0, vcpu->event.type ? vcpu->event.vector | BIT(31) : 0);
+	mkvm_trace_event(enter, vcpu, "", 0, 0, 0, vcpu->ev.delivering.type ? vcpu->ev.delivering.vector | BIT(31) : 0);
 	if (test_thread_flag(TIF_NEED_FPU_LOAD))
 		switch_fpu_return();
-	if (vcpu->xcr0 != host_xcr0)
-		xsetbv(XCR_XFEATURE_ENABLED_MASK, vcpu->xcr0);
-	if (unlikely(vcpu->has_pkru)) {
+	if (vcpu->fpu.xcr0 != host_xcr0)
+		xsetbv(XCR_XFEATURE_ENABLED_MASK, vcpu->fpu.xcr0);
+	if (unlikely(vcpu->fpu.has_pkru)) {
 		host_pkru = read_pkru();
-		write_pkru(vcpu->pkru);
+		write_pkru(vcpu->fpu.pkru);
 	}
 	if (unlikely(vcpu->dr_live))
 		load_dr(vcpu->dr);
 	else if (unlikely(vcpu->debug.control & KVM_GUESTDBG_USE_HW_BP))
 		load_dr(vcpu->debug.dr);
-	if (unlikely(vcpu->exit_soon))
+	if (unlikely(vcpu->ev.exit_soon))
 		smp_send_reschedule(smp_processor_id());
 	current->flags |= PF_VCPU;	/* from here on a tick counts as guest time */
 
@@ -96,11 +96,11 @@ static void enter_guest_irqoff(struct mkvm_vcpu *vcpu)
 		save_guest_dr(vcpu);
 	if (unlikely(hw_breakpoint_active()))
 		hw_breakpoint_restore();
-	if (unlikely(vcpu->has_pkru)) {
-		vcpu->pkru = read_pkru();
+	if (unlikely(vcpu->fpu.has_pkru)) {
+		vcpu->fpu.pkru = read_pkru();
 		write_pkru(host_pkru);
 	}
-	if (vcpu->xcr0 != host_xcr0)
+	if (vcpu->fpu.xcr0 != host_xcr0)
 		xsetbv(XCR_XFEATURE_ENABLED_MASK, host_xcr0);
 }
 
@@ -111,12 +111,12 @@ static void enter_guest_irqoff(struct mkvm_vcpu *vcpu)
 static void vapic_show(struct mkvm_vcpu *vcpu)
 {
 	int idx = srcu_read_lock(&vcpu->vm->srcu);
-	u32 __user *p = mkvm_gpa_to_user(vcpu, vcpu->vapic_addr, true);
+	u32 __user *p = mkvm_gpa_to_user(vcpu, vcpu->tpr_page.gpa, true);
 	u32 isr = max(mkvm_lapic_highest_isr(vcpu->lapic), 0), irr = max(mkvm_lapic_highest_irr(vcpu->lapic), 0);
 
-	vcpu->vapic_tpr = mkvm_lapic_get_tpr(vcpu->lapic);
-	if (p && !put_user(vcpu->vapic_tpr | (isr & 0xf0) << 8 | irr << 24, p))
-		mkvm_mark_dirty(vcpu, vcpu->vapic_addr);
+	vcpu->tpr_page.tpr = mkvm_lapic_get_tpr(vcpu->lapic);
+	if (p && !put_user(vcpu->tpr_page.tpr | (isr & 0xf0) << 8 | irr << 24, p))
+		mkvm_mark_dirty(vcpu, vcpu->tpr_page.gpa);
 	srcu_read_unlock(&vcpu->vm->srcu, idx);
 }
 
@@ -124,10 +124,10 @@ static void vapic_show(struct mkvm_vcpu *vcpu)
 static void vapic_look(struct mkvm_vcpu *vcpu)
 {
 	int idx = srcu_read_lock(&vcpu->vm->srcu);
-	u8 __user *p = mkvm_gpa_to_user(vcpu, vcpu->vapic_addr, false);
+	u8 __user *p = mkvm_gpa_to_user(vcpu, vcpu->tpr_page.gpa, false);
 	u8 tpr;
 
-	if (p && !get_user(tpr, p) && tpr != vcpu->vapic_tpr)
+	if (p && !get_user(tpr, p) && tpr != vcpu->tpr_page.tpr)
 		mkvm_lapic_set_tpr(vcpu->lapic, tpr);
 	srcu_read_unlock(&vcpu->vm->srcu, idx);
 }
@@ -135,9 +135,9 @@ static void vapic_look(struct mkvm_vcpu *vcpu)
 /* Enters the guest once and handles its exit. Return: as handle_exit. */
 static int enter_guest(struct mkvm_vcpu *vcpu)
 {
-	if ((READ_ONCE(vcpu->pending) & PEND_WORK) || vcpu->event.type || vcpu->exception.type)
+	if ((READ_ONCE(vcpu->pending) & PEND_WORK) || vcpu->ev.delivering.type || vcpu->ev.raised.type)
 		mkvm_events_inject(vcpu);
-	if (unlikely(vcpu->vapic_addr))
+	if (unlikely(vcpu->tpr_page.gpa))
 		vapic_show(vcpu);
 
 	preempt_disable();
@@ -148,7 +148,7 @@ static int enter_guest(struct mkvm_vcpu *vcpu)
 	 */
 	smp_store_mb(vcpu->where, MKVM_IN_GUEST);
 	xfer_to_guest_mode_prepare();
-	if (unlikely((READ_ONCE(vcpu->pending) & PEND_WORK & ~vcpu->waiting) || mkvm_user_work_pending())) {
+	if (unlikely((READ_ONCE(vcpu->pending) & PEND_WORK & ~vcpu->ev.waiting) || mkvm_user_work_pending())) {
 		WRITE_ONCE(vcpu->where, MKVM_OUTSIDE);
 		local_irq_enable();
 		preempt_enable();
@@ -158,14 +158,14 @@ static int enter_guest(struct mkvm_vcpu *vcpu)
 	local_irq_enable();		/* the host's interrupts are served here */
 	current->flags &= ~PF_VCPU;
 	preempt_enable();
-	if (unlikely(vcpu->exit_soon) && vcpu->event.type == MKVM_EV_NONE) {
-		vcpu->exit_soon = false;
+	if (unlikely(vcpu->ev.exit_soon) && vcpu->ev.delivering.type == MKVM_EV_NONE) {
+		vcpu->ev.exit_soon = false;
 		if (vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP)
 			vcpu->debug.traps = DR_STEP;
 	}
-	if (unlikely(vcpu->overlay_root))
+	if (unlikely(vcpu->overlay.root))
 		mkvm_overlay_end(vcpu);
-	if (unlikely(vcpu->vapic_addr))
+	if (unlikely(vcpu->tpr_page.gpa))
 		vapic_look(vcpu);
 	return mkvm_hw->handle_exit(vcpu);
 }
@@ -190,20 +190,20 @@ static bool tell_userspace(struct mkvm_vcpu *vcpu)
 {
 	struct kvm_run *run = vcpu->run;
 
-	if (vcpu->eoi_vector >= 0) {
+	if (vcpu->user_irqchip.eoi_vector >= 0) {
 		run->exit_reason = KVM_EXIT_IOAPIC_EOI;
-		run->eoi.vector = vcpu->eoi_vector;
-		vcpu->eoi_vector = -1;
+		run->eoi.vector = vcpu->user_irqchip.eoi_vector;
+		vcpu->user_irqchip.eoi_vector = -1;
 		return true;
 	}
 	mkvm_pending_take(vcpu, MKVM_PEND_TELL);
-	if (!vcpu->tpr_access)
+	if (!vcpu->user_irqchip.tpr_access)
 		return false;
 	memset(&run->tpr_access, 0, sizeof(run->tpr_access));
 	run->exit_reason = KVM_EXIT_TPR_ACCESS;
-	run->tpr_access.rip = vcpu->tpr_rip;
-	run->tpr_access.is_write = vcpu->tpr_access == 2;
-	vcpu->tpr_access = 0;
+	run->tpr_access.rip = vcpu->user_irqchip.tpr_rip;
+	run->tpr_access.is_write = vcpu->user_irqchip.tpr_access == 2;
+	vcpu->user_irqchip.tpr_access = 0;
 	return true;
 }
 
@@ -221,7 +221,7 @@ static int vcpu_loop(struct mkvm_vcpu *vcpu)
 		}
 		if (unlikely(READ_ONCE(vcpu->pending) & BIT(MKVM_PEND_SMI)))
 			mkvm_accept_smi(vcpu, 0);
-		if (unlikely(vcpu->triple_fault))
+		if (unlikely(vcpu->ev.triple_fault))
 			return mkvm_exit_shutdown(vcpu);
 		if (unlikely(vcpu->debug.traps))
 			return mkvm_exit_debug(vcpu, X86_TRAP_DB, DR6_RESERVED | vcpu->debug.traps);
@@ -235,7 +235,7 @@ static int vcpu_loop(struct mkvm_vcpu *vcpu)
 		 * A shutdown ends KVM_RUN before a signal does, because no ioctl would show it
 		 * then.
 		 */
-		if (unlikely(vcpu->triple_fault))
+		if (unlikely(vcpu->ev.triple_fault))
 			continue;
 		if (mkvm_user_window_open(vcpu)) {
 			vcpu->run->exit_reason = KVM_EXIT_IRQ_WINDOW_OPEN;
@@ -254,11 +254,11 @@ static void fill_run(struct mkvm_vcpu *vcpu)
 {
 	struct kvm_run *run = vcpu->run;
 
-	run->flags = vcpu->in_smm ? KVM_RUN_X86_SMM : 0;
+	run->flags = vcpu->smm.active ? KVM_RUN_X86_SMM : 0;
 	run->if_flag = !!(vcpu->rflags & X86_EFLAGS_IF);
 	run->cr8 = mkvm_get_cr8(vcpu);
 	run->apic_base = mkvm_get_apic_base(vcpu);
-	run->ready_for_interrupt_injection = !vcpu->user_pic || mkvm_ready_for_user_interrupt(vcpu);
+	run->ready_for_interrupt_injection = !vcpu->user_irqchip.pic || mkvm_ready_for_user_interrupt(vcpu);
 }
 
 static int run_prepared(struct mkvm_vcpu *vcpu)
@@ -269,7 +269,7 @@ static int run_prepared(struct mkvm_vcpu *vcpu)
 
 	if (!vcpu->lapic && mkvm_set_cr8(vcpu, READ_ONCE(run->cr8)))
 		return -EINVAL;
-	if (vcpu->user_pic)		/* userspace may have changed its request for a window */
+	if (vcpu->user_irqchip.pic)		/* userspace may have changed its request for a window */
 		mkvm_pending_set(vcpu, MKVM_PEND_EVENT);
 	if (complete) {
 		vcpu->complete = NULL;
@@ -362,16 +362,16 @@ int mkvm_vcpu_run(struct mkvm_vcpu *vcpu)
 			return r;
 	}
 	WRITE_ONCE(vcpu->task, current);
-	if (vcpu->sigset_active)
-		sigprocmask(SIG_SETMASK, &vcpu->sigset, &saved);
-	fpu_swap_kvm_fpstate(&vcpu->fpu, true);
+	if (vcpu->signals.active)
+		sigprocmask(SIG_SETMASK, &vcpu->signals.set, &saved);
+	fpu_swap_kvm_fpstate(&vcpu->fpu.state, true);
 	r = run_prepared(vcpu);
-	fpu_swap_kvm_fpstate(&vcpu->fpu, false);
+	fpu_swap_kvm_fpstate(&vcpu->fpu.state, false);
 	fill_run(vcpu);
 	mkvm_trace_event(user_exit, vcpu, "", READ_ONCE(run->exit_reason), r, 0, 0);
 	if (unlikely(READ_ONCE(run->kvm_valid_regs)))
 		sync_regs_out(vcpu);
-	if (vcpu->sigset_active)
+	if (vcpu->signals.active)
 		sigprocmask(SIG_SETMASK, &saved, NULL);
 	WRITE_ONCE(vcpu->task, NULL);
 	return r;

@@ -2,7 +2,7 @@
 /*
  * smm.c - system management mode: what an SMI saves and sets, and what RSM restores.
  *
- * State: vcpu->in_smm, smbase and smm_inside_nmi. In SMM the guest's memory is address space 1:
+ * State: vcpu->smm.active, smbase and smm_inside_nmi. In SMM the guest's memory is address space 1:
  * other slots, other second-level tables. While the vCPU is in SMM, further SMIs and INIT stay
  * in the pending word, and SIPIs are dropped.
  *
@@ -247,7 +247,7 @@ static void move32(struct smram32 *a, struct smm_state *st, bool save)
 /* Whether the guest's CPUID offers long mode, so that AMD64's layout is used. */
 static bool long_mode_offered(struct mkvm_vcpu *vcpu)
 {
-	return !(vcpu->efer_reserved & EFER_LME);
+	return !(vcpu->guest_cpuid.efer_reserved & EFER_LME);
 }
 
 static void save_state(struct mkvm_vcpu *vcpu, union smram *area, struct smm_state *st)
@@ -269,7 +269,7 @@ static void save_state(struct mkvm_vcpu *vcpu, union smram *area, struct smm_sta
  */
 static int smram_copy(struct mkvm_vcpu *vcpu, void *area, bool write)
 {
-	u32 gpa = vcpu->smbase + SMRAM_OFFSET, n, done;
+	u32 gpa = vcpu->smm.base + SMRAM_OFFSET, n, done;
 	int idx = srcu_read_lock(&vcpu->vm->srcu), r = 0;
 	void __user *p;
 
@@ -292,8 +292,8 @@ static int smram_copy(struct mkvm_vcpu *vcpu, void *area, bool write)
  */
 void mkvm_smm_set(struct mkvm_vcpu *vcpu, bool smm)
 {
-	vcpu->in_smm = smm;
-	vcpu->last_generation = 0;
+	vcpu->smm.active = smm;
+	vcpu->slot_cache.generation = 0;
 	mkvm_hw->set_tdp_root(vcpu, vcpu->vm->tdp[smm].root_pa);
 	mkvm_pending_set(vcpu, MKVM_PEND_EVENT);	/* other pending events are held back now */
 }
@@ -301,7 +301,7 @@ void mkvm_smm_set(struct mkvm_vcpu *vcpu, bool smm)
 static void collect(struct mkvm_vcpu *vcpu, struct smm_state *st, u32 io)
 {
 	*st = (struct smm_state) {
-		.rip = vcpu->rip, .rflags = vcpu->rflags, .smbase = vcpu->smbase,
+		.rip = vcpu->rip, .rflags = vcpu->rflags, .smbase = vcpu->smm.base,
 		.shadow = mkvm_hw->get_shadow(vcpu),
 		.halt_restart = vcpu->mp_state == KVM_MP_STATE_HALTED, .io_dword = io,
 	};
@@ -310,7 +310,7 @@ static void collect(struct mkvm_vcpu *vcpu, struct smm_state *st, u32 io)
 	mkvm_debugregs_get(vcpu, &st->debug);
 	if (!io)
 		return;
-	st->io_rip = vcpu->io_rip;
+	st->io_rip = vcpu->insn.io_rip;
 	st->io_rcx = vcpu->regs[1];
 	st->io_rsi = vcpu->regs[6];
 	st->io_rdi = vcpu->regs[7];
@@ -334,11 +334,11 @@ static void set_entry_state(struct mkvm_vcpu *vcpu, struct kvm_sregs *s)
 	s->gs = flat;
 	s->ss = flat;
 	s->cs = flat;
-	s->cs.selector = vcpu->smbase >> 4;
-	s->cs.base = vcpu->smbase;
+	s->cs.selector = vcpu->smm.base >> 4;
+	s->cs.base = vcpu->smm.base;
 	s->cs.type = 0xb;
 	if (mkvm_sregs_set(vcpu, s))
-		vcpu->triple_fault = true;	/* its state was one that no CPU can be in */
+		vcpu->ev.triple_fault = true;	/* its state was one that no CPU can be in */
 	mkvm_hw->set_dr(vcpu, 7, 0x400);
 	mkvm_hw->set_shadow(vcpu, 0);
 	vcpu->rip = SMM_ENTRY;
@@ -348,7 +348,7 @@ static void set_entry_state(struct mkvm_vcpu *vcpu, struct kvm_sregs *s)
 
 /*
  * mkvm_accept_smi - take a pending SMI if this is an instruction boundary at which it can be taken
- * @io: MKVM_SMM_IO_* of the I/O instruction at vcpu->io_rip that has just ended, or 0
+ * @io: MKVM_SMM_IO_* of the I/O instruction at vcpu->insn.io_rip that has just ended, or 0
  *
  * Otherwise it stays pending: in SMM until RSM, during the delivery of an event until that is
  * complete, and in wait-for-SIPI until the SIPI. A pending INIT is taken first (AMD APM vol. 2,
@@ -362,21 +362,21 @@ void mkvm_accept_smi(struct mkvm_vcpu *vcpu, u32 io)
 	union smram area;
 	struct smm_state st;
 
-	if (vcpu->in_smm || vcpu->event.type != MKVM_EV_NONE || vcpu->exception.type != MKVM_EV_NONE ||
+	if (vcpu->smm.active || vcpu->ev.delivering.type != MKVM_EV_NONE || vcpu->ev.raised.type != MKVM_EV_NONE ||
 	    (READ_ONCE(vcpu->pending) & BIT(MKVM_PEND_INIT)) ||
 	    (vcpu->mp_state != KVM_MP_STATE_RUNNABLE && vcpu->mp_state != KVM_MP_STATE_HALTED))
 		return;
 	mkvm_pending_take_smi(vcpu);
-	trace_smm_enter(vcpu, "", vcpu->smbase, vcpu->ids.smi, 0, 0);
-	vcpu->smi_count++;
+	trace_smm_enter(vcpu, "", vcpu->smm.base, vcpu->ids.smi, 0, 0);
+	vcpu->msr.smi_count++;
 	collect(vcpu, &st, io);
 	save_state(vcpu, &area, &st);
 	mkvm_smm_set(vcpu, true);
 	if (smram_copy(vcpu, &area, true)) {
-		vcpu->triple_fault = true;
+		vcpu->ev.triple_fault = true;
 		return;
 	}
-	vcpu->smm_inside_nmi = mkvm_hw->nmi_masked(vcpu);
+	vcpu->smm.inside_nmi = mkvm_hw->nmi_masked(vcpu);
 	mkvm_hw->set_nmi_masked(vcpu, true);
 	set_entry_state(vcpu, &st.sregs);
 }
@@ -412,13 +412,13 @@ int mkvm_exit_rsm(struct mkvm_vcpu *vcpu)
 	union smram area;
 	struct smm_state st;
 
-	if (!vcpu->in_smm) {
+	if (!vcpu->smm.active) {
 		mkvm_queue_exception(vcpu, X86_TRAP_UD, false, 0);
 		return 1;
 	}
 	mkvm_accept_init_sipi(vcpu);	/* the last moment at which a SIPI is dropped */
 	collect(vcpu, &st, 0);		/* what the area does not hold stays as it is */
-	vcpu->triple_fault = true;
+	vcpu->ev.triple_fault = true;
 	if (smram_copy(vcpu, &area, false))
 		return 1;
 	if (long_mode_offered(vcpu))
@@ -427,18 +427,18 @@ int mkvm_exit_rsm(struct mkvm_vcpu *vcpu)
 		move32(&area.s32, &st, false);
 	if (load_state(vcpu, &st))
 		return 1;
-	vcpu->triple_fault = false;
+	vcpu->ev.triple_fault = false;
 	if (st.io_restart == 0xff && (st.io_dword & MKVM_SMM_IO_VALID)) {
 		vcpu->rip = st.io_rip;
 		vcpu->regs[1] = st.io_rcx;
 		vcpu->regs[6] = st.io_rsi;
 		vcpu->regs[7] = st.io_rdi;
 	}
-	vcpu->smbase = st.smbase;
+	vcpu->smm.base = st.smbase;
 	mkvm_hw->set_shadow(vcpu, st.shadow & (KVM_X86_SHADOW_INT_MOV_SS | KVM_X86_SHADOW_INT_STI));
-	mkvm_hw->set_nmi_masked(vcpu, vcpu->smm_inside_nmi);
-	vcpu->smm_inside_nmi = false;
-	trace_smm_leave(vcpu, "", vcpu->smbase, vcpu->ids.smi, 0, 0);
+	mkvm_hw->set_nmi_masked(vcpu, vcpu->smm.inside_nmi);
+	vcpu->smm.inside_nmi = false;
+	trace_smm_leave(vcpu, "", vcpu->smm.base, vcpu->ids.smi, 0, 0);
 	mkvm_smm_set(vcpu, false);
 	return st.halt_restart ? mkvm_halt(vcpu) : 1;
 }

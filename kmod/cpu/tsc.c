@@ -19,7 +19,7 @@
  *   IA32_TSC_ADJUST
  *   userspace writes TSC_ADJUST     changes what the register reads; the TSC stays
  *
- * State: vm->tsc under its lock, which is inside all others; vcpu->tsc_offset and tsc_adjust.
+ * State: vm->tsc under its lock, which is inside all others; vcpu->tsc.offset and tsc_adjust.
  *
  * Read next: msr.c; irqchip/lapic_timer.c for deadlines.
  */
@@ -41,20 +41,20 @@ void mkvm_tsc_create(struct mkvm_vcpu *vcpu)
 	struct mkvm *vm = vcpu->vm;
 
 	spin_lock(&vm->tsc.lock);
-	vcpu->tsc_offset = vm->tsc.offset;
+	vcpu->tsc.offset = vm->tsc.offset;
 	spin_unlock(&vm->tsc.lock);
-	vcpu->tsc_khz = READ_ONCE(vm->tsc.khz);
+	vcpu->tsc.khz = READ_ONCE(vm->tsc.khz);
 }
 
 /* mkvm_tsc_get - returns the guest's TSC in cycles. Context: own thread or vcpu->mutex held. */
 u64 mkvm_tsc_get(struct mkvm_vcpu *vcpu)
 {
-	return rdtsc() + vcpu->tsc_offset;
+	return rdtsc() + vcpu->tsc.offset;
 }
 
 static void set_offset(struct mkvm_vcpu *vcpu, s64 offset)
 {
-	WRITE_ONCE(vcpu->tsc_offset, offset);
+	WRITE_ONCE(vcpu->tsc.offset, offset);
 	mkvm_hw->tsc_offset_changed(vcpu);
 	if (vcpu->lapic)
 		mkvm_lapic_timer_update(vcpu->lapic);	/* a deadline is now at another time */
@@ -104,7 +104,7 @@ void mkvm_tsc_set(struct mkvm_vcpu *vcpu, u64 val, bool host)
 	s64 offset = val - rdtsc();
 
 	if (!host)
-		vcpu->tsc_adjust += offset - vcpu->tsc_offset;
+		vcpu->tsc.adjust += offset - vcpu->tsc.offset;
 	else if (!val)
 		offset = vm_offset(vcpu->vm);
 	else
@@ -120,8 +120,8 @@ void mkvm_tsc_set(struct mkvm_vcpu *vcpu, u64 val, bool host)
 void mkvm_tsc_set_adjust(struct mkvm_vcpu *vcpu, u64 val, bool host)
 {
 	if (!host)
-		set_offset(vcpu, vcpu->tsc_offset + (val - vcpu->tsc_adjust));
-	vcpu->tsc_adjust = val;
+		set_offset(vcpu, vcpu->tsc.offset + (val - vcpu->tsc.adjust));
+	vcpu->tsc.adjust = val;
 }
 
 /* mkvm_tsc_set_offset - KVM_VCPU_TSC_OFFSET: guest TSC less host TSC, in cycles. Context: vcpu->mutex. */

@@ -327,7 +327,7 @@ void mkvm_trace_pic_ack(struct mkvm *vm, unsigned int pin)
 
 void mkvm_trace_took_extint(struct mkvm_vcpu *vcpu)
 {
-	vcpu->ids.taken = vcpu->user_pic ? take(&vcpu->ids.user) : take(&vcpu->vm->ids.pic_taken);
+	vcpu->ids.taken = vcpu->user_irqchip.pic ? take(&vcpu->ids.user) : take(&vcpu->vm->ids.pic_taken);
 }
 
 /* @again: the event was in delivery already and was not chosen now */
@@ -335,7 +335,7 @@ void mkvm_trace_inject(struct mkvm_vcpu *vcpu, bool again)
 {
 	static const char * const names[] = { "none", "interrupt", "NMI", "exception", "INT n" };
 	struct mkvm_vcpu_ids *ids = &vcpu->ids;
-	u8 type = vcpu->event.type, vector = vcpu->event.vector;
+	u8 type = vcpu->ev.delivering.type, vector = vcpu->ev.delivering.vector;
 
 	if (type == MKVM_EV_NONE)
 		return;
@@ -404,7 +404,7 @@ static u32 id_that_waits(struct mkvm_vcpu *vcpu, int vector)
 		return 0;
 	if (vector == MKVM_WAITS_EXTINT)
 		return known(&vcpu->vm->ids.pic_waits);
-	return known(vcpu->user_pic && vector == vcpu->user_vector ? &vcpu->ids.user : &vcpu->ids.irr[vector]);
+	return known(vcpu->user_irqchip.pic && vector == vcpu->user_irqchip.vector ? &vcpu->ids.user : &vcpu->ids.irr[vector]);
 }
 
 /* Traces what waits before an entry or a sleep. Context: own thread. */

@@ -54,11 +54,11 @@ struct mkvm_vcpu_ids {
 	u32 isr[256];		/* (v) of the vector in service */
 	u32 posted[8];		/* (a) of the next post, by enum mkvm_pending */
 	u32 pending[8];		/* (a) of the pending event, by enum mkvm_pending */
-	u32 user;		/* (v) of vcpu->user_vector */
+	u32 user;		/* (v) of vcpu->user_irqchip.vector */
 	u32 taken;		/* (v) of the event that choose_event has chosen */
-	u32 event;		/* (v) of vcpu->event */
+	u32 event;		/* (v) of vcpu->ev.delivering */
 	u32 smi;		/* (v) of the SMI that the vCPU handles in SMM */
-	bool went_in;		/* (v) an entry injected vcpu->event, or userspace restored it */
+	bool went_in;		/* (v) an entry injected vcpu->ev.delivering, or userspace restored it */
 	u8 refused;		/* (v) pending bits that KVM_SET_VCPU_EVENTS may not remove */
 	struct {
 		u32 id;

@@ -3,7 +3,7 @@
  * access.c - performs the emulator's accesses: to guest memory, to devices in the kernel or in
  * userspace, to ports, segments and control registers.
  *
- * State: vcpu->log, the accesses to devices that the current instruction has made so far, with the
+ * State: vcpu->insn.log, the accesses to devices that the current instruction has made so far, with the
  * values read. If a device is userspace's, KVM_RUN returns, and the next KVM_RUN executes the same
  * instruction again from its start. The log then answers the accesses that it contains, so no
  * device sees an access twice.
@@ -26,7 +26,7 @@
 /* Performs one access of at most 8 bytes to something that is not RAM. */
 static enum mkvm_emu_result device_access(struct mkvm_vcpu *vcpu, u64 gpa, u64 *val, unsigned int len, bool write)
 {
-	struct mkvm_io_log *log = &vcpu->log;
+	struct mkvm_io_log *log = &vcpu->insn.log;
 	struct kvm_run *run = vcpu->run;
 	unsigned int n = log->pos;
 
@@ -213,10 +213,10 @@ static bool know_gpa(const struct mkvm_emu *emu, u64 la, unsigned int len, enum 
 {
 	const struct mkvm_vcpu *vcpu = emu->vcpu;
 
-	return emu->one_operand && !((la ^ vcpu->fault_gpa) & ~PAGE_MASK) &&
-	       (la == vcpu->fault_la || vcpu->insn_by_cpu >= emu->insn_len) &&
+	return emu->one_operand && !((la ^ vcpu->insn.fault_gpa) & ~PAGE_MASK) &&
+	       (la == vcpu->insn.fault_la || vcpu->insn.by_cpu >= emu->insn_len) &&
 	       (la & ~PAGE_MASK) + len <= PAGE_SIZE &&
-	       (vcpu->cause == MKVM_BY_WRITE || (vcpu->cause == MKVM_BY_READ && how == MKVM_EMU_READ));
+	       (vcpu->insn.cause == MKVM_BY_WRITE || (vcpu->insn.cause == MKVM_BY_READ && how == MKVM_EMU_READ));
 }
 
 static noinline enum mkvm_emu_result access_by_walk(struct mkvm_emu *emu, u64 la, void *data, unsigned int len,
@@ -258,10 +258,10 @@ enum mkvm_emu_result mkvm_emu_access(struct mkvm_emu *emu, u64 la, void *data, u
 	if (unlikely(!know_gpa(emu, la, len, how)))
 		return access_by_walk(emu, la, data, len, how);
 	/* A fault means that there is no RAM, except that a write also faults on ROM. */
-	if (len <= 8 && (vcpu->cause == MKVM_BY_READ || how == MKVM_EMU_WRITE ||
+	if (len <= 8 && (vcpu->insn.cause == MKVM_BY_READ || how == MKVM_EMU_WRITE ||
 			 how == MKVM_EMU_REPLACE))
-		return device_access(vcpu, vcpu->fault_gpa, data, len, how != MKVM_EMU_READ);
-	return page_access(emu, vcpu->fault_gpa, data, len, how);
+		return device_access(vcpu, vcpu->insn.fault_gpa, data, len, how != MKVM_EMU_READ);
+	return page_access(emu, vcpu->insn.fault_gpa, data, len, how);
 }
 
 /*
@@ -329,7 +329,7 @@ enum mkvm_emu_result mkvm_emu_pio(struct mkvm_emu *emu, u16 port, unsigned int s
 
 	if (unlikely(emu->watched))
 		emu->traps |= mkvm_breakpoints_met(vcpu, MKVM_WATCH_PORT, port, size);
-	if (vcpu->pio.done)
+	if (vcpu->insn.pio.done)
 		return MKVM_EMU_DONE;
 	if (out)
 		memcpy(&val, out, size);
@@ -337,7 +337,7 @@ enum mkvm_emu_result mkvm_emu_pio(struct mkvm_emu *emu, u16 port, unsigned int s
 		memcpy(emu->ins_buf + i * size, &val, size);
 	mkvm_trace_event(pio, vcpu, port, size, out, val, i ? "kernel" : "user");
 	emu->ins_taken = count;
-	vcpu->pio.done = true;		/* the port took all elements or none */
+	vcpu->insn.pio.done = true;		/* the port took all elements or none */
 	if (i)
 		return MKVM_EMU_DONE;
 	if (out)
@@ -409,18 +409,18 @@ void mkvm_emu_dr(struct mkvm_emu *emu, int dr, u64 *val, bool write)
  */
 void mkvm_forget_io(struct mkvm_vcpu *vcpu)
 {
-	vcpu->log.nr = 0;
-	vcpu->log.pos = 0;
-	vcpu->log.open = false;
-	vcpu->pio.done = false;
-	vcpu->emu.ins_taken = 0;
-	vcpu->insn_len = 0;
+	vcpu->insn.log.nr = 0;
+	vcpu->insn.log.pos = 0;
+	vcpu->insn.log.open = false;
+	vcpu->insn.pio.done = false;
+	vcpu->insn.emu.ins_taken = 0;
+	vcpu->insn.len = 0;
 }
 
-/* Initialises vcpu->emu for the instruction at RIP (internal.h). */
+/* Initialises vcpu->insn.emu for the instruction at RIP (internal.h). */
 struct mkvm_emu *mkvm_emu_begin(struct mkvm_vcpu *vcpu)
 {
-	struct mkvm_emu *emu = &vcpu->emu;
+	struct mkvm_emu *emu = &vcpu->insn.emu;
 
 	emu->vcpu = vcpu;
 	emu->regs = vcpu->regs;
@@ -431,13 +431,13 @@ struct mkvm_emu *mkvm_emu_begin(struct mkvm_vcpu *vcpu)
 	 * The CPU checks IOPL and the TSS's I/O bitmap before it intercepts (AMD APM vol. 2, "IOIO
 	 * Intercepts").
 	 */
-	emu->io_checked = vcpu->cause == MKVM_BY_INTERCEPT;
+	emu->io_checked = vcpu->insn.cause == MKVM_BY_INTERCEPT;
 	emu->ins_buf = (void *)vcpu->run + MKVM_PIO_PAGE_OFFSET * PAGE_SIZE;
-	emu->insn = vcpu->insn;
-	emu->insn_len = vcpu->insn_len;
+	emu->insn = vcpu->insn.bytes;
+	emu->insn_len = vcpu->insn.len;
 	emu->implicit = false;
 	emu->host_fault = false;
-	emu->patient = vcpu->log.nr || vcpu->pio.done;
+	emu->patient = vcpu->insn.log.nr || vcpu->insn.pio.done;
 	emu->watched = mkvm_watching(vcpu);
 	return emu;
 }

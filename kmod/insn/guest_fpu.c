@@ -134,5 +134,5 @@ void mkvm_emu_x87(struct mkvm_emu *emu, struct mkvm_fx *fx, void *mem)
 
 u64 mkvm_emu_xcr0(struct mkvm_emu *emu)
 {
-	return emu->vcpu->xcr0;
+	return emu->vcpu->fpu.xcr0;
 }

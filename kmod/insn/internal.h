@@ -21,7 +21,7 @@ enum { ACC_PRESENT = 1, ACC_WRITE = 2, ACC_USER = 4, ACC_RESERVED = 8, ACC_FETCH
  */
 enum mkvm_emu_result mkvm_emu_translate(struct mkvm_emu *emu, u64 la, u32 acc, u64 *gpa);
 
-/* access.c: initialises vcpu->emu for the instruction at RIP. Context: the vCPU's own thread. */
+/* access.c: initialises vcpu->insn.emu for the instruction at RIP. Context: the vCPU's own thread. */
 struct mkvm_emu *mkvm_emu_begin(struct mkvm_vcpu *vcpu);
 
 /*

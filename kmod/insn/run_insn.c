@@ -3,7 +3,7 @@
  * run_insn.c - takes a vCPU from an exit through the emulator and back: one instruction, or the
  * delivery of one event.
  *
- * State: vcpu->emu, which belongs to the emulator; vcpu->complete, set while userspace must answer
+ * State: vcpu->insn.emu, which belongs to the emulator; vcpu->complete, set while userspace must answer
  * an access.
  *
  * Read next: emulate.c, access.c.
@@ -21,10 +21,10 @@
 /* KVM_RUN after userspace has answered: runs the instruction again, answered from the log. */
 static int complete_emulation(struct mkvm_vcpu *vcpu)
 {
-	struct mkvm_io_log *log = &vcpu->log;
+	struct mkvm_io_log *log = &vcpu->insn.log;
 	int r, idx;
 
-	if (vcpu->rip != vcpu->io_rip) {	/* userspace moved RIP, so the access is over */
+	if (vcpu->rip != vcpu->insn.io_rip) {	/* userspace moved RIP, so the access is over */
 		mkvm_forget_io(vcpu);
 		return 1;
 	}
@@ -33,7 +33,7 @@ static int complete_emulation(struct mkvm_vcpu *vcpu)
 	log->open = false;
 	log->pos = 0;
 	idx = srcu_read_lock(&vcpu->vm->srcu);
-	r = mkvm_emulate_exit(vcpu, vcpu->cause);
+	r = mkvm_emulate_exit(vcpu, vcpu->insn.cause);
 	srcu_read_unlock(&vcpu->vm->srcu, idx);
 	return r;
 }
@@ -41,7 +41,7 @@ static int complete_emulation(struct mkvm_vcpu *vcpu)
 /* Is the instruction at RIP still the one that the CPU has checked and intercepted? */
 static bool is_intercepted(const struct mkvm_emu *emu)
 {
-	unsigned int what = emu->vcpu->intercept.what, number = emu->vcpu->intercept.number;
+	unsigned int what = emu->vcpu->insn.intercept.what, number = emu->vcpu->insn.intercept.number;
 
 	switch (what) {
 	case MKVM_INTERCEPT_INS: case MKVM_INTERCEPT_OUTS:
@@ -79,21 +79,21 @@ static enum mkvm_emu_result check_intercepted(struct mkvm_emu *emu)
 static bool may_repeat(struct mkvm_vcpu *vcpu, unsigned int round)
 {
 	return round < 128 && !signal_pending(current) && !need_resched() &&
-	       !(READ_ONCE(vcpu->pending) & ~vcpu->waiting);
+	       !(READ_ONCE(vcpu->pending) & ~vcpu->ev.waiting);
 }
 
 /* Returns the debug traps due after an instruction or an iteration of REP, for mkvm_debug_trap. */
 static u32 due_traps(const struct mkvm_vcpu *vcpu, bool tf)
 {
-	return vcpu->emu.traps | (tf ? DR_STEP : 0);
+	return vcpu->insn.emu.traps | (tf ? DR_STEP : 0);
 }
 
 /* Makes the next KVM_RUN run the instruction again, with the same bytes and the same log. */
 static void suspend_emulation(struct mkvm_vcpu *vcpu)
 {
-	vcpu->io_rip = vcpu->rip;
+	vcpu->insn.io_rip = vcpu->rip;
 	vcpu->complete = complete_emulation;
-	vcpu->insn_len = vcpu->emu.insn_len;	/* the same bytes, even if the code is patched */
+	vcpu->insn.len = vcpu->insn.emu.insn_len;	/* the same bytes, even if the code is patched */
 }
 
 static void queue_fault(struct mkvm_vcpu *vcpu, const struct mkvm_emu *emu)
@@ -107,7 +107,7 @@ static void queue_fault(struct mkvm_vcpu *vcpu, const struct mkvm_emu *emu)
 /* Applies the emulator's last result to the vCPU. Return: as handle_exit. */
 static int end_emulation(struct mkvm_vcpu *vcpu, enum mkvm_emu_result r, u32 traps)
 {
-	const struct mkvm_emu *emu = &vcpu->emu;
+	const struct mkvm_emu *emu = &vcpu->insn.emu;
 
 	switch (r) {
 	case MKVM_EMU_DONE:
@@ -123,9 +123,9 @@ static int end_emulation(struct mkvm_vcpu *vcpu, enum mkvm_emu_result r, u32 tra
 			queue_fault(vcpu, emu);
 		if (unlikely(emu->ss_loaded))
 			mkvm_hw->set_shadow(vcpu, KVM_X86_SHADOW_INT_MOV_SS);
-		if (likely(!vcpu->tell_tpr))
+		if (likely(!vcpu->user_irqchip.tpr_lowered))
 			return 1;
-		vcpu->tell_tpr = false;
+		vcpu->user_irqchip.tpr_lowered = false;
 		vcpu->run->exit_reason = KVM_EXIT_SET_TPR;
 		return 0;
 	case MKVM_EMU_AGAIN:
@@ -153,16 +153,16 @@ static enum mkvm_emu_result emulate_now(struct mkvm_vcpu *vcpu)
 	unsigned int tries = 0;
 
 	do {
-		vcpu->log.pos = 0;
-		vcpu->emu.traps = 0;
-		r = mkvm_emulate(&vcpu->emu);
+		vcpu->insn.log.pos = 0;
+		vcpu->insn.emu.traps = 0;
+		r = mkvm_emulate(&vcpu->insn.emu);
 	} while (unlikely(r == MKVM_EMU_RETRY) && !signal_pending(current) && ++tries < 100);
 	return r;
 }
 
 /*
  * mkvm_emulate_exit - run the instruction at RIP in the emulator
- * @cause: of the exit; with MKVM_BY_READ and MKVM_BY_WRITE vcpu->fault_gpa is the operand's address
+ * @cause: of the exit; with MKVM_BY_READ and MKVM_BY_WRITE vcpu->insn.fault_gpa is the operand's address
  *
  * A REP string instruction runs up to 128 iterations. Return: as handle_exit.
  * Context: the vCPU's own thread, vm->srcu held, may sleep.
@@ -174,7 +174,7 @@ int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause)
 	struct mkvm_emu *emu;
 	bool tf, stepped;
 
-	vcpu->cause = cause;
+	vcpu->insn.cause = cause;
 	emu = mkvm_emu_begin(vcpu);
 	mkvm_test_point(MKVM_POINT_EMULATE);
 	stepped = (vcpu->rflags & X86_EFLAGS_TF) || (vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP);
@@ -190,7 +190,7 @@ int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause)
 			suspend_emulation(vcpu);
 			return 0;
 		}
-		if (unlikely(r == MKVM_EMU_RETRY && (vcpu->log.nr || vcpu->pio.done))) {
+		if (unlikely(r == MKVM_EMU_RETRY && (vcpu->insn.log.nr || vcpu->insn.pio.done))) {
 			suspend_emulation(vcpu);
 			return mkvm_interrupted(vcpu, -EINTR);
 		}
@@ -223,12 +223,12 @@ static bool sets_rf(const struct mkvm_event *ev)
  */
 static bool event_cut_off(struct mkvm_vcpu *vcpu, struct mkvm_emu_event *ev)
 {
-	const struct mkvm_event *e = &vcpu->event;
+	const struct mkvm_event *e = &vcpu->ev.delivering;
 	enum mkvm_insn insn;
 	u8 vector = 0;
 
 	*ev = (struct mkvm_emu_event) {
-		.vector = (u8)vcpu->vectoring, .rip = vcpu->rip, .rflags = vcpu->rflags,
+		.vector = (u8)vcpu->ev.vectoring, .rip = vcpu->rip, .rflags = vcpu->rflags,
 	};
 	if (e->type != MKVM_EV_NONE) {
 		ev->soft = e->type == MKVM_EV_SOFT || (e->type == MKVM_EV_EXCEPTION &&
@@ -251,21 +251,21 @@ static bool event_cut_off(struct mkvm_vcpu *vcpu, struct mkvm_emu_event *ev)
 	else if (insn != MKVM_INSN_INT_N)
 		return false;
 	ev->soft = insn != MKVM_INSN_INT1;
-	ev->rip += vcpu->emu.insn_len;
+	ev->rip += vcpu->insn.emu.insn_len;
 	return vector == ev->vector;
 }
 
 /* The event has been delivered, or its delivery has raised a fault. */
 static void end_delivery(struct mkvm_vcpu *vcpu, enum mkvm_emu_result r)
 {
-	const struct mkvm_emu *emu = &vcpu->emu;
-	bool nmi = vcpu->event.type == MKVM_EV_NMI;
+	const struct mkvm_emu *emu = &vcpu->insn.emu;
+	bool nmi = vcpu->ev.delivering.type == MKVM_EV_NMI;
 
-	if (r == MKVM_EMU_DONE || vcpu->event.type != MKVM_EV_EXCEPTION)
-		vcpu->event.type = MKVM_EV_NONE;
+	if (r == MKVM_EMU_DONE || vcpu->ev.delivering.type != MKVM_EV_EXCEPTION)
+		vcpu->ev.delivering.type = MKVM_EV_NONE;
 	if (nmi)
 		mkvm_hw->set_nmi_masked(vcpu, true);
-	vcpu->exit_soon = false;
+	vcpu->ev.exit_soon = false;
 	if (r == MKVM_EMU_FAULT) {
 		queue_fault(vcpu, emu);
 		return;
@@ -283,7 +283,7 @@ static void end_delivery(struct mkvm_vcpu *vcpu, enum mkvm_emu_result r)
  *
  * Return: as handle_exit; MKVM_NOT_DELIVERED with nothing changed if the delivery would access a
  * device, or if the instruction that raised the event is no longer there.
- * Context: the vCPU's own thread, vm->srcu held, may sleep; vcpu->vectoring is set.
+ * Context: the vCPU's own thread, vm->srcu held, may sleep; vcpu->ev.vectoring is set.
  */
 int mkvm_emulate_delivery(struct mkvm_vcpu *vcpu)
 {
@@ -292,7 +292,7 @@ int mkvm_emulate_delivery(struct mkvm_vcpu *vcpu)
 	struct mkvm_emu *emu;
 
 	if (!event_cut_off(vcpu, &ev))
-		return vcpu->emu.host_fault ? -EFAULT : 1;
+		return vcpu->insn.emu.host_fault ? -EFAULT : 1;
 	emu = mkvm_emu_begin(vcpu);
 	emu->implicit = true;
 	emu->one_operand = false;

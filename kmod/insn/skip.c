@@ -3,7 +3,7 @@
  * skip.c - completes an instruction that was executed outside the guest: advances RIP, ends the
  * interrupt shadow, clears RF, raises traps; and reports an instruction that cannot be emulated.
  *
- * State: vcpu->next_rip, the address of the next instruction if the CPU supplied it, else 0.
+ * State: vcpu->insn.next_rip, the address of the next instruction if the CPU supplied it, else 0.
  *
  * Manual: AMD APM vol. 2, "State Saved on Exit" (nRIP).
  *
@@ -111,8 +111,8 @@ int mkvm_skip_by_decoding(struct mkvm_vcpu *vcpu)
 
 	mkvm_test_point(MKVM_POINT_SKIP);
 	len = mkvm_decode_at_rip(vcpu, &emu);
-	if (vcpu->intercepted && !ends_with(emu->insn, len, vcpu->intercepted))
-		len = bytes_in(vcpu->intercepted);	/* the code has changed since */
+	if (vcpu->insn.intercepted && !ends_with(emu->insn, len, vcpu->insn.intercepted))
+		len = bytes_in(vcpu->insn.intercepted);	/* the code has changed since */
 	if (!len)
 		return mkvm_emulation_failed(vcpu, emu);
 	vcpu->rip += len;
@@ -171,9 +171,9 @@ void mkvm_end_instruction(struct mkvm_vcpu *vcpu, u32 traps)
  */
 int mkvm_skip_and_trap(struct mkvm_vcpu *vcpu, u32 traps)
 {
-	if (vcpu->next_rip) {
-		vcpu->rip = vcpu->next_rip;
-		vcpu->next_rip = 0;
+	if (vcpu->insn.next_rip) {
+		vcpu->rip = vcpu->insn.next_rip;
+		vcpu->insn.next_rip = 0;
 	} else {
 		int r = mkvm_skip_by_decoding(vcpu);
 

@@ -121,7 +121,7 @@ static bool allowed(const struct mkvm_emu *emu, u64 all, u64 any, u32 acc)
 static bool key_allows(const struct mkvm_emu *emu, u64 leaf, u64 all, u32 acc)
 {
 	const struct mkvm_mode *m = &emu->mode;
-	u32 pkru = emu->vcpu->pkru;
+	u32 pkru = emu->vcpu->fpu.pkru;
 	u16 key = leaf >> 59 & 15;
 
 	if (!(m->efer & EFER_LMA) || (acc & ACC_FETCH) || !(all & PTE_U))
@@ -141,7 +141,7 @@ static __always_inline enum mkvm_emu_result walk(struct mkvm_emu *emu, u64 la, u
 	bool lm = levels == 4, wide = levels > 2, leaf;
 	unsigned int bits = wide ? 9 : 10, level = levels, shift = 12 + bits * levels;
 	u64 no_nx = m->efer & EFER_NX ? 0 : PTE_NX;
-	u64 reserved = wide ? emu->vcpu->gpa_reserved | no_nx : 0;
+	u64 reserved = wide ? emu->vcpu->guest_cpuid.gpa_reserved | no_nx : 0;
 	u64 narrow_root = wide ? 0xffffffe0 : 0xfffff000;
 	u64 table = m->cr3 & (lm ? PTE_ADDR : narrow_root);
 	u64 entry, at, span, all = ~0ULL, any = 0;
@@ -243,7 +243,7 @@ enum mkvm_emu_result mkvm_walk(struct mkvm_vcpu *vcpu, u64 la, u32 access, struc
 
 	mkvm_hw->get_mode(vcpu, &emu.mode);
 	/* EFLAGS.AC does not affect the CPU's implicit supervisor accesses. */
-	emu.rflags = emu.mode.cpl == 3 || vcpu->vectoring ? 0 : vcpu->rflags;
+	emu.rflags = emu.mode.cpl == 3 || vcpu->ev.vectoring ? 0 : vcpu->rflags;
 	emu.mode.cpl = 0;
 	emu.mode.cs_l = emu.mode.efer & EFER_LMA;
 	if (access & MKVM_WALK_UNCHECKED) {

@@ -87,7 +87,7 @@ static_assert(offsetof(struct mkvm_lapic, regs) == 0, "regs is page aligned");
 
 static u32 lapic_writable(const struct mkvm_lapic *apic, u32 reg)
 {
-	if (reg == APIC_LVTT && !apic->vcpu->cpuid_tsc_deadline)
+	if (reg == APIC_LVTT && !apic->vcpu->guest_cpuid.tsc_deadline)
 		return lapic_bits[REG(reg)] & ~APIC_LVT_TIMER_TSCDEADLINE;
 	if (reg == APIC_SPIV && (lapic_get(apic, APIC_LVR) & APIC_LVR_DIRECTED_EOI))
 		return lapic_bits[REG(reg)] | APIC_SPIV_DIRECTED_EOI;
@@ -822,11 +822,11 @@ int mkvm_lapic_set_base(struct mkvm_lapic *apic, u64 base, bool host)
 {
 	u64 old = apic->base;
 
-	if ((base & (LAPIC_BASE_RESERVED | apic->vcpu->gpa_reserved)) ||
+	if ((base & (LAPIC_BASE_RESERVED | apic->vcpu->guest_cpuid.gpa_reserved)) ||
 	    (base & LAPIC_BASE_MODE) == X2APIC_ENABLE)
 		return 1;
 	if (!host) {
-		if ((base & X2APIC_ENABLE) && !apic->vcpu->cpuid_x2apic)
+		if ((base & X2APIC_ENABLE) && !apic->vcpu->guest_cpuid.x2apic)
 			return 1;
 		if ((base & X2APIC_ENABLE) && !(old & XAPIC_ENABLE))
 			return 1;

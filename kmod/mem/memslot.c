@@ -24,16 +24,16 @@
 /* Returns the slot that was found last, if it still exists and contains gfn; else NULL. */
 static inline const struct mkvm_memslot *cached_slot(struct mkvm_vcpu *vcpu, u64 gfn)
 {
-	const struct mkvm_memslots *slots = srcu_dereference(vcpu->vm->slots[vcpu->in_smm], &vcpu->vm->srcu);
-	const struct mkvm_memslot *slot = vcpu->last_slot;
+	const struct mkvm_memslots *slots = srcu_dereference(vcpu->vm->slots[vcpu->smm.active], &vcpu->vm->srcu);
+	const struct mkvm_memslot *slot = vcpu->slot_cache.slot;
 
-	return likely(slots->generation == vcpu->last_generation && gfn - slot->gfn < slot->npages) ? slot : NULL;
+	return likely(slots->generation == vcpu->slot_cache.generation && gfn - slot->gfn < slot->npages) ? slot : NULL;
 }
 
 /* Bisects for the last slot that starts at or below gfn; NULL if it is dead or ends before gfn. */
 static const struct mkvm_memslot *find_slot(struct mkvm_vcpu *vcpu, u64 gfn)
 {
-	const struct mkvm_memslots *slots = srcu_dereference(vcpu->vm->slots[vcpu->in_smm], &vcpu->vm->srcu);
+	const struct mkvm_memslots *slots = srcu_dereference(vcpu->vm->slots[vcpu->smm.active], &vcpu->vm->srcu);
 	const struct mkvm_memslot *slot;
 	int low = 0, high = slots->nr;
 
@@ -50,8 +50,8 @@ static const struct mkvm_memslot *find_slot(struct mkvm_vcpu *vcpu, u64 gfn)
 	slot = &slots->slot[low - 1];
 	if (gfn - slot->gfn >= slot->npages || (slot->flags & SLOT_DEAD))
 		return NULL;
-	vcpu->last_slot = slot;
-	vcpu->last_generation = slots->generation;
+	vcpu->slot_cache.slot = slot;
+	vcpu->slot_cache.generation = slots->generation;
 	return slot;
 }
 

@@ -9,7 +9,7 @@
  * VM's in this page only. The next exit drops the tables, the copy and with it the write. All other
  * vCPUs see the ROM throughout.
  *
- * State: vcpu->overlay, vcpu->overlay_root; only the vCPU's thread accesses them.
+ * State: vcpu->overlay.copy, vcpu->overlay.root; only the vCPU's thread accesses them.
  *
  * Read next: tdp.c.
  */
@@ -27,7 +27,7 @@ struct mkvm_overlay {
 /* mkvm_overlay_free - free the tables and the copy. Context: the vCPU can no longer run. */
 void mkvm_overlay_free(struct mkvm_vcpu *vcpu)
 {
-	struct mkvm_overlay *o = vcpu->overlay;
+	struct mkvm_overlay *o = vcpu->overlay.copy;
 	int i;
 
 	if (!o)
@@ -36,7 +36,7 @@ void mkvm_overlay_free(struct mkvm_vcpu *vcpu)
 		free_page((unsigned long)o->table[i]);
 	free_page((unsigned long)o->page);
 	kfree(o);
-	vcpu->overlay = NULL;
+	vcpu->overlay.copy = NULL;
 }
 
 static bool overlay_alloc(struct mkvm_vcpu *vcpu)
@@ -44,7 +44,7 @@ static bool overlay_alloc(struct mkvm_vcpu *vcpu)
 	struct mkvm_overlay *o = kzalloc(sizeof(*o), GFP_KERNEL_ACCOUNT);
 	int i;
 
-	vcpu->overlay = o;
+	vcpu->overlay.copy = o;
 	if (!o)
 		return false;
 	o->page = (void *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
@@ -88,15 +88,15 @@ static bool in_descriptors(struct mkvm_vcpu *vcpu, u64 gpa)
 static bool overlay_begin(struct mkvm_vcpu *vcpu, u64 gpa, bool step)
 {
 	void __user *from = mkvm_gpa_to_user(vcpu, gpa & PAGE_MASK, false);
-	u64 *from_root = vcpu->vm->tdp[vcpu->in_smm].root, root_pa;
-	struct mkvm_overlay *o = vcpu->overlay;
+	u64 *from_root = vcpu->vm->tdp[vcpu->smm.active].root, root_pa;
+	struct mkvm_overlay *o = vcpu->overlay.copy;
 
 	if (!from || (!o && !overlay_alloc(vcpu)))
 		return false;
-	o = vcpu->overlay;
+	o = vcpu->overlay.copy;
 	if (copy_from_user(o->page, from, PAGE_SIZE))
 		return false;
-	if (vcpu->soft_root)
+	if (vcpu->soft_tlb.root)
 		from_root = mkvm_soft_space(vcpu, &gpa);
 	mkvm_tdp_clone_path(vcpu->vm, from_root, o->table, gpa, __pa(o->page));
 	root_pa = __pa(o->table[3]);
@@ -106,7 +106,7 @@ static bool overlay_begin(struct mkvm_vcpu *vcpu, u64 gpa, bool step)
 	}
 	if (!mkvm_hw->use_root(vcpu, root_pa, step))
 		return false;
-	vcpu->overlay_root = root_pa;
+	vcpu->overlay.root = root_pa;
 	return true;
 }
 
@@ -117,7 +117,7 @@ static bool overlay_begin(struct mkvm_vcpu *vcpu, u64 gpa, bool step)
  */
 void mkvm_overlay_end(struct mkvm_vcpu *vcpu)
 {
-	vcpu->overlay_root = 0;
+	vcpu->overlay.root = 0;
 	mkvm_hw->use_root(vcpu, 0, false);
 }
 

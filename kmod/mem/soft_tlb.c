@@ -19,7 +19,7 @@
  * CR0, CR3, CR4, EFER or the address space, and starts again at the next walk that the CPU
  * cannot do.
  *
- * State: vcpu->soft, which only the vCPU's thread accesses.
+ * State: vcpu->soft_tlb.tlb, which only the vCPU's thread accesses.
  *
  * Read next: mkvm_walk in insn/walk.c, svm_set_soft_tlb in svm/svm.c.
  */
@@ -66,7 +66,7 @@ struct mkvm_soft_tlb {
 /* mkvm_soft_free - free the shadow tables. Context: the vCPU can no longer run. */
 void mkvm_soft_free(struct mkvm_vcpu *vcpu)
 {
-	struct mkvm_soft_tlb *soft = vcpu->soft;
+	struct mkvm_soft_tlb *soft = vcpu->soft_tlb.tlb;
 	int i;
 
 	if (!soft)
@@ -77,7 +77,7 @@ void mkvm_soft_free(struct mkvm_vcpu *vcpu)
 		free_page((unsigned long)soft->table[i]);
 	free_page((unsigned long)soft->top);
 	kvfree(soft);
-	vcpu->soft = NULL;
+	vcpu->soft_tlb.tlb = NULL;
 }
 
 static int soft_alloc(struct mkvm_vcpu *vcpu)
@@ -85,7 +85,7 @@ static int soft_alloc(struct mkvm_vcpu *vcpu)
 	struct mkvm_soft_tlb *soft = kvzalloc(sizeof(*soft), GFP_KERNEL_ACCOUNT);
 	int i;
 
-	vcpu->soft = soft;
+	vcpu->soft_tlb.tlb = soft;
 	if (!soft)
 		return -ENOMEM;
 	soft->top = (void *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
@@ -157,7 +157,7 @@ static u64 build_space(struct mkvm_soft_tlb *soft)
  */
 void mkvm_soft_flush(struct mkvm_vcpu *vcpu)
 {
-	struct mkvm_soft_tlb *soft = vcpu->soft;
+	struct mkvm_soft_tlb *soft = vcpu->soft_tlb.tlb;
 
 	memset(soft->top, 0, PAGE_SIZE);
 	memset(soft->leaves, 0, PAGE_SIZE);
@@ -175,11 +175,11 @@ int mkvm_soft_begin(struct mkvm_vcpu *vcpu)
 {
 	struct mkvm_mode mode;
 
-	if (!vcpu->soft && soft_alloc(vcpu))
+	if (!vcpu->soft_tlb.tlb && soft_alloc(vcpu))
 		return -ENOMEM;
 	mkvm_hw->get_mode(vcpu, &mode);
-	vcpu->soft->cr3 = mode.efer & EFER_LMA ? mode.cr3 : (u32)mode.cr3;
-	mkvm_hw->set_soft_tlb(vcpu, build_space(vcpu->soft));
+	vcpu->soft_tlb.tlb->cr3 = mode.efer & EFER_LMA ? mode.cr3 : (u32)mode.cr3;
+	mkvm_hw->set_soft_tlb(vcpu, build_space(vcpu->soft_tlb.tlb));
 	mkvm_soft_flush(vcpu);
 	return 1;
 }
@@ -274,7 +274,7 @@ static u64 *window_leaf(struct mkvm_soft_tlb *soft, unsigned int n)
 /* Copies the second-level entry of window n's page, if there is one, into the window. */
 static void show_page(struct mkvm_vcpu *vcpu, unsigned int n)
 {
-	struct mkvm_soft_tlb *soft = vcpu->soft;
+	struct mkvm_soft_tlb *soft = vcpu->soft_tlb.tlb;
 	u64 leaf = mkvm_tdp_leaf(vcpu, soft->page[n].gfn);
 
 	if (!soft->page[n].dirty)
@@ -295,7 +295,7 @@ static u64 rights(const struct mkvm_translation *t)
 /* Enters a translation into the shadow tables; false if they are full. */
 static bool soft_enter(struct mkvm_vcpu *vcpu, u64 la, const struct mkvm_translation *t, bool write)
 {
-	struct mkvm_soft_tlb *soft = vcpu->soft;
+	struct mkvm_soft_tlb *soft = vcpu->soft_tlb.tlb;
 	struct paging p = get_paging(vcpu);
 	unsigned int index, n;
 	void *table = last_table(soft, &p, p.lm ? la : (u32)la, &index);
@@ -308,7 +308,7 @@ static bool soft_enter(struct mkvm_vcpu *vcpu, u64 la, const struct mkvm_transla
 	if (n == SOFT_PAGES)
 		return false;
 	if (old)		/* the CPU may have cached the old entry */
-		mkvm_hw->set_soft_tlb(vcpu, vcpu->soft_root);
+		mkvm_hw->set_soft_tlb(vcpu, vcpu->soft_tlb.root);
 	else
 		soft->nr_pages++;
 	soft->page[n] = (struct soft_page) {
@@ -364,7 +364,7 @@ int mkvm_exit_soft_fault(struct mkvm_vcpu *vcpu, u64 la, u32 error)
  */
 int mkvm_soft_fault_gpa(struct mkvm_vcpu *vcpu, u64 *gpa, bool write)
 {
-	struct mkvm_soft_tlb *soft = vcpu->soft;
+	struct mkvm_soft_tlb *soft = vcpu->soft_tlb.tlb;
 	u64 n = ((*gpa - soft->base) >> PAGE_SHIFT) - SOFT_TABLES;
 	struct mkvm_translation t;
 
@@ -394,7 +394,7 @@ int mkvm_soft_fault_gpa(struct mkvm_vcpu *vcpu, u64 *gpa, bool write)
  */
 u64 *mkvm_soft_space(struct mkvm_vcpu *vcpu, u64 *gpa)
 {
-	struct mkvm_soft_tlb *soft = vcpu->soft;
+	struct mkvm_soft_tlb *soft = vcpu->soft_tlb.tlb;
 
 	*gpa = soft->base + (SOFT_TABLES + soft->fault) * PAGE_SIZE;
 	return soft->npt[0];
@@ -407,5 +407,5 @@ u64 *mkvm_soft_space(struct mkvm_vcpu *vcpu, u64 *gpa)
  */
 void mkvm_soft_mapped(struct mkvm_vcpu *vcpu)
 {
-	show_page(vcpu, vcpu->soft->fault);
+	show_page(vcpu, vcpu->soft_tlb.tlb->fault);
 }

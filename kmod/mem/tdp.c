@@ -221,7 +221,7 @@ u64 mkvm_tdp_leaf(struct mkvm_vcpu *vcpu, u64 gfn)
 	int level;
 
 	spin_lock(&vm->mmu_lock);
-	entry = READ_ONCE(*tdp_find(vm->tdp[vcpu->in_smm].root, gfn, &level));
+	entry = READ_ONCE(*tdp_find(vm->tdp[vcpu->smm.active].root, gfn, &level));
 	spin_unlock(&vm->mmu_lock);
 	if (!tdp_present(entry))
 		return 0;
@@ -311,20 +311,20 @@ void mkvm_tdp_flush(struct mkvm *vm)
 /* Allocates zeroed pages for tables in advance, since mmu_lock does not allow it. */
 static int tdp_fill_pages(struct mkvm_vcpu *vcpu)
 {
-	while (vcpu->nr_tdp_pages < ARRAY_SIZE(vcpu->tdp_pages)) {
+	while (vcpu->tdp_cache.nr < ARRAY_SIZE(vcpu->tdp_cache.pages)) {
 		void *page = (void *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
 
 		if (!page)
 			return -ENOMEM;
-		vcpu->tdp_pages[vcpu->nr_tdp_pages++] = page;
+		vcpu->tdp_cache.pages[vcpu->tdp_cache.nr++] = page;
 	}
 	return 0;
 }
 
 void mkvm_tdp_free_pages(struct mkvm_vcpu *vcpu)
 {
-	while (vcpu->nr_tdp_pages)
-		free_page((unsigned long)vcpu->tdp_pages[--vcpu->nr_tdp_pages]);
+	while (vcpu->tdp_cache.nr)
+		free_page((unsigned long)vcpu->tdp_cache.pages[--vcpu->tdp_cache.nr]);
 }
 
 /* Does the host map this address with a leaf of 2 MiB or more? Valid until an invalidation runs. */
@@ -381,7 +381,7 @@ static void tdp_clear_way(struct mkvm_vcpu *vcpu, u64 gfn, int level, struct lis
 {
 	u64 first = gfn & ~(PAGES_PER(level) - 1);
 
-	tdp_zap(vcpu->vm, vcpu->in_smm, first, first + PAGES_PER(level), cut);
+	tdp_zap(vcpu->vm, vcpu->smm.active, first, first + PAGES_PER(level), cut);
 	flush_stale(vcpu->vm);
 }
 
@@ -390,7 +390,7 @@ static void tdp_install(struct mkvm_vcpu *vcpu, u64 gfn, u64 pfn, int level, boo
 			struct list_head *cut)
 {
 	const struct mkvm_tdp_format *f = &mkvm_hw->tdp;
-	unsigned int as = vcpu->in_smm;
+	unsigned int as = vcpu->smm.active;
 	u64 entry, *table = vcpu->vm->tdp[as].root;
 	int l;
 
@@ -407,7 +407,7 @@ static void tdp_install(struct mkvm_vcpu *vcpu, u64 gfn, u64 pfn, int level, boo
 			entry = 0;
 		}
 		if (!tdp_present(entry)) {
-			entry = __pa(vcpu->tdp_pages[--vcpu->nr_tdp_pages]) | f->table;
+			entry = __pa(vcpu->tdp_cache.pages[--vcpu->tdp_cache.nr]) | f->table;
 			WRITE_ONCE(*slot, entry);
 		}
 		table = tdp_table(entry);

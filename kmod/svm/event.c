@@ -88,7 +88,7 @@ void svm_inject(struct mkvm_vcpu *vcpu, const struct mkvm_event *ev)
  * svm_event_after_exit - save the event whose delivery the exit interrupted
  * @moved: RIP has changed since the entry
  *
- * It becomes vcpu->event and is injected again. INT n, INT3 and INTO are not: RIP is still at the
+ * It becomes vcpu->ev.delivering and is injected again. INT n, INT3 and INTO are not: RIP is still at the
  * instruction, which the guest executes again. #BP and #OF come from an injection, and not from
  * INT3 or INTO, if the last entry injected them and RIP has not changed. Context: right after the
  * exit.
@@ -96,7 +96,7 @@ void svm_inject(struct mkvm_vcpu *vcpu, const struct mkvm_event *ev)
 void svm_event_after_exit(struct svm_vcpu *svm, bool moved)
 {
 	struct vmcb_control_area *c = &svm->vmcb->control;
-	struct mkvm_event *ev = &svm->vcpu.event;
+	struct mkvm_event *ev = &svm->vcpu.ev.delivering;
 	u32 info = c->exit_int_info;
 	u8 vector = info & SVM_EXITINTINFO_VEC_MASK;
 	bool same = !moved && ev->vector == vector;
@@ -104,7 +104,7 @@ void svm_event_after_exit(struct svm_vcpu *svm, bool moved)
 
 	if (same && ev->type == MKVM_EV_INTR && unlikely(intr_goes_as_soft(svm)))
 		info = c->exit_int_info = SVM_EXITINTINFO_VALID | SVM_EXITINTINFO_TYPE_INTR | vector;
-	svm->vcpu.vectoring = info;
+	svm->vcpu.ev.vectoring = info;
 	ev->type = MKVM_EV_NONE;
 	ev->vector = vector;
 	ev->has_error = info & SVM_EXITINTINFO_VALID_ERR;
@@ -150,7 +150,7 @@ static void open_irq_window(struct svm_vcpu *svm)
 u32 svm_exceptions(const struct svm_vcpu *svm)
 {
 	return SVM_EXCEPTIONS | (svm->vcpu.debug.control & KVM_GUESTDBG_USE_SW_BP ? BIT(X86_TRAP_BP) : 0) |
-	       (svm->vcpu.soft_root ? BIT(X86_TRAP_PF) : 0);
+	       (svm->vcpu.soft_tlb.root ? BIT(X86_TRAP_PF) : 0);
 }
 
 /*

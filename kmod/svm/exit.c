@@ -40,7 +40,7 @@ static int svm_exit_ioio(struct mkvm_vcpu *vcpu)
 	if (info & SVM_IOIO_STR_MASK)
 		return mkvm_exit_emulate(vcpu, info & SVM_IOIO_TYPE_MASK ? MKVM_INTERCEPT_INS :
 					 MKVM_INTERCEPT_OUTS, size);
-	vcpu->next_rip = c->exit_info_2;
+	vcpu->insn.next_rip = c->exit_info_2;
 	return mkvm_exit_pio(vcpu, info >> 16, size, info & SVM_IOIO_TYPE_MASK);
 }
 
@@ -93,7 +93,7 @@ static int take_exception(struct mkvm_vcpu *vcpu, u8 vector)
 
 	if (vector == X86_TRAP_MC)	/* see svm_enter */
 		return 1;
-	if (vector == X86_TRAP_PF && vcpu->soft_root)
+	if (vector == X86_TRAP_PF && vcpu->soft_tlb.root)
 		return mkvm_exit_soft_fault(vcpu, c->exit_info_2, c->exit_info_1);
 	if (mkvm_debug_takes(vcpu, vector)) {
 		u64 dr6 = svm->vmcb->save.dr6;
@@ -107,12 +107,12 @@ static int take_exception(struct mkvm_vcpu *vcpu, u8 vector)
 	}
 	/* VMCALL, Intel's equivalent of VMMCALL; firmware and tests use either. */
 	if (vector == X86_TRAP_UD && mkvm_insn_at_rip(vcpu, NULL) == MKVM_INSN_HYPERCALL) {
-		vcpu->next_rip = 0;
+		vcpu->insn.next_rip = 0;
 		return mkvm_exit_hypercall(vcpu);
 	}
 	/* These are traps, but the exit comes before the instruction, INT3 (CC) or INTO (CE). */
 	if (vector == X86_TRAP_BP || vector == X86_TRAP_OF)
-		vcpu->rip = vcpu->next_rip ?: vcpu->rip + 1;
+		vcpu->rip = vcpu->insn.next_rip ?: vcpu->rip + 1;
 	if (vector == X86_TRAP_PF)
 		mkvm_queue_page_fault(vcpu, c->exit_info_2, c->exit_info_1);
 	else
@@ -136,7 +136,7 @@ static int svm_exit_swint(struct mkvm_vcpu *vcpu)
 	case MKVM_INSN_INTO:
 		return take_exception(vcpu, X86_TRAP_OF);
 	case MKVM_INSN_INT_N:
-		vcpu->event = (struct mkvm_event) { .type = MKVM_EV_SOFT, .vector = vector };
+		vcpu->ev.delivering = (struct mkvm_event) { .type = MKVM_EV_SOFT, .vector = vector };
 		return mkvm_skip_by_decoding(vcpu);
 	default:
 		return 1;	/* another vCPU has changed the code: execute it again */
@@ -154,7 +154,7 @@ static int svm_exit_invlpg(struct mkvm_vcpu *vcpu)
 
 static int svm_exit_invpcid(struct mkvm_vcpu *vcpu)
 {
-	return vcpu->shown & MKVM_SHOWN_INVPCID ? svm_exit_invlpg(vcpu) : mkvm_exit_ud(vcpu);
+	return vcpu->guest_cpuid.shown & MKVM_SHOWN_INVPCID ? svm_exit_invlpg(vcpu) : mkvm_exit_ud(vcpu);
 }
 
 static int svm_exit_npf(struct mkvm_vcpu *vcpu)
@@ -163,14 +163,14 @@ static int svm_exit_npf(struct mkvm_vcpu *vcpu)
 	u64 error = c->exit_info_1;
 	bool operand = (error & BIT_ULL(32)) && !(error & BIT(4));
 
-	vcpu->insn_len = 0;
-	vcpu->insn_by_cpu = 0;
-	vcpu->fault_la = ~0ULL;
+	vcpu->insn.len = 0;
+	vcpu->insn.by_cpu = 0;
+	vcpu->insn.fault_la = ~0ULL;
 	if (error & NPF_WALK)
 		return mkvm_exit_walk_fault(vcpu, c->exit_info_2, error & BIT(1));
 	if (boot_cpu_has(X86_FEATURE_DECODEASSISTS) && operand) {
-		vcpu->insn_len = vcpu->insn_by_cpu = min_t(u8, c->insn_len, MKVM_MAX_INSN);
-		memcpy(vcpu->insn, c->insn_bytes, MKVM_MAX_INSN);
+		vcpu->insn.len = vcpu->insn.by_cpu = min_t(u8, c->insn_len, MKVM_MAX_INSN);
+		memcpy(vcpu->insn.bytes, c->insn_bytes, MKVM_MAX_INSN);
 	}
 	return mkvm_exit_tdp_fault(vcpu, c->exit_info_2, error & BIT(1), !operand);
 }
@@ -244,9 +244,9 @@ int svm_handle_exit(struct mkvm_vcpu *vcpu)
 	struct vmcb_control_area *c = &to_svm(vcpu)->vmcb->control;
 	u32 code = c->exit_code;
 
-	vcpu->intercepted = code < ARRAY_SIZE(skipped) ? skipped[code] : 0;
+	vcpu->insn.intercepted = code < ARRAY_SIZE(skipped) ? skipped[code] : 0;
 	if (code == SVM_EXIT_MSR)
-		vcpu->intercepted = c->exit_info_1 ? 0x300f : 0x320f;
+		vcpu->insn.intercepted = c->exit_info_1 ? 0x300f : 0x320f;
 	if (code == SVM_EXIT_NPF)
 		return svm_exit_npf(vcpu);
 	if (code < ARRAY_SIZE(handlers)) {

@@ -63,5 +63,5 @@ void svm_machine_check(struct svm_vcpu *svm)
 		return;
 	}
 	pr_err_ratelimited("mkvm: a guest's page tables have raised a machine check (erratum 383); the guest is shut down\n");
-	svm->vcpu.triple_fault = true;
+	svm->vcpu.ev.triple_fault = true;
 }

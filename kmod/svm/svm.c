@@ -192,7 +192,7 @@ static void arm_breakpoints(struct svm_vcpu *svm)
 /* INVPCID exits if CPUID hides it, and while soft_tlb.c holds translations that it must drop. */
 static void intercept_invpcid(struct svm_vcpu *svm)
 {
-	bool wanted = svm->vcpu.soft_root || !(svm->vcpu.shown & MKVM_SHOWN_INVPCID);
+	bool wanted = svm->vcpu.soft_tlb.root || !(svm->vcpu.guest_cpuid.shown & MKVM_SHOWN_INVPCID);
 
 	if (boot_cpu_has(X86_FEATURE_INVPCID))
 		svm_intercept(svm, INTERCEPT_INVPCID, wanted);
@@ -204,7 +204,7 @@ static void svm_cpuid_changed(struct mkvm_vcpu *vcpu)
 	struct svm_vcpu *svm = to_svm(vcpu);
 
 	svm_intercept(svm, INTERCEPT_RDTSCP,
-		      boot_cpu_has(X86_FEATURE_RDTSCP) && !(vcpu->shown & MKVM_SHOWN_RDTSCP));
+		      boot_cpu_has(X86_FEATURE_RDTSCP) && !(vcpu->guest_cpuid.shown & MKVM_SHOWN_RDTSCP));
 	intercept_invpcid(svm);
 }
 
@@ -279,7 +279,7 @@ static void reset_save_area(struct svm_vcpu *svm, bool init)
 	s->cr0 = X86_CR0_ET | cache;
 	s->dr6 = DR6_RESERVED;
 	s->dr7 = 0x400;
-	s->g_pat = svm->vcpu.pat;
+	s->g_pat = svm->vcpu.msr.pat;
 	if (!init)
 		return;
 	/* INIT preserves model-specific registers as well. */
@@ -300,15 +300,15 @@ static void svm_vcpu_reset(struct mkvm_vcpu *vcpu, bool init)
 
 	reset_save_area(svm, init);
 	memset(c, 0, sizeof(*c));
-	vcpu->soft_root = 0;
+	vcpu->soft_tlb.root = 0;
 	set_intercepts(svm);
 	set_cr4(svm, 0);
 	c->iopm_base_pa = __pa(page_address(iopm));
 	c->msrpm_base_pa = __pa(page_address(msrpm));
-	c->tsc_offset = vcpu->tsc_offset;
+	c->tsc_offset = vcpu->tsc.offset;
 	c->int_ctl = V_INTR_MASKING_MASK;
 	c->nested_ctl = SVM_NESTED_CTL_NP_ENABLE;
-	c->nested_cr3 = vcpu->vm->tdp[vcpu->in_smm].root_pa;
+	c->nested_cr3 = vcpu->vm->tdp[vcpu->smm.active].root_pa;
 	svm->asid.gen = 0;
 	svm->nmi_masked = false;
 	svm->in_iret = false;
@@ -332,8 +332,8 @@ static void svm_vcpu_load(struct mkvm_vcpu *vcpu, int cpu)
 
 	svm_vmsave(c->host_save_pa);
 	memset(&c->host_save->save.ldtr, 0, sizeof(c->host_save->save.ldtr));	/* see mkvm_restore_ldt */
-	if (vcpu->tsc_aux != c->tsc_aux && boot_cpu_has(X86_FEATURE_RDTSCP))
-		wrmsrl(MSR_TSC_AUX, vcpu->tsc_aux);
+	if (vcpu->msr.tsc_aux != c->tsc_aux && boot_cpu_has(X86_FEATURE_RDTSCP))
+		wrmsrl(MSR_TSC_AUX, vcpu->msr.tsc_aux);
 	if (c->last != svm) {
 		c->last = svm;
 		indirect_branch_prediction_barrier();
@@ -345,7 +345,7 @@ static void svm_vcpu_put(struct mkvm_vcpu *vcpu)
 {
 	struct svm_cpu *c = this_cpu_ptr(&svm_cpus);
 
-	if (vcpu->tsc_aux != c->tsc_aux && boot_cpu_has(X86_FEATURE_RDTSCP))
+	if (vcpu->msr.tsc_aux != c->tsc_aux && boot_cpu_has(X86_FEATURE_RDTSCP))
 		wrmsrl(MSR_TSC_AUX, c->tsc_aux);
 	if (vcpu->dr_live) {
 		vcpu->dr_live = false;
@@ -358,7 +358,7 @@ static void svm_vcpu_put(struct mkvm_vcpu *vcpu)
 
 static void svm_flush_tlb(struct mkvm_vcpu *vcpu)
 {
-	if (unlikely(vcpu->soft_root))
+	if (unlikely(vcpu->soft_tlb.root))
 		mkvm_soft_flush(vcpu);
 	to_svm(vcpu)->asid.flush = true;
 }
@@ -373,8 +373,8 @@ static void svm_set_soft_tlb(struct mkvm_vcpu *vcpu, u64 root_pa)
 	struct vmcb_control_area *c = &svm->vmcb->control;
 	bool on = root_pa;
 
-	vcpu->soft_root = root_pa;
-	c->nested_cr3 = on ? root_pa : vcpu->vm->tdp[vcpu->in_smm].root_pa;
+	vcpu->soft_tlb.root = root_pa;
+	c->nested_cr3 = on ? root_pa : vcpu->vm->tdp[vcpu->smm.active].root_pa;
 	svm_intercept(svm, INTERCEPT_SELECTIVE_CR0, on);
 	svm_intercept(svm, INTERCEPT_CR3_WRITE, on);
 	svm_intercept(svm, INTERCEPT_INVLPG, on);
@@ -386,7 +386,7 @@ static void svm_set_soft_tlb(struct mkvm_vcpu *vcpu, u64 root_pa)
 /* The guest's paging changes: the CPU may be able to walk its tables again. */
 static void end_soft_tlb(struct mkvm_vcpu *vcpu)
 {
-	if (unlikely(vcpu->soft_root))
+	if (unlikely(vcpu->soft_tlb.root))
 		svm_set_soft_tlb(vcpu, 0);
 }
 
@@ -396,7 +396,7 @@ static bool svm_use_root(struct mkvm_vcpu *vcpu, u64 root_pa, bool step)
 	struct svm_vcpu *svm = to_svm(vcpu);
 
 	if (!root_pa)
-		root_pa = vcpu->soft_root ?: vcpu->vm->tdp[vcpu->in_smm].root_pa;
+		root_pa = vcpu->soft_tlb.root ?: vcpu->vm->tdp[vcpu->smm.active].root_pa;
 	svm->vmcb->control.nested_cr3 = root_pa;
 	svm->step_once = step;
 	svm->asid.flush = true;
@@ -466,7 +466,7 @@ static void svm_enter(struct mkvm_vcpu *vcpu)
 	vmcb->save.rip = vcpu->rip;
 	vmcb->save.rflags = vcpu->rflags;
 	if (unlikely(svm->step_wanted || svm->step_once ||
-		     (vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP)) && !vcpu->exit_soon)
+		     (vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP)) && !vcpu->ev.exit_soon)
 		svm_begin_step(svm);
 	vmcb->control.int_ctl = (vmcb->control.int_ctl & ~V_TPR_MASK) | cr8;
 
@@ -489,16 +489,16 @@ static void svm_enter(struct mkvm_vcpu *vcpu)
 	moved = vcpu->rip != vmcb->save.rip;
 	vcpu->rip = vmcb->save.rip;
 	vcpu->rflags = vmcb->save.rflags;
-	vcpu->next_rip = has_nrips ? vmcb->control.next_rip : 0;
+	vcpu->insn.next_rip = has_nrips ? vmcb->control.next_rip : 0;
 	vmcb->control.event_inj = 0;
 	new_cr8 = vmcb->control.int_ctl & V_TPR_MASK;
 	if (unlikely(new_cr8 != cr8))
 		mkvm_set_cr8(vcpu, new_cr8);
-	vcpu->vectoring = 0;
+	vcpu->ev.vectoring = 0;
 	if (unlikely(vmcb->control.exit_int_info & SVM_EXITINTINFO_VALID))
 		svm_event_after_exit(svm, moved);
 	else
-		vcpu->event.type = MKVM_EV_NONE;
+		vcpu->ev.delivering.type = MKVM_EV_NONE;
 	if (mkvm_tracing())
 		trace_svm_exit(svm);
 	svm->step_trap = false;
@@ -712,7 +712,7 @@ static int svm_set_msr(struct mkvm_vcpu *vcpu, u32 index, u64 val)
 	if (index == MSR_TSC_AUX) {
 		if (!boot_cpu_has(X86_FEATURE_RDTSCP))
 			return 1;
-		mkvm_write_loaded(&vcpu->tsc_aux, index, val);
+		mkvm_write_loaded(&vcpu->msr.tsc_aux, index, val);
 		return 0;
 	}
 	field = msr_field(&to_svm(vcpu)->vmcb->save, index, &address);
@@ -724,7 +724,7 @@ static int svm_set_msr(struct mkvm_vcpu *vcpu, u32 index, u64 val)
 
 static void svm_tsc_offset_changed(struct mkvm_vcpu *vcpu)
 {
-	to_svm(vcpu)->vmcb->control.tsc_offset = vcpu->tsc_offset;
+	to_svm(vcpu)->vmcb->control.tsc_offset = vcpu->tsc.offset;
 }
 
 /* hw_ops msr_filter_changed: if the filter denies any of the direct MSRs, all of them exit. */

@@ -43,7 +43,7 @@ void vmx_set_shadow(struct mkvm_vcpu *vcpu, u8 shadow)
 /* An NMI that awaits injection masks others, although the VMCS's bit must be clear until then. */
 bool vmx_nmi_masked(struct mkvm_vcpu *vcpu)
 {
-	return (to_vmx(vcpu)->shadow & GUEST_INTR_STATE_NMI) || vcpu->event.type == MKVM_EV_NMI;
+	return (to_vmx(vcpu)->shadow & GUEST_INTR_STATE_NMI) || vcpu->ev.delivering.type == MKVM_EV_NMI;
 }
 
 void vmx_set_nmi_masked(struct mkvm_vcpu *vcpu, bool masked)
@@ -61,7 +61,7 @@ void vmx_set_nmi_masked(struct mkvm_vcpu *vcpu, bool masked)
  */
 void vmx_keep_nmi_mask(struct vmx_vcpu *vmx, u64 info)
 {
-	if ((info & INTR_INFO_UNBLOCK_NMI) && vmx->vcpu.event.type == MKVM_EV_NONE)
+	if ((info & INTR_INFO_UNBLOCK_NMI) && vmx->vcpu.ev.delivering.type == MKVM_EV_NONE)
 		vmx->shadow |= GUEST_INTR_STATE_NMI;
 }
 
@@ -157,24 +157,24 @@ static bool cpu_took_interrupt(struct vmx_vcpu *vmx)
 /*
  * vmx_event_after_exit - save the event whose delivery the exit interrupted
  *
- * It becomes vcpu->event and is injected again. The guest's own INT n, INT1, INT3 and INTO are not:
+ * It becomes vcpu->ev.delivering and is injected again. The guest's own INT n, INT1, INT3 and INTO are not:
  * RIP is still at the instruction, which the guest executes again. An injected INT n is injected
  * again, because it is at no instruction of the guest. Context: right after the exit.
  */
 void vmx_event_after_exit(struct vmx_vcpu *vmx)
 {
-	struct mkvm_event *ev = &vmx->vcpu.event;
+	struct mkvm_event *ev = &vmx->vcpu.ev.delivering;
 	u32 info = vmx_read(IDT_VECTORING_INFO_FIELD);
 	bool soft = ev->type == MKVM_EV_SOFT && ev->vector == (info & VECTORING_INFO_VECTOR_MASK);
 
 	ev->type = MKVM_EV_NONE;
-	vmx->vcpu.vectoring = 0;
+	vmx->vcpu.ev.vectoring = 0;
 	if (likely(!(info & VECTORING_INFO_VALID_MASK)))
 		return;
-	vmx->vcpu.vectoring = info;
+	vmx->vcpu.ev.vectoring = info;
 	if (unlikely(vmx_stay) && cpu_took_interrupt(vmx)) {
 		*ev = (struct mkvm_event) { .type = MKVM_EV_INTR, .vector = mkvm_lapic_highest_isr(vmx->vcpu.lapic) };
-		vmx->vcpu.vectoring = INTR_TYPE_EXT_INTR | VECTORING_INFO_VALID_MASK | ev->vector;
+		vmx->vcpu.ev.vectoring = INTR_TYPE_EXT_INTR | VECTORING_INFO_VALID_MASK | ev->vector;
 		return;
 	}
 	ev->vector = info & VECTORING_INFO_VECTOR_MASK;
@@ -290,7 +290,7 @@ void vmx_open_window(struct mkvm_vcpu *vcpu, bool irq, bool nmi)
 	vmx_set_apicv(vmx, vmx_may_apicv(vcpu));
 	if (vmx->apicv)
 		irq = irq && (mkvm_has_extint(vcpu) ||
-			      (vcpu->user_pic && READ_ONCE(vcpu->run->request_interrupt_window)));
+			      (vcpu->user_irqchip.pic && READ_ONCE(vcpu->run->request_interrupt_window)));
 	vmx_set_cpu_ctl(vmx, CPU_BASED_INTR_WINDOW_EXITING, irq || (nmi && sti));
 	vmx_set_cpu_ctl(vmx, CPU_BASED_NMI_WINDOW_EXITING, nmi && !sti);
 	vmx_set_cpu_ctl(vmx, CPU_BASED_CR8_LOAD_EXITING,

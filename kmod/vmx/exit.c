@@ -86,7 +86,7 @@ static int exit_ud(struct mkvm_vcpu *vcpu)
 {
 	enum mkvm_insn insn = mkvm_insn_at_rip(vcpu, NULL);
 
-	vcpu->next_rip = 0;		/* the CPU does not report it */
+	vcpu->insn.next_rip = 0;		/* the CPU does not report it */
 	if (insn == MKVM_INSN_HYPERCALL)
 		return mkvm_exit_hypercall(vcpu);
 	return insn == MKVM_INSN_RSM ? mkvm_exit_rsm(vcpu) : mkvm_exit_ud(vcpu);
@@ -118,7 +118,7 @@ static int vmx_exit_exception(struct mkvm_vcpu *vcpu)
 		vmx->dr6 = (vmx->dr6 & ~(u64)DR_TRAP_BITS) | traps;
 	/* These are traps, but the exit comes before the instruction, INT1, INT3 or INTO. */
 	if (type == INTR_TYPE_SOFT_EXCEPTION || type == INTR_TYPE_PRIV_SW_EXCEPTION)
-		vcpu->rip = vcpu->next_rip;
+		vcpu->rip = vcpu->insn.next_rip;
 	error = vmx_read(VM_EXIT_INTR_ERROR_CODE);
 	if (vector == X86_TRAP_PF)
 		mkvm_queue_page_fault(vcpu, qual, error);
@@ -135,9 +135,9 @@ static int vmx_exit_ept_violation(struct mkvm_vcpu *vcpu)
 	vmx_keep_nmi_mask(to_vmx(vcpu), qual);
 	if (unlikely(vcpu->rflags & X86_EFLAGS_TF))
 		vmx_forget_step();
-	vcpu->insn_len = 0;
-	vcpu->insn_by_cpu = 0;
-	vcpu->fault_la = operand ? vmx_read(GUEST_LINEAR_ADDRESS) : ~0ULL;
+	vcpu->insn.len = 0;
+	vcpu->insn.by_cpu = 0;
+	vcpu->insn.fault_la = operand ? vmx_read(GUEST_LINEAR_ADDRESS) : ~0ULL;
 	if ((qual & WALK_DONE) == HAS_ADDRESS)
 		return mkvm_exit_walk_fault(vcpu, vmx_read(GUEST_PHYSICAL_ADDRESS),
 					    qual & BIT(EPT_VIOLATION_ACC_WRITE_BIT));

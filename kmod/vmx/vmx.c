@@ -479,7 +479,7 @@ static int vmx_set_msr(struct mkvm_vcpu *vcpu, u32 index, u64 val)
 	if (index == MSR_TSC_AUX) {
 		if (!boot_cpu_has(X86_FEATURE_RDTSCP))
 			return 1;
-		mkvm_write_loaded(&vcpu->tsc_aux, index, val);
+		mkvm_write_loaded(&vcpu->msr.tsc_aux, index, val);
 		return 0;
 	}
 	if (!syscall && !field && index != MSR_KERNEL_GS_BASE)
@@ -500,7 +500,7 @@ static int vmx_set_msr(struct mkvm_vcpu *vcpu, u32 index, u64 val)
 
 static void vmx_tsc_offset_changed(struct mkvm_vcpu *vcpu)
 {
-	vmx_write(TSC_OFFSET, vcpu->tsc_offset);
+	vmx_write(TSC_OFFSET, vcpu->tsc.offset);
 }
 
 static void write_msr_bitmap(struct vmx_vcpu *vmx)
@@ -531,7 +531,7 @@ static void vmx_msr_filter_changed(struct mkvm_vcpu *vcpu)
 bool vmx_may_apicv(struct mkvm_vcpu *vcpu)
 {
 	return vmx_caps.apicv && vcpu->lapic && mkvm_lapic_in_x2apic_mode(vcpu->lapic) && !mkvm_tracing() &&
-	       !vcpu->report_tpr && !vcpu->debug.control;
+	       !vcpu->user_irqchip.report_tpr && !vcpu->debug.control;
 }
 
 static u32 secondary_controls(struct vmx_vcpu *vmx)
@@ -539,13 +539,13 @@ static u32 secondary_controls(struct vmx_vcpu *vmx)
 	u32 ctl = vmx->vpid ? vmx_caps.cpu2 : vmx_caps.cpu2 & ~SECONDARY_EXEC_ENABLE_VPID;
 
 	/* Instructions that CPUID hides raise #UD; one control covers both RDTSCP and RDPID. */
-	if (!(vmx->vcpu.shown & MKVM_SHOWN_TSC_AUX))
+	if (!(vmx->vcpu.guest_cpuid.shown & MKVM_SHOWN_TSC_AUX))
 		ctl &= ~SECONDARY_EXEC_ENABLE_RDTSCP;
-	if (!(vmx->vcpu.shown & MKVM_SHOWN_INVPCID))
+	if (!(vmx->vcpu.guest_cpuid.shown & MKVM_SHOWN_INVPCID))
 		ctl &= ~SECONDARY_EXEC_ENABLE_INVPCID;
-	if (vmx->vcpu.shown & MKVM_SHOWN_RDRAND)
+	if (vmx->vcpu.guest_cpuid.shown & MKVM_SHOWN_RDRAND)
 		ctl &= ~SECONDARY_EXEC_RDRAND_EXITING;
-	if (vmx->vcpu.shown & MKVM_SHOWN_RDSEED)
+	if (vmx->vcpu.guest_cpuid.shown & MKVM_SHOWN_RDSEED)
 		ctl &= ~SECONDARY_EXEC_RDSEED_EXITING;
 	return vmx->apicv ? ctl | vmx_caps.apicv : ctl;
 }
@@ -666,7 +666,7 @@ static void write_controls(struct vmx_vcpu *vmx)
 	vmx_write(CR0_GUEST_HOST_MASK, VMX_CR0_MASK);
 	vmx->cr4_mask = ~0ULL;
 	vmx_write(CR4_GUEST_HOST_MASK, vmx->cr4_mask);
-	vmx_write(TSC_OFFSET, vmx->vcpu.tsc_offset);
+	vmx_write(TSC_OFFSET, vmx->vcpu.tsc.offset);
 }
 
 /* Writes the host's state that is the same on all CPUs and never changes. */
@@ -713,7 +713,7 @@ static bool vmx_use_root(struct mkvm_vcpu *vcpu, u64 root_pa, bool step)
 {
 	if (step)
 		return false;
-	set_ept_root(to_vmx(vcpu), root_pa ?: vcpu->vm->tdp[vcpu->in_smm].root_pa);
+	set_ept_root(to_vmx(vcpu), root_pa ?: vcpu->vm->tdp[vcpu->smm.active].root_pa);
 	return true;
 }
 
@@ -729,7 +729,7 @@ static bool vmx_walks_read(struct mkvm_vcpu *vcpu)
 	if (!(vmx_caps.ept & VMX_EPT_AD_BIT) || vmx->walks_read)
 		return false;
 	vmx->walks_read = true;
-	set_ept_root(vmx, vcpu->vm->tdp[vcpu->in_smm].root_pa);
+	set_ept_root(vmx, vcpu->vm->tdp[vcpu->smm.active].root_pa);
 	return true;
 }
 
@@ -770,7 +770,7 @@ static void reset_guest_state(struct vmx_vcpu *vmx, bool init)
 	vmx->dr6 = DR6_RESERVED;
 	vmx_write(GUEST_DR7, 0x400);
 	vmx_write(GUEST_IA32_DEBUGCTL, 0);
-	vmx_write(GUEST_IA32_PAT, vmx->vcpu.pat);
+	vmx_write(GUEST_IA32_PAT, vmx->vcpu.msr.pat);
 	vmx_write(GUEST_PENDING_DBG_EXCEPTIONS, 0);
 	vmx_write(GUEST_ACTIVITY_STATE, GUEST_ACTIVITY_ACTIVE);
 	vmx_write(VMCS_LINK_POINTER, ~0ULL);
@@ -793,7 +793,7 @@ static void vmx_vcpu_reset(struct mkvm_vcpu *vcpu, bool init)
 	write_controls(vmx);
 	write_host_state();
 	reset_guest_state(vmx, init);
-	vmx_set_tdp_root(vcpu, vcpu->vm->tdp[vcpu->in_smm].root_pa);
+	vmx_set_tdp_root(vcpu, vcpu->vm->tdp[vcpu->smm.active].root_pa);
 	vmx->debugged = false;
 	vcpu->dr_live = false;
 	vmx_guest_debug_changed(vcpu);
@@ -841,8 +841,8 @@ static void load_msrs(struct mkvm_vcpu *vcpu, const struct vmx_cpu *c, bool gues
 	for (i = 0; i < VMX_NR_SYSCALL_MSRS; i++)
 		if (vmx->syscall_msrs[i] != c->syscall_msrs[i])
 			wrmsrl(syscall_msrs[i], guest ? vmx->syscall_msrs[i] : c->syscall_msrs[i]);
-	if (vcpu->tsc_aux != c->tsc_aux && boot_cpu_has(X86_FEATURE_RDTSCP))
-		wrmsrl(MSR_TSC_AUX, guest ? vcpu->tsc_aux : c->tsc_aux);
+	if (vcpu->msr.tsc_aux != c->tsc_aux && boot_cpu_has(X86_FEATURE_RDTSCP))
+		wrmsrl(MSR_TSC_AUX, guest ? vcpu->msr.tsc_aux : c->tsc_aux);
 }
 
 static void vmx_vcpu_load(struct mkvm_vcpu *vcpu, int cpu)
@@ -936,7 +936,7 @@ static void refresh_host_state(struct vmx_vcpu *vmx)
  */
 static void refresh_cr4_mask(struct vmx_vcpu *vmx)
 {
-	u64 mask = vmx->vcpu.cr4_reserved | X86_CR4_VMXE | X86_CR4_MCE | X86_CR4_PKE;
+	u64 mask = vmx->vcpu.guest_cpuid.cr4_reserved | X86_CR4_VMXE | X86_CR4_MCE | X86_CR4_PKE;
 
 	if (likely(mask == vmx->cr4_mask))
 		return;
@@ -962,7 +962,7 @@ static void before_entry(struct vmx_vcpu *vmx)
 	refresh_host_state(vmx);
 	refresh_cr4_mask(vmx);
 	refresh_cpu_ctl(vmx);
-	if (unlikely(vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP) && !vcpu->exit_soon)
+	if (unlikely(vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP) && !vcpu->ev.exit_soon)
 		vmx_begin_step(vmx);
 	if (unlikely(vmx->shadow))
 		vmx_settle_shadow(vmx);
@@ -971,7 +971,7 @@ static void before_entry(struct vmx_vcpu *vmx)
 	vmx_write(GUEST_RFLAGS, (vcpu->rflags & 0x3f7fd7) | X86_EFLAGS_FIXED);
 	vmx_write(GUEST_INTERRUPTIBILITY_INFO, vmx->shadow);
 	if (unlikely(vmx_stay))
-		vmx_write(VMX_PREEMPTION_TIMER_VALUE, vcpu->exit_soon ? 0 : vmx_stay);
+		vmx_write(VMX_PREEMPTION_TIMER_VALUE, vcpu->ev.exit_soon ? 0 : vmx_stay);
 	if (vmx->apicv)
 		lend_lapic(vmx);
 	if (unlikely(vmx->flush)) {
@@ -1046,10 +1046,10 @@ static void after_exit(struct vmx_vcpu *vmx)
 	vcpu->regs[4] = vmx_read(GUEST_RSP);
 	vcpu->rip = vmx_read(GUEST_RIP);
 	vcpu->rflags = vmx_read(GUEST_RFLAGS);
-	vcpu->next_rip = next_rip(vmx);
+	vcpu->insn.next_rip = next_rip(vmx);
 	shadow = vmx_read(GUEST_INTERRUPTIBILITY_INFO);
 	/* Only an injected NMI masks others. Bochs keeps the mask of a guest that ran before. */
-	if (!(vmx->shadow & GUEST_INTR_STATE_NMI) && vcpu->event.type != MKVM_EV_NMI)
+	if (!(vmx->shadow & GUEST_INTR_STATE_NMI) && vcpu->ev.delivering.type != MKVM_EV_NMI)
 		shadow &= ~GUEST_INTR_STATE_NMI;
 	vmx->shadow = shadow;
 	if (unlikely(vmx->stepping))

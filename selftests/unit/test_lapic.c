@@ -122,14 +122,14 @@ TEST(xapic_write_changes_the_writable_bits_alone)
 TEST(lvtt_deadline_mode_needs_its_cpuid_bit)
 {
 	setup_enabled(false);
-	vcpu->cpuid_tsc_deadline = false;
+	vcpu->guest_cpuid.tsc_deadline = false;
 	reg_write(apic, APIC_LVTT, 0x400ff);
 	EXPECT_EQ(0xff, reg_read(apic, APIC_LVTT));
 	setup_enabled(true);
-	vcpu->cpuid_tsc_deadline = false;
+	vcpu->guest_cpuid.tsc_deadline = false;
 	EXPECT_EQ(1, msr_write(APIC_LVTT, 0x400ff));
 	EXPECT_EQ(0x10000, msr_read(APIC_LVTT));
-	vcpu->cpuid_tsc_deadline = true;
+	vcpu->guest_cpuid.tsc_deadline = true;
 	EXPECT_EQ(0, msr_write(APIC_LVTT, 0x400ff));
 }
 
@@ -974,7 +974,7 @@ TEST(apicbase_transitions_of_the_guest_follow_the_diagram)
 TEST(apicbase_x2apic_needs_its_cpuid_bit_unless_userspace_asks)
 {
 	setup();
-	vcpu->cpuid_x2apic = false;
+	vcpu->guest_cpuid.x2apic = false;
 	EXPECT_EQ(1, mkvm_lapic_set_base(apic, 0xfee00c00, false));
 	EXPECT_EQ(0, mkvm_lapic_set_base(apic, 0xfee00c00, true));
 }
@@ -982,13 +982,13 @@ TEST(apicbase_x2apic_needs_its_cpuid_bit_unless_userspace_asks)
 TEST(apicbase_reserved_bits_are_refused_and_the_base_moves)
 {
 	setup();
-	vcpu->gpa_reserved = GENMASK_ULL(51, 40);
+	vcpu->guest_cpuid.gpa_reserved = GENMASK_ULL(51, 40);
 	for (int host = 0; host < 2; host++)
 		for (int bit = 0; bit < 64; bit++) {
 			bool ok = bit == 8 || (bit >= 10 && bit < 40);
 
 			setup();
-			vcpu->gpa_reserved = GENMASK_ULL(51, 40);
+			vcpu->guest_cpuid.gpa_reserved = GENMASK_ULL(51, 40);
 			EXPECT_EQ(!ok, mkvm_lapic_set_base(apic, 0xfee00800 ^ BIT_ULL(bit), host));
 		}
 	setup();
@@ -1353,7 +1353,7 @@ static void setup_deadline(void)
 TEST(a_deadline_fires_once_at_its_time_and_reads_0_then)
 {
 	setup_deadline();
-	vcpu->tsc_offset = -(s64)rdtsc() + 77;
+	vcpu->tsc.offset = -(s64)rdtsc() + 77;
 	mkvm_lapic_set_deadline(apic, 77 + 2000001);
 	EXPECT_EQ(77 + 2000001, mkvm_lapic_get_deadline(apic));
 	EXPECT_EQ(0, reg_read(apic, APIC_TMCCT));
@@ -1407,7 +1407,7 @@ TEST(a_clock_that_runs_ahead_of_the_tsc_does_not_fire_early)
 
 	setup_deadline();
 	mkvm_lapic_set_deadline(apic, rdtsc() + 2000000);
-	vcpu->tsc_offset = -1000;	/* as if the TSC had counted less than the clock says */
+	vcpu->tsc.offset = -1000;	/* as if the TSC had counted less than the clock says */
 	shim_clock_advance(1000000);
 	EXPECT_EQ(0, drain());
 	EXPECT_NE(0, mkvm_lapic_get_deadline(apic));
@@ -1420,7 +1420,7 @@ TEST(a_changed_tsc_moves_the_armed_deadline)
 {
 	setup_deadline();
 	mkvm_lapic_set_deadline(apic, rdtsc() + 2000000000);
-	vcpu->tsc_offset = 2000000000 - 2000;
+	vcpu->tsc.offset = 2000000000 - 2000;
 	mkvm_lapic_timer_update(apic);
 	shim_clock_advance(999);
 	EXPECT_EQ(0, drain());
@@ -1437,7 +1437,7 @@ TEST(no_deadline_and_no_tsc_frequency_overflows)
 		for (int k = 0; k < ARRAY_SIZE(khz); k++) {
 			setup_deadline();
 			tsc_khz = khz[k];
-			vcpu->tsc_offset = -(s64)rdtsc();
+			vcpu->tsc.offset = -(s64)rdtsc();
 			mkvm_lapic_set_deadline(apic, deadlines[d]);
 			EXPECT_EQ(0, drain());
 			EXPECT_EQ(deadlines[d], mkvm_lapic_get_deadline(apic));

@@ -28,13 +28,17 @@ struct mkvm_vcpu {
 	u32 id;
 	int idx;
 	struct mkvm_lapic *lapic;
-	bool cpuid_x2apic, cpuid_tsc_deadline;
-	u64 gpa_reserved;
+	struct {
+		bool x2apic, tsc_deadline;
+		u64 gpa_reserved;
+	} guest_cpuid;
 	/* recorded */
 	int eois_told, last_eoi, tpr_reads, tpr_writes;
 	int kicks, nmis, smis, inits, sipis;
 	u8 sipi_vector;
-	s64 tsc_offset;
+	struct {
+		s64 offset;
+	} tsc;
 };
 
 struct mkvm_ioapic {
@@ -63,7 +67,7 @@ void mkvm_vcpu_post_nmi(struct mkvm_vcpu *vcpu) { vcpu->nmis++; }
 void mkvm_vcpu_post_smi(struct mkvm_vcpu *vcpu) { vcpu->smis++; }
 void mkvm_vcpu_post_init(struct mkvm_vcpu *vcpu) { vcpu->inits++; }
 void mkvm_vcpu_post_sipi(struct mkvm_vcpu *vcpu, u8 vector) { vcpu->sipis++; vcpu->sipi_vector = vector; }
-u64 mkvm_vcpu_tsc_offset(struct mkvm_vcpu *vcpu) { return vcpu->tsc_offset; }
+u64 mkvm_vcpu_tsc_offset(struct mkvm_vcpu *vcpu) { return vcpu->tsc.offset; }
 
 void mkvm_vcpu_tell_eoi(struct mkvm_vcpu *vcpu, u8 vector) { vcpu->eois_told++; vcpu->last_eoi = vector; }
 void mkvm_vcpu_tell_tpr(struct mkvm_vcpu *vcpu, bool write) { (*(write ? &vcpu->tpr_writes : &vcpu->tpr_reads))++; }
@@ -122,7 +126,7 @@ static struct mkvm *fixture_start(int nr, u32 first_id, u32 step)
 		struct mkvm_vcpu *vcpu = &fixture_vcpus[i];
 
 		*vcpu = (struct mkvm_vcpu){ .vm = &fixture_vm, .id = first_id + i * step, .idx = i,
-					    .cpuid_x2apic = true, .cpuid_tsc_deadline = true };
+					    .guest_cpuid.x2apic = true, .guest_cpuid.tsc_deadline = true };
 		if (mkvm_lapic_create(vcpu))
 			exit(1);
 		fixture_vm.vcpus[i] = vcpu;

@@ -22,7 +22,9 @@ struct mkvm_vcpu {
 	u32 id;
 	int idx;
 	struct mkvm_lapic *lapic;
-	bool cpuid_x2apic, cpuid_tsc_deadline;
+	struct {
+		bool x2apic, tsc_deadline;
+	} guest_cpuid;
 };
 
 #define SHIM_MAX_VCPUS 288

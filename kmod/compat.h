@@ -124,7 +124,8 @@ static inline int mkvm_user_work(void)
 int mkvm_user_work(void);	/* cpu/user_work.c */
 #else
 #include <linux/tick.h>
-#define XFER_TO_GUEST_MODE_WORK (_TIF_NEED_RESCHED | _TIF_SIGPENDING | _TIF_NOTIFY_SIGNAL | _TIF_NOTIFY_RESUME)
+#define XFER_TO_GUEST_MODE_WORK \
+	(_TIF_NEED_RESCHED | _TIF_SIGPENDING | _TIF_NOTIFY_SIGNAL | _TIF_NOTIFY_RESUME)
 
 static inline void xfer_to_guest_mode_prepare(void)
 {

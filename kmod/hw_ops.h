@@ -86,7 +86,7 @@ struct mkvm_hw_ops {
 	int (*get_msr)(struct mkvm_vcpu *vcpu, u32 index, u64 *val);
 	int (*set_msr)(struct mkvm_vcpu *vcpu, u32 index, u64 val);
 	void (*tsc_offset_changed)(struct mkvm_vcpu *vcpu);	/* applies vcpu->tsc.offset */
-	void (*cpuid_changed)(struct mkvm_vcpu *vcpu);		/* applies vcpu->guest_cpuid.shown */
+	void (*cpuid_changed)(struct mkvm_vcpu *vcpu); /* applies vcpu->guest_cpuid.shown */
 	/* Asks mkvm_msr_allowed again which MSRs need no exit. May sleep. */
 	void (*msr_filter_changed)(struct mkvm_vcpu *vcpu);
 

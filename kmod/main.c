@@ -140,7 +140,8 @@ static int __init mkvm_init(void)
 	const char *why;
 	int r;
 
-	if (boot_cpu_data.x86_vendor == X86_VENDOR_INTEL || (cpuid_ecx(1) & BIT(X86_FEATURE_VMX & 31)))
+	if (boot_cpu_data.x86_vendor == X86_VENDOR_INTEL ||
+	    (cpuid_ecx(1) & BIT(X86_FEATURE_VMX & 31)))
 		mkvm_hw = &mkvm_vmx_ops;
 	else
 		mkvm_hw = &mkvm_svm_ops;

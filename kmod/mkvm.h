@@ -120,7 +120,7 @@ struct mkvm {
 	struct srcu_struct srcu;			/* for readers of slots, msr_filter */
 	struct mkvm_memslots __rcu *slots[MKVM_NR_AS];	/* (r) and (s) */
 
-	u32 dirty_manual;				/* (l) flags of KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 */
+	u32 dirty_manual; /* (l) flags of KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 */
 
 	spinlock_t mmu_lock;				/* protects the second-level tables */
 	struct {
@@ -297,14 +297,14 @@ struct mkvm_vcpu {
 	int cpu;				/* (a) where it is loaded, -1: nowhere */
 	long tlb_seen;				/* (v) vm->tlb_gen at the guest's last TLB flush */
 	struct {
-		unsigned long waiting;			/* (v) pending bits that an open window covers */
-		u32 vectoring;				/* (v) interrupted event, CPU's format; 0: none */
-		struct mkvm_event delivering;		/* (v) in delivery: the next entry injects it */
+		unsigned long waiting; /* (v) pending bits that an open window covers */
+		u32 vectoring; /* (v) interrupted event, CPU's format; 0: none */
+		struct mkvm_event delivering; /* (v) in delivery: the next entry injects it */
 		struct mkvm_event raised;		/* (v) raised, not yet in delivery */
 		u64 payload;				/* (v) CR2 of #PF, new DR6 bits of #DB */
 		bool has_payload;			/* (v) payload is valid */
 		bool triple_fault;			/* (v) a shutdown is to be reported */
-		bool exit_soon;				/* (v) exit once event is delivered: more waits */
+		bool exit_soon; /* (v) exit once event is delivered: more waits */
 	} ev;	/* the event that goes into the guest next, and what follows it: cpu/inject.c */
 	bool dr_live;				/* (v) the guest's DR0-3 are loaded at entry */
 	struct kvm_run *run;			/* (c) not trusted: each field is read once */
@@ -326,32 +326,32 @@ struct mkvm_vcpu {
 		int vector;			/* (v) of KVM_INTERRUPT, not taken yet; -1: none */
 		int eoi_vector;				/* (v) for KVM_EXIT_IOAPIC_EOI, -1: none */
 		bool report_tpr;			/* (v) KVM_TPR_ACCESS_REPORTING */
-		u8 tpr_access;				/* (v) to be reported: 0 none, 1 read, 2 write */
-		u64 tpr_rip;				/* (v) the instruction that made this access */
+		u8 tpr_access; /* (v) to be reported: 0 none, 1 read, 2 write */
+		u64 tpr_rip; /* (v) the instruction that made this access */
 		u64 apic_base;				/* (v) used without in-kernel irqchip */
 		u8 cr8;					/* (v) used without in-kernel irqchip */
-		bool tpr_lowered;				/* (v) the guest has lowered cr8: to be reported */
+		bool tpr_lowered; /* (v) the guest has lowered cr8: to be reported */
 	} user_irqchip;	/* what userspace asks and is asked where a controller is its own */
 	struct {
 		u64 gpa;				/* (v) KVM_SET_VAPIC_ADDR, 0: none */
 		u8 tpr;				/* (v) TPR as last stored there */
 	} tpr_page;	/* KVM_SET_VAPIC_ADDR: the page where the guest's code finds TPR */
 	struct {
-		bool active;				/* (v) in SMM, where memory is address space 1 */
-		bool inside_nmi;			/* (v) NMIs were masked when the SMI was taken */
+		bool active; /* (v) in SMM, where memory is address space 1 */
+		bool inside_nmi; /* (v) NMIs were masked when the SMI was taken */
 		u32 base;				/* (v) */
 	} smm;	/* cpu/smm.c */
 	struct {
 		struct fpu_guest state;			/* (v) */
 		u64 xcr0;				/* (v) the guest's XCR0 */
 		u64 xcr0_mask;			/* (v) XCR0 bits that CPUID lets the guest set */
-		u32 pkru;				/* (v) the guest's PKRU; stale in the guest */
-		bool has_pkru;				/* (v) the guest can read PKRU or depends on it */
+		u32 pkru; /* (v) the guest's PKRU; stale in the guest */
+		bool has_pkru; /* (v) the guest can read PKRU or depends on it */
 	} fpu;	/* and XCR0, PKRU */
 	struct {
-		s64 offset;				/* (v) guest less host TSC; others use READ_ONCE */
+		s64 offset; /* (v) guest less host TSC; others use READ_ONCE */
 		u64 adjust;				/* (v) IA32_TSC_ADJUST */
-		u32 khz;				/* (v) is only read back: the TSC is not scaled */
+		u32 khz; /* (v) is only read back: the TSC is not scaled */
 	} tsc;	/* cpu/tsc.c */
 	struct {
 		u64 pat;				/* (v) */
@@ -362,16 +362,16 @@ struct mkvm_vcpu {
 		struct mkvm_mtrr mtrr;			/* (v) */
 	} msr;	/* MSRs that no other group has: cpu/msr.c */
 	struct {
-		struct kvm_cpuid_entry2 *entries;		/* (v) entries of KVM_SET_CPUID2, or NULL */
+		struct kvm_cpuid_entry2 *entries; /* (v) entries of KVM_SET_CPUID2, or NULL */
 		u32 nr;				/* (v) the number of these entries */
 		struct kvm_cpuid_entry2 now;	/* (v) the last answer of mkvm_cpuid */
-		u8 first[2][32];			/* (v) index + 1 of leaf n and 0x80000000 + n */
+		u8 first[2][32]; /* (v) index + 1 of leaf n and 0x80000000 + n */
 		bool x2apic, tsc_deadline;	/* (v) features that the guest's CPUID shows */
-		bool amd_rules;				/* (v) the guest's CPUID names AMD or Hygon */
+		bool amd_rules; /* (v) the guest's CPUID names AMD or Hygon */
 		u32 shown;				/* (v) MKVM_SHOWN_* */
 		u64 cr4_reserved;			/* (v) CR4 bits that CPUID does not allow */
-		u64 efer_reserved;			/* (v) EFER bits that CPUID does not allow */
-		u64 gpa_reserved;			/* (v) physical address bits beyond CPUID's width */
+		u64 efer_reserved; /* (v) EFER bits that CPUID does not allow */
+		u64 gpa_reserved; /* (v) physical address bits beyond CPUID's width */
 	} guest_cpuid;	/* what the guest sees, and what follows from it: cpu/cpuid.c */
 	struct {
 		bool active;			/* (v) KVM_SET_SIGNAL_MASK */
@@ -385,13 +385,13 @@ struct mkvm_vcpu {
 		u64 dr[4], dr7;			/* userspace's breakpoints */
 	} debug;				/* (v) cpu/debug.c */
 	struct {
-		u64 next_rip;				/* (v) end of the exit's instruction, 0: unknown */
+		u64 next_rip; /* (v) end of the exit's instruction, 0: unknown */
 		u8 len, bytes[MKVM_INSN_ROOM];	/* (v) the known bytes of the exit's instruction */
-		u8 cause;				/* (v) enum mkvm_cause: why the emulator runs */
-		u64 fault_gpa;				/* (v) of the second-level fault being handled */
+		u8 cause; /* (v) enum mkvm_cause: why the emulator runs */
+		u64 fault_gpa; /* (v) of the second-level fault being handled */
 		u64 fault_la;				/* (v) its linear address, ~0: unknown */
-		u8 by_cpu;				/* (v) how many bytes of insn the CPU has fetched */
-		u32 intercepted;			/* (v) last bytes of instruction to skip, 0: any */
+		u8 by_cpu; /* (v) how many bytes of insn the CPU has fetched */
+		u32 intercepted; /* (v) last bytes of instruction to skip, 0: any */
 		struct {
 			u16 port;
 			u8 size;
@@ -400,13 +400,13 @@ struct mkvm_vcpu {
 		struct {
 			u8 what;			/* enum mkvm_intercept */
 			u8 number;
-		} intercept;				/* (v) as given to the last mkvm_exit_emulate */
+		} intercept; /* (v) as given to the last mkvm_exit_emulate */
 		u64 io_rip;				/* (v) RIP of complete's instruction */
 		struct mkvm_io_log log;			/* (v) */
 		struct mkvm_emu emu;			/* (v) the instruction being emulated */
 	} insn;	/* the instruction of the last exit, and its emulation: insn/ */
 	struct {
-		const struct mkvm_memslot *slot;	/* (v) valid while last_generation is, under srcu */
+		const struct mkvm_memslot *slot; /* (v) valid while last_generation is, under srcu */
 		u64 generation;			/* (v) generation of last_slot's slots, 0: none */
 	} slot_cache;	/* the slot that was found last: mem/memslot.c */
 	struct {
@@ -414,11 +414,11 @@ struct mkvm_vcpu {
 		u8 nr;			/* (v) the number of these pages */
 	} tdp_cache;	/* zeroed pages for sections under mmu_lock: mem/tdp.c */
 	struct {
-		struct mkvm_soft_tlb *tlb;		/* (v) mem/soft_tlb.c; NULL: was never needed */
-		u64 root;				/* (v) root of soft's tables in use, else 0 */
+		struct mkvm_soft_tlb *tlb; /* (v) mem/soft_tlb.c; NULL: was never needed */
+		u64 root; /* (v) root of soft's tables in use, else 0 */
 	} soft_tlb;	/* mem/soft_tlb.c */
 	struct {
-		struct mkvm_overlay *copy;		/* (v) mem/overlay.c; NULL: was never needed */
+		struct mkvm_overlay *copy; /* (v) mem/overlay.c; NULL: was never needed */
 		u64 root;			/* (v) root of overlay's tables in use, else 0 */
 	} overlay;	/* mem/overlay.c */
 	u64 stats[MKVM_NR_VCPU_STATS];			/* (v) any thread reads them */
@@ -533,7 +533,8 @@ int mkvm_events_set(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev);
 /* Whether this exception has an error code. AMD APM vol. 2, "Error Codes". Any context. */
 static inline bool mkvm_has_error_code(u8 vector)
 {
-	return vector == X86_TRAP_DF || (vector >= X86_TRAP_TS && vector <= X86_TRAP_PF) || vector == X86_TRAP_AC;
+	return vector == X86_TRAP_DF || (vector >= X86_TRAP_TS && vector <= X86_TRAP_PF) ||
+	       vector == X86_TRAP_AC;
 }
 
 /* Queues #GP(0). Own thread. */
@@ -553,9 +554,10 @@ void mkvm_accept_smi(struct mkvm_vcpu *vcpu, u32 io);
 int mkvm_exit_rsm(struct mkvm_vcpu *vcpu);
 
 /* cpu/debug.c: breakpoints and single steps, the guest's and userspace's. Own thread. */
-#define MKVM_GUESTDBG_FLAGS (KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_SW_BP | \
-			     KVM_GUESTDBG_USE_HW_BP | KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP | \
-			     KVM_GUESTDBG_BLOCKIRQ)
+#define MKVM_GUESTDBG_FLAGS                                                         \
+	(KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_SW_BP |   \
+	 KVM_GUESTDBG_USE_HW_BP | KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP | \
+	 KVM_GUESTDBG_BLOCKIRQ)
 int mkvm_set_guest_debug(struct mkvm_vcpu *vcpu, const struct kvm_guest_debug *dbg);
 bool mkvm_debug_takes(struct mkvm_vcpu *vcpu, u8 vector);
 int mkvm_exit_debug(struct mkvm_vcpu *vcpu, u8 vector, u64 dr6);
@@ -576,8 +578,9 @@ void mkvm_debugfs_remove(struct mkvm *vm);
 
 /* cpu/regs.c: registers for userspace, and writes of control registers. Own thread, vCPU loaded. */
 extern u64 mkvm_host_xcr0;
-#define MKVM_GUEST_XCR0		(mkvm_host_xcr0 & (XFEATURE_MASK_FP | XFEATURE_MASK_SSE | XFEATURE_MASK_YMM | \
-						   XFEATURE_MASK_AVX512 | XFEATURE_MASK_PKRU))
+#define MKVM_GUEST_XCR0                                                               \
+	(mkvm_host_xcr0 & (XFEATURE_MASK_FP | XFEATURE_MASK_SSE | XFEATURE_MASK_YMM | \
+			   XFEATURE_MASK_AVX512 | XFEATURE_MASK_PKRU))
 void mkvm_regs_setup(void);
 void mkvm_regs_get(struct mkvm_vcpu *vcpu, struct kvm_regs *regs);
 void mkvm_regs_set(struct mkvm_vcpu *vcpu, const struct kvm_regs *regs);
@@ -642,7 +645,8 @@ u32 mkvm_msr_refusal(struct mkvm_vcpu *vcpu, u32 index, bool filtered);
  */
 static inline bool mkvm_msr_allowed(struct mkvm_vcpu *vcpu, u32 index, u32 access)
 {
-	return likely(!rcu_access_pointer(vcpu->vm->msr_filter)) || mkvm_msr_filter_allows(vcpu, index, access);
+	return likely(!rcu_access_pointer(vcpu->vm->msr_filter)) ||
+	       mkvm_msr_filter_allows(vcpu, index, access);
 }
 
 /* explain/stats.c: names of the counters, and the file of KVM_GET_STATS_FD. */
@@ -709,8 +713,15 @@ int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause);
 #define MKVM_NOT_DELIVERED 2	/* mkvm_emulate_delivery could not deliver the event */
 int mkvm_emulate_delivery(struct mkvm_vcpu *vcpu);
 int mkvm_skip_by_decoding(struct mkvm_vcpu *vcpu);
-enum mkvm_insn { MKVM_INSN_OTHER, MKVM_INSN_HYPERCALL, MKVM_INSN_RSM, MKVM_INSN_INT1, MKVM_INSN_INT3, MKVM_INSN_INTO,
-		 MKVM_INSN_INT_N };
+enum mkvm_insn {
+	MKVM_INSN_OTHER,
+	MKVM_INSN_HYPERCALL,
+	MKVM_INSN_RSM,
+	MKVM_INSN_INT1,
+	MKVM_INSN_INT3,
+	MKVM_INSN_INTO,
+	MKVM_INSN_INT_N
+};
 enum mkvm_insn mkvm_insn_at_rip(struct mkvm_vcpu *vcpu, u8 *vector);
 bool mkvm_insn_is_emulated(struct mkvm_vcpu *vcpu);
 bool mkvm_translate(struct mkvm_vcpu *vcpu, u64 la, u64 *gpa);
@@ -724,7 +735,8 @@ struct mkvm_translation {
 };
 
 #define MKVM_WALK_UNCHECKED BIT(31)	/* finds the address without checking permissions */
-enum mkvm_emu_result mkvm_walk(struct mkvm_vcpu *vcpu, u64 la, u32 access, struct mkvm_translation *t);
+enum mkvm_emu_result mkvm_walk(struct mkvm_vcpu *vcpu, u64 la, u32 access,
+			       struct mkvm_translation *t);
 
 /* mem/soft_tlb.c: walks of guest page tables that are not in RAM. Own thread, may sleep. */
 int mkvm_soft_begin(struct mkvm_vcpu *vcpu);

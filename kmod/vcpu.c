@@ -198,8 +198,8 @@ static int vcpu_get_state(struct mkvm_vcpu *vcpu, unsigned int ioctl, union vcpu
 		return 0;
 	case KVM_GET_XSAVE:
 	case KVM_GET_XSAVE2:		/* no component lies beyond struct kvm_xsave */
-		fpu_copy_guest_fpstate_to_uabi(&vcpu->fpu.state, &s->xsave, sizeof(s->xsave), vcpu->fpu.xcr0_mask,
-					       vcpu->fpu.pkru);
+		fpu_copy_guest_fpstate_to_uabi(&vcpu->fpu.state, &s->xsave, sizeof(s->xsave),
+					       vcpu->fpu.xcr0_mask, vcpu->fpu.pkru);
 		return 0;
 	case KVM_GET_XCRS:
 		mkvm_xcrs_get(vcpu, &s->xcrs);
@@ -229,7 +229,8 @@ static int vcpu_set_state(struct mkvm_vcpu *vcpu, unsigned int ioctl, const unio
 	case KVM_SET_FPU:
 		return mkvm_fpu_set(vcpu, &s->fpu);
 	case KVM_SET_XSAVE:
-		return fpu_copy_uabi_to_guest_fpstate(&vcpu->fpu.state, s->xsave.region, vcpu->fpu.xcr0_mask, &vcpu->fpu.pkru);
+		return fpu_copy_uabi_to_guest_fpstate(&vcpu->fpu.state, s->xsave.region,
+						      vcpu->fpu.xcr0_mask, &vcpu->fpu.pkru);
 	case KVM_SET_XCRS:
 		return mkvm_xcrs_set(vcpu, &s->xcrs);
 	case KVM_SET_DEBUGREGS:
@@ -413,8 +414,9 @@ static vm_fault_t vcpu_fault(struct vm_fault *vmf)
 	if (vmf->pgoff == KVM_COALESCED_MMIO_PAGE_OFFSET)
 		vmf->page = virt_to_page(vcpu->vm->iodev.ring);
 	else if (vmf->pgoff < MKVM_RUN_PAGES)
-		vmf->page = virt_to_page((void *)vcpu->run +
-					 array_index_nospec(vmf->pgoff, MKVM_RUN_PAGES) * PAGE_SIZE);
+		vmf->page =
+			virt_to_page((void *)vcpu->run +
+				     array_index_nospec(vmf->pgoff, MKVM_RUN_PAGES) * PAGE_SIZE);
 	else
 		return VM_FAULT_SIGBUS;
 	get_page(vmf->page);

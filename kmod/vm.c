@@ -20,7 +20,8 @@
 #include "compat.h"
 
 #define MIN_MMU_PAGES	64	/* as Linux KVM has it */
-#define MSR_EXIT_REASONS (KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER)
+#define MSR_EXIT_REASONS \
+	(KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER)
 #define X2APIC_API_FLAGS (KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK)
 
 /* The answers of KVM_CHECK_EXTENSION that are always the same. */
@@ -103,7 +104,8 @@ static u32 exits_to_disable(void)
 {
 	u32 exits = KVM_X86_DISABLE_EXITS_HLT | KVM_X86_DISABLE_EXITS_PAUSE;
 
-	if (boot_cpu_has(X86_FEATURE_MWAIT) && boot_cpu_has(X86_FEATURE_ARAT) && !boot_cpu_has_bug(X86_BUG_MONITOR))
+	if (boot_cpu_has(X86_FEATURE_MWAIT) && boot_cpu_has(X86_FEATURE_ARAT) &&
+	    !boot_cpu_has_bug(X86_BUG_MONITOR))
 		exits |= KVM_X86_DISABLE_EXITS_MWAIT;
 	return exits;
 }
@@ -264,7 +266,8 @@ static int enable_cap(struct mkvm *vm, struct kvm_enable_cap __user *arg)
 
 	if (copy_from_user(&cap, arg, sizeof(cap)))
 		return -EFAULT;
-	if (cap.flags || memchr_inv(&cap.args[1], 0, sizeof(cap) - offsetof(struct kvm_enable_cap, args[1])))
+	if (cap.flags ||
+	    memchr_inv(&cap.args[1], 0, sizeof(cap) - offsetof(struct kvm_enable_cap, args[1])))
 		return -EINVAL;
 	switch (cap.cap) {
 	case KVM_CAP_SPLIT_IRQCHIP:
@@ -279,7 +282,8 @@ static int enable_cap(struct mkvm *vm, struct kvm_enable_cap __user *arg)
 		if (cap.args[0] & ~(u64)X2APIC_API_FLAGS)
 			return -EINVAL;
 		vm->irqchip.x2apic_ids |= !!(cap.args[0] & KVM_X2APIC_API_USE_32BIT_IDS);
-		vm->irqchip.no_broadcast_quirk |= !!(cap.args[0] & KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK);
+		vm->irqchip.no_broadcast_quirk |=
+			!!(cap.args[0] & KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK);
 		return 0;
 	case KVM_CAP_EXCEPTION_PAYLOAD:
 		WRITE_ONCE(vm->payload_events, cap.args[0]);
@@ -395,7 +399,8 @@ static int set_msr_filter(struct mkvm *vm, struct kvm_msr_filter __user *arg)
 {
 	struct kvm_msr_filter filter;
 
-	return copy_from_user(&filter, arg, sizeof(filter)) ? -EFAULT : mkvm_msr_filter_set(vm, &filter);
+	return copy_from_user(&filter, arg, sizeof(filter)) ? -EFAULT :
+							      mkvm_msr_filter_set(vm, &filter);
 }
 
 /* Ioctls under vm->lock. */

@@ -150,7 +150,11 @@ static size_t add_dsdt(void)
 static size_t add_fadt(size_t dsdt)
 {
 	enum {
-		WBINVD = 1 << 0, PROC_C1 = 1 << 2, SLP_BUTTON = 1 << 5, FIX_RTC = 1 << 6, RESET_REG_SUP = 1 << 10,
+		WBINVD = 1 << 0,
+		PROC_C1 = 1 << 2,
+		SLP_BUTTON = 1 << 5,
+		FIX_RTC = 1 << 6,
+		RESET_REG_SUP = 1 << 10,
 	};
 	enum { BOOT_8042 = 1 << 1, BOOT_NO_VGA = 1 << 2 };
 	size_t start = table_begin("FACP", 3);

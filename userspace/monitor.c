@@ -81,18 +81,22 @@ bool monitor_look(int fd)
 	if (!s)
 		return false;
 	/* KVM_GET_MP_STATE accepts pending INIT and SIPI, so it comes first. */
-	done = ioctl(fd, KVM_GET_MP_STATE, &s->mp_state) >= 0 && ioctl(fd, KVM_GET_VCPU_EVENTS, &s->events) >= 0 &&
+	done = ioctl(fd, KVM_GET_MP_STATE, &s->mp_state) >= 0 &&
+	       ioctl(fd, KVM_GET_VCPU_EVENTS, &s->events) >= 0 &&
 	       ioctl(fd, KVM_GET_REGS, &s->regs) >= 0 && ioctl(fd, KVM_GET_SREGS, &s->sregs) >= 0 &&
 	       ioctl(fd, KVM_GET_XSAVE, s->xsave) >= 0 && ioctl(fd, KVM_GET_XCRS, &s->xcrs) >= 0 &&
-	       ioctl(fd, KVM_GET_DEBUGREGS, &s->debugregs) >= 0 && ioctl(fd, KVM_GET_LAPIC, &s->lapic) >= 0;
+	       ioctl(fd, KVM_GET_DEBUGREGS, &s->debugregs) >= 0 &&
+	       ioctl(fd, KVM_GET_LAPIC, &s->lapic) >= 0;
 	if (done)
 		get_msrs(fd, &s->msrs);
 	/* Meanwhile other CPUs may send events to this one. */
 	sched_yield();
-	done = done && ioctl(fd, KVM_SET_SREGS, &s->sregs) >= 0 && ioctl(fd, KVM_SET_REGS, &s->regs) >= 0 &&
-	       ioctl(fd, KVM_SET_XSAVE, s->xsave) >= 0 && ioctl(fd, KVM_SET_XCRS, &s->xcrs) >= 0 &&
+	done = done && ioctl(fd, KVM_SET_SREGS, &s->sregs) >= 0 &&
+	       ioctl(fd, KVM_SET_REGS, &s->regs) >= 0 && ioctl(fd, KVM_SET_XSAVE, s->xsave) >= 0 &&
+	       ioctl(fd, KVM_SET_XCRS, &s->xcrs) >= 0 &&
 	       ioctl(fd, KVM_SET_MSRS, &s->msrs) == (int)s->msrs.nmsrs &&
-	       ioctl(fd, KVM_SET_VCPU_EVENTS, &s->events) >= 0 && ioctl(fd, KVM_SET_MP_STATE, &s->mp_state) >= 0 &&
+	       ioctl(fd, KVM_SET_VCPU_EVENTS, &s->events) >= 0 &&
+	       ioctl(fd, KVM_SET_MP_STATE, &s->mp_state) >= 0 &&
 	       ioctl(fd, KVM_SET_DEBUGREGS, &s->debugregs) >= 0;
 	free(s);
 	return done;

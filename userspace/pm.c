@@ -29,8 +29,17 @@
 #define PIIX4_APM_ENABLE	0x02	/* bit 25, in the uppermost byte */
 
 enum {
-	PM1_STATUS = 0x00, PM1_ENABLE = 0x02, PM1_CONTROL = 0x04, PM_TIMER = 0x08, GLBCTL = 0x28, SMI_ENABLE = 0x30,
-	SMI_STATUS = 0x34, TCO_RELOAD = 0x60, TCO1_STATUS = 0x64, TCO1_CONTROL = 0x68, TCO_TIMER = 0x72,
+	PM1_STATUS = 0x00,
+	PM1_ENABLE = 0x02,
+	PM1_CONTROL = 0x04,
+	PM_TIMER = 0x08,
+	GLBCTL = 0x28,
+	SMI_ENABLE = 0x30,
+	SMI_STATUS = 0x34,
+	TCO_RELOAD = 0x60,
+	TCO1_STATUS = 0x64,
+	TCO1_CONTROL = 0x68,
+	TCO_TIMER = 0x72,
 };
 
 enum { PM1_POWER_BUTTON = 1 << 8, PM1_SCI_ENABLED = 1 << 0, PM1_SLEEP = 1 << 13 };
@@ -143,7 +152,8 @@ uint32_t pm_in(uint16_t port, unsigned int size)
 /* Is this a register in which writing a one clears a bit? */
 static bool write_one_to_clear(unsigned int offset)
 {
-	return offset / 2 == PM1_STATUS / 2 || offset / 4 == SMI_STATUS / 4 || offset / 4 == TCO1_STATUS / 4;
+	return offset / 2 == PM1_STATUS / 2 || offset / 4 == SMI_STATUS / 4 ||
+	       offset / 4 == TCO1_STATUS / 4;
 }
 
 void pm_out(uint16_t port, unsigned int size, uint32_t value)

@@ -20,19 +20,24 @@
 #define F(x)	BIT_ULL(X86_FEATURE_##x & 31)
 
 /* The feature bits that guests may be shown, for each register of CPUID that has feature bits. */
-#define LEAF1_EDX (F(FPU) | F(VME) | F(DE) | F(PSE) | F(TSC) | F(MSR) | F(PAE) | F(MCE) | F(CX8) | F(APIC) | \
-		   F(SEP) | F(MTRR) | F(PGE) | F(MCA) | F(CMOV) | F(PAT) | F(PSE36) | F(CLFLUSH) | F(MMX) | \
-		   F(FXSR) | F(XMM) | F(XMM2))
-#define LEAF1_ECX (F(XMM3) | F(PCLMULQDQ) | F(SSSE3) | F(FMA) | F(CX16) | F(PCID) | F(XMM4_1) | F(XMM4_2) | \
-		   F(MOVBE) | F(POPCNT) | F(AES) | F(XSAVE) | F(AVX) | F(F16C) | F(RDRAND))
-#define LEAF7_EBX (F(FSGSBASE) | F(BMI1) | F(AVX2) | F(SMEP) | F(BMI2) | F(ERMS) | F(INVPCID) | F(RDSEED) | \
-		   F(ADX) | F(SMAP) | F(CLFLUSHOPT) | F(CLWB) | F(SHA_NI) | LEAF7_EBX_AVX512)
+#define LEAF1_EDX                                                                                  \
+	(F(FPU) | F(VME) | F(DE) | F(PSE) | F(TSC) | F(MSR) | F(PAE) | F(MCE) | F(CX8) | F(APIC) | \
+	 F(SEP) | F(MTRR) | F(PGE) | F(MCA) | F(CMOV) | F(PAT) | F(PSE36) | F(CLFLUSH) | F(MMX) |  \
+	 F(FXSR) | F(XMM) | F(XMM2))
+#define LEAF1_ECX                                                                                 \
+	(F(XMM3) | F(PCLMULQDQ) | F(SSSE3) | F(FMA) | F(CX16) | F(PCID) | F(XMM4_1) | F(XMM4_2) | \
+	 F(MOVBE) | F(POPCNT) | F(AES) | F(XSAVE) | F(AVX) | F(F16C) | F(RDRAND))
+#define LEAF7_EBX                                                                                 \
+	(F(FSGSBASE) | F(BMI1) | F(AVX2) | F(SMEP) | F(BMI2) | F(ERMS) | F(INVPCID) | F(RDSEED) | \
+	 F(ADX) | F(SMAP) | F(CLFLUSHOPT) | F(CLWB) | F(SHA_NI) | LEAF7_EBX_AVX512)
 #define LEAF7_ECX (F(UMIP) | F(PKU) | F(GFNI) | F(VAES) | F(VPCLMULQDQ) | F(RDPID) | \
 		   LEAF7_ECX_AVX512)
-#define LEAF81_ECX (F(LAHF_LM) | F(CMP_LEGACY) | F(CR8_LEGACY) | F(ABM) | F(SSE4A) | F(MISALIGNSSE) | \
-		    F(3DNOWPREFETCH) | F(XOP) | F(FMA4) | F(TBM) | F(TOPOEXT))
-#define LEAF81_EDX ((LEAF1_EDX & 0x0183f3ff) | F(SYSCALL) | F(NX) | F(MMXEXT) | F(FXSR_OPT) | F(GBPAGES) | \
-		    F(RDTSCP) | F(LM) | F(3DNOWEXT) | F(3DNOW))
+#define LEAF81_ECX                                                                         \
+	(F(LAHF_LM) | F(CMP_LEGACY) | F(CR8_LEGACY) | F(ABM) | F(SSE4A) | F(MISALIGNSSE) | \
+	 F(3DNOWPREFETCH) | F(XOP) | F(FMA4) | F(TBM) | F(TOPOEXT))
+#define LEAF81_EDX                                                                              \
+	((LEAF1_EDX & 0x0183f3ff) | F(SYSCALL) | F(NX) | F(MMXEXT) | F(FXSR_OPT) | F(GBPAGES) | \
+	 F(RDTSCP) | F(LM) | F(3DNOWEXT) | F(3DNOW))
 
 /* Features that need the registers of AVX and of AVX-512. */
 #define LEAF1_ECX_AVX (F(FMA) | F(AVX) | F(F16C))
@@ -49,8 +54,9 @@
  * sets them. All other bits stand for instructions that the CPU runs without support.
  */
 #define LEAF1_EDX_VAIN (F(PN) | F(DS) | F(ACPI) | F(ACC) | F(PBE))
-#define LEAF1_ECX_VAIN (F(DTES64) | F(DSCPL) | F(VMX) | F(SMX) | F(EST) | F(TM2) | F(SDBG) | F(XTPR) | \
-			F(PDCM) | F(DCA))
+#define LEAF1_ECX_VAIN                                                                            \
+	(F(DTES64) | F(DSCPL) | F(VMX) | F(SMX) | F(EST) | F(TM2) | F(SDBG) | F(XTPR) | F(PDCM) | \
+	 F(DCA))
 #define LEAF7_EBX_VAIN (F(SGX) | F(CQM) | F(MPX) | F(RDT_A) | F(INTEL_PT))
 #define LEAF7_ECX_VAIN (F(WAITPKG) | BIT(7) /* SHSTK */ | F(TME) | F(LA57) | BIT(23) /* KL */ | \
 			F(BUS_LOCK_DETECT) | F(ENQCMD) | F(SGX_LC) | BIT(31) /* PKS */)
@@ -58,10 +64,12 @@
 			F(AMX_TILE) | F(AMX_INT8) | F(SPEC_CTRL) | F(INTEL_STIBP) | F(FLUSH_L1D) | \
 			F(ARCH_CAPABILITIES) | F(CORE_CAPABILITIES) | F(SPEC_CTRL_SSBD))
 #define LEAFD_EAX_VAIN (F(XSAVES) | F(XFD))
-#define LEAF81_ECX_VAIN (F(SVM) | F(EXTAPIC) | F(IBS) | F(SKINIT) | F(WDT) | F(LWP) | F(TCE) | \
-			 F(NODEID_MSR) | F(PERFCTR_CORE) | F(PERFCTR_NB) | F(BPEXT) | F(PTSC) | F(PERFCTR_LLC))
-#define LEAF88_EBX_VAIN (F(IRPERF) | F(RDPRU) | F(AMD_IBPB) | F(AMD_IBRS) | F(AMD_STIBP) | F(AMD_SSBD) | \
-			 F(VIRT_SSBD))
+#define LEAF81_ECX_VAIN                                                                        \
+	(F(SVM) | F(EXTAPIC) | F(IBS) | F(SKINIT) | F(WDT) | F(LWP) | F(TCE) | F(NODEID_MSR) | \
+	 F(PERFCTR_CORE) | F(PERFCTR_NB) | F(BPEXT) | F(PTSC) | F(PERFCTR_LLC))
+#define LEAF88_EBX_VAIN                                                                  \
+	(F(IRPERF) | F(RDPRU) | F(AMD_IBPB) | F(AMD_IBRS) | F(AMD_STIBP) | F(AMD_SSBD) | \
+	 F(VIRT_SSBD))
 
 enum { EAX, EBX, ECX, EDX };
 
@@ -143,8 +151,8 @@ static u32 *entry_reg(struct kvm_cpuid_entry2 *e, int reg)
 /* Leaves that are passed on as the host has them. */
 static bool leaf_is_plain(u32 leaf)
 {
-	return (leaf >= 0x80000002 && leaf <= 0x80000006) || leaf == 0x80000019 || leaf == 0x8000001d ||
-	       leaf == 2;
+	return (leaf >= 0x80000002 && leaf <= 0x80000006) || leaf == 0x80000019 ||
+	       leaf == 0x8000001d || leaf == 2;
 }
 
 /* Drops features that need registers which XCR0 does not let a guest have. */
@@ -182,7 +190,8 @@ static void offer_features(struct kvm_cpuid_entry2 *e)
 		u32 used = boot_cpu_data.x86_capability[w->kernel] | w->ours;
 
 		if (w->leaf == e->function && w->index == e->index)
-			*entry_reg(e, w->reg) = (*entry_reg(&host, w->reg) & w->keep & used) | w->added;
+			*entry_reg(e, w->reg) = (*entry_reg(&host, w->reg) & w->keep & used) |
+						w->added;
 	}
 	drop_without_state(e);
 	if (e->function == 1) {
@@ -292,8 +301,12 @@ static u32 supported_entries(struct kvm_cpuid_entry2 *e)
 	 * The signature makes guests use x2APIC without interrupt remapping and skip I/O
 	 * delays (bit 1); no other paravirtual feature is shown.
 	 */
-	e[n++] = (struct kvm_cpuid_entry2) {
-		.function = 0x40000000, .eax = 0x40000001, .ebx = 0x4b4d564b, .ecx = 0x564b4d56, .edx = 0x4d,
+	e[n++] = (struct kvm_cpuid_entry2){
+		.function = 0x40000000,
+		.eax = 0x40000001,
+		.ebx = 0x4b4d564b,
+		.ecx = 0x564b4d56,
+		.edx = 0x4d,
 	};
 	e[n++] = (struct kvm_cpuid_entry2) { .function = 0x40000001, .eax = BIT(1) };
 	for (leaf = 0x80000000; leaf <= min(cpuid_eax(0x80000000), LAST_EXTENDED); leaf++)
@@ -352,7 +365,8 @@ static struct kvm_cpuid_entry2 *find_entry(struct mkvm_vcpu *vcpu, u32 leaf, u32
 		low = array_index_nospec(low, 32);
 		if (!vcpu->guest_cpuid.first[group][low])
 			return NULL;
-		i = array_index_nospec(vcpu->guest_cpuid.first[group][low] - 1, vcpu->guest_cpuid.nr);
+		i = array_index_nospec(vcpu->guest_cpuid.first[group][low] - 1,
+				       vcpu->guest_cpuid.nr);
 	}
 	for (; i < vcpu->guest_cpuid.nr; i++) {
 		struct kvm_cpuid_entry2 *e = &vcpu->guest_cpuid.entries[i];
@@ -529,14 +543,16 @@ static u64 cr4_allowed(struct mkvm_vcpu *vcpu)
 	int i;
 
 	for (i = 0; i < ARRAY_SIZE(cr4_features); i++)
-		if (mkvm_cpuid_has(vcpu, cr4_features[i].guest) && boot_cpu_has(cr4_features[i].host))
+		if (mkvm_cpuid_has(vcpu, cr4_features[i].guest) &&
+		    boot_cpu_has(cr4_features[i].host))
 			bits |= cr4_features[i].bits;
 	return bits;
 }
 
 static u64 efer_allowed(struct mkvm_vcpu *vcpu)
 {
-	bool ffxsr = mkvm_cpuid_has(vcpu, X86_FEATURE_FXSR_OPT) && boot_cpu_has(X86_FEATURE_FXSR_OPT);
+	bool ffxsr = mkvm_cpuid_has(vcpu, X86_FEATURE_FXSR_OPT) &&
+		     boot_cpu_has(X86_FEATURE_FXSR_OPT);
 
 	return (mkvm_cpuid_has(vcpu, X86_FEATURE_SYSCALL) ? EFER_SCE : 0) |
 	       (mkvm_cpuid_has(vcpu, X86_FEATURE_LM) ? EFER_LME | EFER_LMA : 0) |

@@ -35,7 +35,9 @@ int mkvm_set_guest_debug(struct mkvm_vcpu *vcpu, const struct kvm_guest_debug *d
 			return -EBUSY;
 		if (control & KVM_GUESTDBG_INJECT_BP)
 			vcpu->rip++;	/* #BP is a trap: it is taken after the INT3 at RIP */
-		mkvm_queue_exception(vcpu, control & KVM_GUESTDBG_INJECT_DB ? X86_TRAP_DB : X86_TRAP_BP, false, 0);
+		mkvm_queue_exception(vcpu,
+				     control & KVM_GUESTDBG_INJECT_DB ? X86_TRAP_DB : X86_TRAP_BP,
+				     false, 0);
 	}
 	if (!(control & KVM_GUESTDBG_ENABLE))
 		control = 0;

@@ -17,7 +17,8 @@
 /* Returns the bits of the pending word that are set in userspace's copy. */
 static unsigned long events_told(const struct kvm_vcpu_events *ev)
 {
-	return (ev->nmi.pending ? BIT(MKVM_PEND_NMI) : 0) | (ev->nmi.pending > 1 ? BIT(MKVM_PEND_NMI2) : 0) |
+	return (ev->nmi.pending ? BIT(MKVM_PEND_NMI) : 0) |
+	       (ev->nmi.pending > 1 ? BIT(MKVM_PEND_NMI2) : 0) |
 	       (ev->smi.pending ? BIT(MKVM_PEND_SMI) : 0) |
 	       (ev->smi.latched_init ? BIT(MKVM_PEND_INIT) : 0);
 }
@@ -44,13 +45,15 @@ void mkvm_events_get(struct mkvm_vcpu *vcpu, struct kvm_vcpu_events *ev)
 	 * The copy has room for one. Of two the raised one is #MC; the other, a fault, occurs
 	 * again.
 	 */
-	bool raised = vcpu->ev.raised.type != MKVM_EV_NONE || vcpu->ev.delivering.type != MKVM_EV_EXCEPTION;
+	bool raised = vcpu->ev.raised.type != MKVM_EV_NONE ||
+		      vcpu->ev.delivering.type != MKVM_EV_EXCEPTION;
 	const struct mkvm_event *x = raised ? &vcpu->ev.raised : &vcpu->ev.delivering;
 
 	mkvm_pending_merge_nmis(vcpu);
 	bits = READ_ONCE(vcpu->pending);
 	memset(ev, 0, sizeof(*ev));
-	ev->flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM;
+	ev->flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW |
+		    KVM_VCPUEVENT_VALID_SMM;
 	if (x->type != MKVM_EV_NONE) {
 		ev->exception.pending = x == &vcpu->ev.raised && vcpu->vm->payload_events;
 		ev->exception.injected = !ev->exception.pending;
@@ -70,10 +73,12 @@ void mkvm_events_get(struct mkvm_vcpu *vcpu, struct kvm_vcpu_events *ev)
 	ev->interrupt.soft = vcpu->ev.delivering.type == MKVM_EV_SOFT;
 	ev->interrupt.injected = ev->interrupt.soft || mkvm_interrupt_get(vcpu) >= 0;
 	if (ev->interrupt.injected)
-		ev->interrupt.nr = ev->interrupt.soft ? vcpu->ev.delivering.vector : mkvm_interrupt_get(vcpu);
+		ev->interrupt.nr = ev->interrupt.soft ? vcpu->ev.delivering.vector :
+							mkvm_interrupt_get(vcpu);
 	ev->interrupt.shadow = mkvm_hw->get_shadow(vcpu);
 	ev->nmi.injected = vcpu->ev.delivering.type == MKVM_EV_NMI;
-	ev->nmi.pending = !!(bits & BIT(MKVM_PEND_NMI)) + !!(bits & BIT(MKVM_PEND_NMI2));	/* as later kernels */
+	ev->nmi.pending = !!(bits & BIT(MKVM_PEND_NMI)) +
+			  !!(bits & BIT(MKVM_PEND_NMI2)); /* as later kernels */
 	ev->nmi.masked = mkvm_hw->nmi_masked(vcpu);
 	ev->smi.smm = vcpu->smm.active;
 	ev->smi.pending = !!(bits & BIT(MKVM_PEND_SMI));
@@ -103,7 +108,8 @@ bool mkvm_events_valid(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev)
 	if ((ev->flags & KVM_VCPUEVENT_VALID_SHADOW) &&
 	    (ev->interrupt.shadow & ~(KVM_X86_SHADOW_INT_MOV_SS | KVM_X86_SHADOW_INT_STI)))
 		return false;
-	if ((ev->flags & KVM_VCPUEVENT_VALID_SMM) && ev->smi.smm && vcpu->mp_state == KVM_MP_STATE_INIT_RECEIVED)
+	if ((ev->flags & KVM_VCPUEVENT_VALID_SMM) && ev->smi.smm &&
+	    vcpu->mp_state == KVM_MP_STATE_INIT_RECEIVED)
 		return false;		/* an INIT stays latched in SMM */
 	return true;
 }
@@ -138,7 +144,8 @@ int mkvm_events_set(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev)
 	if (!vcpu->lapic)
 		vcpu->user_irqchip.vector = -1;
 	if (ev->nmi.injected)
-		vcpu->ev.delivering = (struct mkvm_event) { .type = MKVM_EV_NMI, .vector = X86_TRAP_NMI };
+		vcpu->ev.delivering =
+			(struct mkvm_event){ .type = MKVM_EV_NMI, .vector = X86_TRAP_NMI };
 	if (exception_pending(ev) || (ev->exception.injected && ev->nmi.injected))
 		vcpu->ev.raised = exception;
 	else if (ev->exception.injected)

@@ -164,7 +164,8 @@ int mkvm_exit_hypercall(struct mkvm_vcpu *vcpu)
 	if (mode.cpl)
 		ret = -KVM_EPERM;
 	else if ((wide ? r[0] : (u32)r[0]) == KVM_HC_SEND_IPI && vcpu->lapic)
-		ret = mkvm_lapic_send_ipis(vcpu->lapic, r[3], r[1], wide ? 64 : 32, wide ? r[2] : (u32)r[2], r[6]);
+		ret = mkvm_lapic_send_ipis(vcpu->lapic, r[3], r[1], wide ? 64 : 32,
+					   wide ? r[2] : (u32)r[2], r[6]);
 	vcpu->regs[0] = wide ? ret : (u32)ret;
 	return mkvm_skip_instruction(vcpu);
 }
@@ -330,7 +331,8 @@ static int complete_pio(struct mkvm_vcpu *vcpu)
 	if (vcpu->rip != vcpu->insn.io_rip)
 		return 1;
 	if (vcpu->insn.pio.in) {
-		memcpy(&val, (void *)vcpu->run + MKVM_PIO_PAGE_OFFSET * PAGE_SIZE, vcpu->insn.pio.size);
+		memcpy(&val, (void *)vcpu->run + MKVM_PIO_PAGE_OFFSET * PAGE_SIZE,
+		       vcpu->insn.pio.size);
 		pio_in_done(vcpu, vcpu->insn.pio.size, val);
 	}
 	r = skip_pio(vcpu, vcpu->insn.pio.port, vcpu->insn.pio.size);
@@ -339,8 +341,9 @@ static int complete_pio(struct mkvm_vcpu *vcpu)
 	 * restarted.
 	 */
 	if (r > 0 && unlikely(READ_ONCE(vcpu->pending) & BIT(MKVM_PEND_SMI)))
-		mkvm_accept_smi(vcpu, vcpu->insn.pio.port << 16 | vcpu->insn.pio.size << 4 | MKVM_SMM_IO_VALID |
-				(vcpu->insn.pio.in ? MKVM_SMM_IO_IN : 0));
+		mkvm_accept_smi(vcpu, vcpu->insn.pio.port << 16 | vcpu->insn.pio.size << 4 |
+					      MKVM_SMM_IO_VALID |
+					      (vcpu->insn.pio.in ? MKVM_SMM_IO_IN : 0));
 	return r;
 }
 
@@ -406,7 +409,8 @@ static int finish_delivery(struct mkvm_vcpu *vcpu, u64 gpa)
 	if (r != MKVM_NOT_DELIVERED)
 		return r;
 	mkvm_hw->exit_info(vcpu, &data[1], &data[2]);
-	return mkvm_exit_internal_error(vcpu, KVM_INTERNAL_ERROR_DELIVERY_EV, data, ARRAY_SIZE(data));
+	return mkvm_exit_internal_error(vcpu, KVM_INTERNAL_ERROR_DELIVERY_EV, data,
+					ARRAY_SIZE(data));
 }
 
 static int tdp_fault_locked(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fetch)
@@ -481,7 +485,8 @@ int mkvm_exit_walk_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
 	}
 	if (write && mkvm_hw->walks_read && mkvm_hw->walks_read(vcpu))
 		return 1;
-	return mkvm_hw->set_soft_tlb ? mkvm_soft_begin(vcpu) : mkvm_exit_tdp_fault(vcpu, gpa, write, true);
+	return mkvm_hw->set_soft_tlb ? mkvm_soft_begin(vcpu) :
+				       mkvm_exit_tdp_fault(vcpu, gpa, write, true);
 }
 
 /*

@@ -104,15 +104,15 @@ void mkvm_queue_exception(struct mkvm_vcpu *vcpu, u8 vector, bool has_error, u32
 /* Only faults set RFLAGS.RF in the handler's frame. AMD APM vol. 2, "Exception Types". */
 static bool is_fault(u8 vector)
 {
-	return vector != X86_TRAP_DB && vector != X86_TRAP_BP && vector != X86_TRAP_OF && vector != X86_TRAP_DF &&
-	       vector != X86_TRAP_MC;
+	return vector != X86_TRAP_DB && vector != X86_TRAP_BP && vector != X86_TRAP_OF &&
+	       vector != X86_TRAP_DF && vector != X86_TRAP_MC;
 }
 
 /* Puts vcpu->ev.raised into delivery: moves it to vcpu->ev.delivering, which is empty. */
 static void deliver_exception(struct mkvm_vcpu *vcpu)
 {
 	deliver_payload(vcpu);
-	if (vcpu->ev.raised.vector == X86_TRAP_DB)	/* its handler may use the debug registers */
+	if (vcpu->ev.raised.vector == X86_TRAP_DB) /* its handler may use the debug registers */
 		mkvm_hw->set_dr(vcpu, 7, mkvm_hw->get_dr(vcpu, 7) & ~(u64)MKVM_DR7_GD);
 	if (is_fault(vcpu->ev.raised.vector))
 		vcpu->rflags |= X86_EFLAGS_RF;
@@ -155,7 +155,8 @@ static bool accepts_extint(struct mkvm_vcpu *vcpu)
 bool mkvm_has_extint(struct mkvm_vcpu *vcpu)
 {
 	return accepts_extint(vcpu) &&
-	       (vcpu->user_irqchip.pic ? vcpu->user_irqchip.vector >= 0 : mkvm_pic_output(vcpu->vm->irqchip.pic));
+	       (vcpu->user_irqchip.pic ? vcpu->user_irqchip.vector >= 0 :
+					 mkvm_pic_output(vcpu->vm->irqchip.pic));
 }
 
 /* Whether an interrupt waits, even if it cannot be taken now. */
@@ -244,7 +245,8 @@ enum mkvm_hold mkvm_interrupt_waits(struct mkvm_vcpu *vcpu, int *vector)
 		return MKVM_HOLD_NOTHING;
 	if (mkvm_lapic_pending(vcpu->lapic) >= 0)
 		return hold_interrupt(vcpu);
-	return (mkvm_lapic_get_tpr(vcpu->lapic) & 0xf0) >= (*vector & 0xf0) ? MKVM_HOLD_TPR : MKVM_HOLD_PPR;
+	return (mkvm_lapic_get_tpr(vcpu->lapic) & 0xf0) >= (*vector & 0xf0) ? MKVM_HOLD_TPR :
+									      MKVM_HOLD_PPR;
 }
 
 /* mkvm_nmi_waits - as mkvm_interrupt_waits, for an NMI. */
@@ -325,7 +327,8 @@ static void choose_event(struct mkvm_vcpu *vcpu)
 	if ((READ_ONCE(vcpu->pending) & BIT(MKVM_PEND_NMI)) && !hold_nmi(vcpu)) {
 		mkvm_pending_take_nmi(vcpu, "taken");
 		mkvm_hw->set_nmi_masked(vcpu, true);
-		vcpu->ev.delivering = (struct mkvm_event) { .type = MKVM_EV_NMI, .vector = X86_TRAP_NMI };
+		vcpu->ev.delivering =
+			(struct mkvm_event){ .type = MKVM_EV_NMI, .vector = X86_TRAP_NMI };
 		vcpu->stats[MKVM_STAT_NMI_INJECTIONS]++;
 		return;
 	}
@@ -333,7 +336,7 @@ static void choose_event(struct mkvm_vcpu *vcpu)
 		vector = take_interrupt(vcpu);
 		if (vector < 0)
 			return;
-		vcpu->ev.delivering = (struct mkvm_event) { .type = MKVM_EV_INTR, .vector = vector };
+		vcpu->ev.delivering = (struct mkvm_event){ .type = MKVM_EV_INTR, .vector = vector };
 		vcpu->stats[MKVM_STAT_IRQ_INJECTIONS]++;
 	}
 }
@@ -350,7 +353,7 @@ void mkvm_events_inject(struct mkvm_vcpu *vcpu)
 	unsigned long pending;
 
 	mkvm_pending_take(vcpu, MKVM_PEND_EVENT);
-	smp_mb__after_atomic();		/* before IRR is read: a later interrupt sets the bit again */
+	smp_mb__after_atomic(); /* before IRR is read: a later interrupt sets the bit again */
 	mkvm_pending_merge_nmis(vcpu);
 	if (!again)
 		choose_event(vcpu);
@@ -358,14 +361,16 @@ void mkvm_events_inject(struct mkvm_vcpu *vcpu)
 	mkvm_hw->inject(vcpu, &vcpu->ev.delivering);
 
 	pending = READ_ONCE(vcpu->pending);
-	vcpu->ev.waiting = pending & (BIT(MKVM_PEND_NMI) | (mkvm_hw->nmi_masked(vcpu) ? 0 : BIT(MKVM_PEND_NMI2)));
+	vcpu->ev.waiting = pending & (BIT(MKVM_PEND_NMI) |
+				      (mkvm_hw->nmi_masked(vcpu) ? 0 : BIT(MKVM_PEND_NMI2)));
 	if (vcpu->smm.active)
 		vcpu->ev.waiting |= BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_SMI);
 	/*
 	 * An SMI is taken between instructions: after the event's delivery, before its handler
 	 * begins.
 	 */
-	vcpu->ev.exit_soon = !vcpu->smm.active && (pending & BIT(MKVM_PEND_SMI)) && vcpu->ev.delivering.type != MKVM_EV_NONE;
+	vcpu->ev.exit_soon = !vcpu->smm.active && (pending & BIT(MKVM_PEND_SMI)) &&
+			     vcpu->ev.delivering.type != MKVM_EV_NONE;
 	if (vcpu->ev.exit_soon)
 		vcpu->ev.waiting |= BIT(MKVM_PEND_SMI);
 	/*
@@ -377,7 +382,8 @@ void mkvm_events_inject(struct mkvm_vcpu *vcpu)
 			   (nmi || vcpu->ev.raised.type != MKVM_EV_NONE ||
 			    (vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP));
 	irq = has_interrupt(vcpu) ||
-	      (vcpu->user_irqchip.pic && READ_ONCE(vcpu->run->request_interrupt_window) && accepts_extint(vcpu));
+	      (vcpu->user_irqchip.pic && READ_ONCE(vcpu->run->request_interrupt_window) &&
+	       accepts_extint(vcpu));
 	irq = irq && !debugger_holds(vcpu);
 	mkvm_trace(waits, vcpu, irq, nmi);
 	mkvm_hw->open_window(vcpu, irq, nmi);
@@ -399,7 +405,8 @@ void mkvm_restore_in_delivery(struct mkvm_vcpu *vcpu, enum mkvm_event_type type,
 	if (vcpu->ev.delivering.type == MKVM_EV_NMI) {
 		mkvm_pending_restore(vcpu, second ? MKVM_PEND_NMI2 : MKVM_PEND_NMI, true);
 		mkvm_hw->set_nmi_masked(vcpu, false);
-	} else if (vcpu->ev.delivering.type == MKVM_EV_EXCEPTION && vcpu->ev.raised.type == MKVM_EV_NONE) {
+	} else if (vcpu->ev.delivering.type == MKVM_EV_EXCEPTION &&
+		   vcpu->ev.raised.type == MKVM_EV_NONE) {
 		vcpu->ev.raised = vcpu->ev.delivering;
 		vcpu->ev.has_payload = false;
 	}

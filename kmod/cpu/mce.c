@@ -131,14 +131,17 @@ int mkvm_mce_inject(struct mkvm_vcpu *vcpu, const struct kvm_x86_mce *m)
 
 	if (!bank || !(m->status & MCI_STATUS_VAL))
 		return -EINVAL;
-	if (uncorrected && (((mce->cap & MCG_CTL_P) && mce->ctl != ~0ULL) || bank[MCE_CTL] != ~0ULL))
+	if (uncorrected &&
+	    (((mce->cap & MCG_CTL_P) && mce->ctl != ~0ULL) || bank[MCE_CTL] != ~0ULL))
 		return 0;
-	if (uncorrected && ((mce->status & MCG_STATUS_MCIP) || !(mkvm_hw->get_cr(vcpu, 4) & X86_CR4_MCE))) {
+	if (uncorrected &&
+	    ((mce->status & MCG_STATUS_MCIP) || !(mkvm_hw->get_cr(vcpu, 4) & X86_CR4_MCE))) {
 		vcpu->ev.triple_fault = true;
 		return 0;
 	}
 	/* A corrected error does not overwrite an uncorrected one that was not yet read. */
-	if (!uncorrected && (bank[MCE_STATUS] & MCI_STATUS_VAL) && (bank[MCE_STATUS] & MCI_STATUS_UC)) {
+	if (!uncorrected && (bank[MCE_STATUS] & MCI_STATUS_VAL) &&
+	    (bank[MCE_STATUS] & MCI_STATUS_UC)) {
 		bank[MCE_STATUS] |= MCI_STATUS_OVER;
 		return 0;
 	}

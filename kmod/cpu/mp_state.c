@@ -106,8 +106,9 @@ void mkvm_vcpu_reset(struct mkvm_vcpu *vcpu, bool init)
 	vcpu->smm.inside_nmi = false;
 	vcpu->slot_cache.generation = 0;
 	if (!init) {
-		vcpu->mp_state = vcpu->lapic && vcpu->id != vcpu->vm->bsp_id ? KVM_MP_STATE_UNINITIALIZED :
-									       KVM_MP_STATE_RUNNABLE;
+		vcpu->mp_state = vcpu->lapic && vcpu->id != vcpu->vm->bsp_id ?
+					 KVM_MP_STATE_UNINITIALIZED :
+					 KVM_MP_STATE_RUNNABLE;
 		vcpu->smm.base = 0x30000;
 		vcpu->fpu.xcr0 = XFEATURE_MASK_FP;
 		vcpu->fpu.pkru = 0;
@@ -139,7 +140,10 @@ void mkvm_accept_init_sipi(struct mkvm_vcpu *vcpu)
 	if (init) {
 		mkvm_trace(consume, vcpu, MKVM_PEND_INIT, bits, "taken");
 		mkvm_vcpu_reset(vcpu, true);
-		change(vcpu, vcpu->id == vcpu->vm->bsp_id ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_INIT_RECEIVED, "INIT");
+		change(vcpu,
+		       vcpu->id == vcpu->vm->bsp_id ? KVM_MP_STATE_RUNNABLE :
+						      KVM_MP_STATE_INIT_RECEIVED,
+		       "INIT");
 	}
 	if (!(bits & BIT(MKVM_PEND_SIPI)))
 		return;
@@ -166,7 +170,8 @@ int mkvm_vcpu_set_mp_state(struct mkvm_vcpu *vcpu, u32 state)
 {
 	if (!vcpu->lapic && state != KVM_MP_STATE_RUNNABLE)
 		return -EINVAL;
-	if ((state == KVM_MP_STATE_INIT_RECEIVED || state == KVM_MP_STATE_SIPI_RECEIVED) && vcpu->smm.active)
+	if ((state == KVM_MP_STATE_INIT_RECEIVED || state == KVM_MP_STATE_SIPI_RECEIVED) &&
+	    vcpu->smm.active)
 		return -EINVAL;		/* an INIT stays latched in SMM */
 	switch (state) {
 	case KVM_MP_STATE_SIPI_RECEIVED:
@@ -213,7 +218,8 @@ bool mkvm_vcpu_runnable(struct mkvm_vcpu *vcpu)
 	case KVM_MP_STATE_RUNNABLE:
 		return true;
 	case KVM_MP_STATE_HALTED:
-		return (!vcpu->smm.active && (pending & (BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_SMI)))) ||
+		return (!vcpu->smm.active &&
+			(pending & (BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_SMI)))) ||
 		       mkvm_wakes_halted(vcpu) || mkvm_user_window_open(vcpu);
 	case KVM_MP_STATE_INIT_RECEIVED:
 		return pending & (BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_SIPI));

@@ -440,7 +440,7 @@ int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host)
 	case MSR_KVM_WALL_CLOCK:
 	case MSR_KVM_SYSTEM_TIME:
 		*val = 0;
-		return !host;		/* no guest has them; QEMU 7.2 saves and restores them unasked */
+		return !host; /* no guest has them; QEMU 7.2 saves and restores them unasked */
 	case MSR_PLATFORM_INFO:
 		*val = vcpu->msr.platform_info;
 		return !host && READ_ONCE(vcpu->vm->hides_platform_info);
@@ -515,7 +515,7 @@ int mkvm_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host)
 	case MSR_IA32_ARCH_CAPABILITIES:
 	case MSR_IA32_PERF_CAPABILITIES:
 		return val || !host;
-	case MSR_IA32_POWER_CTL:	/* how to save energy: kept for the guest, and left to the host */
+	case MSR_IA32_POWER_CTL: /* how to save energy: kept for the guest, and left to the host */
 		vcpu->msr.power_ctl = val;
 		return 0;
 	case MSR_IA32_DEBUGCTLMSR:
@@ -525,7 +525,7 @@ int mkvm_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host)
 			return 1;
 		vcpu->msr.platform_info = val;
 		return 0;
-	case MSR_MISC_FEATURES_ENABLES:	/* of Intel's; as in Linux KVM every guest may have its CPUID fault */
+	case MSR_MISC_FEATURES_ENABLES: /* of Intel's; as in Linux KVM every guest may have its CPUID fault */
 		if (val & ~(u64)MSR_MISC_FEATURES_ENABLES_CPUID_FAULT ||
 		    (val && !(vcpu->msr.platform_info & MSR_PLATFORM_INFO_CPUID_FAULT)))
 			return 1;

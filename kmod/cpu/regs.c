@@ -30,7 +30,8 @@ static u32 find_mxcsr_mask(void)
 void mkvm_regs_setup(void)
 {
 	mxcsr_valid = find_mxcsr_mask();
-	mkvm_host_xcr0 = boot_cpu_has(X86_FEATURE_OSXSAVE) ? xgetbv(XCR_XFEATURE_ENABLED_MASK) : XFEATURE_MASK_FP;
+	mkvm_host_xcr0 = boot_cpu_has(X86_FEATURE_OSXSAVE) ? xgetbv(XCR_XFEATURE_ENABLED_MASK) :
+							     XFEATURE_MASK_FP;
 }
 
 void mkvm_regs_get(struct mkvm_vcpu *vcpu, struct kvm_regs *r)
@@ -66,8 +67,9 @@ void mkvm_regs_set(struct mkvm_vcpu *vcpu, const struct kvm_regs *r)
  */
 void mkvm_update_pkru(struct mkvm_vcpu *vcpu)
 {
-	vcpu->fpu.has_pkru = boot_cpu_has(X86_FEATURE_OSPKE) &&
-			 ((vcpu->fpu.xcr0 & XFEATURE_MASK_PKRU) || (mkvm_hw->get_cr(vcpu, 4) & X86_CR4_PKE));
+	vcpu->fpu.has_pkru =
+		boot_cpu_has(X86_FEATURE_OSPKE) &&
+		((vcpu->fpu.xcr0 & XFEATURE_MASK_PKRU) || (mkvm_hw->get_cr(vcpu, 4) & X86_CR4_PKE));
 }
 
 /* ---- control registers ---- */
@@ -117,8 +119,9 @@ bool mkvm_efer_valid(struct mkvm_vcpu *vcpu, u64 efer)
 	return !(efer & vcpu->guest_cpuid.efer_reserved);
 }
 
-#define CR0_BITS	(X86_CR0_PE | X86_CR0_MP | X86_CR0_EM | X86_CR0_TS | X86_CR0_ET | X86_CR0_NE | \
-			 X86_CR0_WP | X86_CR0_AM | X86_CR0_NW | X86_CR0_CD | X86_CR0_PG)
+#define CR0_BITS                                                                       \
+	(X86_CR0_PE | X86_CR0_MP | X86_CR0_EM | X86_CR0_TS | X86_CR0_ET | X86_CR0_NE | \
+	 X86_CR0_WP | X86_CR0_AM | X86_CR0_NW | X86_CR0_CD | X86_CR0_PG)
 
 /* Whether MOV to CR0 accepts the value. AMD APM vol. 2, "CR0 Register". */
 static bool cr0_valid(u64 cr0)
@@ -140,7 +143,8 @@ static int cr0_write(struct mkvm_vcpu *vcpu, u64 val)
 	lma = (mode.efer & EFER_LME) && (val & X86_CR0_PG);
 	if (val >> 32 || !cr0_valid(val & CR0_BITS))
 		return 1;
-	if (!(val & X86_CR0_PG) && (((mode.efer & EFER_LMA) && mode.cs_l) || (mode.cr4 & X86_CR4_PCIDE)))
+	if (!(val & X86_CR0_PG) &&
+	    (((mode.efer & EFER_LMA) && mode.cs_l) || (mode.cr4 & X86_CR4_PCIDE)))
 		return 1;
 	if (lma && !(mode.efer & EFER_LMA) && (!(mode.cr4 & X86_CR4_PAE) || mode.cs_l))
 		return 1;
@@ -158,7 +162,8 @@ static int cr3_write(struct mkvm_vcpu *vcpu, u64 val)
 	mkvm_hw->get_mode(vcpu, &mode);
 	if (mode.cr4 & X86_CR4_PCIDE)
 		val &= ~BIT_ULL(63);
-	if ((mode.efer & EFER_LMA) && (val & (vcpu->guest_cpuid.gpa_reserved | GENMASK_ULL(63, 52))))
+	if ((mode.efer & EFER_LMA) &&
+	    (val & (vcpu->guest_cpuid.gpa_reserved | GENMASK_ULL(63, 52))))
 		return 1;
 	mkvm_hw->set_cr(vcpu, 3, val);
 	mkvm_hw->flush_tlb(vcpu);
@@ -245,8 +250,8 @@ static bool sregs_valid(struct mkvm_vcpu *vcpu, const struct kvm_sregs *s)
 {
 	bool long_mode = (s->efer & EFER_LME) && (s->cr0 & X86_CR0_PG);
 
-	if (!cr0_valid(s->cr0) || !mkvm_cr4_valid(vcpu, s->cr4) || !mkvm_efer_valid(vcpu, s->efer) ||
-	    (s->cr8 & ~0xfULL))
+	if (!cr0_valid(s->cr0) || !mkvm_cr4_valid(vcpu, s->cr4) ||
+	    !mkvm_efer_valid(vcpu, s->efer) || (s->cr8 & ~0xfULL))
 		return false;
 	if (bitmap_weight((const unsigned long *)s->interrupt_bitmap, KVM_NR_INTERRUPTS) > 1)
 		return false;		/* only one interrupt can be in delivery */
@@ -351,7 +356,8 @@ void mkvm_xcrs_get(struct mkvm_vcpu *vcpu, struct kvm_xcrs *xcrs)
 /* XSETBV. Own thread. Return: 1 for #GP. AMD APM vol. 4, "XSETBV". */
 int mkvm_xcr_write(struct mkvm_vcpu *vcpu, u32 index, u64 val)
 {
-	if (index != XCR_XFEATURE_ENABLED_MASK || !(val & XFEATURE_MASK_FP) || (val & ~vcpu->fpu.xcr0_mask))
+	if (index != XCR_XFEATURE_ENABLED_MASK || !(val & XFEATURE_MASK_FP) ||
+	    (val & ~vcpu->fpu.xcr0_mask))
 		return 1;
 	if ((val & XFEATURE_MASK_YMM) && !(val & XFEATURE_MASK_SSE))
 		return 1;
@@ -388,7 +394,8 @@ int mkvm_debugregs_set(struct mkvm_vcpu *vcpu, const struct kvm_debugregs *regs)
 	if (regs->flags || (regs->dr6 >> 32) || (regs->dr7 >> 32))
 		return -EINVAL;
 	memcpy(vcpu->dr, regs->db, sizeof(vcpu->dr));
-	mkvm_hw->set_dr(vcpu, 6, (regs->dr6 & (DR_TRAP_BITS | DR_STEP | BIT(13) | BIT(15))) | DR6_RESERVED);
+	mkvm_hw->set_dr(vcpu, 6,
+			(regs->dr6 & (DR_TRAP_BITS | DR_STEP | BIT(13) | BIT(15))) | DR6_RESERVED);
 	mkvm_hw->set_dr(vcpu, 7, regs->dr7 | 0x400);
 	return 0;
 }

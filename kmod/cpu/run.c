@@ -28,11 +28,13 @@
 #include "explain/trace.h"
 
 /* The bits of the pending word that ask for work before an entry. */
-#define PEND_WORK (BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_SIPI) | BIT(MKVM_PEND_NMI) | BIT(MKVM_PEND_NMI2) | \
-		   BIT(MKVM_PEND_SMI) | BIT(MKVM_PEND_EVENT) | BIT(MKVM_PEND_MSRS))
+#define PEND_WORK                                                                               \
+	(BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_SIPI) | BIT(MKVM_PEND_NMI) | BIT(MKVM_PEND_NMI2) | \
+	 BIT(MKVM_PEND_SMI) | BIT(MKVM_PEND_EVENT) | BIT(MKVM_PEND_MSRS))
 
 /* The bits that the loop handles before all else. */
-#define PEND_FIRST (BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_SIPI) | BIT(MKVM_PEND_TELL) | BIT(MKVM_PEND_MSRS))
+#define PEND_FIRST \
+	(BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_SIPI) | BIT(MKVM_PEND_TELL) | BIT(MKVM_PEND_MSRS))
 
 /* ---- entering ---- */
 
@@ -71,7 +73,8 @@ static void enter_guest_irqoff(struct mkvm_vcpu *vcpu)
 		if (unlikely(vcpu->overlay.root))
 			mkvm_overlay_end(vcpu);
 	}
-	mkvm_trace_event(enter, vcpu, "", 0, 0, 0, vcpu->ev.delivering.type ? vcpu->ev.delivering.vector | BIT(31) : 0);
+	mkvm_trace_event(enter, vcpu, "", 0, 0, 0,
+			 vcpu->ev.delivering.type ? vcpu->ev.delivering.vector | BIT(31) : 0);
 	if (test_thread_flag(TIF_NEED_FPU_LOAD))
 		switch_fpu_return();
 	if (vcpu->fpu.xcr0 != host_xcr0)
@@ -112,7 +115,8 @@ static void vapic_show(struct mkvm_vcpu *vcpu)
 {
 	int idx = srcu_read_lock(&vcpu->vm->srcu);
 	u32 __user *p = mkvm_gpa_to_user(vcpu, vcpu->tpr_page.gpa, true);
-	u32 isr = max(mkvm_lapic_highest_isr(vcpu->lapic), 0), irr = max(mkvm_lapic_highest_irr(vcpu->lapic), 0);
+	u32 isr = max(mkvm_lapic_highest_isr(vcpu->lapic), 0),
+	    irr = max(mkvm_lapic_highest_irr(vcpu->lapic), 0);
 
 	vcpu->tpr_page.tpr = mkvm_lapic_get_tpr(vcpu->lapic);
 	if (p && !put_user(vcpu->tpr_page.tpr | (isr & 0xf0) << 8 | irr << 24, p))
@@ -135,7 +139,8 @@ static void vapic_look(struct mkvm_vcpu *vcpu)
 /* Enters the guest once and handles its exit. Return: as handle_exit. */
 static int enter_guest(struct mkvm_vcpu *vcpu)
 {
-	if ((READ_ONCE(vcpu->pending) & PEND_WORK) || vcpu->ev.delivering.type || vcpu->ev.raised.type)
+	if ((READ_ONCE(vcpu->pending) & PEND_WORK) || vcpu->ev.delivering.type ||
+	    vcpu->ev.raised.type)
 		mkvm_events_inject(vcpu);
 	if (unlikely(vcpu->tpr_page.gpa))
 		vapic_show(vcpu);
@@ -148,7 +153,8 @@ static int enter_guest(struct mkvm_vcpu *vcpu)
 	 */
 	smp_store_mb(vcpu->where, MKVM_IN_GUEST);
 	xfer_to_guest_mode_prepare();
-	if (unlikely((READ_ONCE(vcpu->pending) & PEND_WORK & ~vcpu->ev.waiting) || mkvm_user_work_pending())) {
+	if (unlikely((READ_ONCE(vcpu->pending) & PEND_WORK & ~vcpu->ev.waiting) ||
+		     mkvm_user_work_pending())) {
 		WRITE_ONCE(vcpu->where, MKVM_OUTSIDE);
 		local_irq_enable();
 		preempt_enable();
@@ -258,7 +264,8 @@ static void fill_run(struct mkvm_vcpu *vcpu)
 	run->if_flag = !!(vcpu->rflags & X86_EFLAGS_IF);
 	run->cr8 = mkvm_get_cr8(vcpu);
 	run->apic_base = mkvm_get_apic_base(vcpu);
-	run->ready_for_interrupt_injection = !vcpu->user_irqchip.pic || mkvm_ready_for_user_interrupt(vcpu);
+	run->ready_for_interrupt_injection = !vcpu->user_irqchip.pic ||
+					     mkvm_ready_for_user_interrupt(vcpu);
 }
 
 static int run_prepared(struct mkvm_vcpu *vcpu)
@@ -269,7 +276,7 @@ static int run_prepared(struct mkvm_vcpu *vcpu)
 
 	if (!vcpu->lapic && mkvm_set_cr8(vcpu, READ_ONCE(run->cr8)))
 		return -EINVAL;
-	if (vcpu->user_irqchip.pic)		/* userspace may have changed its request for a window */
+	if (vcpu->user_irqchip.pic) /* userspace may have changed its request for a window */
 		mkvm_pending_set(vcpu, MKVM_PEND_EVENT);
 	if (complete) {
 		vcpu->complete = NULL;

@@ -21,7 +21,7 @@
 #include "hw_ops.h"
 #include "explain/trace.h"
 
-#define SMM_ENTRY	0x8000		/* offset of the handler, and of the upper half that holds the state */
+#define SMM_ENTRY 0x8000 /* offset of the handler, and of the upper half that holds the state */
 #define SMRAM_OFFSET	0xfe00		/* from SMBASE to the saved state */
 #define SMRAM_SIZE	0x200
 #define SMM_REVISION	0x30000		/* relocation of SMBASE, restart of I/O instructions */
@@ -84,13 +84,22 @@ struct smram32 {
 	u32 eip, eflags, cr3, cr0;
 } __packed;
 
-#define AT64(field, offset) static_assert(offsetof(struct smram64, field) == (offset) - SMRAM_OFFSET)
-#define AT32(field, offset) static_assert(offsetof(struct smram32, field) == (offset) - SMRAM_OFFSET)
+#define AT64(field, offset) static_assert(offsetof(struct smram64, field) == (offset)-SMRAM_OFFSET)
+#define AT32(field, offset) static_assert(offsetof(struct smram32, field) == (offset)-SMRAM_OFFSET)
 
 /* AMD APM vol. 2, "SMRAM State-Save Area". */
-AT64(es, 0xfe00); AT64(cs, 0xfe10); AT64(ss, 0xfe20); AT64(ds, 0xfe30); AT64(fs, 0xfe40); AT64(gs, 0xfe50);
+AT64(es, 0xfe00);
+AT64(cs, 0xfe10);
+AT64(ss, 0xfe20);
+AT64(ds, 0xfe30);
+AT64(fs, 0xfe40);
+AT64(gs, 0xfe50);
 AT64(gdtr, 0xfe60); AT64(ldtr, 0xfe70); AT64(idtr, 0xfe80); AT64(tr, 0xfe90);
-AT64(io_rip, 0xfea0); AT64(io_rcx, 0xfea8); AT64(io_rsi, 0xfeb0); AT64(io_rdi, 0xfeb8); AT64(io_dword, 0xfec0);
+AT64(io_rip, 0xfea0);
+AT64(io_rcx, 0xfea8);
+AT64(io_rsi, 0xfeb0);
+AT64(io_rdi, 0xfeb8);
+AT64(io_dword, 0xfec0);
 AT64(io_restart, 0xfec8); AT64(halt_restart, 0xfec9); AT64(int_shadow, 0xfecb); AT64(efer, 0xfed0);
 AT64(revision, 0xfefc); AT64(smbase, 0xff00);
 AT64(cr4, 0xff48); AT64(cr3, 0xff50); AT64(cr0, 0xff58); AT64(dr7, 0xff60); AT64(dr6, 0xff68);
@@ -104,7 +113,11 @@ static_assert(sizeof(struct smram64) == SMRAM_SIZE);
 AT32(smbase, 0xfef8); AT32(revision, 0xfefc); AT32(io_restart, 0xff00); AT32(halt_restart, 0xff02);
 AT32(cr4, 0xff14); AT32(int_shadow, 0xff1a); AT32(ds, 0xff2c); AT32(idtr, 0xff50); AT32(tr, 0xff5c);
 AT32(gdtr, 0xff6c); AT32(ldtr, 0xff78); AT32(es, 0xff84); AT32(ss, 0xff9c);
-AT32(es_sel, 0xffa8); AT32(ldtr_sel, 0xffc0); AT32(tr_sel, 0xffc4); AT32(dr7, 0xffc8); AT32(dr6, 0xffcc);
+AT32(es_sel, 0xffa8);
+AT32(ldtr_sel, 0xffc0);
+AT32(tr_sel, 0xffc4);
+AT32(dr7, 0xffc8);
+AT32(dr6, 0xffcc);
 AT32(regs, 0xffd0); AT32(eip, 0xfff0); AT32(eflags, 0xfff4); AT32(cr3, 0xfff8); AT32(cr0, 0xfffc);
 static_assert(sizeof(struct smram32) == SMRAM_SIZE);
 
@@ -276,7 +289,8 @@ static int smram_copy(struct mkvm_vcpu *vcpu, void *area, bool write)
 	for (done = 0; done < SMRAM_SIZE && !r; done += n, gpa += n) {
 		n = min_t(u32, SMRAM_SIZE - done, PAGE_SIZE - (gpa & ~PAGE_MASK));
 		p = mkvm_gpa_to_user(vcpu, gpa, write);
-		if (!p || (write ? copy_to_user(p, area + done, n) : copy_from_user(area + done, p, n)))
+		if (!p ||
+		    (write ? copy_to_user(p, area + done, n) : copy_from_user(area + done, p, n)))
 			r = -EFAULT;
 		else if (write)
 			mkvm_mark_dirty(vcpu, gpa);
@@ -362,7 +376,8 @@ void mkvm_accept_smi(struct mkvm_vcpu *vcpu, u32 io)
 	union smram area;
 	struct smm_state st;
 
-	if (vcpu->smm.active || vcpu->ev.delivering.type != MKVM_EV_NONE || vcpu->ev.raised.type != MKVM_EV_NONE ||
+	if (vcpu->smm.active || vcpu->ev.delivering.type != MKVM_EV_NONE ||
+	    vcpu->ev.raised.type != MKVM_EV_NONE ||
 	    (READ_ONCE(vcpu->pending) & BIT(MKVM_PEND_INIT)) ||
 	    (vcpu->mp_state != KVM_MP_STATE_RUNNABLE && vcpu->mp_state != KVM_MP_STATE_HALTED))
 		return;

@@ -74,15 +74,17 @@ static __printf(2, 3) void show(struct out *o, const char *record, ...)
 	comma(o);
 	for (; (item = strchr(record, '{')); record = strchr(item, '}') + 1) {
 		const char *value = strchr(item, ' ') + 1;
-		int flag = item[1] == '?', key = value - item - 2 - flag, len = strchr(value, '}') - value;
+		int flag = item[1] == '?', key = value - item - 2 - flag,
+		    len = strchr(value, '}') - value;
 		const char *quote = *value == '0' || (value[1] == 's' && !flag) ? "\"" : "";
 
 		if (o->json)
-			n += scnprintf(format + n, sizeof(format) - n, "%s\"%.*s\":%s%.*s%s", n ? "," : "", key,
-				       item + 1 + flag, quote, len, value, quote);
+			n += scnprintf(format + n, sizeof(format) - n, "%s\"%.*s\":%s%.*s%s",
+				       n ? "," : "", key, item + 1 + flag, quote, len, value,
+				       quote);
 		else
-			n += scnprintf(format + n, sizeof(format) - n, "%.*s%.*s", (int)(item - record), record,
-				       len, value);
+			n += scnprintf(format + n, sizeof(format) - n, "%.*s%.*s",
+				       (int)(item - record), record, len, value);
 	}
 	if (!o->json)
 		strscpy(format + n, record, sizeof(format) - n);
@@ -106,10 +108,11 @@ static const char *flag(struct out *o, bool value, const char *words)
 
 static void show_pending(struct out *o, unsigned long pending)
 {
-	static const char * const bits[] = {
-		[MKVM_PEND_INIT] = "INIT", [MKVM_PEND_SIPI] = "SIPI", [MKVM_PEND_NMI] = "NMI", [MKVM_PEND_SMI] = "SMI",
-		[MKVM_PEND_EVENT] = "look", [MKVM_PEND_MSRS] = "MSR filter", [MKVM_PEND_TELL] = "tell",
-		[MKVM_PEND_NMI2] = "second NMI",
+	static const char *const bits[] = {
+		[MKVM_PEND_INIT] = "INIT",  [MKVM_PEND_SIPI] = "SIPI",
+		[MKVM_PEND_NMI] = "NMI",    [MKVM_PEND_SMI] = "SMI",
+		[MKVM_PEND_EVENT] = "look", [MKVM_PEND_MSRS] = "MSR filter",
+		[MKVM_PEND_TELL] = "tell",  [MKVM_PEND_NMI2] = "second NMI",
 	};
 	int bit;
 
@@ -134,7 +137,8 @@ static void show_vcpu(struct out *o, struct mkvm_vcpu *vcpu)
 	why = mkvm_hold_name(v.hold) ?: "for an entry";
 	begin(o, NULL, '{');
 	show(o, "vcpu {id %u}: {mp_state %s}, {where %s}, cpu {cpu %d}{?in_smm %s}", v.id,
-	     mkvm_mp_state_name(v.mp_state), where[v.where % 3], v.cpu, flag(o, v.in_smm, ", in SMM"));
+	     mkvm_mp_state_name(v.mp_state), where[v.where % 3], v.cpu,
+	     flag(o, v.in_smm, ", in SMM"));
 	show(o, ", rip {rip 0x%llx}, rflags {rflags 0x%llx}, last exit {last_exit %s}\n  pending {word 0x%x}",
 	     v.rip, v.rflags, v.last_exit, v.pending);
 	show_pending(o, v.pending);
@@ -178,9 +182,11 @@ static void show_lapic(struct out *o, struct mkvm_vcpu *vcpu)
 		return;
 	mkvm_lapic_get_state(vcpu->lapic, state);
 	begin(o, NULL, '{');
-	show(o, "lapic {id %u}: base {base 0x%llx} spiv {spiv 0x%x} tpr {tpr 0x%x} ppr {ppr 0x%x} ldr {ldr 0x%x}\n ",
-	     vcpu->id, mkvm_lapic_get_base(vcpu->lapic), lapic_reg(state, APIC_SPIV), lapic_reg(state, APIC_TASKPRI),
-	     lapic_reg(state, APIC_PROCPRI), lapic_reg(state, APIC_LDR));
+	show(o,
+	     "lapic {id %u}: base {base 0x%llx} spiv {spiv 0x%x} tpr {tpr 0x%x} ppr {ppr 0x%x} ldr {ldr 0x%x}\n ",
+	     vcpu->id, mkvm_lapic_get_base(vcpu->lapic), lapic_reg(state, APIC_SPIV),
+	     lapic_reg(state, APIC_TASKPRI), lapic_reg(state, APIC_PROCPRI),
+	     lapic_reg(state, APIC_LDR));
 	show(o, " timer {timer 0x%x} lint0 {lint0 0x%x} lint1 {lint1 0x%x} error {error 0x%x}",
 	     lapic_reg(state, APIC_LVTT), lapic_reg(state, APIC_LVT0), lapic_reg(state, APIC_LVT1),
 	     lapic_reg(state, APIC_LVTERR));
@@ -218,7 +224,8 @@ static void show_ioapic(struct out *o, struct mkvm *vm)
 		     ioapic.redirtbl[i].fields.vector, ioapic.redirtbl[i].fields.delivery_mode,
 		     ioapic.redirtbl[i].fields.dest_id);
 		show(o, " {trigger %s} {line %s}{?masked %s}{?remote_irr %s}",
-		     ioapic.redirtbl[i].fields.trig_mode ? "level" : "edge", ioapic.irr & BIT(i) ? "high" : "low",
+		     ioapic.redirtbl[i].fields.trig_mode ? "level" : "edge",
+		     ioapic.irr & BIT(i) ? "high" : "low",
 		     flag(o, ioapic.redirtbl[i].fields.mask, ", masked"),
 		     flag(o, ioapic.redirtbl[i].fields.remote_irr, ", remote-IRR"));
 		end(o, '}');
@@ -263,10 +270,13 @@ static void show_slots(struct out *o, struct mkvm *vm)
 			const struct mkvm_memslot *slot = &slots->slot[i];
 
 			begin(o, NULL, '{');
-			show(o, "space {space %d} slot {slot %u}: gpa {gpa 0x%llx} size {size 0x%llx}", as,
-			     slot->id & 0xffff, slot->gfn << PAGE_SHIFT, slot->npages << PAGE_SHIFT);
+			show(o,
+			     "space {space %d} slot {slot %u}: gpa {gpa 0x%llx} size {size 0x%llx}",
+			     as, slot->id & 0xffff, slot->gfn << PAGE_SHIFT,
+			     slot->npages << PAGE_SHIFT);
 			show(o, " hva {hva 0x%lx}{?read_only %s}{?dirty_log %s}", slot->hva,
-			     flag(o, slot->flags & KVM_MEM_READONLY, " read-only"), flag(o, slot->dirty, " dirty log"));
+			     flag(o, slot->flags & KVM_MEM_READONLY, " read-only"),
+			     flag(o, slot->dirty, " dirty log"));
 			end(o, '}');
 		}
 	}
@@ -281,7 +291,8 @@ static void show_counters(struct out *o, u32 id, const u64 *values, bool vcpu)
 	show(o, vcpu ? "vcpu {id %u}:" : "vm {id %u}:", id);
 	for (i = 0; i < nr; i++) {
 		comma(o);
-		seq_printf(o->s, o->json ? "\"%s\":%llu" : " %s %llu", mkvm_stat_name(i, vcpu), READ_ONCE(values[i]));
+		seq_printf(o->s, o->json ? "\"%s\":%llu" : " %s %llu", mkvm_stat_name(i, vcpu),
+			   READ_ONCE(values[i]));
 	}
 	end(o, '}');
 }

@@ -31,8 +31,10 @@ DEFINE_STATIC_KEY_FALSE(mkvm_trace_key);
 static atomic_t last_id = ATOMIC_INIT(0);
 static u32 before_first;	/* this id and lower ones are from an earlier tracing session */
 
-static const char * const deliveries[] = { "fixed", "lowest", "SMI", "reserved", "NMI", "INIT", "SIPI", "ExtINT" };
-static const char * const pending_names[] = { "INIT", "SIPI", "NMI", "SMI", [MKVM_PEND_NMI2] = "NMI" };
+static const char *const deliveries[] = { "fixed", "lowest", "SMI",  "reserved",
+					  "NMI",   "INIT",   "SIPI", "ExtINT" };
+static const char *const pending_names[] = { "INIT", "SIPI", "NMI",
+					     "SMI", [MKVM_PEND_NMI2] = "NMI" };
 
 /* Called for each event of the system that gets its first user. Context: tracepoints_mutex held. */
 int mkvm_trace_reg(void)
@@ -76,7 +78,8 @@ u32 mkvm_trace_raise(struct mkvm *vm, const char *origin, int vcpu, int gsi, u64
 
 u32 mkvm_trace_raise_gsi(struct mkvm *vm, int source, u32 gsi, int level)
 {
-	static const char * const names[] = { "irq_line", "pit", "irqfd", "irqfd-resample", "restored" };
+	static const char *const names[] = { "irq_line", "pit", "irqfd", "irqfd-resample",
+					     "restored" };
 
 	return level ? mkvm_trace_raise(vm, names[source], -1, gsi, 0, 0) : 0;
 }
@@ -159,7 +162,8 @@ u32 mkvm_trace_pin_id(struct mkvm *vm, unsigned int chip, unsigned int pin)
  * The pin's newest id merges with its previous one, which stays. @number: the pin's number in
  * traces.
  */
-static void pin_merges(struct mkvm *vm, unsigned int chip, unsigned int pin, int number, const char *kind)
+static void pin_merges(struct mkvm *vm, unsigned int chip, unsigned int pin, int number,
+		       const char *kind)
 {
 	u32 id = mkvm_trace_pin_id(vm, chip, pin), into = known(&vm->ids.before[chip][pin]);
 
@@ -198,7 +202,8 @@ void mkvm_trace_pin_held(struct mkvm *vm, unsigned int pin, u64 rte, bool high)
 	if (high)
 		pin_merges(vm, KVM_IRQCHIP_IOAPIC, pin, pin, "IOAPIC pin");
 	else
-		trace_block(vm->nr, -1, id, pin, "IOAPIC pin", rte & BIT(16) ? "masked" : "remote-IRR", 0);
+		trace_block(vm->nr, -1, id, pin, "IOAPIC pin",
+			    rte & BIT(16) ? "masked" : "remote-IRR", 0);
 }
 
 void mkvm_trace_msi(struct mkvm *vm, const struct mkvm_irq *irq)
@@ -218,7 +223,9 @@ static void accepted(struct mkvm_vcpu *vcpu, const struct mkvm_irq *irq)
 /* A message that becomes a bit of the pending word is about to be posted. */
 void mkvm_trace_message(struct mkvm_vcpu *vcpu, const struct mkvm_irq *irq)
 {
-	static const s8 bits[8] = { -1, -1, MKVM_PEND_SMI, -1, MKVM_PEND_NMI, MKVM_PEND_INIT, MKVM_PEND_SIPI, -1 };
+	static const s8 bits[8] = {
+		-1, -1, MKVM_PEND_SMI, -1, MKVM_PEND_NMI, MKVM_PEND_INIT, MKVM_PEND_SIPI, -1
+	};
 	int bit = bits[irq->delivery];
 
 	if (bit < 0 || (bit == MKVM_PEND_INIT && irq->level && !irq->assert))
@@ -257,14 +264,17 @@ void mkvm_trace_accept(struct mkvm_vcpu *vcpu, const struct mkvm_irq *irq, bool 
 }
 
 /* @vcpu: NULL if no target was found */
-void mkvm_trace_drop(struct mkvm *vm, struct mkvm_vcpu *vcpu, const struct mkvm_irq *irq, const char *why)
+void mkvm_trace_drop(struct mkvm *vm, struct mkvm_vcpu *vcpu, const struct mkvm_irq *irq,
+		     const char *why)
 {
-	trace_drop(vm->nr, vcpu ? (int)vcpu->id : -1, irq->id, irq->vector, deliveries[irq->delivery], why, 0);
+	trace_drop(vm->nr, vcpu ? (int)vcpu->id : -1, irq->id, irq->vector,
+		   deliveries[irq->delivery], why, 0);
 }
 
 /* ---- the pending word ---- */
 
-void mkvm_trace_pend(struct mkvm_vcpu *vcpu, int bit, unsigned long before, unsigned long after, const char *how)
+void mkvm_trace_pend(struct mkvm_vcpu *vcpu, int bit, unsigned long before, unsigned long after,
+		     const char *how)
 {
 	u32 id = take(&vcpu->ids.posted[posted_as(bit)]);
 
@@ -307,9 +317,11 @@ void mkvm_trace_reset(struct mkvm_vcpu *vcpu)
 
 const char *mkvm_mp_state_name(u32 state)
 {
-	static const char * const names[] = { "RUNNABLE", "UNINITIALIZED", "INIT_RECEIVED", "HALTED", "SIPI_RECEIVED" };
+	static const char *const names[] = { "RUNNABLE", "UNINITIALIZED", "INIT_RECEIVED", "HALTED",
+					     "SIPI_RECEIVED" };
 
-	return state < ARRAY_SIZE(names) ? names[array_index_nospec(state, ARRAY_SIZE(names))] : "?";
+	return state < ARRAY_SIZE(names) ? names[array_index_nospec(state, ARRAY_SIZE(names))] :
+					   "?";
 }
 
 /* ---- into the guest, and EOI ---- */
@@ -327,7 +339,8 @@ void mkvm_trace_pic_ack(struct mkvm *vm, unsigned int pin)
 
 void mkvm_trace_took_extint(struct mkvm_vcpu *vcpu)
 {
-	vcpu->ids.taken = vcpu->user_irqchip.pic ? take(&vcpu->ids.user) : take(&vcpu->vm->ids.pic_taken);
+	vcpu->ids.taken = vcpu->user_irqchip.pic ? take(&vcpu->ids.user) :
+						   take(&vcpu->vm->ids.pic_taken);
 }
 
 /* @again: the event was in delivery already and was not chosen now */
@@ -380,7 +393,8 @@ static void blocked(struct mkvm_vcpu *vcpu, int what, u32 id, int vector, enum m
 	static const char * const names[] = { "interrupt", "NMI", "SMI", "INIT" };
 
 	if (hold && (vcpu->ids.blocked[what].hold != hold || vcpu->ids.blocked[what].id != id))
-		trace_block(vcpu->vm->nr, vcpu->id, id, vector, names[what], mkvm_hold_name(hold), 0);
+		trace_block(vcpu->vm->nr, vcpu->id, id, vector, names[what], mkvm_hold_name(hold),
+			    0);
 	vcpu->ids.blocked[what].hold = hold;
 	vcpu->ids.blocked[what].id = id;
 }
@@ -404,7 +418,9 @@ static u32 id_that_waits(struct mkvm_vcpu *vcpu, int vector)
 		return 0;
 	if (vector == MKVM_WAITS_EXTINT)
 		return known(&vcpu->vm->ids.pic_waits);
-	return known(vcpu->user_irqchip.pic && vector == vcpu->user_irqchip.vector ? &vcpu->ids.user : &vcpu->ids.irr[vector]);
+	return known(vcpu->user_irqchip.pic && vector == vcpu->user_irqchip.vector ?
+			     &vcpu->ids.user :
+			     &vcpu->ids.irr[vector]);
 }
 
 /* Traces what waits before an entry or a sleep. Context: own thread. */

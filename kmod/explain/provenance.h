@@ -30,7 +30,11 @@ DECLARE_STATIC_KEY_FALSE(mkvm_trace_key);
 #endif
 
 #define mkvm_trace(step, ...) do { if (mkvm_tracing()) mkvm_trace_##step(__VA_ARGS__); } while (0)
-#define mkvm_trace_event(event, ...) do { if (mkvm_tracing()) trace_##event(__VA_ARGS__); } while (0)
+#define mkvm_trace_event(event, ...)                \
+	do {                                        \
+		if (mkvm_tracing())                 \
+			trace_##event(__VA_ARGS__); \
+	} while (0)
 #define mkvm_trace_id(step, ...) (mkvm_tracing() ? mkvm_trace_##step(__VA_ARGS__) : 0)
 
 /* The events that wait in a vCPU, and what holds them back. */
@@ -58,7 +62,7 @@ struct mkvm_vcpu_ids {
 	u32 taken;		/* (v) of the event that choose_event has chosen */
 	u32 event;		/* (v) of vcpu->ev.delivering */
 	u32 smi;		/* (v) of the SMI that the vCPU handles in SMM */
-	bool went_in;		/* (v) an entry injected vcpu->ev.delivering, or userspace restored it */
+	bool went_in; /* (v) an entry injected vcpu->ev.delivering, or userspace restored it */
 	u8 refused;		/* (v) pending bits that KVM_SET_VCPU_EVENTS may not remove */
 	struct {
 		u32 id;
@@ -85,9 +89,12 @@ u32 mkvm_trace_pin_id(struct mkvm *vm, unsigned int chip, unsigned int pin);
 void mkvm_trace_msi(struct mkvm *vm, const struct mkvm_irq *irq);
 void mkvm_trace_message(struct mkvm_vcpu *vcpu, const struct mkvm_irq *irq);
 u32 mkvm_trace_request(struct mkvm_vcpu *vcpu, const struct mkvm_irq *irq);
-void mkvm_trace_accept(struct mkvm_vcpu *vcpu, const struct mkvm_irq *irq, bool was_set, u32 holder);
-void mkvm_trace_drop(struct mkvm *vm, struct mkvm_vcpu *vcpu, const struct mkvm_irq *irq, const char *why);
-void mkvm_trace_pend(struct mkvm_vcpu *vcpu, int bit, unsigned long before, unsigned long after, const char *how);
+void mkvm_trace_accept(struct mkvm_vcpu *vcpu, const struct mkvm_irq *irq, bool was_set,
+		       u32 holder);
+void mkvm_trace_drop(struct mkvm *vm, struct mkvm_vcpu *vcpu, const struct mkvm_irq *irq,
+		     const char *why);
+void mkvm_trace_pend(struct mkvm_vcpu *vcpu, int bit, unsigned long before, unsigned long after,
+		     const char *how);
 void mkvm_trace_ioapic_eoi(struct mkvm *vm, unsigned int pin, u64 rte, bool high);
 void mkvm_trace_pic_eoi(struct mkvm *vm, unsigned int pin, bool high);
 void mkvm_trace_resample(struct mkvm *vm, u32 gsi);

@@ -27,7 +27,9 @@ void mkvm_vcpu_state(struct mkvm_vcpu *vcpu, struct mkvm_vcpu_state *s)
 	s->where = READ_ONCE(vcpu->where);
 	s->cpu = READ_ONCE(vcpu->cpu);
 	s->pending = READ_ONCE(vcpu->pending);
-	s->delivering = READ_ONCE(vcpu->ev.delivering.type) ? READ_ONCE(vcpu->ev.delivering.vector) : MKVM_WAITS_NONE;
+	s->delivering = READ_ONCE(vcpu->ev.delivering.type) ?
+				READ_ONCE(vcpu->ev.delivering.vector) :
+				MKVM_WAITS_NONE;
 	s->hold = mkvm_interrupt_waits(vcpu, &vector);
 	s->waiting = vector;
 	s->hold_nmi = mkvm_nmi_waits(vcpu);

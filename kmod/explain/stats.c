@@ -114,7 +114,8 @@ static struct stats_file *stats_file_create(struct mkvm *vm, struct mkvm_vcpu *v
 	struct stats_file *f = kzalloc(struct_size(f, image, size), GFP_KERNEL_ACCOUNT);
 	char *id;
 
-	BUILD_BUG_ON(ARRAY_SIZE(vcpu_stats) != MKVM_NR_VCPU_STATS || ARRAY_SIZE(vm_stats) != MKVM_NR_VM_STATS);
+	BUILD_BUG_ON(ARRAY_SIZE(vcpu_stats) != MKVM_NR_VCPU_STATS ||
+		     ARRAY_SIZE(vm_stats) != MKVM_NR_VM_STATS);
 	if (!f)
 		return NULL;
 	f->vm = vm;

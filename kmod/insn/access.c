@@ -24,7 +24,8 @@
 /* ---- memory and devices ---- */
 
 /* Performs one access of at most 8 bytes to something that is not RAM. */
-static enum mkvm_emu_result device_access(struct mkvm_vcpu *vcpu, u64 gpa, u64 *val, unsigned int len, bool write)
+static enum mkvm_emu_result device_access(struct mkvm_vcpu *vcpu, u64 gpa, u64 *val,
+					  unsigned int len, bool write)
 {
 	struct mkvm_io_log *log = &vcpu->insn.log;
 	struct kvm_run *run = vcpu->run;
@@ -65,8 +66,9 @@ static void __user *ram_at(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
 	return mkvm_gpa_to_user(vcpu, gpa, write);
 }
 
-#define COPY_RAM(type)									\
-	(write ? put_user(*(type *)data, (type __user *)p) : get_user(*(type *)data, (type __user *)p))
+#define COPY_RAM(type)                                       \
+	(write ? put_user(*(type *)data, (type __user *)p) : \
+		 get_user(*(type *)data, (type __user *)p))
 
 /*
  * Reads or writes RAM. Accesses of 1, 2, 4 and 8 bytes are single accesses, as a CPU's are, so that
@@ -216,11 +218,12 @@ static bool know_gpa(const struct mkvm_emu *emu, u64 la, unsigned int len, enum 
 	return emu->one_operand && !((la ^ vcpu->insn.fault_gpa) & ~PAGE_MASK) &&
 	       (la == vcpu->insn.fault_la || vcpu->insn.by_cpu >= emu->insn_len) &&
 	       (la & ~PAGE_MASK) + len <= PAGE_SIZE &&
-	       (vcpu->insn.cause == MKVM_BY_WRITE || (vcpu->insn.cause == MKVM_BY_READ && how == MKVM_EMU_READ));
+	       (vcpu->insn.cause == MKVM_BY_WRITE ||
+		(vcpu->insn.cause == MKVM_BY_READ && how == MKVM_EMU_READ));
 }
 
-static noinline enum mkvm_emu_result access_by_walk(struct mkvm_emu *emu, u64 la, void *data, unsigned int len,
-						    enum mkvm_emu_how how)
+static noinline enum mkvm_emu_result access_by_walk(struct mkvm_emu *emu, u64 la, void *data,
+						    unsigned int len, enum mkvm_emu_how how)
 {
 	unsigned int first = min_t(unsigned int, len, PAGE_SIZE - (la & ~PAGE_MASK));
 	struct mkvm_vcpu *vcpu = emu->vcpu;
@@ -248,7 +251,8 @@ static noinline enum mkvm_emu_result access_by_walk(struct mkvm_emu *emu, u64 la
 	return r;
 }
 
-enum mkvm_emu_result mkvm_emu_access(struct mkvm_emu *emu, u64 la, void *data, unsigned int len, enum mkvm_emu_how how)
+enum mkvm_emu_result mkvm_emu_access(struct mkvm_emu *emu, u64 la, void *data, unsigned int len,
+				     enum mkvm_emu_how how)
 {
 	struct mkvm_vcpu *vcpu = emu->vcpu;
 
@@ -319,8 +323,8 @@ enum mkvm_emu_result mkvm_emu_fetch(struct mkvm_emu *emu, u64 la, void *buf, uns
  * Performs INS or OUTS. The data are in the page shared with userspace; a replay after userspace
  * has answered finds pio.done set.
  */
-enum mkvm_emu_result mkvm_emu_pio(struct mkvm_emu *emu, u16 port, unsigned int size, unsigned int count,
-				  const void *out)
+enum mkvm_emu_result mkvm_emu_pio(struct mkvm_emu *emu, u16 port, unsigned int size,
+				  unsigned int count, const void *out)
 {
 	struct mkvm_vcpu *vcpu = emu->vcpu;
 	struct kvm_run *run = vcpu->run;
@@ -395,7 +399,9 @@ void mkvm_emu_dr(struct mkvm_emu *emu, int dr, u64 *val, bool write)
 	else if (dr < 4)
 		*val = *reg;
 	else if (write)
-		mkvm_hw->set_dr(vcpu, dr, dr == 6 ? (*val & ~(u64)BIT(12)) | 0xffff0ff0 : (*val & ~0xd800ULL) | 0x400);
+		mkvm_hw->set_dr(vcpu, dr,
+				dr == 6 ? (*val & ~(u64)BIT(12)) | 0xffff0ff0 :
+					  (*val & ~0xd800ULL) | 0x400);
 	else
 		*val = mkvm_hw->get_dr(vcpu, dr);
 }

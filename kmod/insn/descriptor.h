@@ -21,7 +21,13 @@
 /* Type bits of code and data segments; types of system segments; types of gates. */
 enum { TYPE_ACCESSED = 1, TYPE_WRITABLE = 2, TYPE_CONFORMING = 4, TYPE_CODE = 8 };
 enum { TSS_16 = 1, LDT = 2, TSS_BUSY = 2, TSS = 9 };
-enum { TASK_GATE = 5, INTERRUPT_GATE_16 = 6, TRAP_GATE_16 = 7, INTERRUPT_GATE = 14, TRAP_GATE = 15 };
+enum {
+	TASK_GATE = 5,
+	INTERRUPT_GATE_16 = 6,
+	TRAP_GATE_16 = 7,
+	INTERRUPT_GATE = 14,
+	TRAP_GATE = 15
+};
 
 /* A descriptor and where it was read from. */
 struct mkvm_descriptor {

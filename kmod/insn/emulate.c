@@ -18,8 +18,8 @@
 
 /* ---- operands ---- */
 
-static enum mkvm_emu_result operand(struct mkvm_emu *c, unsigned int where, enum mkvm_emu_how how, unsigned int size,
-				    u64 *val)
+static enum mkvm_emu_result operand(struct mkvm_emu *c, unsigned int where, enum mkvm_emu_how how,
+				    unsigned int size, u64 *val)
 {
 	unsigned int reg = RAX;
 
@@ -58,7 +58,8 @@ static u64 arith(struct mkvm_emu *c, u64 a, u64 b, bool sub, bool carry)
 	u64 cf = ((x & b) | ((x | b) & (sub ? r : ~r))) >> sign & 1;
 	u64 of = (sub ? (a ^ b) & (a ^ r) : (a ^ r) & (b ^ r)) >> sign & 1;
 
-	return mkvm_emu_set_flags(c, r, cf * X86_EFLAGS_CF | of * X86_EFLAGS_OF | ((a ^ b ^ r) & X86_EFLAGS_AF));
+	return mkvm_emu_set_flags(
+		c, r, cf * X86_EFLAGS_CF | of * X86_EFLAGS_OF | ((a ^ b ^ r) & X86_EFLAGS_AF));
 }
 
 static u64 bit_op(struct mkvm_emu *c, u64 dst, u64 bit)
@@ -98,7 +99,8 @@ static bool shifted_in(unsigned int op, u64 v, u64 sign, bool carry, u64 more)
 /* Shifts or rotates v bit by bit. */
 static u64 shift(struct mkvm_emu *c, u64 v, unsigned int count)
 {
-	bool left = c->d.op == OP_ROL || c->d.op == OP_RCL || c->d.op == OP_SHL || c->d.op == OP_SHLD;
+	bool left = c->d.op == OP_ROL || c->d.op == OP_RCL || c->d.op == OP_SHL ||
+		    c->d.op == OP_SHLD;
 	u64 sign = 1ULL << (8 * c->size - 1), more = reg_read(c, c->reg, c->size);
 	bool carry = c->flags & X86_EFLAGS_CF, in, of;
 
@@ -185,9 +187,11 @@ static enum mkvm_emu_result run_plain(struct mkvm_emu *c)
 		c->size = max_t(u8, c->size, 4);
 	/* A bit offset in a register may reach beyond the operand. */
 	if (c->d.op >= OP_BT && c->d.op <= OP_BTC && c->d.src == REG)
-		c->ea = (c->ea + (sign_extend(src, c->size) >> 3 & -(s64)c->size)) & size_mask(c->ad);
+		c->ea = (c->ea + (sign_extend(src, c->size) >> 3 & -(s64)c->size)) &
+			size_mask(c->ad);
 	if (!res && (c->d.flags & RD))
-		res = operand(c, c->d.dst, c->d.flags & WR ? MKVM_EMU_MODIFY : MKVM_EMU_READ, c->size, &dst);
+		res = operand(c, c->d.dst, c->d.flags & WR ? MKVM_EMU_MODIFY : MKVM_EMU_READ,
+			      c->size, &dst);
 	if (res)
 		return res;
 	new = likely(c->d.op == OP_MOV) ? src : compute(c, dst, src);
@@ -292,7 +296,8 @@ static enum mkvm_emu_result run_cr(struct mkvm_emu *c)
  */
 static enum mkvm_emu_result run_dr(struct mkvm_emu *c)
 {
-	unsigned int nr = c->reg == 4 || c->reg == 5 ? c->reg + 2 : c->reg, size = c->mode64 ? 8 : 4;
+	unsigned int nr = c->reg == 4 || c->reg == 5 ? c->reg + 2 : c->reg,
+		     size = c->mode64 ? 8 : 4;
 	bool write = c->d.op == OP_SET_DR;
 	u64 val = write ? reg_read(c, c->rm, size) : 0;
 
@@ -307,7 +312,8 @@ static enum mkvm_emu_result run_dr(struct mkvm_emu *c)
 /* May the instruction have a LOCK prefix? AMD APM vol. 3, "Lock Prefix". */
 static bool lockable(const struct mkvm_emu *c)
 {
-	return (c->d.flags & RMW) == RMW && c->d.dst == RM && (c->d.op < OP_ROL || c->d.op == OP_CMPXCHG_PAIR);
+	return (c->d.flags & RMW) == RMW && c->d.dst == RM &&
+	       (c->d.op < OP_ROL || c->d.op == OP_CMPXCHG_PAIR);
 }
 
 /*
@@ -319,7 +325,8 @@ static bool undefined(const struct mkvm_emu *c)
 	if (c->d.op == OP_GET_CR || c->d.op == OP_SET_CR)
 		return c->prefix[LOCK] ? c->reg : !(0x11d >> c->reg & 1);
 	if (c->d.op == OP_GET_DR || c->d.op == OP_SET_DR)
-		return c->prefix[LOCK] || c->reg > 7 || ((c->reg & 6) == 4 && (c->mode.cr4 & X86_CR4_DE));
+		return c->prefix[LOCK] || c->reg > 7 ||
+		       ((c->reg & 6) == 4 && (c->mode.cr4 & X86_CR4_DE));
 	/* These exist only in protected mode; MOV cannot load CS. */
 	if ((c->d.op == OP_ARPL || (c->d.op >= OP_SLDT && c->d.op <= OP_LSL)) && !protected_mode(c))
 		return true;

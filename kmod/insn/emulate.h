@@ -143,8 +143,8 @@ enum mkvm_emu_result mkvm_emu_fetch(struct mkvm_emu *emu, u64 la, void *buf, uns
  * Executes OUTS of one element of size bytes at out, or, with out NULL, INS of count elements, at
  * most a page, to emu->ins_buf.
  */
-enum mkvm_emu_result mkvm_emu_pio(struct mkvm_emu *emu, u16 port, unsigned int size, unsigned int count,
-				  const void *out);
+enum mkvm_emu_result mkvm_emu_pio(struct mkvm_emu *emu, u16 port, unsigned int size,
+				  unsigned int count, const void *out);
 /*
  * As mkvm_emu_access, for the CPU's implicit accesses to descriptor tables and TSSs: with
  * supervisor privilege, whatever CPL is. A WRITE where there is no RAM is dropped.
@@ -179,7 +179,8 @@ struct mkvm_fx {
  * Reads or writes the lowest len bytes, 16, 32 or 64, of vector register n. A write of more than 16
  * bytes clears the bytes above.
  */
-void mkvm_emu_vec(struct mkvm_emu *emu, unsigned int n, struct mkvm_vec *buf, unsigned int len, bool write);
+void mkvm_emu_vec(struct mkvm_emu *emu, unsigned int n, struct mkvm_vec *buf, unsigned int len,
+		  bool write);
 /* Reads or writes mask register n, which has 16 bits on a CPU without AVX512BW. */
 void mkvm_emu_mask(struct mkvm_emu *emu, unsigned int n, u64 *val, bool write);
 /* Reads or writes the x87, MMX and XMM registers. */

@@ -79,7 +79,8 @@ static enum mkvm_emu_result load_handler(struct mkvm_emu *c, struct delivery *d)
 	enum mkvm_emu_result res;
 	unsigned int dpl;
 
-	d->rip = (d->gate.low & 0xffff) | (d->width > 2 ? d->gate.low >> 32 & 0xffff0000 : 0) | d->gate.high << 32;
+	d->rip = (d->gate.low & 0xffff) | (d->width > 2 ? d->gate.low >> 32 & 0xffff0000 : 0) |
+		 d->gate.high << 32;
 	if (!(selector & ~3))
 		return fault(c, GP_VECTOR);
 	res = mkvm_emu_read_descriptor(c, selector, false, &d->code);
@@ -104,7 +105,8 @@ static enum mkvm_emu_result load_handler(struct mkvm_emu *c, struct delivery *d)
 }
 
 /* Reads len bytes at offset off of the current TSS. */
-static enum mkvm_emu_result read_tss(struct mkvm_emu *c, unsigned int off, unsigned int len, u64 *val)
+static enum mkvm_emu_result read_tss(struct mkvm_emu *c, unsigned int off, unsigned int len,
+				     u64 *val)
 {
 	struct kvm_segment tr;
 	u64 la;
@@ -318,8 +320,13 @@ static enum mkvm_emu_result switch_task(struct mkvm_emu *c, const struct deliver
 {
 	const struct mkvm_emu_event *ev = d->ev;
 	struct mkvm_task_switch t = {
-		.why = MKVM_TASK_GATE, .selector = d->gate.low >> 16, .external = !ev->soft,
-		.has_error = ev->has_error, .error = ev->error, .rip = ev->rip, .rflags = ev->rflags,
+		.why = MKVM_TASK_GATE,
+		.selector = d->gate.low >> 16,
+		.external = !ev->soft,
+		.has_error = ev->has_error,
+		.error = ev->error,
+		.rip = ev->rip,
+		.rflags = ev->rflags,
 	};
 	enum mkvm_emu_result res = mkvm_emu_task_switch(c, &t);
 

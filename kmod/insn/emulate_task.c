@@ -133,8 +133,8 @@ static enum mkvm_emu_result save_task(struct mkvm_emu *c, struct task *s, enum m
 	}
 	for (i = 0; i < n; i++)
 		narrow[i] = wide[i];
-	return tss_access(c, s->old_tr.base + l->ip * l->width, l->width == 4 ? (void *)wide : narrow,
-			  n * l->width, how);
+	return tss_access(c, s->old_tr.base + l->ip * l->width,
+			  l->width == 4 ? (void *)wide : narrow, n * l->width, how);
 }
 
 /* Writes the back link and the busy bits, or probes them. */
@@ -195,7 +195,8 @@ static bool fits(unsigned int cpl, int seg, const struct mkvm_descriptor *d)
 	if (seg == MKVM_CS)
 		return (type & TYPE_CODE) && (type & TYPE_CONFORMING ? dpl <= cpl : dpl == cpl);
 	if (seg == MKVM_SS)
-		return (type & (TYPE_CODE | TYPE_WRITABLE)) == TYPE_WRITABLE && rpl == cpl && dpl == cpl;
+		return (type & (TYPE_CODE | TYPE_WRITABLE)) == TYPE_WRITABLE && rpl == cpl &&
+		       dpl == cpl;
 	if ((type & (TYPE_CODE | TYPE_WRITABLE)) == TYPE_CODE)
 		return false;
 	return (type & (TYPE_CODE | TYPE_CONFORMING)) == (TYPE_CODE | TYPE_CONFORMING) ||
@@ -211,7 +212,8 @@ static enum mkvm_emu_result load_one(struct mkvm_emu *c, struct task *s, int seg
 	u8 absent = seg == MKVM_SS ? SS_VECTOR : NP_VECTOR;
 
 	if (!(selector & ~3))
-		return seg == MKVM_CS || seg == MKVM_SS ? selector_fault(c, TS_VECTOR, selector) : MKVM_EMU_DONE;
+		return seg == MKVM_CS || seg == MKVM_SS ? selector_fault(c, TS_VECTOR, selector) :
+							  MKVM_EMU_DONE;
 	res = task_fault(c, mkvm_emu_read_descriptor(c, selector, false, &d), selector);
 	if (res)
 		return res;
@@ -241,18 +243,29 @@ static void bare_segments(struct task *s)
 
 		if (vm86)
 			s->seg[i] = (struct kvm_segment){
-				.selector = selector, .base = selector << 4, .limit = 0xffff, .type = 3, .s = 1,
-				.dpl = 3, .present = 1,
+				.selector = selector,
+				.base = selector << 4,
+				.limit = 0xffff,
+				.type = 3,
+				.s = 1,
+				.dpl = 3,
+				.present = 1,
 			};
 		else
 			s->seg[i] = (struct kvm_segment){
-				.selector = selector, .unusable = 1, .dpl = i == MKVM_SS ? s->mode.cpl : 0,
+				.selector = selector,
+				.unusable = 1,
+				.dpl = i == MKVM_SS ? s->mode.cpl : 0,
 			};
 	}
 	if (!vm86)
 		s->seg[MKVM_CS] = (struct kvm_segment){
-			.selector = s->seg[MKVM_CS].selector, .limit = 0xffff, .type = TYPE_CODE | 3, .s = 1,
-			.dpl = s->mode.cpl, .present = 1,
+			.selector = s->seg[MKVM_CS].selector,
+			.limit = 0xffff,
+			.type = TYPE_CODE | 3,
+			.s = 1,
+			.dpl = s->mode.cpl,
+			.present = 1,
 		};
 }
 
@@ -385,7 +398,10 @@ enum mkvm_emu_result mkvm_emu_task_switch(struct mkvm_emu *c, const struct mkvm_
 static enum mkvm_emu_result switch_from(struct mkvm_emu *c, unsigned int why, u16 selector)
 {
 	struct mkvm_task_switch t = {
-		.why = why, .selector = selector, .rip = c->next_rip, .rflags = c->rflags & ~(u64)X86_EFLAGS_RF,
+		.why = why,
+		.selector = selector,
+		.rip = c->next_rip,
+		.rflags = c->rflags & ~(u64)X86_EFLAGS_RF,
 	};
 
 	return mkvm_emu_task_switch(c, &t);

@@ -11,7 +11,14 @@
 #include "mkvm.h"
 
 /* Kinds of access, with the values of the error code of #PF. */
-enum { ACC_PRESENT = 1, ACC_WRITE = 2, ACC_USER = 4, ACC_RESERVED = 8, ACC_FETCH = 16, ACC_KEY = 32 };
+enum {
+	ACC_PRESENT = 1,
+	ACC_WRITE = 2,
+	ACC_USER = 4,
+	ACC_RESERVED = 8,
+	ACC_FETCH = 16,
+	ACC_KEY = 32
+};
 
 /*
  * walk.c: translates a linear address to a guest-physical one. acc: ACC_WRITE and ACC_FETCH;

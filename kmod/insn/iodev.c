@@ -50,9 +50,11 @@ static struct hlist_head *bucket(struct mkvm *vm, u64 addr)
  * Does a write of len bytes match this eventfd? Length 0 means that the length is unknown; then
  * only an eventfd for any length matches.
  */
-static bool ioeventfd_takes(const struct ioeventfd *e, bool pio, u64 addr, unsigned int len, u64 data)
+static bool ioeventfd_takes(const struct ioeventfd *e, bool pio, u64 addr, unsigned int len,
+			    u64 data)
 {
-	return e->addr == addr && e->pio == pio && (!e->len || (e->len == len && (!e->match || e->data == data)));
+	return e->addr == addr && e->pio == pio &&
+	       (!e->len || (e->len == len && (!e->match || e->data == data)));
 }
 
 static bool ioeventfd_write(struct mkvm *vm, bool pio, u64 addr, unsigned int len, const void *buf)
@@ -86,7 +88,8 @@ bool mkvm_fast_mmio(struct mkvm_vcpu *vcpu, u64 gpa)
 static bool ioeventfds_collide(const struct ioeventfd *a, const struct ioeventfd *b)
 {
 	return a->addr == b->addr && a->pio == b->pio &&
-	       (!a->len || !b->len || (a->len == b->len && (!a->match || !b->match || a->data == b->data)));
+	       (!a->len || !b->len ||
+		(a->len == b->len && (!a->match || !b->match || a->data == b->data)));
 }
 
 /* Takes ownership of new if it returns 0. */
@@ -117,8 +120,8 @@ static int ioeventfd_remove(struct mkvm *vm, const struct ioeventfd *old)
 
 	lockdep_assert_held(&vm->irqchip.lock);
 	hlist_for_each_entry(e, bucket(vm, old->addr), link)
-		if (e->eventfd == old->eventfd && e->addr == old->addr && e->pio == old->pio && e->len == old->len &&
-		    e->match == old->match && e->data == old->data)
+		if (e->eventfd == old->eventfd && e->addr == old->addr && e->pio == old->pio &&
+		    e->len == old->len && e->match == old->match && e->data == old->data)
 			break;
 	if (!e)
 		return -ENOENT;
@@ -140,14 +143,17 @@ static int ioeventfd_remove(struct mkvm *vm, const struct ioeventfd *old)
  */
 int mkvm_ioeventfd_ioctl(struct mkvm *vm, const struct kvm_ioeventfd *arg)
 {
-	bool match = arg->flags & KVM_IOEVENTFD_FLAG_DATAMATCH, remove = arg->flags & KVM_IOEVENTFD_FLAG_DEASSIGN;
+	bool match = arg->flags & KVM_IOEVENTFD_FLAG_DATAMATCH,
+	     remove = arg->flags & KVM_IOEVENTFD_FLAG_DEASSIGN;
 	struct ioeventfd *e;
 	int r;
 
-	if ((arg->flags & ~(KVM_IOEVENTFD_FLAG_DATAMATCH | KVM_IOEVENTFD_FLAG_PIO | KVM_IOEVENTFD_FLAG_DEASSIGN)) ||
+	if ((arg->flags & ~(KVM_IOEVENTFD_FLAG_DATAMATCH | KVM_IOEVENTFD_FLAG_PIO |
+			    KVM_IOEVENTFD_FLAG_DEASSIGN)) ||
 	    memchr_inv(arg->pad, 0, sizeof(arg->pad)))
 		return -EINVAL;
-	if (arg->len > 8 || (arg->len & (arg->len - 1)) || (!arg->len && match) || arg->addr + arg->len < arg->addr)
+	if (arg->len > 8 || (arg->len & (arg->len - 1)) || (!arg->len && match) ||
+	    arg->addr + arg->len < arg->addr)
 		return -EINVAL;
 	e = kzalloc(sizeof(*e), GFP_KERNEL_ACCOUNT);
 	if (!e)
@@ -175,7 +181,8 @@ int mkvm_ioeventfd_ioctl(struct mkvm *vm, const struct kvm_ioeventfd *arg)
 
 static bool zone_holds(const struct kvm_coalesced_mmio_zone *z, bool pio, u64 addr, u64 len)
 {
-	return !!z->pio == pio && addr >= z->addr && addr - z->addr <= z->size && len <= z->size - (addr - z->addr);
+	return !!z->pio == pio && addr >= z->addr && addr - z->addr <= z->size &&
+	       len <= z->size - (addr - z->addr);
 }
 
 static bool in_zone(struct mkvm *vm, bool pio, u64 addr, unsigned int len)
@@ -216,7 +223,8 @@ static bool ring_add(struct mkvm *vm, bool pio, u64 addr, unsigned int len, cons
 
 static bool coalesced_write(struct mkvm *vm, bool pio, u64 addr, unsigned int len, const void *buf)
 {
-	return !list_empty(&vm->iodev.zones) && in_zone(vm, pio, addr, len) && ring_add(vm, pio, addr, len, buf);
+	return !list_empty(&vm->iodev.zones) && in_zone(vm, pio, addr, len) &&
+	       ring_add(vm, pio, addr, len, buf);
 }
 
 static void zone_remove(struct mkvm *vm, struct write_zone *z)

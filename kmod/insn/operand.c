@@ -17,8 +17,8 @@
  * Checks an access of len bytes at off against the segment, and returns its linear address in *la.
  * Outside 64-bit mode an access that wraps past 4 GiB faults, as the manuals allow.
  */
-enum mkvm_emu_result mkvm_emu_linearize_in(struct mkvm_emu *c, const struct kvm_segment *s, int seg, u64 off,
-					   unsigned int len, bool write, u64 *la)
+enum mkvm_emu_result mkvm_emu_linearize_in(struct mkvm_emu *c, const struct kvm_segment *s, int seg,
+					   u64 off, unsigned int len, bool write, u64 *la)
 {
 	u8 vector = seg == MKVM_SS ? SS_VECTOR : GP_VECTOR;
 	bool down;
@@ -26,7 +26,8 @@ enum mkvm_emu_result mkvm_emu_linearize_in(struct mkvm_emu *c, const struct kvm_
 
 	if (c->mode64) {
 		*la = seg >= MKVM_FS ? s->base + off : off;
-		return canonical(*la) && canonical(*la + len - 1) ? MKVM_EMU_DONE : fault(c, vector);
+		return canonical(*la) && canonical(*la + len - 1) ? MKVM_EMU_DONE :
+								    fault(c, vector);
 	}
 	if (protected_mode(c)) {
 		if (s->unusable || !s->present)
@@ -45,8 +46,8 @@ enum mkvm_emu_result mkvm_emu_linearize_in(struct mkvm_emu *c, const struct kvm_
 	return MKVM_EMU_DONE;
 }
 
-enum mkvm_emu_result mkvm_emu_linearize(struct mkvm_emu *c, int seg, u64 off, unsigned int len, bool write,
-					u64 *la)
+enum mkvm_emu_result mkvm_emu_linearize(struct mkvm_emu *c, int seg, u64 off, unsigned int len,
+					bool write, u64 *la)
 {
 	struct kvm_segment s;
 
@@ -60,8 +61,8 @@ static bool checks_alignment(const struct mkvm_emu *c)
 	return (c->rflags & X86_EFLAGS_AC) && (c->mode.cr0 & X86_CR0_AM) && c->mode.cpl == 3;
 }
 
-static noinline enum mkvm_emu_result mem_in_segment(struct mkvm_emu *c, enum mkvm_emu_how how, int seg, u64 off,
-						    unsigned int len, void *buf)
+static noinline enum mkvm_emu_result mem_in_segment(struct mkvm_emu *c, enum mkvm_emu_how how,
+						    int seg, u64 off, unsigned int len, void *buf)
 {
 	unsigned int align = len == 10 ? 8 : len;	/* 10 bytes: an x87 register */
 	enum mkvm_emu_result res = mkvm_emu_linearize(c, seg, off, len, how != MKVM_EMU_READ, &off);
@@ -82,7 +83,8 @@ enum mkvm_emu_result mkvm_emu_mem(struct mkvm_emu *c, enum mkvm_emu_how how, int
 	return mem_in_segment(c, how, seg, off, len, buf);
 }
 
-enum mkvm_emu_result mkvm_emu_rm(struct mkvm_emu *c, enum mkvm_emu_how how, unsigned int size, u64 *val)
+enum mkvm_emu_result mkvm_emu_rm(struct mkvm_emu *c, enum mkvm_emu_how how, unsigned int size,
+				 u64 *val)
 {
 	if (c->mod != 3)
 		return mkvm_emu_mem(c, how, c->seg, c->ea, size, val);
@@ -95,8 +97,8 @@ enum mkvm_emu_result mkvm_emu_rm(struct mkvm_emu *c, enum mkvm_emu_how how, unsi
 
 u64 mkvm_emu_set_flags(struct mkvm_emu *c, u64 r, u64 others)
 {
-	c->flags &= ~(u64)(X86_EFLAGS_CF | X86_EFLAGS_PF | X86_EFLAGS_AF | X86_EFLAGS_ZF | X86_EFLAGS_SF |
-			   X86_EFLAGS_OF);
+	c->flags &= ~(u64)(X86_EFLAGS_CF | X86_EFLAGS_PF | X86_EFLAGS_AF | X86_EFLAGS_ZF |
+			   X86_EFLAGS_SF | X86_EFLAGS_OF);
 	r &= size_mask(c->size);
 	if (!r)
 		others |= X86_EFLAGS_ZF;

@@ -41,7 +41,8 @@ static int complete_emulation(struct mkvm_vcpu *vcpu)
 /* Is the instruction at RIP still the one that the CPU has checked and intercepted? */
 static bool is_intercepted(const struct mkvm_emu *emu)
 {
-	unsigned int what = emu->vcpu->insn.intercept.what, number = emu->vcpu->insn.intercept.number;
+	unsigned int what = emu->vcpu->insn.intercept.what,
+		     number = emu->vcpu->insn.intercept.number;
 
 	switch (what) {
 	case MKVM_INTERCEPT_INS: case MKVM_INTERCEPT_OUTS:
@@ -93,7 +94,7 @@ static void suspend_emulation(struct mkvm_vcpu *vcpu)
 {
 	vcpu->insn.io_rip = vcpu->rip;
 	vcpu->complete = complete_emulation;
-	vcpu->insn.len = vcpu->insn.emu.insn_len;	/* the same bytes, even if the code is patched */
+	vcpu->insn.len = vcpu->insn.emu.insn_len; /* the same bytes, even if the code is patched */
 }
 
 static void queue_fault(struct mkvm_vcpu *vcpu, const struct mkvm_emu *emu)
@@ -101,7 +102,8 @@ static void queue_fault(struct mkvm_vcpu *vcpu, const struct mkvm_emu *emu)
 	if (emu->fault.vector == X86_TRAP_PF)
 		mkvm_queue_page_fault(vcpu, emu->fault.cr2, emu->fault.error);
 	else
-		mkvm_queue_exception(vcpu, emu->fault.vector, emu->fault.has_error, emu->fault.error);
+		mkvm_queue_exception(vcpu, emu->fault.vector, emu->fault.has_error,
+				     emu->fault.error);
 }
 
 /* Applies the emulator's last result to the vCPU. Return: as handle_exit. */
@@ -212,8 +214,9 @@ int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause)
 /* Does the pushed RFLAGS have RF set, so that a breakpoint on the instruction does not recur? */
 static bool sets_rf(const struct mkvm_event *ev)
 {
-	return ev->type == MKVM_EV_EXCEPTION && ev->vector != X86_TRAP_DB && ev->vector != X86_TRAP_BP &&
-	       ev->vector != X86_TRAP_OF && ev->vector != X86_TRAP_DF && ev->vector != X86_TRAP_MC;
+	return ev->type == MKVM_EV_EXCEPTION && ev->vector != X86_TRAP_DB &&
+	       ev->vector != X86_TRAP_BP && ev->vector != X86_TRAP_OF &&
+	       ev->vector != X86_TRAP_DF && ev->vector != X86_TRAP_MC;
 }
 
 /*

@@ -71,7 +71,8 @@ enum mkvm_insn mkvm_insn_at_rip(struct mkvm_vcpu *vcpu, u8 *vector)
 	unsigned int len = mkvm_decode_at_rip(vcpu, &emu), i;
 	const u8 *end = emu->insn + len;
 
-	if (!len || emu->d.op != OP_LENGTH || emu->prefix[LOCK] || ((emu->d.flags & MODRM) && emu->mod != 3))
+	if (!len || emu->d.op != OP_LENGTH || emu->prefix[LOCK] ||
+	    ((emu->d.flags & MODRM) && emu->mod != 3))
 		return MKVM_INSN_OTHER;
 	/* Among the opcodes of which only the length is known, INT n alone has an immediate. */
 	if (emu->d.src == IMM8) {
@@ -80,7 +81,8 @@ enum mkvm_insn mkvm_insn_at_rip(struct mkvm_vcpu *vcpu, u8 *vector)
 		return MKVM_INSN_INT_N;
 	}
 	for (i = 0; i < ARRAY_SIZE(known); i++)
-		if (len >= known[i].len && !memcmp(end - known[i].len, known[i].bytes, known[i].len))
+		if (len >= known[i].len &&
+		    !memcmp(end - known[i].len, known[i].bytes, known[i].len))
 			return known[i].insn;
 	return MKVM_INSN_OTHER;
 }

@@ -87,7 +87,8 @@ fault:
 }
 
 /* Calls set_bits if any of the bits is clear, which is rare. */
-static __always_inline enum mkvm_emu_result want_bits(struct mkvm_emu *emu, u64 gpa, u32 old, u32 bits)
+static __always_inline enum mkvm_emu_result want_bits(struct mkvm_emu *emu, u64 gpa, u32 old,
+						      u32 bits)
 {
 	return likely(!(bits & ~old)) ? MKVM_EMU_DONE : set_bits(emu, gpa, old, bits);
 }
@@ -135,7 +136,8 @@ static bool key_allows(const struct mkvm_emu *emu, u64 leaf, u64 all, u32 acc)
  * Performs one walk, with a CPU's checks and A and D bits. levels is 4 in long mode, 3 with PAE,
  * else 2; callers pass a constant, for speed. AGAIN: an entry has changed during the walk.
  */
-static __always_inline enum mkvm_emu_result walk(struct mkvm_emu *emu, u64 la, u32 acc, u64 *gpa, unsigned int levels)
+static __always_inline enum mkvm_emu_result walk(struct mkvm_emu *emu, u64 la, u32 acc, u64 *gpa,
+						 unsigned int levels)
 {
 	const struct mkvm_mode *m = &emu->mode;
 	bool lm = levels == 4, wide = levels > 2, leaf;
@@ -222,7 +224,8 @@ enum mkvm_emu_result mkvm_emu_translate(struct mkvm_emu *emu, u64 la, u32 acc, u
 		if (likely(m->efer & EFER_LMA))
 			r = walk(emu, la, acc, gpa, 4);
 		else
-			r = m->cr4 & X86_CR4_PAE ? walk(emu, la, acc, gpa, 3) : walk(emu, la, acc, gpa, 2);
+			r = m->cr4 & X86_CR4_PAE ? walk(emu, la, acc, gpa, 3) :
+						   walk(emu, la, acc, gpa, 2);
 	} while (unlikely(r == MKVM_EMU_AGAIN) && may_walk_again(emu, ++walks));
 	return unlikely(r == MKVM_EMU_AGAIN) ? MKVM_EMU_RETRY : r;
 }
@@ -236,7 +239,8 @@ enum mkvm_emu_result mkvm_emu_translate(struct mkvm_emu *emu, u64 la, u32 acc, u
  * UNHANDLED if the host has no memory where an entry should be.
  * Context: the vCPU's own thread, vm->srcu held, may sleep; the guest has paging enabled.
  */
-enum mkvm_emu_result mkvm_walk(struct mkvm_vcpu *vcpu, u64 la, u32 access, struct mkvm_translation *t)
+enum mkvm_emu_result mkvm_walk(struct mkvm_vcpu *vcpu, u64 la, u32 access,
+			       struct mkvm_translation *t)
 {
 	struct mkvm_emu emu = { .vcpu = vcpu };
 	enum mkvm_emu_result r;
@@ -275,7 +279,8 @@ bool mkvm_translate(struct mkvm_vcpu *vcpu, u64 la, u64 *gpa)
 	mkvm_hw->get_mode(vcpu, &emu.mode);
 	emu.mode.cpl = 0;
 	emu.mode.cs_l = emu.mode.efer & EFER_LMA;
-	mapped = (emu.mode.cs_l ? canonical(la) : !(la >> 32)) && mkvm_emu_translate(&emu, la, 0, gpa) == MKVM_EMU_DONE;
+	mapped = (emu.mode.cs_l ? canonical(la) : !(la >> 32)) &&
+		 mkvm_emu_translate(&emu, la, 0, gpa) == MKVM_EMU_DONE;
 	srcu_read_unlock(&vcpu->vm->srcu, idx);
 	if (!mapped)
 		*gpa = ~0ULL;

@@ -11,9 +11,12 @@
 #include <linux/types.h>
 
 /* Executes the instruction with its operand at [rax], for which ModRM is ModRM.reg << 3. */
-#define X87_CASE(opcode, reg)								\
-	case (opcode) << 3 | (reg):							\
-		asm volatile(".byte %c1, %c2" : : "a" (mem), "i" (opcode), "i" ((reg) << 3) : "memory");	\
+#define X87_CASE(opcode, reg)                                         \
+	case (opcode) << 3 | (reg):                                   \
+		asm volatile(".byte %c1, %c2"                         \
+			     :                                        \
+			     : "a"(mem), "i"(opcode), "i"((reg) << 3) \
+			     : "memory");                             \
 		break;
 #define X87_CASES(opcode)								\
 	X87_CASE(opcode, 0) X87_CASE(opcode, 1) X87_CASE(opcode, 2) X87_CASE(opcode, 3)	\
@@ -55,7 +58,8 @@ static inline void x87_on_memory(u8 opcode, u8 reg, void *mem, u32 rip, u32 ea)
 static inline void mmx_on_memory(u8 n, void *mem, bool load)
 {
 	switch (n & 7) {
-	MMX_CASE(0) MMX_CASE(1) MMX_CASE(2) MMX_CASE(3) MMX_CASE(4) MMX_CASE(5) MMX_CASE(6) MMX_CASE(7)
+		MMX_CASE(0)
+		MMX_CASE(1) MMX_CASE(2) MMX_CASE(3) MMX_CASE(4) MMX_CASE(5) MMX_CASE(6) MMX_CASE(7)
 	}
 }
 

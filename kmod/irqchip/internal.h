@@ -41,14 +41,16 @@ static inline bool mkvm_source_pulses(enum mkvm_irq_source source)
  */
 int mkvm_pic_create(struct mkvm *vm);
 void mkvm_pic_destroy(struct mkvm *vm);
-int mkvm_pic_set_irq(struct mkvm_pic *pic, unsigned int pin, enum mkvm_irq_source source, int level);
+int mkvm_pic_set_irq(struct mkvm_pic *pic, unsigned int pin, enum mkvm_irq_source source,
+		     int level);
 bool mkvm_pic_line(struct mkvm_pic *pic);
 int mkvm_pic_set(struct mkvm_pic *pic, unsigned int chip, const struct kvm_pic_state *state);
 
 /* ioapic.c. Creation and destruction may sleep; the rest: any context, without ioapic->lock. */
 int mkvm_ioapic_create(struct mkvm *vm);
 void mkvm_ioapic_destroy(struct mkvm *vm);
-int mkvm_ioapic_set_irq(struct mkvm_ioapic *ioapic, unsigned int pin, enum mkvm_irq_source source, int level);
+int mkvm_ioapic_set_irq(struct mkvm_ioapic *ioapic, unsigned int pin, enum mkvm_irq_source source,
+			int level);
 bool mkvm_ioapic_wants_eoi(struct mkvm_ioapic *ioapic, u8 vector);	/* takes no lock */
 void mkvm_ioapic_eoi(struct mkvm_ioapic *ioapic, u8 vector);
 int mkvm_ioapic_set(struct mkvm_ioapic *ioapic, const struct kvm_ioapic_state *state);
@@ -68,9 +70,11 @@ void mkvm_pit_acked(struct mkvm_pit *pit);
  */
 int mkvm_routing_create(struct mkvm *vm);	/* sets KVM's default table */
 void mkvm_routing_destroy(struct mkvm *vm);
-int mkvm_routing_set(struct mkvm *vm, const struct kvm_irq_routing_entry *entries, u32 nr, u32 flags);
+int mkvm_routing_set(struct mkvm *vm, const struct kvm_irq_routing_entry *entries, u32 nr,
+		     u32 flags);
 int mkvm_set_irq(struct mkvm *vm, enum mkvm_irq_source source, u32 gsi, int level);
-int mkvm_set_irq_by(struct mkvm *vm, const struct mkvm_routing *table, enum mkvm_irq_source source, u32 gsi, int level);
+int mkvm_set_irq_by(struct mkvm *vm, const struct mkvm_routing *table, enum mkvm_irq_source source,
+		    u32 gsi, int level);
 bool mkvm_gsi_has_pin(struct mkvm *vm, u32 gsi, unsigned int chip, unsigned int pin);
 int mkvm_msi_deliver(struct mkvm *vm, u64 address, u32 data);	/* -EINVAL: not an MSI address */
 bool mkvm_routing_wants_eoi(struct mkvm *vm, u8 vector);	/* split: an IOAPIC waits for it */
@@ -78,12 +82,14 @@ bool mkvm_routing_wants_eoi(struct mkvm *vm, u8 vector);	/* split: an IOAPIC wai
 /* irqfd.c: interrupts from eventfds. May sleep, but for mkvm_irq_acked. */
 void mkvm_irqfd_init(struct mkvm *vm);
 void mkvm_irqfd_destroy(struct mkvm *vm);
-void mkvm_irq_acked(struct mkvm *vm, unsigned int chip, unsigned int pin);	/* any context, no locks held */
+void mkvm_irq_acked(struct mkvm *vm, unsigned int chip,
+		    unsigned int pin); /* any context, no locks held */
 void mkvm_irqfd_rerouted(struct mkvm *vm, const struct mkvm_routing *old);
 
 /* ipi.c: finds the targets of a message. Any context. */
 int mkvm_irq_deliver(struct mkvm *vm, struct mkvm_lapic *sender, const struct mkvm_irq *irq);
-bool mkvm_lapic_matches(struct mkvm_lapic *apic, struct mkvm_lapic *sender, const struct mkvm_irq *irq);
+bool mkvm_lapic_matches(struct mkvm_lapic *apic, struct mkvm_lapic *sender,
+			const struct mkvm_irq *irq);
 
 /* lapic.c. mkvm_lapic_local_deliver: the source of an LVT entry fires; any context. */
 int mkvm_lapic_accept(struct mkvm_lapic *apic, const struct mkvm_irq *irq);	/* any context */
@@ -92,8 +98,8 @@ bool mkvm_lapic_sw_enabled(struct mkvm_lapic *apic);				/* any context */
 u32 mkvm_lapic_arb_priority(struct mkvm_lapic *apic);			/* any context: APR */
 int mkvm_lapic_local_deliver(struct mkvm_lapic *apic, unsigned int lvt_reg);
 void mkvm_pic_output_changed(struct mkvm *vm, unsigned int changes);	/* any context, no locks */
-void mkvm_lapic_lint0(struct mkvm_lapic *apic, unsigned int changes);		/* any context: MKVM_INT_* */
-bool mkvm_lapic_unfinished(struct mkvm_lapic *apic, u8 vector);			/* any context: in IRR or ISR */
+void mkvm_lapic_lint0(struct mkvm_lapic *apic, unsigned int changes); /* any context: MKVM_INT_* */
+bool mkvm_lapic_unfinished(struct mkvm_lapic *apic, u8 vector); /* any context: in IRR or ISR */
 
 /* lapic_timer.c: only lapic.c calls these. Own thread, or before the LAPIC is published. */
 void mkvm_lapic_timer_init(struct mkvm_lapic *apic);

@@ -56,7 +56,8 @@ struct mkvm_ioapic {
 /* Only fixed and lowest-priority delivery can be level triggered: no EOI ends the others. */
 static bool pin_is_level(const struct mkvm_ioapic *ioapic, unsigned int pin)
 {
-	return ioapic->reg.redirtbl[pin].fields.trig_mode && ioapic->reg.redirtbl[pin].fields.delivery_mode <= 1;
+	return ioapic->reg.redirtbl[pin].fields.trig_mode &&
+	       ioapic->reg.redirtbl[pin].fields.delivery_mode <= 1;
 }
 
 /* Sends the pin's message unless it is masked or remote-IRR is set. Lock held. */
@@ -137,7 +138,8 @@ static int pin_set_high(struct mkvm_ioapic *ioapic, unsigned int pin)
  * edge-triggered pin was high already; MKVM_IRQ_IGNORED if it is masked or remote-IRR is set; 1 for
  * level 0.
  */
-int mkvm_ioapic_set_irq(struct mkvm_ioapic *ioapic, unsigned int pin, enum mkvm_irq_source source, int level)
+int mkvm_ioapic_set_irq(struct mkvm_ioapic *ioapic, unsigned int pin, enum mkvm_irq_source source,
+			int level)
 {
 	unsigned long flags;
 	int ret = 1;
@@ -183,7 +185,8 @@ static void pin_eoi(struct mkvm_ioapic *ioapic, unsigned int pin)
 	if (++ioapic->in_a_row[pin] >= IOAPIC_STORM_COUNT) {
 		ioapic->in_a_row[pin] = 0;
 		ioapic->storming |= BIT(pin);
-		hrtimer_start(&ioapic->storm_timer, ns_to_ktime(IOAPIC_STORM_DELAY), HRTIMER_MODE_REL_HARD);
+		hrtimer_start(&ioapic->storm_timer, ns_to_ktime(IOAPIC_STORM_DELAY),
+			      HRTIMER_MODE_REL_HARD);
 	}
 	pin_deliver_level(ioapic, pin);
 }
@@ -206,8 +209,10 @@ void mkvm_ioapic_eoi(struct mkvm_ioapic *ioapic, u8 vector)
 	for (pin = 0; pin < KVM_IOAPIC_NUM_PINS; pin++) {
 		if (ioapic->sent[pin] != vector)
 			continue;
-		mkvm_trace(ioapic_eoi, ioapic->vm, pin, ioapic->reg.redirtbl[pin].bits, ioapic->line & BIT(pin));
-		if (ioapic->reg.redirtbl[pin].fields.remote_irr || (ioapic->resample_pins & BIT(pin)))
+		mkvm_trace(ioapic_eoi, ioapic->vm, pin, ioapic->reg.redirtbl[pin].bits,
+			   ioapic->line & BIT(pin));
+		if (ioapic->reg.redirtbl[pin].fields.remote_irr ||
+		    (ioapic->resample_pins & BIT(pin)))
 			acked |= BIT(pin);
 		if (pit && (ioapic->pit_pins & BIT(pin)))
 			mkvm_pit_acked(pit);
@@ -309,7 +314,8 @@ void mkvm_ioapic_mmio_read(struct mkvm_ioapic *ioapic, u32 offset, unsigned int 
 }
 
 /* As mkvm_ioapic_mmio_read; only the lower 4 of 8 bytes have an effect. */
-void mkvm_ioapic_mmio_write(struct mkvm_ioapic *ioapic, u32 offset, unsigned int len, const void *val)
+void mkvm_ioapic_mmio_write(struct mkvm_ioapic *ioapic, u32 offset, unsigned int len,
+			    const void *val)
 {
 	unsigned long flags;
 	u32 data = 0;
@@ -366,7 +372,8 @@ int mkvm_ioapic_set(struct mkvm_ioapic *ioapic, const struct kvm_ioapic_state *s
 		ioapic->source[pin] = state->irr & BIT(pin) ? BIT(MKVM_SOURCE_RESTORED) : 0;
 		pin_set_low(ioapic, pin);
 		ioapic->in_a_row[pin] = 0;
-		pin_set_rte(ioapic, pin, state->redirtbl[pin].bits & (RTE_WRITABLE | RTE_REMOTE_IRR));
+		pin_set_rte(ioapic, pin,
+			    state->redirtbl[pin].bits & (RTE_WRITABLE | RTE_REMOTE_IRR));
 		/* The state does not have the vector in service: it is presumably this one. */
 		ioapic->sent[pin] = state->redirtbl[pin].fields.vector;
 		if (ioapic->reg.redirtbl[pin].fields.remote_irr)

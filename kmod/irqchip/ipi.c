@@ -28,11 +28,13 @@ enum { SHORTHAND_NONE, SHORTHAND_SELF, SHORTHAND_ALL, SHORTHAND_OTHERS };
  * both modes, unless userspace has wider MSIs and says so (KVM_CAP_X2APIC_API). An IPI is a
  * broadcast if all destination bits of its target's mode are ones.
  */
-static bool lapic_is_broadcast(struct mkvm_lapic *apic, bool x2apic, struct mkvm_lapic *sender, u32 dest)
+static bool lapic_is_broadcast(struct mkvm_lapic *apic, bool x2apic, struct mkvm_lapic *sender,
+			       u32 dest)
 {
 	if (x2apic && dest == 0xffffffff)
 		return true;
-	return dest == 0xff && !(x2apic && (sender || READ_ONCE(apic->vcpu->vm->irqchip.no_broadcast_quirk)));
+	return dest == 0xff &&
+	       !(x2apic && (sender || READ_ONCE(apic->vcpu->vm->irqchip.no_broadcast_quirk)));
 }
 
 static bool lapic_matches_logical(struct mkvm_lapic *apic, bool x2apic, u32 dest)
@@ -58,7 +60,8 @@ static bool lapic_matches_logical(struct mkvm_lapic *apic, bool x2apic, u32 dest
  *
  * A disabled APIC is never addressed. Context: any.
  */
-bool mkvm_lapic_matches(struct mkvm_lapic *apic, struct mkvm_lapic *sender, const struct mkvm_irq *irq)
+bool mkvm_lapic_matches(struct mkvm_lapic *apic, struct mkvm_lapic *sender,
+			const struct mkvm_irq *irq)
 {
 	bool x2apic = READ_ONCE(apic->x2apic);
 
@@ -108,7 +111,8 @@ static struct mkvm_lapic *irq_single_target(struct mkvm *vm, struct mkvm_lapic *
  * Lowest-priority arbitration chooses the APIC with the lowest priority of those that accept
  * interrupts, and among equals the one that was not chosen for the longest time.
  */
-static int irq_deliver_lowest(struct mkvm *vm, struct mkvm_lapic *sender, const struct mkvm_irq *irq)
+static int irq_deliver_lowest(struct mkvm *vm, struct mkvm_lapic *sender,
+			      const struct mkvm_irq *irq)
 {
 	struct mkvm_lapic *best = NULL;
 	struct mkvm_vcpu *vcpu;
@@ -240,7 +244,8 @@ int mkvm_lapic_send_ipi(struct mkvm_lapic *apic, u32 icr, u32 dest, const char *
  * Context: own. Return: how many LAPICs accepted it; -EINVAL if @icr has a shorthand or a logical
  * destination.
  */
-long mkvm_lapic_send_ipis(struct mkvm_lapic *apic, u64 low, u64 high, unsigned int bits, u64 min, u32 icr)
+long mkvm_lapic_send_ipis(struct mkvm_lapic *apic, u64 low, u64 high, unsigned int bits, u64 min,
+			  u32 icr)
 {
 	unsigned int i;
 	long count = 0;
@@ -251,7 +256,8 @@ long mkvm_lapic_send_ipis(struct mkvm_lapic *apic, u64 low, u64 high, unsigned i
 		return 0;
 	/* To an xAPIC 255 is a broadcast and not an id. */
 	for (i = 0; i < 2 * bits && min + i < MKVM_MAX_VCPUS; i++)
-		if ((min + i != 0xff || apic->x2apic) && ((i < bits ? low >> i : high >> (i - bits)) & 1))
+		if ((min + i != 0xff || apic->x2apic) &&
+		    ((i < bits ? low >> i : high >> (i - bits)) & 1))
 			count += mkvm_lapic_send_ipi(apic, icr, min + i, "hypercall") > 0;
 	return count;
 }

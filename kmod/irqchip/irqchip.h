@@ -109,8 +109,8 @@ struct mkvm_irq {
 /* irqchip.c: creation, and ioctls of the VM. May sleep; creation needs vm->lock. */
 void mkvm_irqchip_init(struct mkvm *vm);
 void mkvm_irqchip_destroy(struct mkvm *vm);	/* LAPICs stay; their timers stop */
-int mkvm_irqchip_create(struct mkvm *vm);					/* KVM_CREATE_IRQCHIP */
-int mkvm_irqchip_create_split(struct mkvm *vm, u64 pins);			/* KVM_CAP_SPLIT_IRQCHIP */
+int mkvm_irqchip_create(struct mkvm *vm); /* KVM_CREATE_IRQCHIP */
+int mkvm_irqchip_create_split(struct mkvm *vm, u64 pins); /* KVM_CAP_SPLIT_IRQCHIP */
 int mkvm_irqchip_get(struct mkvm *vm, struct kvm_irqchip __user *arg);
 int mkvm_irqchip_set(struct mkvm *vm, struct kvm_irqchip __user *arg);
 int mkvm_irqchip_create_pit(struct mkvm *vm, struct kvm_pit_config __user *arg);
@@ -131,7 +131,8 @@ void mkvm_pic_port_write(struct mkvm_pic *pic, u16 port, u8 val);
 void mkvm_ioapic_get(struct mkvm_ioapic *ioapic, struct kvm_ioapic_state *state);
 /* Accesses of 1, 2, 4 or 8 bytes at an offset below 0x100 from MKVM_IOAPIC_BASE. */
 void mkvm_ioapic_mmio_read(struct mkvm_ioapic *ioapic, u32 offset, unsigned int len, void *val);
-void mkvm_ioapic_mmio_write(struct mkvm_ioapic *ioapic, u32 offset, unsigned int len, const void *val);
+void mkvm_ioapic_mmio_write(struct mkvm_ioapic *ioapic, u32 offset, unsigned int len,
+			    const void *val);
 
 /* pit.c: the 8254 and port 0x61. Any context. */
 u8 mkvm_pit_port_read(struct mkvm_pit *pit, u16 port);			/* 0x40-0x43, 0x61 */
@@ -145,28 +146,32 @@ bool mkvm_routing_get(struct mkvm *vm, u32 gsi, unsigned int chip, struct kvm_ir
 int mkvm_irqfd_ioctl(struct mkvm *vm, const struct kvm_irqfd *arg);
 
 /* ipi.c: KVM_HC_SEND_IPI. Own thread. */
-long mkvm_lapic_send_ipis(struct mkvm_lapic *apic, u64 low, u64 high, unsigned int bits, u64 min, u32 icr);
+long mkvm_lapic_send_ipis(struct mkvm_lapic *apic, u64 low, u64 high, unsigned int bits, u64 min,
+			  u32 icr);
 /* lapic.c. "Own" means only on the vCPU's thread or under vcpu->mutex. */
 int mkvm_lapic_create(struct mkvm_vcpu *vcpu);
 void mkvm_lapic_destroy(struct mkvm_vcpu *vcpu);
-void mkvm_lapic_reset(struct mkvm_lapic *apic, bool init);			/* own; init: as by INIT */
+void mkvm_lapic_reset(struct mkvm_lapic *apic, bool init); /* own; init: as by INIT */
 bool mkvm_lapic_accepts_pic(struct mkvm_lapic *apic);	/* any context: ExtINT reaches the CPU */
-int mkvm_lapic_pending(struct mkvm_lapic *apic);				/* own: highest IRR above PPR, or -1 */
+int mkvm_lapic_pending(struct mkvm_lapic *apic); /* own: highest IRR above PPR, or -1 */
 int mkvm_lapic_highest_isr(struct mkvm_lapic *apic);	/* own: highest vector in service, or -1 */
 int mkvm_lapic_highest_irr(struct mkvm_lapic *apic);		/* own: regardless of PPR, or -1 */
-void mkvm_lapic_ack(struct mkvm_lapic *apic, u8 vector);			/* own: IRR -> ISR */
-u8 mkvm_lapic_get_tpr(struct mkvm_lapic *apic);				/* own: the register, 8 bits */
+void mkvm_lapic_ack(struct mkvm_lapic *apic, u8 vector); /* own: IRR -> ISR */
+u8 mkvm_lapic_get_tpr(struct mkvm_lapic *apic); /* own: the register, 8 bits */
 void mkvm_lapic_set_tpr(struct mkvm_lapic *apic, u8 tpr);			/* own */
 bool mkvm_lapic_mmio_match(struct mkvm_lapic *apic, u64 gpa);	/* own: its page, in xAPIC mode */
-bool mkvm_lapic_owns_page(struct mkvm_lapic *apic, u64 gpa);			/* own: in its page, in any mode */
-int mkvm_lapic_mmio_read(struct mkvm_lapic *apic, u32 offset, unsigned int len, void *val);	/* own */
-int mkvm_lapic_mmio_write(struct mkvm_lapic *apic, u32 offset, unsigned int len, const void *val);	/* own */
-int mkvm_lapic_msr_read(struct mkvm_lapic *apic, u32 msr, u64 *val);	/* own: 0x800-0x8ff; 1: #GP */
-int mkvm_lapic_msr_write(struct mkvm_lapic *apic, u32 msr, u64 val);	/* own: 0x800-0x8ff; 1: #GP */
+bool mkvm_lapic_owns_page(struct mkvm_lapic *apic, u64 gpa); /* own: in its page, in any mode */
+int mkvm_lapic_mmio_read(struct mkvm_lapic *apic, u32 offset, unsigned int len,
+			 void *val); /* own */
+int mkvm_lapic_mmio_write(struct mkvm_lapic *apic, u32 offset, unsigned int len,
+			  const void *val); /* own */
+int mkvm_lapic_msr_read(struct mkvm_lapic *apic, u32 msr, u64 *val); /* own: 0x800-0x8ff; 1: #GP */
+int mkvm_lapic_msr_write(struct mkvm_lapic *apic, u32 msr, u64 val); /* own: 0x800-0x8ff; 1: #GP */
 bool mkvm_lapic_in_x2apic_mode(struct mkvm_lapic *apic);			/* own */
-u64 mkvm_lapic_get_base(struct mkvm_lapic *apic);				/* own: MSR_IA32_APICBASE */
-int mkvm_lapic_set_base(struct mkvm_lapic *apic, u64 base, bool host);		/* own; 1: refused (#GP or -EINVAL) */
-u64 mkvm_lapic_get_deadline(struct mkvm_lapic *apic);				/* own: MSR_IA32_TSC_DEADLINE */
+u64 mkvm_lapic_get_base(struct mkvm_lapic *apic); /* own: MSR_IA32_APICBASE */
+int mkvm_lapic_set_base(struct mkvm_lapic *apic, u64 base,
+			bool host); /* own; 1: refused (#GP or -EINVAL) */
+u64 mkvm_lapic_get_deadline(struct mkvm_lapic *apic); /* own: MSR_IA32_TSC_DEADLINE */
 void mkvm_lapic_set_deadline(struct mkvm_lapic *apic, u64 tsc);			/* own */
 int mkvm_lapic_get_state(struct mkvm_lapic *apic, struct kvm_lapic_state *state);	/* own */
 int mkvm_lapic_set_state(struct mkvm_lapic *apic, const struct kvm_lapic_state *state);	/* own */
@@ -176,7 +181,8 @@ u16 mkvm_lapic_lend(struct mkvm_lapic *apic, void *page, u32 *awaited_eois);
 void mkvm_lapic_take_back(struct mkvm_lapic *apic, void *page, int ended);
 
 /* lapic_timer.c: only lapic.c starts and reads the timer. */
-void mkvm_lapic_timer_update(struct mkvm_lapic *apic);	/* own: the deadline or the guest's TSC changed */
+void mkvm_lapic_timer_update(
+	struct mkvm_lapic *apic); /* own: the deadline or the guest's TSC changed */
 
 /*
  * What the controllers need of the rest of the module, all of it in cpu/pending.c. The unit tests

@@ -117,7 +117,8 @@ static void resample(struct mkvm *vm, bool all, unsigned int chip, unsigned int 
 		if (all || mkvm_gsi_has_pin(vm, irqfd->gsi, chip, pin))
 			mkvm_set_irq(vm, MKVM_SOURCE_RESAMPLE, irqfd->gsi, 0);
 	list_for_each_entry_rcu(irqfd, &vm->irqchip.resamplers, resample_link)
-		if ((all || mkvm_gsi_has_pin(vm, irqfd->gsi, chip, pin)) && !READ_ONCE(irqfd->closed)) {
+		if ((all || mkvm_gsi_has_pin(vm, irqfd->gsi, chip, pin)) &&
+		    !READ_ONCE(irqfd->closed)) {
 			mkvm_trace(resample, vm, irqfd->gsi);
 			mkvm_eventfd_signal(irqfd->resamplefd);
 		}

@@ -44,42 +44,45 @@
 #define LAPIC_LVTS		(0x3full << REG(APIC_LVTT))
 #define LAPIC_BITMAPS		(REGS8(APIC_ISR) | REGS8(APIC_TMR) | REGS8(APIC_IRR))
 /* The registers of xAPIC mode, where a write to a read-only one is ignored. */
-#define LAPIC_RO		(REGBIT(APIC_LVR) | REGBIT(APIC_ARBPRI) | REGBIT(APIC_PROCPRI) | REGBIT(APIC_RRR) | \
-				 LAPIC_BITMAPS | REGBIT(APIC_TMCCT))
-#define LAPIC_XAPIC		(LAPIC_RO | REGBIT(APIC_ID) | REGBIT(APIC_TASKPRI) | REGBIT(APIC_EOI) | \
-				 REGBIT(APIC_LDR) | REGBIT(APIC_DFR) | REGBIT(APIC_SPIV) | REGBIT(APIC_ESR) | \
-				 REGBIT(APIC_ICR) | REGBIT(APIC_ICR2) | LAPIC_LVTS | REGBIT(APIC_TMICT) | \
-				 REGBIT(APIC_TDCR))
+#define LAPIC_RO                                                                            \
+	(REGBIT(APIC_LVR) | REGBIT(APIC_ARBPRI) | REGBIT(APIC_PROCPRI) | REGBIT(APIC_RRR) | \
+	 LAPIC_BITMAPS | REGBIT(APIC_TMCCT))
+#define LAPIC_XAPIC                                                                                \
+	(LAPIC_RO | REGBIT(APIC_ID) | REGBIT(APIC_TASKPRI) | REGBIT(APIC_EOI) | REGBIT(APIC_LDR) | \
+	 REGBIT(APIC_DFR) | REGBIT(APIC_SPIV) | REGBIT(APIC_ESR) | REGBIT(APIC_ICR) |              \
+	 REGBIT(APIC_ICR2) | LAPIC_LVTS | REGBIT(APIC_TMICT) | REGBIT(APIC_TDCR))
 /* "x2APIC Register Address Space": any other access is #GP. */
-#define LAPIC_X2APIC_READ	(LAPIC_XAPIC & ~(REGBIT(APIC_ARBPRI) | REGBIT(APIC_EOI) | REGBIT(APIC_RRR) | \
-						 REGBIT(APIC_DFR) | REGBIT(APIC_ICR2)))
-#define LAPIC_X2APIC_WRITE	((LAPIC_X2APIC_READ & ~(LAPIC_RO | REGBIT(APIC_ID) | REGBIT(APIC_LDR))) | \
-				 REGBIT(APIC_EOI) | REGBIT(APIC_SELF_IPI))
+#define LAPIC_X2APIC_READ                                                            \
+	(LAPIC_XAPIC & ~(REGBIT(APIC_ARBPRI) | REGBIT(APIC_EOI) | REGBIT(APIC_RRR) | \
+			 REGBIT(APIC_DFR) | REGBIT(APIC_ICR2)))
+#define LAPIC_X2APIC_WRITE                                                        \
+	((LAPIC_X2APIC_READ & ~(LAPIC_RO | REGBIT(APIC_ID) | REGBIT(APIC_LDR))) | \
+	 REGBIT(APIC_EOI) | REGBIT(APIC_SELF_IPI))
 /* Registers whose value is more than what regs[] holds. */
 #define LAPIC_COMPUTED		(REGBIT(APIC_ARBPRI) | REGBIT(APIC_PROCPRI) | REGBIT(APIC_TMCCT) | \
 				 REGBIT(APIC_LVT0) | REGBIT(APIC_LVT1) | REGS8(APIC_IRR))
 
 #define LVT_BITS		(APIC_VECTOR_MASK | APIC_LVT_MASKED)
-#define LINT_BITS		(LVT_BITS | APIC_MODE_MASK | APIC_LVT_LEVEL_TRIGGER | APIC_INPUT_POLARITY)
+#define LINT_BITS (LVT_BITS | APIC_MODE_MASK | APIC_LVT_LEVEL_TRIGGER | APIC_INPUT_POLARITY)
 
 /* The bits that a write changes. In x2APIC mode the others are reserved. */
 static const u32 lapic_bits[64] = {
-	[REG(APIC_ID)]		= 0xff000000,
-	[REG(APIC_TASKPRI)]	= APIC_TPRI_MASK,
-	[REG(APIC_LDR)]		= APIC_LDR_MASK,
-	[REG(APIC_DFR)]		= 0xf0000000,
-	[REG(APIC_SPIV)]	= APIC_VECTOR_MASK | APIC_SPIV_APIC_ENABLED | APIC_SPIV_FOCUS_DISABLED,
-	[REG(APIC_ICR)]		= ~APIC_ICR_BUSY,	/* reserved ones are kept, unused */
-	[REG(APIC_ICR2)]	= 0xff000000,
-	[REG(APIC_LVTT)]	= LVT_BITS | LAPIC_TIMER_MODE,
-	[REG(APIC_LVTTHMR)]	= LVT_BITS | APIC_MODE_MASK,
-	[REG(APIC_LVTPC)]	= LVT_BITS | APIC_MODE_MASK,
-	[REG(APIC_LVT0)]	= LINT_BITS,
-	[REG(APIC_LVT1)]	= LINT_BITS,
-	[REG(APIC_LVTERR)]	= LVT_BITS,
-	[REG(APIC_TMICT)]	= ~0u,
-	[REG(APIC_TDCR)]	= APIC_TDR_DIV_1,
-	[REG(APIC_SELF_IPI)]	= APIC_VECTOR_MASK,
+	[REG(APIC_ID)] = 0xff000000,
+	[REG(APIC_TASKPRI)] = APIC_TPRI_MASK,
+	[REG(APIC_LDR)] = APIC_LDR_MASK,
+	[REG(APIC_DFR)] = 0xf0000000,
+	[REG(APIC_SPIV)] = APIC_VECTOR_MASK | APIC_SPIV_APIC_ENABLED | APIC_SPIV_FOCUS_DISABLED,
+	[REG(APIC_ICR)] = ~APIC_ICR_BUSY, /* reserved ones are kept, unused */
+	[REG(APIC_ICR2)] = 0xff000000,
+	[REG(APIC_LVTT)] = LVT_BITS | LAPIC_TIMER_MODE,
+	[REG(APIC_LVTTHMR)] = LVT_BITS | APIC_MODE_MASK,
+	[REG(APIC_LVTPC)] = LVT_BITS | APIC_MODE_MASK,
+	[REG(APIC_LVT0)] = LINT_BITS,
+	[REG(APIC_LVT1)] = LINT_BITS,
+	[REG(APIC_LVTERR)] = LVT_BITS,
+	[REG(APIC_TMICT)] = ~0u,
+	[REG(APIC_TDCR)] = APIC_TDR_DIV_1,
+	[REG(APIC_SELF_IPI)] = APIC_VECTOR_MASK,
 };
 
 static_assert(sizeof(struct kvm_lapic_state) == 64 * 0x10, "the image is 64 registers");
@@ -136,7 +139,8 @@ static void lapic_find_isr(struct mkvm_lapic *apic)
 {
 	int w = apic->isr_words ? __fls(apic->isr_words) : -1;
 
-	WRITE_ONCE(apic->highest_isr, w < 0 ? -1 : w * 32 + __fls(lapic_get(apic, APIC_ISR + w * 0x10)));
+	WRITE_ONCE(apic->highest_isr,
+		   w < 0 ? -1 : w * 32 + __fls(lapic_get(apic, APIC_ISR + w * 0x10)));
 }
 
 /*
@@ -210,7 +214,7 @@ bool mkvm_lapic_unfinished(struct mkvm_lapic *apic, u8 vector)
 	do {
 		moves = read_seqcount_begin(&apic->moves);
 		found = lapic_irr(apic, vector >> 5) & BIT(vector & 31);
-		smp_rmb();	/* pairs with mkvm_lapic_ack: no longer requested means in service */
+		smp_rmb(); /* pairs with mkvm_lapic_ack: no longer requested means in service */
 		found |= lapic_test(apic, APIC_ISR, vector);
 	} while (read_seqcount_retry(&apic->moves, moves));
 	return found;
@@ -448,7 +452,8 @@ void mkvm_pic_output_changed(struct mkvm *vm, unsigned int changes)
  */
 static bool lapic_tells_eoi(struct mkvm_lapic *apic, u8 vector)
 {
-	return lapic_test(apic, APIC_TMR, vector) && !(lapic_get(apic, APIC_SPIV) & APIC_SPIV_DIRECTED_EOI) &&
+	return lapic_test(apic, APIC_TMR, vector) &&
+	       !(lapic_get(apic, APIC_SPIV) & APIC_SPIV_DIRECTED_EOI) &&
 	       mkvm_routing_wants_eoi(apic->vcpu->vm, vector);
 }
 
@@ -697,7 +702,8 @@ int mkvm_lapic_msr_write(struct mkvm_lapic *apic, u32 msr, u64 val)
 	}
 	writable = lapic_writable(apic, reg);
 	if (LAPIC_LVTS >> index & 1)
-		val &= ~(u64)(APIC_SEND_PENDING | (reg >= APIC_LVT0 && reg <= APIC_LVT1 ? APIC_LVT_REMOTE_IRR : 0));
+		val &= ~(u64)(APIC_SEND_PENDING |
+			      (reg >= APIC_LVT0 && reg <= APIC_LVT1 ? APIC_LVT_REMOTE_IRR : 0));
 	if (val & ~(u64)writable)
 		return 1;
 	lapic_write(apic, reg, val);
@@ -760,7 +766,8 @@ static void lapic_reset_registers(struct mkvm_lapic *apic)
 		if (i != APIC_ID / sizeof(u32))
 			WRITE_ONCE(apic->regs[i], 0);
 	/* the kernel's IOAPIC has no EOI register, which directed EOI needs */
-	lapic_set(apic, APIC_LVR, LAPIC_VERSION | (apic->vcpu->vm->irqchip.ioapic ? 0 : APIC_LVR_DIRECTED_EOI));
+	lapic_set(apic, APIC_LVR,
+		  LAPIC_VERSION | (apic->vcpu->vm->irqchip.ioapic ? 0 : APIC_LVR_DIRECTED_EOI));
 	lapic_set(apic, APIC_LDR, apic->x2apic ? lapic_x2apic_ldr(apic) : 0);
 	lapic_set(apic, APIC_DFR, APIC_DFR_FLAT);
 	lapic_set(apic, APIC_SPIV, 0xff);

@@ -281,8 +281,13 @@ static void chip_icw1(struct kvm_pic_state *chip, u8 val)
 	bool init4 = val & 1;
 
 	*chip = (struct kvm_pic_state){
-		.last_irr = chip->last_irr, .irr = chip->last_irr & chip->elcr, .irq_base = chip->irq_base,
-		.elcr = chip->elcr, .elcr_mask = chip->elcr_mask, .init_state = 1, .init4 = init4,
+		.last_irr = chip->last_irr,
+		.irr = chip->last_irr & chip->elcr,
+		.irq_base = chip->irq_base,
+		.elcr = chip->elcr,
+		.elcr_mask = chip->elcr_mask,
+		.init_state = 1,
+		.init4 = init4,
 		.auto_eoi = init4 && chip->auto_eoi,
 		.special_fully_nested_mode = init4 && chip->special_fully_nested_mode,
 	};
@@ -435,8 +440,8 @@ int mkvm_pic_set(struct mkvm_pic *pic, unsigned int chip, const struct kvm_pic_s
 	if (chip > 1 || state->priority_add > 7 || state->init_state > 3)
 		return -EINVAL;
 	chip = array_index_nospec(chip, ARRAY_SIZE(pic->chip));
-	if ((state->read_reg_select | state->poll | state->special_mask | state->auto_eoi | state->init4 |
-	     state->rotate_on_auto_eoi | state->special_fully_nested_mode) > 1)
+	if ((state->read_reg_select | state->poll | state->special_mask | state->auto_eoi |
+	     state->init4 | state->rotate_on_auto_eoi | state->special_fully_nested_mode) > 1)
 		return -EINVAL;
 	if ((state->elcr_mask & ~pic_elcr_mask[chip]) || (state->elcr & ~state->elcr_mask))
 		return -EINVAL;
@@ -445,7 +450,8 @@ int mkvm_pic_set(struct mkvm_pic *pic, unsigned int chip, const struct kvm_pic_s
 	pic->chip[chip] = *state;
 	pic->unended |= state->isr << (chip * 8);
 	for (i = 0; i < 8; i++)
-		pic->source[chip * 8 + i] = state->last_irr & BIT(i) ? BIT(MKVM_SOURCE_RESTORED) : 0;
+		pic->source[chip * 8 + i] = state->last_irr & BIT(i) ? BIT(MKVM_SOURCE_RESTORED) :
+								       0;
 	for (i = 0; mkvm_tracing() && i < 8; i++)
 		if (state->irr & BIT(i))
 			mkvm_trace_raise_pin(pic->vm, chip, i);

@@ -28,11 +28,11 @@
 #include "internal.h"
 
 #define PIT_HZ			1193182
-#define PIT_MIN_PERIOD_NS	(200 * NSEC_PER_USEC)	/* between two timer callbacks, as in Linux KVM */
+#define PIT_MIN_PERIOD_NS (200 * NSEC_PER_USEC) /* between two timer callbacks, as in Linux KVM */
 #define PIT_MAX_PENDING		65536		/* missed ticks that reinjection remembers */
 #define PIT_REFRESH_CLOCKS	18			/* between two toggles of port 0x61 bit 4 */
-#define PIT_UNPROGRAMMED	0xff			/* mode before the first control word, as Linux KVM shows it */
-#define PIT_STOPPED		(1ll << 62)		/* count_load_time while it waits for a count or a trigger */
+#define PIT_UNPROGRAMMED 0xff /* mode before the first control word, as Linux KVM shows it */
+#define PIT_STOPPED (1ll << 62) /* count_load_time while it waits for a count or a trigger */
 #define PIT_FLAGS		(KVM_PIT_FLAGS_HPET_LEGACY | KVM_PIT_FLAGS_SPEAKER_DATA_ON)
 
 /*
@@ -80,7 +80,9 @@ static u64 channel_clocks(const struct mkvm_pit *pit, const struct kvm_pit_chann
 {
 	s64 now = c->gate || channel_is_triggered(c) ? ktime_get_ns() : pit->gate_low_since;
 
-	return now <= c->count_load_time ? 0 : mul_u64_u32_div(now - c->count_load_time, PIT_HZ, NSEC_PER_SEC);
+	return now <= c->count_load_time ?
+		       0 :
+		       mul_u64_u32_div(now - c->count_load_time, PIT_HZ, NSEC_PER_SEC);
 }
 
 static bool channel_out(const struct mkvm_pit *pit, const struct kvm_pit_channel_state *c)
@@ -145,7 +147,8 @@ static s64 pit_next_tick(const struct mkvm_pit *pit)
 {
 	const struct kvm_pit_channel_state *c = &pit->ch[0];
 
-	return c->count_load_time + mul_u64_u32_div((pit->ticks_done + 1) * c->count, NSEC_PER_SEC, PIT_HZ) + 1;
+	return c->count_load_time +
+	       mul_u64_u32_div((pit->ticks_done + 1) * c->count, NSEC_PER_SEC, PIT_HZ) + 1;
 }
 
 /* Context: hard interrupt. However late it is, one callback handles all ticks that are due. */
@@ -223,7 +226,8 @@ static void pit_load_count(struct mkvm_pit *pit, struct kvm_pit_channel_state *c
 {
 	c->count = val;
 	if (c->bcd)
-		c->count = (val >> 12) * 1000 + (val >> 8 & 15) * 100 + (val >> 4 & 15) * 10 + (val & 15);
+		c->count = (val >> 12) * 1000 + (val >> 8 & 15) * 100 + (val >> 4 & 15) * 10 +
+			   (val & 15);
 	c->count = c->count ?: channel_modulus(c);
 	if (c->mode != PIT_UNPROGRAMMED && !channel_is_triggered(c)) {
 		c->count_load_time = ktime_get_ns();
@@ -248,14 +252,17 @@ static void pit_set_gate(struct mkvm_pit *pit, bool gate)
 	if (channel_is_triggered(c))
 		c->count_load_time = now;
 	else if (c->count_load_time != PIT_STOPPED)
-		c->count_load_time = channel_is_periodic(c) ? now : c->count_load_time + now - pit->gate_low_since;
+		c->count_load_time = channel_is_periodic(c) ?
+					     now :
+					     c->count_load_time + now - pit->gate_low_since;
 }
 
 /*
  * A value that is already latched stays. Status bit 6, null count, says that no count has reached
  * the counting element.
  */
-static void channel_latch(const struct mkvm_pit *pit, struct kvm_pit_channel_state *c, bool count, bool status)
+static void channel_latch(const struct mkvm_pit *pit, struct kvm_pit_channel_state *c, bool count,
+			  bool status)
 {
 	if (count && !c->count_latched) {
 		c->latched_count = channel_value(pit, c);
@@ -421,9 +428,11 @@ void mkvm_pit_get(struct mkvm_pit *pit, struct kvm_pit_state2 *state)
 
 static bool channel_state_valid(const struct kvm_pit_channel_state *c, bool has_gate)
 {
-	return c->count <= 0x10000 && c->count_latched <= PIT_BOTH && c->status_latched <= 1 && c->rw_mode <= 3 &&
-	       c->read_state <= PIT_BOTH_HIGH && c->write_state <= PIT_BOTH_HIGH && c->bcd <= 1 &&
-	       (c->mode <= 5 || c->mode == PIT_UNPROGRAMMED) && (c->gate == 1 || (has_gate && c->gate == 0));
+	return c->count <= 0x10000 && c->count_latched <= PIT_BOTH && c->status_latched <= 1 &&
+	       c->rw_mode <= 3 && c->read_state <= PIT_BOTH_HIGH &&
+	       c->write_state <= PIT_BOTH_HIGH && c->bcd <= 1 &&
+	       (c->mode <= 5 || c->mode == PIT_UNPROGRAMMED) &&
+	       (c->gate == 1 || (has_gate && c->gate == 0));
 }
 
 /*
@@ -463,7 +472,8 @@ int mkvm_pit_set(struct mkvm_pit *pit, const struct kvm_pit_state2 *state)
 			c->count_load_time = now;
 	}
 	c = &pit->ch[0];
-	if (changed || c->mode != old.mode || c->count != old.count || c->count_load_time != old.count_load_time)
+	if (changed || c->mode != old.mode || c->count != old.count ||
+	    c->count_load_time != old.count_load_time)
 		pit_restart_timer(pit);
 	raw_spin_unlock_irqrestore(&pit->lock, flags);
 	return 0;
@@ -479,7 +489,8 @@ int mkvm_pit_create(struct mkvm *vm, const struct kvm_pit_config *config)
 	struct mkvm_pit *pit;
 	unsigned int i;
 
-	if ((config->flags & ~KVM_PIT_SPEAKER_DUMMY) || memchr_inv(config->pad, 0, sizeof(config->pad)))
+	if ((config->flags & ~KVM_PIT_SPEAKER_DUMMY) ||
+	    memchr_inv(config->pad, 0, sizeof(config->pad)))
 		return -EINVAL;
 	pit = kzalloc(sizeof(*pit), GFP_KERNEL_ACCOUNT);
 	if (!pit)
@@ -490,7 +501,9 @@ int mkvm_pit_create(struct mkvm *vm, const struct kvm_pit_config *config)
 	pit->speaker = config->flags & KVM_PIT_SPEAKER_DUMMY;
 	pit->reinject = true;
 	for (i = 0; i < 3; i++)
-		pit->ch[i] = (struct kvm_pit_channel_state){ .mode = PIT_UNPROGRAMMED, .count = 0x10000, .gate = i != 2,
+		pit->ch[i] = (struct kvm_pit_channel_state){ .mode = PIT_UNPROGRAMMED,
+							     .count = 0x10000,
+							     .gate = i != 2,
 							     .count_load_time = PIT_STOPPED };
 	hrtimer_init(&pit->timer, CLOCK_MONOTONIC, HRTIMER_MODE_ABS_HARD);
 	pit->timer.function = pit_timer_fired;

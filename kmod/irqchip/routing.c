@@ -86,7 +86,8 @@ int mkvm_msi_deliver(struct mkvm *vm, u64 address, u32 data)
 }
 
 /* @id: the id in traces of what is raised. */
-static int route_set_irq(struct mkvm *vm, const struct route *route, enum mkvm_irq_source source, int level, u32 id)
+static int route_set_irq(struct mkvm *vm, const struct route *route, enum mkvm_irq_source source,
+			 int level, u32 id)
 {
 	int sum = MKVM_IRQ_IGNORED, ret;
 	unsigned int chip;
@@ -114,13 +115,15 @@ static int route_set_irq(struct mkvm *vm, const struct route *route, enum mkvm_i
 }
 
 /* mkvm_set_irq_by - mkvm_set_irq with a routing table that the caller keeps alive. Any context. */
-int mkvm_set_irq_by(struct mkvm *vm, const struct mkvm_routing *table, enum mkvm_irq_source source, u32 gsi, int level)
+int mkvm_set_irq_by(struct mkvm *vm, const struct mkvm_routing *table, enum mkvm_irq_source source,
+		    u32 gsi, int level)
 {
 	u32 id = mkvm_trace_id(raise_gsi, vm, source, gsi, level);
 	int ret = MKVM_IRQ_IGNORED;
 
 	if (table && gsi < table->nr)
-		ret = route_set_irq(vm, &table->route[array_index_nospec(gsi, table->nr)], source, level, id);
+		ret = route_set_irq(vm, &table->route[array_index_nospec(gsi, table->nr)], source,
+				    level, id);
 	mkvm_trace(raised, vm, id, ret);
 	return ret;
 }
@@ -153,7 +156,8 @@ bool mkvm_gsi_has_pin(struct mkvm *vm, u32 gsi, unsigned int chip, unsigned int 
 
 	rcu_read_lock();
 	table = rcu_dereference(vm->irqchip.routing);
-	ret = table && gsi < table->nr && table->route[array_index_nospec(gsi, table->nr)].pin[chip] == pin + 1;
+	ret = table && gsi < table->nr &&
+	      table->route[array_index_nospec(gsi, table->nr)].pin[chip] == pin + 1;
 	rcu_read_unlock();
 	return ret;
 }
@@ -191,7 +195,8 @@ bool mkvm_routing_get(struct mkvm *vm, u32 gsi, unsigned int chip, struct kvm_ir
 }
 
 /* Adds an MSI. Clients set all of it to zero until the guest has programmed the device. */
-static int route_add_msi(const struct mkvm *vm, struct route *route, const struct kvm_irq_routing_entry *e)
+static int route_add_msi(const struct mkvm *vm, struct route *route,
+			 const struct kvm_irq_routing_entry *e)
 {
 	u64 address = (u64)e->u.msi.address_hi << 32 | e->u.msi.address_lo;
 
@@ -208,24 +213,28 @@ static int route_add_msi(const struct mkvm *vm, struct route *route, const struc
 	return 0;
 }
 
-static int route_add_pin(const struct mkvm *vm, struct route *route, const struct kvm_irq_routing_entry *e)
+static int route_add_pin(const struct mkvm *vm, struct route *route,
+			 const struct kvm_irq_routing_entry *e)
 {
 	u32 chip = e->u.irqchip.irqchip, pin = e->u.irqchip.pin;
 
 	if (!vm->irqchip.pic)
 		return -EINVAL;
-	if (chip >= KVM_NR_IRQCHIPS || pin >= (chip == KVM_IRQCHIP_IOAPIC ? KVM_IOAPIC_NUM_PINS : 8))
+	if (chip >= KVM_NR_IRQCHIPS ||
+	    pin >= (chip == KVM_IRQCHIP_IOAPIC ? KVM_IOAPIC_NUM_PINS : 8))
 		return -EINVAL;
 	chip = array_index_nospec(chip, KVM_NR_IRQCHIPS);
 	if (route->msi || route->pin[chip])
 		return -EINVAL;
-	if (memchr_inv((const char *)&e->u + sizeof(e->u.irqchip), 0, sizeof(e->u) - sizeof(e->u.irqchip)))
+	if (memchr_inv((const char *)&e->u + sizeof(e->u.irqchip), 0,
+		       sizeof(e->u) - sizeof(e->u.irqchip)))
 		return -EINVAL;
 	route->pin[chip] = pin + 1;
 	return 0;
 }
 
-static int routing_add(const struct mkvm *vm, struct mkvm_routing *table, const struct kvm_irq_routing_entry *e)
+static int routing_add(const struct mkvm *vm, struct mkvm_routing *table,
+		       const struct kvm_irq_routing_entry *e)
 {
 	struct route *route = &table->route[array_index_nospec(e->gsi, table->nr)];
 
@@ -251,7 +260,8 @@ bool mkvm_routing_wants_eoi(struct mkvm *vm, u8 vector)
 }
 
 /* Adds the vectors that the pins of userspace's IOAPICs send level triggered. */
-static void routing_level_vectors(const struct mkvm *vm, const struct mkvm_routing *table, unsigned long *map)
+static void routing_level_vectors(const struct mkvm *vm, const struct mkvm_routing *table,
+				  unsigned long *map)
 {
 	u32 gsi;
 
@@ -307,7 +317,8 @@ static void routing_replace(struct mkvm *vm, struct mkvm_routing *table)
  * MKVM_NR_GSI, flags, a GSI, chip, pin or type out of range, an address that is no MSI's, or
  * nonzero padding; -ENOMEM. Nothing has changed then.
  */
-int mkvm_routing_set(struct mkvm *vm, const struct kvm_irq_routing_entry *entries, u32 nr, u32 flags)
+int mkvm_routing_set(struct mkvm *vm, const struct kvm_irq_routing_entry *entries, u32 nr,
+		     u32 flags)
 {
 	struct mkvm_routing *table;
 	u32 i, nr_gsi = 0;

@@ -114,7 +114,8 @@ void mkvm_lapic_take_back(struct mkvm_lapic *apic, void *page, int ended)
 			WRITE_ONCE(apic->highest_isr, w * 32 + __fls(isr));
 		}
 		if (irr) {
-			atomic_or(irr, (atomic_t *)&apic->regs[(APIC_IRR + w * 0x10) / sizeof(u32)]);
+			atomic_or(irr,
+				  (atomic_t *)&apic->regs[(APIC_IRR + w * 0x10) / sizeof(u32)]);
 			set_bit(w, &apic->irr_words);
 		}
 		WRITE_ONCE(apic->lent[w], 0);

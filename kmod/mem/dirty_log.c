@@ -28,14 +28,16 @@ void mkvm_mark_dirty(struct mkvm_vcpu *vcpu, u64 gpa)
 	const struct mkvm_memslot *slot = mkvm_gfn_to_slot(vcpu, gpa >> PAGE_SHIFT);
 
 	if (slot && unlikely(slot->dirty))
-		set_bit(array_index_nospec((gpa >> PAGE_SHIFT) - slot->gfn, slot->npages), slot->dirty);
+		set_bit(array_index_nospec((gpa >> PAGE_SHIFT) - slot->gfn, slot->npages),
+			slot->dirty);
 }
 
 /*
  * Clears the bits in mask of the 64 pages that begin with first, and write-protects their leaves.
  * Returns the bits that were set. Context: slots_lock held, no spinlock held.
  */
-static u64 clear_word(struct mkvm *vm, const struct mkvm_memslot *slot, u64 first, u64 mask, bool *flush)
+static u64 clear_word(struct mkvm *vm, const struct mkvm_memslot *slot, u64 first, u64 mask,
+		      bool *flush)
 {
 	unsigned long *word = slot->dirty + first / BITS_PER_LONG;
 	u64 bits;
@@ -133,7 +135,8 @@ int mkvm_dirty_log_clear(struct mkvm *vm, const struct kvm_clear_dirty_log *log)
 		if (get_user(mask, from + i / 64))
 			r = -EFAULT;
 		else
-			clear_word(vm, slot, array_index_nospec(log->first_page + i, slot->npages), mask, &flush);
+			clear_word(vm, slot, array_index_nospec(log->first_page + i, slot->npages),
+				   mask, &flush);
 		cond_resched();
 	}
 	if (flush)

@@ -24,16 +24,21 @@
 /* Returns the slot that was found last, if it still exists and contains gfn; else NULL. */
 static inline const struct mkvm_memslot *cached_slot(struct mkvm_vcpu *vcpu, u64 gfn)
 {
-	const struct mkvm_memslots *slots = srcu_dereference(vcpu->vm->slots[vcpu->smm.active], &vcpu->vm->srcu);
+	const struct mkvm_memslots *slots =
+		srcu_dereference(vcpu->vm->slots[vcpu->smm.active], &vcpu->vm->srcu);
 	const struct mkvm_memslot *slot = vcpu->slot_cache.slot;
 
-	return likely(slots->generation == vcpu->slot_cache.generation && gfn - slot->gfn < slot->npages) ? slot : NULL;
+	return likely(slots->generation == vcpu->slot_cache.generation &&
+		      gfn - slot->gfn < slot->npages) ?
+		       slot :
+		       NULL;
 }
 
 /* Bisects for the last slot that starts at or below gfn; NULL if it is dead or ends before gfn. */
 static const struct mkvm_memslot *find_slot(struct mkvm_vcpu *vcpu, u64 gfn)
 {
-	const struct mkvm_memslots *slots = srcu_dereference(vcpu->vm->slots[vcpu->smm.active], &vcpu->vm->srcu);
+	const struct mkvm_memslots *slots =
+		srcu_dereference(vcpu->vm->slots[vcpu->smm.active], &vcpu->vm->srcu);
 	const struct mkvm_memslot *slot;
 	int low = 0, high = slots->nr;
 
@@ -141,7 +146,8 @@ const struct mkvm_memslot *mkvm_slot_by_id(struct mkvm *vm, u32 id)
 {
 	unsigned int as = address_space(id);
 
-	return slot_by_id(rcu_dereference_protected(vm->slots[as], lockdep_is_held(&vm->slots_lock)), id);
+	return slot_by_id(
+		rcu_dereference_protected(vm->slots[as], lockdep_is_held(&vm->slots_lock)), id);
 }
 
 static bool overlaps(const struct mkvm_memslots *slots, const struct mkvm_memslot *new)
@@ -151,14 +157,16 @@ static bool overlaps(const struct mkvm_memslots *slots, const struct mkvm_memslo
 	for (i = 0; i < slots->nr; i++) {
 		const struct mkvm_memslot *s = &slots->slot[i];
 
-		if (s->id != new->id && s->gfn < new->gfn + new->npages && new->gfn < s->gfn + s->npages)
+		if (s->id != new->id &&
+		    s->gfn < new->gfn + new->npages &&new->gfn < s->gfn + s->npages)
 			return true;
 	}
 	return false;
 }
 
 /* Copies the slots with slot new->id replaced by *new, or removed if *new has no pages. */
-static struct mkvm_memslots *slots_with(const struct mkvm_memslots *old, const struct mkvm_memslot *new)
+static struct mkvm_memslots *slots_with(const struct mkvm_memslots *old,
+					const struct mkvm_memslot *new)
 {
 	struct mkvm_memslots *slots;
 	bool placed = !new->npages;
@@ -184,7 +192,8 @@ static struct mkvm_memslots *slots_with(const struct mkvm_memslots *old, const s
 }
 
 /* Publishes slots, waits until no reader uses the old array, and frees it. */
-static void replace_slots(struct mkvm *vm, unsigned int as, struct mkvm_memslots *old, struct mkvm_memslots *slots)
+static void replace_slots(struct mkvm *vm, unsigned int as, struct mkvm_memslots *old,
+			  struct mkvm_memslots *slots)
 {
 	rcu_assign_pointer(vm->slots[as], slots);
 	synchronize_srcu_expedited(&vm->srcu);
@@ -308,7 +317,8 @@ static int memslot_set_locked(struct mkvm *vm, const struct kvm_userspace_memory
 			kvfree(dirty);
 		return r;
 	}
-	if (old && (old->npages != new.npages || old->hva != new.hva || (old->flags ^ new.flags) & KVM_MEM_READONLY))
+	if (old && (old->npages != new.npages || old->hva != new.hva ||
+		    (old->flags ^ new.flags) & KVM_MEM_READONLY))
 		return -EINVAL;
 	if (old && old->gfn == new.gfn)
 		return old->flags == new.flags ? 0 : change_logging(vm, slots, &new, dirty);

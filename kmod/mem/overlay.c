@@ -130,5 +130,6 @@ void mkvm_overlay_end(struct mkvm_vcpu *vcpu)
  */
 bool mkvm_overlay_fault(struct mkvm_vcpu *vcpu, u64 gpa)
 {
-	return !mkvm_insn_is_emulated(vcpu) && in_descriptors(vcpu, gpa) && overlay_begin(vcpu, gpa, true);
+	return !mkvm_insn_is_emulated(vcpu) && in_descriptors(vcpu, gpa) &&
+	       overlay_begin(vcpu, gpa, true);
 }

@@ -374,7 +374,8 @@ int mkvm_soft_fault_gpa(struct mkvm_vcpu *vcpu, u64 *gpa, bool write)
 	}
 	if (write && !soft->page[n].dirty) {
 		/* The CPU has checked that the guest's tables allow the write. */
-		if (mkvm_walk(vcpu, soft->page[n].la, X86_PF_WRITE | MKVM_WALK_UNCHECKED, &t) != MKVM_EMU_DONE ||
+		if (mkvm_walk(vcpu, soft->page[n].la, X86_PF_WRITE | MKVM_WALK_UNCHECKED, &t) !=
+			    MKVM_EMU_DONE ||
 		    t.gpa >> PAGE_SHIFT != soft->page[n].gfn) {
 			mkvm_hw->flush_tlb(vcpu);
 			return 1;

@@ -158,7 +158,8 @@ static bool tdp_zap_table(struct mkvm *vm, u64 *table, int level, u64 base, u64 
 		if (!tdp_present(entry))
 			continue;
 		if (!tdp_is_leaf(entry, level) && (gfn < first || gfn + span > end)) {
-			zapped |= tdp_zap_table(vm, tdp_table(entry), level - 1, gfn, first, end, cut);
+			zapped |= tdp_zap_table(vm, tdp_table(entry), level - 1, gfn, first, end,
+						cut);
 			continue;
 		}
 		xchg(&table[i], 0);
@@ -358,7 +359,8 @@ out:
 	return huge;
 }
 
-static bool fits_huge(const struct mkvm_memslot *slot, u64 gfn, unsigned long hva, struct page *page)
+static bool fits_huge(const struct mkvm_memslot *slot, u64 gfn, unsigned long hva,
+		      struct page *page)
 {
 	u64 base = gfn & ~511ULL;
 
@@ -394,7 +396,8 @@ static void tdp_install(struct mkvm_vcpu *vcpu, u64 gfn, u64 pfn, int level, boo
 	u64 entry, *table = vcpu->vm->tdp[as].root;
 	int l;
 
-	flush_stale(vcpu->vm);	/* a TLB must not hold two leaves of different sizes for one address */
+	flush_stale(
+		vcpu->vm); /* a TLB must not hold two leaves of different sizes for one address */
 	for (l = TDP_LEVELS; l > level; l--) {
 		u64 *slot = &table[tdp_index(gfn, l)];
 
@@ -502,7 +505,8 @@ int mkvm_tdp_fault(struct mkvm_vcpu *vcpu, const struct mkvm_memslot *slot, u64 
 	page = host_page(hva, readonly, &writable);
 	if (!page)
 		return host_page_missing(hva, write);
-	if (mkvm_hw->tdp.huge && !slot->dirty && fits_huge(slot, gfn, hva, page) && host_maps_huge(vm->mm, hva))
+	if (mkvm_hw->tdp.huge && !slot->dirty && fits_huge(slot, gfn, hva, page) &&
+	    host_maps_huge(vm->mm, hva))
 		level = 2;
 	spin_lock(&vm->mmu_lock);
 	if (!invalidated(vm, seq, hva)) {
@@ -677,12 +681,14 @@ static int young_in(struct mmu_notifier *mn, unsigned long start, unsigned long 
 	return young;
 }
 
-static int mn_clear_flush_young(struct mmu_notifier *mn, struct mm_struct *mm, unsigned long start, unsigned long end)
+static int mn_clear_flush_young(struct mmu_notifier *mn, struct mm_struct *mm, unsigned long start,
+				unsigned long end)
 {
 	return young_in(mn, start, end, true, true);
 }
 
-static int mn_clear_young(struct mmu_notifier *mn, struct mm_struct *mm, unsigned long start, unsigned long end)
+static int mn_clear_young(struct mmu_notifier *mn, struct mm_struct *mm, unsigned long start,
+			  unsigned long end)
 {
 	return young_in(mn, start, end, true, false);
 }

@@ -22,7 +22,8 @@ void svm_asids_start(struct svm_asids *c, u32 max)
 }
 
 /* The slow path of svm_asid_enter: the vCPU has no valid ASID on this CPU, or needs a flush. */
-enum svm_tlb_ctl svm_asid_choose(struct svm_asid *a, struct svm_asids *c, int cpu, bool flush_by_asid)
+enum svm_tlb_ctl svm_asid_choose(struct svm_asid *a, struct svm_asids *c, int cpu,
+				 bool flush_by_asid)
 {
 	enum svm_tlb_ctl ctl = SVM_TLB_KEEP;
 

@@ -28,7 +28,8 @@ struct svm_asid {
 enum svm_tlb_ctl { SVM_TLB_KEEP = 0, SVM_TLB_FLUSH_ALL = 1, SVM_TLB_FLUSH_ASID = 3 };
 
 void svm_asids_start(struct svm_asids *c, u32 max);
-enum svm_tlb_ctl svm_asid_choose(struct svm_asid *a, struct svm_asids *c, int cpu, bool flush_by_asid);
+enum svm_tlb_ctl svm_asid_choose(struct svm_asid *a, struct svm_asids *c, int cpu,
+				 bool flush_by_asid);
 void svm_asid_refused(struct svm_asid *a, struct svm_asids *c);
 
 /*
@@ -37,7 +38,8 @@ void svm_asid_refused(struct svm_asid *a, struct svm_asids *c);
  *
  * Return: the value for TLB_CONTROL. Context: interrupts off until the VMRUN.
  */
-static inline enum svm_tlb_ctl svm_asid_enter(struct svm_asid *a, struct svm_asids *c, int cpu, bool flush_by_asid)
+static inline enum svm_tlb_ctl svm_asid_enter(struct svm_asid *a, struct svm_asids *c, int cpu,
+					      bool flush_by_asid)
 {
 	if (likely(a->gen == c->gen && a->cpu == cpu && !a->flush))
 		return SVM_TLB_KEEP;

@@ -48,7 +48,8 @@ bool svm_on_tcg(void)
 	static int known = -1;
 
 	if (unlikely(known < 0))
-		known = boot_cpu_has(X86_FEATURE_HYPERVISOR) && cpuid_ebx(0x40000000) == 0x54474354;	/* "TCGT" */
+		known = boot_cpu_has(X86_FEATURE_HYPERVISOR) &&
+			cpuid_ebx(0x40000000) == 0x54474354; /* "TCGT" */
 	return known;
 }
 
@@ -103,7 +104,8 @@ void svm_event_after_exit(struct svm_vcpu *svm, bool moved)
 	bool ours = same && (ev->type == MKVM_EV_EXCEPTION || ev->type == MKVM_EV_SOFT);
 
 	if (same && ev->type == MKVM_EV_INTR && unlikely(intr_goes_as_soft(svm)))
-		info = c->exit_int_info = SVM_EXITINTINFO_VALID | SVM_EXITINTINFO_TYPE_INTR | vector;
+		info = c->exit_int_info = SVM_EXITINTINFO_VALID | SVM_EXITINTINFO_TYPE_INTR |
+					  vector;
 	svm->vcpu.ev.vectoring = info;
 	ev->type = MKVM_EV_NONE;
 	ev->vector = vector;
@@ -149,7 +151,8 @@ static void open_irq_window(struct svm_vcpu *svm)
 /* Returns the bitmap of exceptions that are intercepted when the guest is not single-stepped. */
 u32 svm_exceptions(const struct svm_vcpu *svm)
 {
-	return SVM_EXCEPTIONS | (svm->vcpu.debug.control & KVM_GUESTDBG_USE_SW_BP ? BIT(X86_TRAP_BP) : 0) |
+	return SVM_EXCEPTIONS |
+	       (svm->vcpu.debug.control & KVM_GUESTDBG_USE_SW_BP ? BIT(X86_TRAP_BP) : 0) |
 	       (svm->vcpu.soft_tlb.root ? BIT(X86_TRAP_PF) : 0);
 }
 
@@ -165,7 +168,8 @@ void svm_guest_debug_changed(struct mkvm_vcpu *vcpu)
 
 	svm->vmcb->control.intercepts[INTERCEPT_EXCEPTION] = svm_exceptions(svm);
 	/* TCG does not intercept the #BP of INT3, which it treats as INT n. */
-	svm_intercept(svm, INTERCEPT_INTn, (vcpu->debug.control & KVM_GUESTDBG_USE_SW_BP) && svm_on_tcg());
+	svm_intercept(svm, INTERCEPT_INTn,
+		      (vcpu->debug.control & KVM_GUESTDBG_USE_SW_BP) && svm_on_tcg());
 	if (debugged && !svm->debugged) {
 		svm->guest_dr7 = *dr7;
 		svm->debugged = true;	/* first: stops vcpu_load from setting dr_live */

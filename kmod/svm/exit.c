@@ -28,7 +28,8 @@ static int svm_exit_iret(struct mkvm_vcpu *vcpu)
 
 static int svm_exit_msr(struct mkvm_vcpu *vcpu)
 {
-	return to_svm(vcpu)->vmcb->control.exit_info_1 ? mkvm_exit_wrmsr(vcpu) : mkvm_exit_rdmsr(vcpu);
+	return to_svm(vcpu)->vmcb->control.exit_info_1 ? mkvm_exit_wrmsr(vcpu) :
+							 mkvm_exit_rdmsr(vcpu);
 }
 
 static int svm_exit_ioio(struct mkvm_vcpu *vcpu)
@@ -136,7 +137,7 @@ static int svm_exit_swint(struct mkvm_vcpu *vcpu)
 	case MKVM_INSN_INTO:
 		return take_exception(vcpu, X86_TRAP_OF);
 	case MKVM_INSN_INT_N:
-		vcpu->ev.delivering = (struct mkvm_event) { .type = MKVM_EV_SOFT, .vector = vector };
+		vcpu->ev.delivering = (struct mkvm_event){ .type = MKVM_EV_SOFT, .vector = vector };
 		return mkvm_skip_by_decoding(vcpu);
 	default:
 		return 1;	/* another vCPU has changed the code: execute it again */
@@ -154,7 +155,8 @@ static int svm_exit_invlpg(struct mkvm_vcpu *vcpu)
 
 static int svm_exit_invpcid(struct mkvm_vcpu *vcpu)
 {
-	return vcpu->guest_cpuid.shown & MKVM_SHOWN_INVPCID ? svm_exit_invlpg(vcpu) : mkvm_exit_ud(vcpu);
+	return vcpu->guest_cpuid.shown & MKVM_SHOWN_INVPCID ? svm_exit_invlpg(vcpu) :
+							      mkvm_exit_ud(vcpu);
 }
 
 static int svm_exit_npf(struct mkvm_vcpu *vcpu)
@@ -250,7 +252,8 @@ int svm_handle_exit(struct mkvm_vcpu *vcpu)
 	if (code == SVM_EXIT_NPF)
 		return svm_exit_npf(vcpu);
 	if (code < ARRAY_SIZE(handlers)) {
-		int (*handler)(struct mkvm_vcpu *vcpu) = handlers[array_index_nospec(code, ARRAY_SIZE(handlers))];
+		int (*handler)(struct mkvm_vcpu * vcpu) =
+			handlers[array_index_nospec(code, ARRAY_SIZE(handlers))];
 
 		if (handler)
 			return handler(vcpu);

@@ -39,8 +39,8 @@ static bool forget_erratum_383(void)
 	u64 status;
 	int i;
 
-	if (!boot_cpu_has_bug(X86_BUG_AMD_TLB_MMATCH) || rdmsrl_safe(MSR_IA32_MCx_STATUS(0), &status) ||
-	    !svm_mce_is_erratum_383(status))
+	if (!boot_cpu_has_bug(X86_BUG_AMD_TLB_MMATCH) ||
+	    rdmsrl_safe(MSR_IA32_MCx_STATUS(0), &status) || !svm_mce_is_erratum_383(status))
 		return false;
 	for (i = 0; i < NR_BANKS; i++)
 		wrmsrl_safe(MSR_IA32_MCx_STATUS(i), 0);

@@ -45,8 +45,16 @@ static const char *svm_missing(void)
 
 /* MSRs that VMLOAD and VMSAVE switch: the guest accesses them directly. All others exit. */
 static const u32 direct_msrs[] = {
-	MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE, MSR_STAR, MSR_LSTAR, MSR_CSTAR, MSR_SYSCALL_MASK,
-	MSR_IA32_SYSENTER_CS, MSR_IA32_SYSENTER_ESP, MSR_IA32_SYSENTER_EIP,
+	MSR_FS_BASE,
+	MSR_GS_BASE,
+	MSR_KERNEL_GS_BASE,
+	MSR_STAR,
+	MSR_LSTAR,
+	MSR_CSTAR,
+	MSR_SYSCALL_MASK,
+	MSR_IA32_SYSENTER_CS,
+	MSR_IA32_SYSENTER_ESP,
+	MSR_IA32_SYSENTER_EIP,
 };
 
 static void allow_msrs(u8 *map)
@@ -54,7 +62,8 @@ static void allow_msrs(u8 *map)
 	int i;
 
 	for (i = 0; i < ARRAY_SIZE(direct_msrs); i++) {
-		u32 bit = (direct_msrs[i] & 0x1fff) * 2 + (direct_msrs[i] >= 0xc0000000 ? 0x800 * 8 : 0);
+		u32 bit = (direct_msrs[i] & 0x1fff) * 2 +
+			  (direct_msrs[i] >= 0xc0000000 ? 0x800 * 8 : 0);
 
 		map[bit / 8] &= ~(3 << (bit % 8));
 	}
@@ -83,7 +92,8 @@ static int svm_setup(void)
 	BUILD_BUG_ON(sizeof(struct vmcb_control_area) != 0x400);
 	BUILD_BUG_ON(offsetof(struct vmcb, save.rip) != 0x578);
 	BUILD_BUG_ON(offsetof(struct vmcb, save.g_pat) != 0x668);
-	BUILD_BUG_ON(SVM_TLB_KEEP != TLB_CONTROL_DO_NOTHING || SVM_TLB_FLUSH_ALL != TLB_CONTROL_FLUSH_ALL_ASID ||
+	BUILD_BUG_ON(SVM_TLB_KEEP != TLB_CONTROL_DO_NOTHING ||
+		     SVM_TLB_FLUSH_ALL != TLB_CONTROL_FLUSH_ALL_ASID ||
 		     SVM_TLB_FLUSH_ASID != TLB_CONTROL_FLUSH_ASID);
 
 	max_asid = cpuid_ebx(0x8000000a) - 1;
@@ -192,7 +202,8 @@ static void arm_breakpoints(struct svm_vcpu *svm)
 /* INVPCID exits if CPUID hides it, and while soft_tlb.c holds translations that it must drop. */
 static void intercept_invpcid(struct svm_vcpu *svm)
 {
-	bool wanted = svm->vcpu.soft_tlb.root || !(svm->vcpu.guest_cpuid.shown & MKVM_SHOWN_INVPCID);
+	bool wanted = svm->vcpu.soft_tlb.root ||
+		      !(svm->vcpu.guest_cpuid.shown & MKVM_SHOWN_INVPCID);
 
 	if (boot_cpu_has(X86_FEATURE_INVPCID))
 		svm_intercept(svm, INTERCEPT_INVPCID, wanted);
@@ -204,19 +215,21 @@ static void svm_cpuid_changed(struct mkvm_vcpu *vcpu)
 	struct svm_vcpu *svm = to_svm(vcpu);
 
 	svm_intercept(svm, INTERCEPT_RDTSCP,
-		      boot_cpu_has(X86_FEATURE_RDTSCP) && !(vcpu->guest_cpuid.shown & MKVM_SHOWN_RDTSCP));
+		      boot_cpu_has(X86_FEATURE_RDTSCP) &&
+			      !(vcpu->guest_cpuid.shown & MKVM_SHOWN_RDTSCP));
 	intercept_invpcid(svm);
 }
 
 static void set_intercepts(struct svm_vcpu *svm)
 {
 	static const u8 always[] = {
-		INTERCEPT_CR4_WRITE, INTERCEPT_INTR, INTERCEPT_NMI, INTERCEPT_SMI, INTERCEPT_INIT,
-		INTERCEPT_RDPMC, INTERCEPT_CPUID, INTERCEPT_INVD, INTERCEPT_HLT, INTERCEPT_INVLPGA,
-		INTERCEPT_IOIO_PROT, INTERCEPT_MSR_PROT, INTERCEPT_SHUTDOWN,
-		INTERCEPT_VMRUN, INTERCEPT_VMMCALL, INTERCEPT_VMLOAD, INTERCEPT_VMSAVE, INTERCEPT_STGI,
-		INTERCEPT_CLGI, INTERCEPT_SKINIT, INTERCEPT_WBINVD, INTERCEPT_MONITOR, INTERCEPT_MWAIT,
-		INTERCEPT_XSETBV, INTERCEPT_RDPRU, INTERCEPT_RSM, INTERCEPT_TASK_SWITCH,
+		INTERCEPT_CR4_WRITE, INTERCEPT_INTR,	INTERCEPT_NMI,	       INTERCEPT_SMI,
+		INTERCEPT_INIT,	     INTERCEPT_RDPMC,	INTERCEPT_CPUID,       INTERCEPT_INVD,
+		INTERCEPT_HLT,	     INTERCEPT_INVLPGA, INTERCEPT_IOIO_PROT,   INTERCEPT_MSR_PROT,
+		INTERCEPT_SHUTDOWN,  INTERCEPT_VMRUN,	INTERCEPT_VMMCALL,     INTERCEPT_VMLOAD,
+		INTERCEPT_VMSAVE,    INTERCEPT_STGI,	INTERCEPT_CLGI,	       INTERCEPT_SKINIT,
+		INTERCEPT_WBINVD,    INTERCEPT_MONITOR, INTERCEPT_MWAIT,       INTERCEPT_XSETBV,
+		INTERCEPT_RDPRU,     INTERCEPT_RSM,	INTERCEPT_TASK_SWITCH,
 	};
 	int i;
 
@@ -322,7 +335,10 @@ static void svm_vcpu_reset(struct mkvm_vcpu *vcpu, bool init)
 
 static void svm_vmsave(u64 pa)
 {
-	asm volatile("1: vmsave %%rax\n2:\n" _ASM_EXTABLE(1b, 2b) : : "a"(pa) : "memory");	/* faults if SVM is off */
+	asm volatile("1: vmsave %%rax\n2:\n" _ASM_EXTABLE(1b, 2b)
+		     :
+		     : "a"(pa)
+		     : "memory"); /* faults if SVM is off */
 }
 
 static void svm_vcpu_load(struct mkvm_vcpu *vcpu, int cpu)
@@ -331,7 +347,8 @@ static void svm_vcpu_load(struct mkvm_vcpu *vcpu, int cpu)
 	struct svm_vcpu *svm = to_svm(vcpu);
 
 	svm_vmsave(c->host_save_pa);
-	memset(&c->host_save->save.ldtr, 0, sizeof(c->host_save->save.ldtr));	/* see mkvm_restore_ldt */
+	memset(&c->host_save->save.ldtr, 0,
+	       sizeof(c->host_save->save.ldtr)); /* see mkvm_restore_ldt */
 	if (vcpu->msr.tsc_aux != c->tsc_aux && boot_cpu_has(X86_FEATURE_RDTSCP))
 		wrmsrl(MSR_TSC_AUX, vcpu->msr.tsc_aux);
 	if (c->last != svm) {
@@ -445,8 +462,8 @@ static void trace_svm_exit(struct svm_vcpu *svm)
 	const struct vmcb_control_area *c = &svm->vmcb->control;
 
 	svm->vcpu.ids.went_in = true;
-	trace_exit(&svm->vcpu, svm_last_exit(&svm->vcpu), c->exit_code, c->exit_info_1, c->exit_info_2,
-		   c->exit_int_info & SVM_EXITINTINFO_VALID ? c->exit_int_info : 0);
+	trace_exit(&svm->vcpu, svm_last_exit(&svm->vcpu), c->exit_code, c->exit_info_1,
+		   c->exit_info_2, c->exit_int_info & SVM_EXITINTINFO_VALID ? c->exit_int_info : 0);
 }
 
 /* hw_ops enter. */
@@ -558,7 +575,7 @@ static void svm_get_segment(struct mkvm_vcpu *vcpu, int seg, struct kvm_segment 
 	};
 	var->unusable = !var->present;
 	if (seg == MKVM_TR)
-		var->type |= 2;		/* a loaded TSS is busy, but some CPUs do not store the bit */
+		var->type |= 2; /* a loaded TSS is busy, but some CPUs do not store the bit */
 	if (seg == MKVM_SS)
 		var->dpl = to_svm(vcpu)->vmcb->save.cpl;
 }
@@ -732,7 +749,8 @@ static void svm_msr_filter_changed(struct mkvm_vcpu *vcpu)
 {
 	bool direct = mkvm_msrs_allowed(vcpu, direct_msrs, ARRAY_SIZE(direct_msrs));
 
-	to_svm(vcpu)->vmcb->control.msrpm_base_pa = __pa(page_address(msrpm)) + (direct ? 0 : MSRPM_SIZE);
+	to_svm(vcpu)->vmcb->control.msrpm_base_pa =
+		__pa(page_address(msrpm)) + (direct ? 0 : MSRPM_SIZE);
 }
 
 const struct mkvm_hw_ops mkvm_svm_ops = {

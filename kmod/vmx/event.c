@@ -43,7 +43,8 @@ void vmx_set_shadow(struct mkvm_vcpu *vcpu, u8 shadow)
 /* An NMI that awaits injection masks others, although the VMCS's bit must be clear until then. */
 bool vmx_nmi_masked(struct mkvm_vcpu *vcpu)
 {
-	return (to_vmx(vcpu)->shadow & GUEST_INTR_STATE_NMI) || vcpu->ev.delivering.type == MKVM_EV_NMI;
+	return (to_vmx(vcpu)->shadow & GUEST_INTR_STATE_NMI) ||
+	       vcpu->ev.delivering.type == MKVM_EV_NMI;
 }
 
 void vmx_set_nmi_masked(struct mkvm_vcpu *vcpu, bool masked)
@@ -80,7 +81,8 @@ void vmx_settle_shadow(struct vmx_vcpu *vmx)
 	if (!(vmx->shadow & SHADOW))
 		return;
 	pending = vmx_read(GUEST_PENDING_DBG_EXCEPTIONS) & ~PENDING_STEP;
-	vmx_write(GUEST_PENDING_DBG_EXCEPTIONS, pending | (vmx->vcpu.rflags & X86_EFLAGS_TF ? PENDING_STEP : 0));
+	vmx_write(GUEST_PENDING_DBG_EXCEPTIONS,
+		  pending | (vmx->vcpu.rflags & X86_EFLAGS_TF ? PENDING_STEP : 0));
 }
 
 /*
@@ -135,7 +137,8 @@ void vmx_inject(struct mkvm_vcpu *vcpu, const struct mkvm_event *ev)
 	if (ev->type == MKVM_EV_SOFT)
 		vmx_write(VM_ENTRY_INSTRUCTION_LEN, 2);
 	/* The vector determines whether there is an error code; real mode has none. */
-	if (ev->type == MKVM_EV_EXCEPTION && mkvm_has_error_code(ev->vector) && (vmx_read(GUEST_CR0) & X86_CR0_PE)) {
+	if (ev->type == MKVM_EV_EXCEPTION && mkvm_has_error_code(ev->vector) &&
+	    (vmx_read(GUEST_CR0) & X86_CR0_PE)) {
 		info |= INTR_INFO_DELIVER_CODE_MASK;
 		vmx_write(VM_ENTRY_EXCEPTION_ERROR_CODE, ev->has_error ? (u16)ev->error : 0);
 	}
@@ -173,8 +176,10 @@ void vmx_event_after_exit(struct vmx_vcpu *vmx)
 		return;
 	vmx->vcpu.ev.vectoring = info;
 	if (unlikely(vmx_stay) && cpu_took_interrupt(vmx)) {
-		*ev = (struct mkvm_event) { .type = MKVM_EV_INTR, .vector = mkvm_lapic_highest_isr(vmx->vcpu.lapic) };
-		vmx->vcpu.ev.vectoring = INTR_TYPE_EXT_INTR | VECTORING_INFO_VALID_MASK | ev->vector;
+		*ev = (struct mkvm_event){ .type = MKVM_EV_INTR,
+					   .vector = mkvm_lapic_highest_isr(vmx->vcpu.lapic) };
+		vmx->vcpu.ev.vectoring = INTR_TYPE_EXT_INTR | VECTORING_INFO_VALID_MASK |
+					 ev->vector;
 		return;
 	}
 	ev->vector = info & VECTORING_INFO_VECTOR_MASK;
@@ -289,10 +294,12 @@ void vmx_open_window(struct mkvm_vcpu *vcpu, bool irq, bool nmi)
 
 	vmx_set_apicv(vmx, vmx_may_apicv(vcpu));
 	if (vmx->apicv)
-		irq = irq && (mkvm_has_extint(vcpu) ||
-			      (vcpu->user_irqchip.pic && READ_ONCE(vcpu->run->request_interrupt_window)));
+		irq = irq &&
+		      (mkvm_has_extint(vcpu) ||
+		       (vcpu->user_irqchip.pic && READ_ONCE(vcpu->run->request_interrupt_window)));
 	vmx_set_cpu_ctl(vmx, CPU_BASED_INTR_WINDOW_EXITING, irq || (nmi && sti));
 	vmx_set_cpu_ctl(vmx, CPU_BASED_NMI_WINDOW_EXITING, nmi && !sti);
 	vmx_set_cpu_ctl(vmx, CPU_BASED_CR8_LOAD_EXITING,
-			!vmx->apicv && (irq || !vcpu->lapic || mkvm_lapic_highest_irr(vcpu->lapic) >= 0));
+			!vmx->apicv &&
+				(irq || !vcpu->lapic || mkvm_lapic_highest_irr(vcpu->lapic) >= 0));
 }

@@ -21,7 +21,8 @@
 static int vmx_exit_window(struct mkvm_vcpu *vcpu)
 {
 	vcpu->stats[MKVM_STAT_IRQ_WINDOW_EXITS]++;
-	vmx_set_cpu_ctl(to_vmx(vcpu), CPU_BASED_INTR_WINDOW_EXITING | CPU_BASED_NMI_WINDOW_EXITING, false);
+	vmx_set_cpu_ctl(to_vmx(vcpu), CPU_BASED_INTR_WINDOW_EXITING | CPU_BASED_NMI_WINDOW_EXITING,
+			false);
 	mkvm_pending_set(vcpu, MKVM_PEND_EVENT);
 	return 1;
 }
@@ -33,7 +34,8 @@ static int vmx_exit_io(struct mkvm_vcpu *vcpu)
 
 	vcpu->stats[MKVM_STAT_IO_EXITS]++;
 	if (qual & BIT(4))		/* string instruction */
-		return mkvm_exit_emulate(vcpu, qual & BIT(3) ? MKVM_INTERCEPT_INS : MKVM_INTERCEPT_OUTS,
+		return mkvm_exit_emulate(vcpu,
+					 qual & BIT(3) ? MKVM_INTERCEPT_INS : MKVM_INTERCEPT_OUTS,
 					 (qual & 7) + 1);
 	return mkvm_exit_pio(vcpu, qual >> 16, (qual & 7) + 1, qual & BIT(3));
 }
@@ -61,7 +63,8 @@ static int vmx_exit_cr(struct mkvm_vcpu *vcpu)
 			break;
 		shadow = vmx_read(CR4_READ_SHADOW) & ~(u64)(X86_CR4_MCE | X86_CR4_PKE);
 		vmx_write(CR4_READ_SHADOW, shadow | (val & (X86_CR4_MCE | X86_CR4_PKE)));
-		vmx_write(GUEST_CR4, (vmx_read(GUEST_CR4) & ~(u64)X86_CR4_PKE) | (val & X86_CR4_PKE));
+		vmx_write(GUEST_CR4,
+			  (vmx_read(GUEST_CR4) & ~(u64)X86_CR4_PKE) | (val & X86_CR4_PKE));
 		mkvm_update_pkru(vcpu);
 		return 1;
 	default:
@@ -112,7 +115,8 @@ static int vmx_exit_exception(struct mkvm_vcpu *vcpu)
 	if (vector == X86_TRAP_DB)	/* Bochs leaves it pending after the exit */
 		vmx_write(GUEST_PENDING_DBG_EXCEPTIONS, 0);
 	if (mkvm_debug_takes(vcpu, vector))
-		return mkvm_exit_debug(vcpu, vector, DR6_RESERVED | (vector == X86_TRAP_DB ? traps : 0));
+		return mkvm_exit_debug(vcpu, vector,
+				       DR6_RESERVED | (vector == X86_TRAP_DB ? traps : 0));
 	/* The exit came before DR6 changed: Intel SDM vol. 3, "Exit Qualification for Debug Exceptions". */
 	if (vector == X86_TRAP_DB)
 		vmx->dr6 = (vmx->dr6 & ~(u64)DR_TRAP_BITS) | traps;
@@ -130,7 +134,8 @@ static int vmx_exit_exception(struct mkvm_vcpu *vcpu)
 static int vmx_exit_ept_violation(struct mkvm_vcpu *vcpu)
 {
 	u64 qual = vmx_read(EXIT_QUALIFICATION);
-	bool operand = (qual & WALK_DONE) == WALK_DONE && !(qual & BIT(EPT_VIOLATION_ACC_INSTR_BIT));
+	bool operand = (qual & WALK_DONE) == WALK_DONE &&
+		       !(qual & BIT(EPT_VIOLATION_ACC_INSTR_BIT));
 
 	vmx_keep_nmi_mask(to_vmx(vcpu), qual);
 	if (unlikely(vcpu->rflags & X86_EFLAGS_TF))
@@ -163,13 +168,30 @@ static void dump_vmcs(struct vmx_vcpu *vmx, u32 reason)
 		u32 field;
 		const char *name;
 	} fields[] = {
-		FIELD(GUEST_CR0), FIELD(GUEST_CR3), FIELD(GUEST_CR4), FIELD(GUEST_IA32_EFER),
-		FIELD(GUEST_RIP), FIELD(GUEST_RSP), FIELD(GUEST_RFLAGS), FIELD(GUEST_DR7), FIELD(GUEST_IA32_PAT),
-		FIELD(GUEST_INTERRUPTIBILITY_INFO), FIELD(GUEST_ACTIVITY_STATE), FIELD(GUEST_PENDING_DBG_EXCEPTIONS),
-		FIELD(GUEST_GDTR_BASE), FIELD(GUEST_IDTR_BASE), FIELD(EXIT_QUALIFICATION),
-		FIELD(PIN_BASED_VM_EXEC_CONTROL), FIELD(CPU_BASED_VM_EXEC_CONTROL), FIELD(SECONDARY_VM_EXEC_CONTROL),
-		FIELD(VM_ENTRY_CONTROLS), FIELD(VM_EXIT_CONTROLS), FIELD(VM_ENTRY_INTR_INFO_FIELD),
-		FIELD(EPT_POINTER), FIELD(HOST_CR3), FIELD(HOST_CR4),
+		FIELD(GUEST_CR0),
+		FIELD(GUEST_CR3),
+		FIELD(GUEST_CR4),
+		FIELD(GUEST_IA32_EFER),
+		FIELD(GUEST_RIP),
+		FIELD(GUEST_RSP),
+		FIELD(GUEST_RFLAGS),
+		FIELD(GUEST_DR7),
+		FIELD(GUEST_IA32_PAT),
+		FIELD(GUEST_INTERRUPTIBILITY_INFO),
+		FIELD(GUEST_ACTIVITY_STATE),
+		FIELD(GUEST_PENDING_DBG_EXCEPTIONS),
+		FIELD(GUEST_GDTR_BASE),
+		FIELD(GUEST_IDTR_BASE),
+		FIELD(EXIT_QUALIFICATION),
+		FIELD(PIN_BASED_VM_EXEC_CONTROL),
+		FIELD(CPU_BASED_VM_EXEC_CONTROL),
+		FIELD(SECONDARY_VM_EXEC_CONTROL),
+		FIELD(VM_ENTRY_CONTROLS),
+		FIELD(VM_EXIT_CONTROLS),
+		FIELD(VM_ENTRY_INTR_INFO_FIELD),
+		FIELD(EPT_POINTER),
+		FIELD(HOST_CR3),
+		FIELD(HOST_CR4),
 	};
 	static const char * const segments[] = { "ES", "CS", "SS", "DS", "FS", "GS", "LDTR", "TR" };
 	static DEFINE_RATELIMIT_STATE(limit, 5 * HZ, 1);
@@ -261,7 +283,8 @@ int vmx_handle_exit(struct mkvm_vcpu *vcpu)
 	if (unlikely(reason & VMX_EXIT_REASONS_FAILED_VMENTRY))
 		return exit_fail_entry(vcpu, reason);
 	if (reason < ARRAY_SIZE(handlers)) {
-		int (*handler)(struct mkvm_vcpu *vcpu) = handlers[array_index_nospec(reason, ARRAY_SIZE(handlers))];
+		int (*handler)(struct mkvm_vcpu * vcpu) =
+			handlers[array_index_nospec(reason, ARRAY_SIZE(handlers))];
 
 		if (handler)
 			return handler(vcpu);

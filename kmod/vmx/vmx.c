@@ -52,12 +52,15 @@ static const u32 direct_msrs[] = {
 
 /* Ranges of MSRs whose reads the CPU answers from the virtual-APIC page, without side effects. */
 static const u16 apicv_msrs[][2] = {
-	{ X2APIC(APIC_TASKPRI), X2APIC(APIC_TASKPRI) }, { X2APIC(APIC_PROCPRI), X2APIC(APIC_PROCPRI) },
-	{ X2APIC(APIC_ISR), X2APIC(APIC_ISR) + 7 }, { X2APIC(APIC_IRR), X2APIC(APIC_IRR) + 7 },
+	{ X2APIC(APIC_TASKPRI), X2APIC(APIC_TASKPRI) },
+	{ X2APIC(APIC_PROCPRI), X2APIC(APIC_PROCPRI) },
+	{ X2APIC(APIC_ISR), X2APIC(APIC_ISR) + 7 },
+	{ X2APIC(APIC_IRR), X2APIC(APIC_IRR) + 7 },
 };
 
 /* These hold the guest's values while the vCPU is loaded; the host's kernel does not use them. */
-static const u32 syscall_msrs[VMX_NR_SYSCALL_MSRS] = { MSR_STAR, MSR_LSTAR, MSR_CSTAR, MSR_SYSCALL_MASK };
+static const u32 syscall_msrs[VMX_NR_SYSCALL_MSRS] = { MSR_STAR, MSR_LSTAR, MSR_CSTAR,
+						       MSR_SYSCALL_MASK };
 
 /* ---- instructions on a VMCS or the TLB; they have no effect if VMX is off ---- */
 
@@ -81,9 +84,13 @@ static void flush_ept(u64 eptp)
 	struct {
 		u64 eptp, zero;
 	} what = { eptp, 0 };
-	u64 type = eptp && (vmx_caps.ept & VMX_EPT_EXTENT_CONTEXT_BIT) ? VMX_EPT_EXTENT_CONTEXT : VMX_EPT_EXTENT_GLOBAL;
+	u64 type = eptp && (vmx_caps.ept & VMX_EPT_EXTENT_CONTEXT_BIT) ? VMX_EPT_EXTENT_CONTEXT :
+									 VMX_EPT_EXTENT_GLOBAL;
 
-	asm volatile("1: invept %0, %1\n2:\n" _ASM_EXTABLE(1b, 2b) : : "m"(what), "r"(type) : "cc", "memory");
+	asm volatile("1: invept %0, %1\n2:\n" _ASM_EXTABLE(1b, 2b)
+		     :
+		     : "m"(what), "r"(type)
+		     : "cc", "memory");
 }
 
 static bool enter_vmx_operation(void *region)
@@ -123,7 +130,8 @@ static void allow_msrs(u8 *map)
 	int i;
 
 	for (i = 0; i < ARRAY_SIZE(direct_msrs); i++) {
-		u32 bit = (direct_msrs[i] & 0x1fff) + (direct_msrs[i] >= 0xc0000000 ? 0x400 * 8 : 0);
+		u32 bit =
+			(direct_msrs[i] & 0x1fff) + (direct_msrs[i] >= 0xc0000000 ? 0x400 * 8 : 0);
 
 		map[bit / 8] &= ~BIT(bit % 8);
 		map[0x800 + bit / 8] &= ~BIT(bit % 8);
@@ -323,9 +331,10 @@ static void vmx_set_segment(struct mkvm_vcpu *vcpu, int seg, const struct kvm_se
 	vmx_write(GUEST_ES_LIMIT + offset, limit);
 	vmx_write(GUEST_ES_SELECTOR + offset, var->selector);
 	vmx_write(GUEST_ES_AR_BYTES + offset,
-		  type | (var->s & 1) << 4 | (var->dpl & 3) << VMX_AR_DPL_SHIFT | (unusable ? 0 : VMX_AR_P_MASK) |
-		  (var->avl & 1) << 12 | (var->l & 1) << 13 | (var->db & 1) << 14 | (g ? VMX_AR_G_MASK : 0) |
-		  (unusable ? VMX_AR_UNUSABLE_MASK : 0));
+		  type | (var->s & 1) << 4 | (var->dpl & 3) << VMX_AR_DPL_SHIFT |
+			  (unusable ? 0 : VMX_AR_P_MASK) | (var->avl & 1) << 12 |
+			  (var->l & 1) << 13 | (var->db & 1) << 14 | (g ? VMX_AR_G_MASK : 0) |
+			  (unusable ? VMX_AR_UNUSABLE_MASK : 0));
 }
 
 static void vmx_get_dt(struct mkvm_vcpu *vcpu, bool idt, struct kvm_dtable *dt)
@@ -530,8 +539,8 @@ static void vmx_msr_filter_changed(struct mkvm_vcpu *vcpu)
  */
 bool vmx_may_apicv(struct mkvm_vcpu *vcpu)
 {
-	return vmx_caps.apicv && vcpu->lapic && mkvm_lapic_in_x2apic_mode(vcpu->lapic) && !mkvm_tracing() &&
-	       !vcpu->user_irqchip.report_tpr && !vcpu->debug.control;
+	return vmx_caps.apicv && vcpu->lapic && mkvm_lapic_in_x2apic_mode(vcpu->lapic) &&
+	       !mkvm_tracing() && !vcpu->user_irqchip.report_tpr && !vcpu->debug.control;
 }
 
 static u32 secondary_controls(struct vmx_vcpu *vmx)
@@ -560,7 +569,8 @@ static void write_awaited_eois(struct vmx_vcpu *vmx)
 	int i;
 
 	for (i = 0; i < 4; i++)
-		vmx_write(EOI_EXIT_BITMAP0 + 2 * i, vmx->awaited_eois[2 * i] | (u64)vmx->awaited_eois[2 * i + 1] << 32);
+		vmx_write(EOI_EXIT_BITMAP0 + 2 * i,
+			  vmx->awaited_eois[2 * i] | (u64)vmx->awaited_eois[2 * i + 1] << 32);
 }
 
 void vmx_set_apicv(struct vmx_vcpu *vmx, bool on)
@@ -638,8 +648,13 @@ static void vmx_vcpu_destroy(struct mkvm_vcpu *vcpu)
 static void write_controls(struct vmx_vcpu *vmx)
 {
 	static const u16 zero[] = {
-		VM_EXIT_MSR_STORE_COUNT, VM_EXIT_MSR_LOAD_COUNT, VM_ENTRY_MSR_LOAD_COUNT, CR3_TARGET_COUNT,
-		TPR_THRESHOLD, PAGE_FAULT_ERROR_CODE_MASK, PAGE_FAULT_ERROR_CODE_MATCH,
+		VM_EXIT_MSR_STORE_COUNT,
+		VM_EXIT_MSR_LOAD_COUNT,
+		VM_ENTRY_MSR_LOAD_COUNT,
+		CR3_TARGET_COUNT,
+		TPR_THRESHOLD,
+		PAGE_FAULT_ERROR_CODE_MASK,
+		PAGE_FAULT_ERROR_CODE_MATCH,
 	};
 	u32 disabled = vmx->vcpu.vm->disabled_exits;
 	int i;
@@ -651,7 +666,8 @@ static void write_controls(struct vmx_vcpu *vmx)
 		vmx->cpu_ctl &= ~CPU_BASED_HLT_EXITING;
 	if (disabled & KVM_X86_DISABLE_EXITS_MWAIT)
 		vmx->cpu_ctl &= ~(CPU_BASED_MWAIT_EXITING | CPU_BASED_MONITOR_EXITING);
-	vmx_write(PIN_BASED_VM_EXEC_CONTROL, vmx_caps.pin & ~(vmx_stay ? 0 : PIN_BASED_VMX_PREEMPTION_TIMER));
+	vmx_write(PIN_BASED_VM_EXEC_CONTROL,
+		  vmx_caps.pin & ~(vmx_stay ? 0 : PIN_BASED_VMX_PREEMPTION_TIMER));
 	vmx->cpu_ctl_written = vmx->cpu_ctl;
 	vmx_write(CPU_BASED_VM_EXEC_CONTROL, vmx->cpu_ctl);
 	vmx->apicv = false;
@@ -697,7 +713,8 @@ static void set_ept_root(struct vmx_vcpu *vmx, u64 root_pa)
 {
 	bool ad = (vmx_caps.ept & VMX_EPT_AD_BIT) && !vmx->walks_read;
 
-	vmx_write(EPT_POINTER, root_pa | VMX_EPTP_MT_WB | VMX_EPTP_PWL_4 | (ad ? VMX_EPTP_AD_ENABLE_BIT : 0));
+	vmx_write(EPT_POINTER,
+		  root_pa | VMX_EPTP_MT_WB | VMX_EPTP_PWL_4 | (ad ? VMX_EPTP_AD_ENABLE_BIT : 0));
 	vmx->flush = true;
 }
 
@@ -737,7 +754,12 @@ static void reset_segments(struct mkvm_vcpu *vcpu)
 {
 	static const struct kvm_segment data = { .limit = 0xffff, .type = 3, .s = 1, .present = 1 };
 	static const struct kvm_segment code = {
-		.selector = 0xf000, .base = 0xffff0000, .limit = 0xffff, .type = 11, .s = 1, .present = 1,
+		.selector = 0xf000,
+		.base = 0xffff0000,
+		.limit = 0xffff,
+		.type = 11,
+		.s = 1,
+		.present = 1,
 	};
 	static const struct kvm_segment ldt = { .limit = 0xffff, .type = 2, .present = 1 };
 	static const struct kvm_segment tss = { .limit = 0xffff, .type = 11, .present = 1 };
@@ -911,8 +933,9 @@ static void trace_vmx_exit(struct vmx_vcpu *vmx)
 	u32 vectoring = vmx_read(IDT_VECTORING_INFO_FIELD);
 
 	vmx->vcpu.ids.went_in = true;
-	trace_exit(&vmx->vcpu, vmx_last_exit(&vmx->vcpu), vmx->exit_reason, vmx_read(EXIT_QUALIFICATION),
-		   vmx_read(GUEST_PHYSICAL_ADDRESS), vectoring & VECTORING_INFO_VALID_MASK ? vectoring : 0);
+	trace_exit(&vmx->vcpu, vmx_last_exit(&vmx->vcpu), vmx->exit_reason,
+		   vmx_read(EXIT_QUALIFICATION), vmx_read(GUEST_PHYSICAL_ADDRESS),
+		   vectoring & VECTORING_INFO_VALID_MASK ? vectoring : 0);
 }
 
 /* Writes the host's state that may have changed since the last entry. */
@@ -991,7 +1014,8 @@ static void before_entry(struct vmx_vcpu *vmx)
 	if (unlikely(vcpu->dr_live))
 		set_debugreg(vmx->dr6, 6);
 	/* A guest can read the L1 cache through its page tables (CVE-2018-3646). */
-	if (static_cpu_has_bug(X86_BUG_L1TF) && static_cpu_has(X86_FEATURE_FLUSH_L1D) && !cpu_mitigations_off())
+	if (static_cpu_has_bug(X86_BUG_L1TF) && static_cpu_has(X86_FEATURE_FLUSH_L1D) &&
+	    !cpu_mitigations_off())
 		wrmsrl(MSR_IA32_FLUSH_CMD, L1D_FLUSH);
 }
 
@@ -1026,7 +1050,8 @@ static u64 next_rip(struct vmx_vcpu *vmx)
 {
 	u64 next;
 
-	if (vmx->exit_reason == EXIT_REASON_EXTERNAL_INTERRUPT || vmx->exit_reason == EXIT_REASON_EPT_VIOLATION)
+	if (vmx->exit_reason == EXIT_REASON_EXTERNAL_INTERRUPT ||
+	    vmx->exit_reason == EXIT_REASON_EPT_VIOLATION)
 		return 0;
 	next = vmx->vcpu.rip + vmx_read(VM_EXIT_INSTRUCTION_LEN);
 	if (unlikely(next >> 32) && !(vmx_read(GUEST_CS_AR_BYTES) & VMX_AR_L_MASK))
@@ -1064,7 +1089,8 @@ static void take_lapic_back(struct vmx_vcpu *vmx, bool entered)
 {
 	bool eoi = entered && vmx_read(VM_EXIT_REASON) == EXIT_REASON_EOI_INDUCED;
 
-	mkvm_lapic_take_back(vmx->vcpu.lapic, vmx->vapic, eoi ? (u8)vmx_read(EXIT_QUALIFICATION) : -1);
+	mkvm_lapic_take_back(vmx->vcpu.lapic, vmx->vapic,
+			     eoi ? (u8)vmx_read(EXIT_QUALIFICATION) : -1);
 }
 
 /* hw_ops enter. */

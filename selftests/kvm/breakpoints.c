@@ -229,7 +229,7 @@ static void stepped_exits(u64 arg)
 	GUEST_TRAPPED(DR6_BS);
 	write_dr6(DR6_CLEAR | DR6_BD | DR6_BT | 0xf);
 	STEPPED("cpuid", "+a"(a), "+b"(b), "+c"(c), "+d"(d));
-	GUEST_TRAPPED(DR6_BS | DR6_BD | DR6_BT);	/* B0 to B3 are of this trap, the others stay */
+	GUEST_TRAPPED(DR6_BS | DR6_BD | DR6_BT); /* B0 to B3 are of this trap, the others stay */
 }
 
 TEST(under_tf_what_is_intercepted_traps_behind_it)
@@ -250,7 +250,7 @@ static void stepped_halt(u64 arg)
 TEST(under_tf_hlt_ends_by_its_own_trap)
 {
 	run_guest(stepped_halt, VM_IRQCHIP);
-	if (!is_linux_kvm())		/* which leaves the trap to a KVM_RUN that userspace may never make */
+	if (!is_linux_kvm()) /* which leaves the trap to a KVM_RUN that userspace may never make */
 		run_guest(stepped_halt, 0);
 }
 
@@ -372,10 +372,12 @@ static void watched_memory(u64 arg)
 				for (u64 watched = addr - 9; watched < addr + 10; watched += 3) {
 					u32 n = watched & 3, size = 1 << (watched / 3 & 3);
 					bool met = touches(addr, size, watched, sizes[len]) &&
-						   (on == ON_ACCESS || (on == ON_WRITE && kind != READ));
+						   (on == ON_ACCESS ||
+						    (on == ON_WRITE && kind != READ));
 
 					write_dr(n, watched);
-					write_dr7((watched & 1 ? LOCAL(n) : GLOBAL(n)) | CONTROL(n, on, len));
+					write_dr7((watched & 1 ? LOCAL(n) : GLOBAL(n)) |
+						  CONTROL(n, on, len));
 					access(kind, size, addr);
 					if (met)
 						GUEST_TRAPPED(1u << n);

@@ -34,7 +34,8 @@ static u64 rip_of(struct vcpu *vcpu)
 }
 
 static volatile u64 counted, flags_seen;
-extern u8 step_here[], step_middle[], step_out[], step_end[], int3_here[], int3_after[], cpuid_here[], cpuid_after[];
+extern u8 step_here[], step_middle[], step_out[], step_end[], int3_here[], int3_after[],
+	cpuid_here[], cpuid_after[];
 
 static void straight_guest(u64 arg)
 {
@@ -55,7 +56,8 @@ static void straight_guest(u64 arg)
 /* The guest's code is this program's. */
 static void patch(u8 *code, u8 byte)
 {
-	ASSERT_OK(mprotect((void *)((u64)code & ~(PAGE_SIZE - 1)), PAGE_SIZE, PROT_READ | PROT_WRITE | PROT_EXEC));
+	ASSERT_OK(mprotect((void *)((u64)code & ~(PAGE_SIZE - 1)), PAGE_SIZE,
+			   PROT_READ | PROT_WRITE | PROT_EXEC));
 	*(volatile u8 *)code = byte;
 }
 
@@ -142,7 +144,8 @@ TEST(a_breakpoint_of_the_guests_own_can_be_handed_back)
 	ASSERT_OK(set_debug(vcpu, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP, 0, 0));
 	vcpu_run_to_exit(vcpu, KVM_EXIT_IO);
 	vcpu_run_to_exit(vcpu, KVM_EXIT_DEBUG);
-	ASSERT_OK(set_debug(vcpu, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP | KVM_GUESTDBG_INJECT_BP, 0, 0));
+	ASSERT_OK(set_debug(
+		vcpu, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP | KVM_GUESTDBG_INJECT_BP, 0, 0));
 	vcpu_run_to_stage(vcpu, 2);
 	EXPECT_EQ(1, irqs[VEC_BP]);
 }
@@ -196,7 +199,8 @@ TEST(a_breakpoint_in_the_debug_registers_is_userspaces)
 	ASSERT_OK(ioctl(vcpu->fd, KVM_GET_DEBUGREGS, &before));
 	before.dr6 |= DR6_STEP | 3;		/* sticky bits of the guest's own */
 	ASSERT_OK(ioctl(vcpu->fd, KVM_SET_DEBUGREGS, &before));
-	ASSERT_OK(set_debug(vcpu, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP, (u64)step_middle, 0x402));
+	ASSERT_OK(set_debug(vcpu, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP, (u64)step_middle,
+			    0x402));
 	vcpu_run_to_exit(vcpu, KVM_EXIT_DEBUG);
 	EXPECT_EQ((u64)step_middle, run->debug.arch.pc);
 	EXPECT_EQ(1, run->debug.arch.dr6 & 0xf);
@@ -234,7 +238,8 @@ TEST(the_guests_own_debug_registers_are_kept_while_userspace_has_breakpoints)
 
 	NEED_CAP(KVM_CAP_SET_GUEST_DEBUG);
 	vcpu_run_to_stage(vcpu, 1);
-	ASSERT_OK(set_debug(vcpu, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP, (u64)step_middle, 0x402));
+	ASSERT_OK(set_debug(vcpu, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP, (u64)step_middle,
+			    0x402));
 	vcpu_run_to_stage(vcpu, 2);
 	ASSERT_OK(set_debug(vcpu, 0, 0, 0));
 	vcpu_run_to_stage(vcpu, 3);
@@ -287,7 +292,8 @@ TEST(with_blockirq_no_handler_runs_between_steps)
 	if (!(capability(KVM_CAP_SET_GUEST_DEBUG2) & KVM_GUESTDBG_BLOCKIRQ))
 		SKIP("the device does not offer KVM_GUESTDBG_BLOCKIRQ");
 	vcpu_run_to_stage(vcpu, 1);
-	ASSERT_OK(set_debug(vcpu, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_BLOCKIRQ, 0, 0));
+	ASSERT_OK(set_debug(
+		vcpu, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_BLOCKIRQ, 0, 0));
 	step_to(vcpu, loop_here);
 	EXPECT_EQ(1, vm_msi(vm, MSI_ADDR(0), 0x40));
 	for (int i = 1; i <= 4; i++) {
@@ -333,7 +339,8 @@ TEST(guest_debug_refuses_unknown_flags_and_a_second_exception)
 	NEED_CAP(KVM_CAP_SET_GUEST_DEBUG);
 	if (!is_linux_kvm()) {
 		EXPECT_ERRNO(EINVAL, set_debug(vcpu, 1 << 30, 0, 0));
-		EXPECT_ERRNO(EINVAL, set_debug(vcpu, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP, 0, 1ull << 32));
+		EXPECT_ERRNO(EINVAL, set_debug(vcpu, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP,
+					       0, 1ull << 32));
 	}
 	EXPECT_ERRNO(EFAULT, ioctl(vcpu->fd, KVM_SET_GUEST_DEBUG, 8));
 	EXPECT_OK(set_debug(vcpu, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_INJECT_DB, 0, 0));

@@ -77,7 +77,8 @@ static void expect_shown(const char *vm, const char *file, const char *words)
 }
 
 /* The first object of a list in a file. */
-static const struct json *first_of(struct json **tree, const char *vm, const char *file, const char *list)
+static const struct json *first_of(struct json **tree, const char *vm, const char *file,
+				   const char *list)
 {
 	const struct json *objects;
 
@@ -158,7 +159,8 @@ TEST(each_json_twin_shows_the_same)
 	EXPECT_EQ(0, json_number(object, "id", -1));
 	expect_string("RUNNABLE", object, "mp_state");
 	expect_string("outside", object, "where");
-	expect_string(cpu_is_intel() ? "IO_INSTRUCTION" : "io", object, "last_exit");	/* the vendors' names */
+	expect_string(cpu_is_intel() ? "IO_INSTRUCTION" : "io", object,
+		      "last_exit"); /* the vendors' names */
 	expect_string("0x41", object, "waiting");
 	expect_string("IF=0", object, "why");
 	object = first_of(&tree, path, "irqchip.json", "lapics");
@@ -183,7 +185,8 @@ TEST(a_vmm_gets_the_same_of_its_vcpu_without_root)
 	struct json *tree;
 	char path[128], hex[24];
 
-	EXPECT_EQ(is_linux_kvm() ? 0 : MKVM_API_VERSION, ioctl(vm->fd, KVM_CHECK_EXTENSION, MKVM_CAP_VERSION));
+	EXPECT_EQ(is_linux_kvm() ? 0 : MKVM_API_VERSION,
+		  ioctl(vm->fd, KVM_CHECK_EXTENSION, MKVM_CAP_VERSION));
 	if (is_linux_kvm())
 		SKIP("Linux KVM has no MKVM_GET_VCPU_STATE");
 	let_one_wait(vm, vcpu, path, sizeof(path));

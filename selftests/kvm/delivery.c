@@ -41,8 +41,17 @@ static const u32 parts[] = { ROM_LOWER, ROM_UPPER, ROM_GDT, ROM_LOWER | ROM_UPPE
 
 /* None of the descriptors says "accessed". */
 enum {
-	CODE32 = 0x08, DATA = 0x10, USER_CODE = 0x1b, USER_DATA = 0x23, CODE64 = 0x28, CODE16 = 0x30,
-	DATA16 = 0x38, CONFORMING = 0x40, ABSENT_DATA = 0x48, SMALL_DATA = 0x50, GDT_SIZE = 0x58,
+	CODE32 = 0x08,
+	DATA = 0x10,
+	USER_CODE = 0x1b,
+	USER_DATA = 0x23,
+	CODE64 = 0x28,
+	CODE16 = 0x30,
+	DATA16 = 0x38,
+	CONFORMING = 0x40,
+	ABSENT_DATA = 0x48,
+	SMALL_DATA = 0x50,
+	GDT_SIZE = 0x58,
 };
 static const u64 gdt_entries[GDT_SIZE / 8] = {
 	[CODE32 / 8] = 0x00cf9a000000ffff, [DATA / 8] = 0x00cf92000000ffff,
@@ -121,9 +130,16 @@ static struct kvm_segment segment(u16 selector)
 {
 	u64 d = gdt_entries[selector / 8];
 	struct kvm_segment s = {
-		.selector = selector, .base = d >> 16 & 0xffffff, .limit = (d & 0xffff) | (d >> 32 & 0xf0000),
-		.type = (d >> 40 & 15) | 1, .s = 1, .dpl = d >> 45 & 3, .present = 1,
-		.l = d >> 53 & 1, .db = d >> 54 & 1, .g = d >> 55 & 1,
+		.selector = selector,
+		.base = d >> 16 & 0xffffff,
+		.limit = (d & 0xffff) | (d >> 32 & 0xf0000),
+		.type = (d >> 40 & 15) | 1,
+		.s = 1,
+		.dpl = d >> 45 & 3,
+		.present = 1,
+		.l = d >> 53 & 1,
+		.db = d >> 54 & 1,
+		.g = d >> 55 & 1,
 	};
 
 	if (s.g)
@@ -134,7 +150,12 @@ static struct kvm_segment segment(u16 selector)
 static struct kvm_segment real_segment(u16 selector, u8 dpl)
 {
 	return (struct kvm_segment){
-		.selector = selector, .base = selector * 16, .limit = 0xffff, .type = 3, .s = 1, .dpl = dpl,
+		.selector = selector,
+		.base = selector * 16,
+		.limit = 0xffff,
+		.type = 3,
+		.s = 1,
+		.dpl = dpl,
 		.present = 1,
 	};
 }
@@ -154,7 +175,8 @@ static void set_segments(struct kvm_sregs *sregs, const struct scene *s)
 		sregs->cs.l = 1;
 		sregs->cs.db = 0;
 	}
-	sregs->ss = sregs->ds = sregs->es = sregs->fs = sregs->gs = segment(s->user ? USER_DATA : DATA);
+	sregs->ss = sregs->ds = sregs->es = sregs->fs = sregs->gs =
+		segment(s->user ? USER_DATA : DATA);
 	if (s->data16)
 		sregs->ss = segment(DATA16);
 }
@@ -186,9 +208,17 @@ static void set_registers(struct machine *m, const struct scene *s, u64 top)
 	if (s->user || s->mode == VM86)
 		top = OUTER_STACK;
 	m->regs = (struct kvm_regs){
-		.rax = 0x1111, .rbx = 0x2222, .rcx = 0x3333, .rdx = 0x4444, .rsi = 0x5555, .rdi = 0x6666,
-		.rbp = 0x7777, .rip = CODE, .rsp = lower ? top - LOWER : top,
-		.rflags = RFLAGS_FIXED | RFLAGS_IOPL3 | s->rflags | (s->mode == VM86 ? RFLAGS_VM : 0),
+		.rax = 0x1111,
+		.rbx = 0x2222,
+		.rcx = 0x3333,
+		.rdx = 0x4444,
+		.rsi = 0x5555,
+		.rdi = 0x6666,
+		.rbp = 0x7777,
+		.rip = CODE,
+		.rsp = lower ? top - LOWER : top,
+		.rflags = RFLAGS_FIXED | RFLAGS_IOPL3 | s->rflags |
+			  (s->mode == VM86 ? RFLAGS_VM : 0),
 	};
 	vcpu_set_regs(m->vcpu, &m->regs);
 }
@@ -203,8 +233,10 @@ static struct machine observe(const struct scene *s, u32 rom, u64 top)
 	m.vcpu = vcpu_add(m.vm, NULL, 0);
 	ASSERT_OK(vm_set_slot(m.vm, SLOT_LOW, 0, 0, 0, NULL));
 	ASSERT_OK(vm_set_slot(m.vm, SLOT_LOW, 0, 0, LOW_SIZE, m.vm->low));
-	m.lower = vm_add_memory(m.vm, SLOT_LOWER, rom & ROM_LOWER ? KVM_MEM_READONLY : 0, LOWER, HALF);
-	m.upper = vm_add_memory(m.vm, SLOT_UPPER, rom & ROM_UPPER ? KVM_MEM_READONLY : 0, UPPER, HALF);
+	m.lower = vm_add_memory(m.vm, SLOT_LOWER, rom & ROM_LOWER ? KVM_MEM_READONLY : 0, LOWER,
+				HALF);
+	m.upper = vm_add_memory(m.vm, SLOT_UPPER, rom & ROM_UPPER ? KVM_MEM_READONLY : 0, UPPER,
+				HALF);
 	m.gdt = vm_add_memory(m.vm, SLOT_GDT, rom & ROM_GDT ? KVM_MEM_READONLY : 0, GDT, PAGE_SIZE);
 	memset(m.lower, FILL, HALF);
 	memset(m.upper, FILL, HALF);
@@ -227,7 +259,8 @@ static struct machine observe(const struct scene *s, u32 rom, u64 top)
 }
 
 /* TCG's own deliveries set no accessed bits. Of a null selector nothing else counts. */
-static void expect_like_segment(const char *name, const struct kvm_segment *a, const struct kvm_segment *b)
+static void expect_like_segment(const char *name, const struct kvm_segment *a,
+				const struct kvm_segment *b)
 {
 	struct kvm_segment wanted = *a, seen = *b;
 
@@ -314,7 +347,7 @@ static void compare(const struct scene *s)
 
 			ktap_about("stack %u bytes beyond the edge, read-only parts 0x%x", beyond[i], rom);
 			m = observe(s, rom, UPPER + beyond[i]);
-			if (s->ist && cpu_is_tcg())	/* with a stack of its own TCG has SS null */
+			if (s->ist && cpu_is_tcg()) /* with a stack of its own TCG has SS null */
 				m.sregs.ss = ram.sregs.ss;
 			expect_same_state(&ram, &m);
 			expect_same_memory(&ram, &m, rom);
@@ -340,57 +373,59 @@ static void compare(const struct scene *s)
 SCENE(int_n_in_real_mode, .mode = REAL, .code = INT_N, .vector = VECTOR, .rflags = RFLAGS_IF)
 SCENE(int3_in_real_mode, .mode = REAL, .code = INT3, .vector = VEC_BP)
 SCENE(an_exception_in_real_mode, .mode = REAL, .code = UD2, .vector = VEC_UD)
-SCENE(an_interrupt_in_real_mode, .mode = REAL, .code = LOOP, .event = BY_INTERRUPT, .vector = VECTOR,
+SCENE(an_interrupt_in_real_mode, .mode = REAL, .code = LOOP, .event = BY_INTERRUPT,
+      .vector = VECTOR, .rflags = RFLAGS_IF)
+SCENE(an_nmi_in_real_mode, .mode = REAL, .code = LOOP, .event = BY_NMI, .vector = VEC_NMI,
       .rflags = RFLAGS_IF)
-SCENE(an_nmi_in_real_mode, .mode = REAL, .code = LOOP, .event = BY_NMI, .vector = VEC_NMI, .rflags = RFLAGS_IF)
 
 /* --- Protected mode, within a level --- */
 
-SCENE(int_n_through_an_interrupt_gate, .mode = PROTECTED, .gate = GATE_INT, .handler_cs = CODE32, .code = INT_N,
-      .vector = VECTOR, .rflags = RFLAGS_IF | RFLAGS_NT)
-SCENE(int_n_through_a_trap_gate, .mode = PROTECTED, .gate = GATE_TRAP, .handler_cs = CODE32, .code = INT_N,
-      .vector = VECTOR, .rflags = RFLAGS_IF)
-SCENE(int_n_through_a_16_bit_gate, .mode = PROTECTED, .gate = GATE_INT16, .handler_cs = CODE16, .code = INT_N,
-      .vector = VECTOR, .rflags = RFLAGS_IF)
-SCENE(int_n_on_a_16_bit_stack, .mode = PROTECTED, .data16 = true, .gate = GATE_INT, .handler_cs = CODE32,
-      .code = INT_N, .vector = VECTOR)
-SCENE(an_interrupt_within_a_level, .mode = PROTECTED, .gate = GATE_INT, .handler_cs = CODE32, .code = LOOP,
-      .event = BY_INTERRUPT, .vector = VECTOR, .rflags = RFLAGS_IF)
+SCENE(int_n_through_an_interrupt_gate, .mode = PROTECTED, .gate = GATE_INT, .handler_cs = CODE32,
+      .code = INT_N, .vector = VECTOR, .rflags = RFLAGS_IF | RFLAGS_NT)
+SCENE(int_n_through_a_trap_gate, .mode = PROTECTED, .gate = GATE_TRAP, .handler_cs = CODE32,
+      .code = INT_N, .vector = VECTOR, .rflags = RFLAGS_IF)
+SCENE(int_n_through_a_16_bit_gate, .mode = PROTECTED, .gate = GATE_INT16, .handler_cs = CODE16,
+      .code = INT_N, .vector = VECTOR, .rflags = RFLAGS_IF)
+SCENE(int_n_on_a_16_bit_stack, .mode = PROTECTED, .data16 = true, .gate = GATE_INT,
+      .handler_cs = CODE32, .code = INT_N, .vector = VECTOR)
+SCENE(an_interrupt_within_a_level, .mode = PROTECTED, .gate = GATE_INT, .handler_cs = CODE32,
+      .code = LOOP, .event = BY_INTERRUPT, .vector = VECTOR, .rflags = RFLAGS_IF)
 SCENE(an_exception_with_an_error_code, .mode = PROTECTED, .gate = GATE_INT, .handler_cs = CODE32,
       .code = { 0x8e, 0xd8 }, .vector = VEC_GP)
 
 /* --- Protected mode, to an inner level --- */
 
-SCENE(int_n_to_an_inner_level, .mode = PROTECTED, .user = true, .gate = GATE_INT, .handler_cs = CODE32,
-      .ss0 = DATA, .code = INT_N, .vector = VECTOR, .rflags = RFLAGS_IF)
-SCENE(int3_to_an_inner_level, .mode = PROTECTED, .user = true, .gate = GATE_TRAP, .handler_cs = CODE32,
-      .ss0 = DATA, .code = INT3, .vector = VEC_BP)
-SCENE(an_nmi_to_an_inner_level, .mode = PROTECTED, .user = true, .gate = GATE_INT, .handler_cs = CODE32,
-      .ss0 = DATA, .code = LOOP, .event = BY_NMI, .vector = VEC_NMI)
+SCENE(int_n_to_an_inner_level, .mode = PROTECTED, .user = true, .gate = GATE_INT,
+      .handler_cs = CODE32, .ss0 = DATA, .code = INT_N, .vector = VECTOR, .rflags = RFLAGS_IF)
+SCENE(int3_to_an_inner_level, .mode = PROTECTED, .user = true, .gate = GATE_TRAP,
+      .handler_cs = CODE32, .ss0 = DATA, .code = INT3, .vector = VEC_BP)
+SCENE(an_nmi_to_an_inner_level, .mode = PROTECTED, .user = true, .gate = GATE_INT,
+      .handler_cs = CODE32, .ss0 = DATA, .code = LOOP, .event = BY_NMI, .vector = VEC_NMI)
 SCENE(a_fault_with_error_code_to_an_inner_level, .mode = PROTECTED, .user = true, .gate = GATE_INT,
       .handler_cs = CODE32, .ss0 = DATA, .code = HLT, .vector = VEC_GP)
-SCENE(an_inner_16_bit_stack, .mode = PROTECTED, .user = true, .gate = GATE_INT, .handler_cs = CODE32,
-      .ss0 = DATA16, .code = HLT, .vector = VEC_GP)
-SCENE(a_16_bit_tss_and_gate, .mode = PROTECTED, .user = true, .gate = GATE_INT16, .handler_cs = CODE16,
-      .tss16 = true, .ss0 = DATA16, .code = HLT, .vector = VEC_GP)
+SCENE(an_inner_16_bit_stack, .mode = PROTECTED, .user = true, .gate = GATE_INT,
+      .handler_cs = CODE32, .ss0 = DATA16, .code = HLT, .vector = VEC_GP)
+SCENE(a_16_bit_tss_and_gate, .mode = PROTECTED, .user = true, .gate = GATE_INT16,
+      .handler_cs = CODE16, .tss16 = true, .ss0 = DATA16, .code = HLT, .vector = VEC_GP)
 SCENE(a_conforming_handler_stays_at_its_level, .mode = PROTECTED, .user = true, .gate = GATE_INT,
       .handler_cs = CONFORMING, .code = HLT, .vector = VEC_GP)
 
 /* --- Faults of a delivery, behind the first write to the GDT --- */
 
-SCENE(an_inner_stack_that_is_null, .mode = PROTECTED, .user = true, .gate = GATE_INT, .handler_cs = CODE32,
-      .fault_cs = USER_CODE, .ss0 = 0, .code = INT_N, .vector = VEC_TS)
-SCENE(an_inner_stack_of_another_level, .mode = PROTECTED, .user = true, .gate = GATE_INT, .handler_cs = CODE32,
-      .fault_cs = USER_CODE, .ss0 = USER_DATA, .code = INT_N, .vector = VEC_TS)
-SCENE(an_inner_stack_beyond_the_table, .mode = PROTECTED, .user = true, .gate = GATE_INT, .handler_cs = CODE32,
-      .fault_cs = USER_CODE, .ss0 = GDT_SIZE, .code = LOOP, .event = BY_INTERRUPT, .rflags = RFLAGS_IF,
+SCENE(an_inner_stack_that_is_null, .mode = PROTECTED, .user = true, .gate = GATE_INT,
+      .handler_cs = CODE32, .fault_cs = USER_CODE, .ss0 = 0, .code = INT_N, .vector = VEC_TS)
+SCENE(an_inner_stack_of_another_level, .mode = PROTECTED, .user = true, .gate = GATE_INT,
+      .handler_cs = CODE32, .fault_cs = USER_CODE, .ss0 = USER_DATA, .code = INT_N,
       .vector = VEC_TS)
-SCENE(an_inner_stack_that_is_absent, .mode = PROTECTED, .user = true, .gate = GATE_INT, .handler_cs = CODE32,
-      .fault_cs = USER_CODE, .ss0 = ABSENT_DATA, .code = LOOP, .event = BY_INTERRUPT, .rflags = RFLAGS_IF,
-      .vector = VEC_SS)
-SCENE(an_inner_stack_that_is_too_small, .mode = PROTECTED, .user = true, .gate = GATE_INT, .handler_cs = CODE32,
-      .fault_cs = USER_CODE, .ss0 = SMALL_DATA, .code = LOOP, .event = BY_INTERRUPT, .rflags = RFLAGS_IF,
-      .vector = VEC_SS)
+SCENE(an_inner_stack_beyond_the_table, .mode = PROTECTED, .user = true, .gate = GATE_INT,
+      .handler_cs = CODE32, .fault_cs = USER_CODE, .ss0 = GDT_SIZE, .code = LOOP,
+      .event = BY_INTERRUPT, .rflags = RFLAGS_IF, .vector = VEC_TS)
+SCENE(an_inner_stack_that_is_absent, .mode = PROTECTED, .user = true, .gate = GATE_INT,
+      .handler_cs = CODE32, .fault_cs = USER_CODE, .ss0 = ABSENT_DATA, .code = LOOP,
+      .event = BY_INTERRUPT, .rflags = RFLAGS_IF, .vector = VEC_SS)
+SCENE(an_inner_stack_that_is_too_small, .mode = PROTECTED, .user = true, .gate = GATE_INT,
+      .handler_cs = CODE32, .fault_cs = USER_CODE, .ss0 = SMALL_DATA, .code = LOOP,
+      .event = BY_INTERRUPT, .rflags = RFLAGS_IF, .vector = VEC_SS)
 SCENE(a_second_fault_is_a_double_fault, .mode = PROTECTED, .user = true, .gate = GATE_INT,
       .handler_cs = USER_CODE, .fault_cs = CODE32, .ss0 = 0, .code = HLT, .vector = VEC_DF)
 
@@ -398,20 +433,20 @@ SCENE(a_second_fault_is_a_double_fault, .mode = PROTECTED, .user = true, .gate =
 
 SCENE(int_n_in_virtual_8086_mode, .mode = VM86, .gate = GATE_INT, .handler_cs = CODE32, .ss0 = DATA,
       .code = INT_N, .vector = VECTOR, .rflags = RFLAGS_IF)
-SCENE(a_fault_in_virtual_8086_mode, .mode = VM86, .gate = GATE_INT, .handler_cs = CODE32, .ss0 = DATA,
-      .code = HLT, .vector = VEC_GP)
+SCENE(a_fault_in_virtual_8086_mode, .mode = VM86, .gate = GATE_INT, .handler_cs = CODE32,
+      .ss0 = DATA, .code = HLT, .vector = VEC_GP)
 
 /* --- Long mode --- */
 
-SCENE(int_n_in_long_mode, .mode = LONG, .gate = GATE_INT, .handler_cs = CODE64, .code = INT_N, .vector = VECTOR,
-      .rflags = RFLAGS_IF)
+SCENE(int_n_in_long_mode, .mode = LONG, .gate = GATE_INT, .handler_cs = CODE64, .code = INT_N,
+      .vector = VECTOR, .rflags = RFLAGS_IF)
 SCENE(an_exception_in_long_mode, .mode = LONG, .gate = GATE_TRAP, .handler_cs = CODE64, .code = UD2,
       .vector = VEC_UD, .rflags = RFLAGS_IF)
-SCENE(an_interrupt_on_a_stack_of_its_own, .mode = LONG, .gate = GATE_INT, .handler_cs = CODE64, .ist = 1,
-      .code = LOOP, .event = BY_INTERRUPT, .vector = VECTOR, .rflags = RFLAGS_IF)
-SCENE(an_nmi_in_long_mode, .mode = LONG, .gate = GATE_INT, .handler_cs = CODE64, .code = LOOP, .event = BY_NMI,
-      .vector = VEC_NMI)
-SCENE(a_fault_at_cpl_3_in_long_mode, .mode = LONG, .user = true, .gate = GATE_INT, .handler_cs = CODE64,
-      .code = HLT, .vector = VEC_GP)
-SCENE(int_n_in_compatibility_mode, .mode = COMPATIBILITY, .user = true, .gate = GATE_INT, .handler_cs = CODE64,
-      .code = INT_N, .vector = VECTOR)
+SCENE(an_interrupt_on_a_stack_of_its_own, .mode = LONG, .gate = GATE_INT, .handler_cs = CODE64,
+      .ist = 1, .code = LOOP, .event = BY_INTERRUPT, .vector = VECTOR, .rflags = RFLAGS_IF)
+SCENE(an_nmi_in_long_mode, .mode = LONG, .gate = GATE_INT, .handler_cs = CODE64, .code = LOOP,
+      .event = BY_NMI, .vector = VEC_NMI)
+SCENE(a_fault_at_cpl_3_in_long_mode, .mode = LONG, .user = true, .gate = GATE_INT,
+      .handler_cs = CODE64, .code = HLT, .vector = VEC_GP)
+SCENE(int_n_in_compatibility_mode, .mode = COMPATIBILITY, .user = true, .gate = GATE_INT,
+      .handler_cs = CODE64, .code = INT_N, .vector = VECTOR)

@@ -76,7 +76,8 @@ static void write_pages(struct vcpu *vcpu, u32 round, u32 a, u32 b)
 /* In small pages: what the host can write is in the log when the guest touches it first. */
 static void *logged_memory(struct vm *vm)
 {
-	void *host = vm_add_memory(vm, SLOT_TEST, KVM_MEM_LOG_DIRTY_PAGES, TEST_GPA, PAGES * PAGE_SIZE);
+	void *host =
+		vm_add_memory(vm, SLOT_TEST, KVM_MEM_LOG_DIRTY_PAGES, TEST_GPA, PAGES * PAGE_SIZE);
 
 	ASSERT_OK(madvise(host, PAGES * PAGE_SIZE, MADV_NOHUGEPAGE));
 	return host;
@@ -137,7 +138,8 @@ TEST(logging_begins_for_memory_that_is_mapped_already)
 	/* One 2 MiB mapping, where the host has huge pages. */
 	write_pages(vcpu, 1, 1, 2);
 	EXPECT_ERRNO(ENOENT, get_log(vm, SLOT_TEST));
-	ASSERT_OK(vm_set_slot(vm, SLOT_TEST, KVM_MEM_LOG_DIRTY_PAGES, TEST_GPA, PAGES * PAGE_SIZE, host));
+	ASSERT_OK(vm_set_slot(vm, SLOT_TEST, KVM_MEM_LOG_DIRTY_PAGES, TEST_GPA, PAGES * PAGE_SIZE,
+			      host));
 	write_pages(vcpu, 2, 1, 511);
 	ASSERT_OK(get_log(vm, SLOT_TEST));
 	EXPECT_EQ(2, dirty_pages());
@@ -328,7 +330,8 @@ TEST(initially_set_says_that_all_pages_are_dirty)
 
 	if (!(capability(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2) & KVM_DIRTY_LOG_INITIALLY_SET))
 		SKIP("the device does not offer KVM_DIRTY_LOG_INITIALLY_SET");
-	ASSERT_OK(manual_protect(vm, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET));
+	ASSERT_OK(manual_protect(vm, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE |
+					     KVM_DIRTY_LOG_INITIALLY_SET));
 	logged_memory(vm);
 	ASSERT_OK(get_log(vm, SLOT_TEST));
 	EXPECT_EQ(PAGES, dirty_pages());

@@ -1017,7 +1017,9 @@ static volatile bool split_on;
 /* An atomic access that crosses a page: the emulator stops all other CPUs for it. */
 static void *split_always(void *arg)
 {
-	u32 *word = (u32 *)((u8 *)mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) + 4094);
+	u32 *word = (u32 *)((u8 *)mmap(NULL, 8192, PROT_READ | PROT_WRITE,
+				       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) +
+			    4094);
 
 	(void)arg;
 	while (split_on)
@@ -1186,7 +1188,8 @@ static void set_pending_exception(struct vcpu *vcpu, u8 vector, bool has_payload
 	struct kvm_sregs sregs;
 
 	vcpu_get_events(vcpu, &events);
-	EXPECT_EQ(0, events.exception.pending | events.exception.injected | events.exception_has_payload);
+	EXPECT_EQ(0, events.exception.pending | events.exception.injected |
+			     events.exception_has_payload);
 	events.exception.pending = 1;
 	events.exception.injected = 1;		/* pending counts */
 	events.exception.nr = vector;
@@ -1415,7 +1418,8 @@ TEST(a_machine_check_and_the_event_in_delivery_both_come)
 				add_machine_check(vcpu, &events, how);
 				vcpu_get_events(vcpu, &events);
 				EXPECT_EQ(in_delivery == AN_NMI, events.nmi.injected);
-				EXPECT_EQ(in_delivery == INTERRUPT || in_delivery == INT_N, events.interrupt.injected);
+				EXPECT_EQ(in_delivery == INTERRUPT || in_delivery == INT_N,
+					  events.interrupt.injected);
 				EXPECT_EQ(in_delivery == INT_N, events.interrupt.soft);
 				EXPECT_EQ(VEC_MC, events.exception.nr);
 				EXPECT_EQ(payload, events.exception.pending);
@@ -1604,7 +1608,8 @@ static void move_with_exception(u8 exception, int in_delivery, u32 payload, bool
 	EXPECT_EQ(!payload, again.events.exception.injected);
 	EXPECT_EQ(exception, again.events.exception.nr);
 	EXPECT_EQ(payload, again.events.exception_has_payload);
-	EXPECT_EQ(in_delivery == INTERRUPT || in_delivery == INT_N, again.events.interrupt.injected);
+	EXPECT_EQ(in_delivery == INTERRUPT || in_delivery == INT_N,
+		  again.events.interrupt.injected);
 	EXPECT_EQ(in_delivery == INT_N, again.events.interrupt.soft);
 	EXPECT_EQ(in_delivery == AN_NMI, again.events.nmi.injected);
 	vcpu_run_to_stage(vcpu, 2);
@@ -1664,7 +1669,8 @@ static u32 random_below(u32 n)
 /* Events, registers and debug state of any kind; whether it is taken does not matter. */
 static void mess_up(struct vm *vm, struct vcpu *vcpu, u8 *logged)
 {
-	struct kvm_guest_debug debug = { .control = random_below(2) | random_below(2) << 1 | random_below(8) << 16 };
+	struct kvm_guest_debug debug = { .control = random_below(2) | random_below(2) << 1 |
+						    random_below(8) << 16 };
 	struct kvm_mp_state mp = { .mp_state = random_below(6) };
 	struct kvm_vcpu_events events;
 	struct kvm_regs regs;
@@ -1673,7 +1679,8 @@ static void mess_up(struct vm *vm, struct vcpu *vcpu, u8 *logged)
 	case 0:
 		vcpu_get_events(vcpu, &events);
 		for (u32 i = random_below(8); i--; )
-			((u8 *)&events)[random_below(sizeof(events) - sizeof(events.reserved))] = random_below(4);
+			((u8 *)&events)[random_below(sizeof(events) - sizeof(events.reserved))] =
+				random_below(4);
 		events.flags &= 0xf;
 		ioctl(vcpu->fd, KVM_SET_VCPU_EVENTS, &events);
 		break;
@@ -1697,7 +1704,8 @@ static void mess_up(struct vm *vm, struct vcpu *vcpu, u8 *logged)
 		vcpu_set_regs(vcpu, &regs);
 		break;
 	case 6:
-		vm_set_slot(vm, SLOT_TEST, random_below(2) ? KVM_MEM_LOG_DIRTY_PAGES : 0, TEST_GPA, PAGE_SIZE, logged);
+		vm_set_slot(vm, SLOT_TEST, random_below(2) ? KVM_MEM_LOG_DIRTY_PAGES : 0, TEST_GPA,
+			    PAGE_SIZE, logged);
 		break;
 	default:
 		vm_msi(vm, MSI_ADDR(0), random_below(8) << 8 | (0x20 + random_below(0xd0)));

@@ -403,7 +403,10 @@ static void *change_ldt(void *arg)
 	(void)arg;
 	for (u32 round = 1; round <= LDT_ROUNDS; round++) {
 		struct user_desc entry = {
-			.entry_number = LDT_ENTRY, .limit = limit_of_round(round), .seg_32bit = 1, .useable = 1,
+			.entry_number = LDT_ENTRY,
+			.limit = limit_of_round(round),
+			.seg_32bit = 1,
+			.useable = 1,
 		};
 
 		while (__atomic_load_n(&inside, __ATOMIC_ACQUIRE) != round)

@@ -51,9 +51,15 @@ static const struct kind {
 #define KIND(what, field, needs) \
 	{ #what, KVM_GET_##what, KVM_SET_##what, offsetof(struct state, field),	\
 	  sizeof(((struct state *)0)->field), needs }
-	KIND(REGS, regs, false), KIND(SREGS, sregs, false), KIND(XCRS, xcrs, false), KIND(XSAVE, xsave, false),
-	KIND(FPU, fpu, false), KIND(DEBUGREGS, debugregs, false), KIND(LAPIC, lapic, true),
-	KIND(MP_STATE, mp_state, true), KIND(VCPU_EVENTS, events, false),
+	KIND(REGS, regs, false),
+	KIND(SREGS, sregs, false),
+	KIND(XCRS, xcrs, false),
+	KIND(XSAVE, xsave, false),
+	KIND(FPU, fpu, false),
+	KIND(DEBUGREGS, debugregs, false),
+	KIND(LAPIC, lapic, true),
+	KIND(MP_STATE, mp_state, true),
+	KIND(VCPU_EVENTS, events, false),
 };
 
 #define NR_KINDS (sizeof(kinds) / sizeof(kinds[0]))
@@ -101,7 +107,8 @@ static struct vcpu *make_guest(unsigned int flags)
 
 static bool has(const struct vcpu *vcpu, const struct kind *k)
 {
-	return (vcpu->vm->irqchip || !k->lapic) && (strcmp(k->name, "XCRS") || capability(KVM_CAP_XCRS) > 0);
+	return (vcpu->vm->irqchip || !k->lapic) &&
+	       (strcmp(k->name, "XCRS") || capability(KVM_CAP_XCRS) > 0);
 }
 
 static void get_state(struct vcpu *vcpu, struct state *s)
@@ -115,7 +122,8 @@ static void get_state(struct vcpu *vcpu, struct state *s)
 static void expect_same_state(const struct vcpu *vcpu)
 {
 	for (const struct kind *k = kinds; k < kinds + NR_KINDS; k++)
-		if (has(vcpu, k) && memcmp((u8 *)&before + k->offset, (u8 *)&after + k->offset, k->size))
+		if (has(vcpu, k) &&
+		    memcmp((u8 *)&before + k->offset, (u8 *)&after + k->offset, k->size))
 			FAIL("what was refused has changed what KVM_GET_%s shows", k->name);
 }
 
@@ -160,7 +168,8 @@ static void run_a_moment(struct vcpu *vcpu)
 				FAIL("KVM_RUN: %s", strerror(errno));
 			return;
 		}
-		if (vcpu->run->exit_reason == KVM_EXIT_FAIL_ENTRY || vcpu->run->exit_reason == KVM_EXIT_SHUTDOWN)
+		if (vcpu->run->exit_reason == KVM_EXIT_FAIL_ENTRY ||
+		    vcpu->run->exit_reason == KVM_EXIT_SHUTDOWN)
 			break;
 	}
 	/* What the last exit left is done, or over. */
@@ -239,12 +248,14 @@ static const struct kind *kind_named(const char *name)
 static void sweep_words(struct vcpu *vcpu, const struct kind *k)
 {
 	static const u64 words[] = {
-		~0ull, 1ull << 63, 1ull << 47, 0xffff7fffffffffff, 1ull << 32, 0xffffffff, 0x80000000, 0,
+		~0ull,	    1ull << 63, 1ull << 47, 0xffff7fffffffffff,
+		1ull << 32, 0xffffffff, 0x80000000, 0,
 	};
 
 	for (size_t at = 0; at + 8 <= k->size; at += k->set == KVM_SET_LAPIC ? 16 : 8) {
 		for (size_t i = 0; i < (at < 0x240 ? sizeof(words) / 8 : 1); i++) {
-			ktap_about("%s, word at 0x%zx: 0x%llx", k->name, at, (unsigned long long)words[i]);
+			ktap_about("%s, word at 0x%zx: 0x%llx", k->name, at,
+				   (unsigned long long)words[i]);
 			bad = good;
 			memcpy((u8 *)&bad + k->offset + at, &words[i], 8);
 			try_one(vcpu, k);
@@ -360,7 +371,8 @@ TEST(cr4_bits_that_only_userspace_claims_are_refused)
 	vcpu_get_sregs(vcpu, &sregs);
 	for (u32 i = 0; i < sizeof(cr4_features) / sizeof(cr4_features[0]); i++) {
 		for (u32 n = 0; n < list.nent; n++) {
-			u32 *reg = &list.entries[n].eax + cr4_features[i].reg, bit = 1u << cr4_features[i].cpuid_bit;
+			u32 *reg = &list.entries[n].eax + cr4_features[i].reg,
+			    bit = 1u << cr4_features[i].cpuid_bit;
 
 			if (list.entries[n].function != cr4_features[i].leaf || (*reg & bit))
 				continue;
@@ -588,7 +600,9 @@ static bool goes_on_by_itself(u32 msr)
 static void try_msr(struct vcpu *vcpu, u32 msr)
 {
 	static const u64 values[] = {
-		~0ull, 1ull << 63, 1ull << 47, 0xffff7fffffffffff, 1ull << 32, 0xffffffff, 0x80000000, 0xff, 1, 0,
+		~0ull,	    1ull << 63, 1ull << 47, 0xffff7fffffffffff,
+		1ull << 32, 0xffffffff, 0x80000000, 0xff,
+		1,	    0,
 	};
 	struct msr_list list = { .nmsrs = 1, .entries[0].index = msr };
 	u64 was;
@@ -674,14 +688,17 @@ static void sweep_vm(struct vcpu *vcpu, unsigned long get, unsigned long set, co
 TEST_LIMIT(interrupt_controllers_of_any_state, 300)
 {
 	static const size_t sizes[] = {
-		sizeof(struct kvm_pic_state), sizeof(struct kvm_pic_state), sizeof(struct kvm_ioapic_state),
+		sizeof(struct kvm_pic_state),
+		sizeof(struct kvm_pic_state),
+		sizeof(struct kvm_ioapic_state),
 	};
 	struct vcpu *vcpu = start_sweep(VM_IRQCHIP);
 
 	for (u32 chip = 0; chip < 3; chip++) {
 		chip_good = (struct kvm_irqchip){ .chip_id = chip };
 		ASSERT_OK(ioctl(vcpu->vm->fd, KVM_GET_IRQCHIP, &chip_good));
-		sweep_vm(vcpu, KVM_GET_IRQCHIP, KVM_SET_IRQCHIP, &chip_good, offsetof(struct kvm_irqchip, chip),
+		sweep_vm(vcpu, KVM_GET_IRQCHIP, KVM_SET_IRQCHIP, &chip_good,
+			 offsetof(struct kvm_irqchip, chip),
 			 offsetof(struct kvm_irqchip, chip) + sizes[chip]);
 	}
 	end_sweep();
@@ -709,7 +726,8 @@ TEST_LIMIT(breakpoints_of_any_value, 120)
 	vcpu = start_sweep(0);
 	for (u32 reg = 0; reg < 8; reg++) {
 		for (size_t i = 0; i < sizeof(words) / 8; i++) {
-			struct kvm_guest_debug debug = { .control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP };
+			struct kvm_guest_debug debug = { .control = KVM_GUESTDBG_ENABLE |
+								    KVM_GUESTDBG_USE_HW_BP };
 
 			ktap_about("DR%u = 0x%llx", reg, (unsigned long long)words[i]);
 			debug.arch.debugreg[7] = 0x4ff;

@@ -134,34 +134,42 @@ BLOCK(evex_blocks, "kmovq 4(%rdi), %k1; vbroadcastf32x4 (%rdi), %zmm1; vpbroadca
 
 #define CASE(name, flags) { #name, code_##name, flags }
 static const struct insn_case integer_cases[] = {
-	CASE(cmovz, ARITH), CASE(cmovb, ARITH), CASE(setnz, ARITH), CASE(imul, 0x801), CASE(imul3, 0x801),
-	CASE(mul, 0x801), CASE(imul1, 0x801), CASE(div, 0), CASE(idiv, 0), CASE(bsf, ZF), CASE(bsr, ZF),
-	CASE(xlat, 0), CASE(cmpxchg8b, ARITH), CASE(pop, ARITH), CASE(push, ARITH), CASE(movnti, ARITH),
-	CASE(xchg, ARITH), CASE(sbb, ARITH), CASE(rcl, CF), CASE(bts, CF), CASE(stack, 0), CASE(call, ARITH),
-	CASE(jmp, 0), CASE(sgdt, ARITH), CASE(segment, ARITH),
+	CASE(cmovz, ARITH),	CASE(cmovb, ARITH), CASE(setnz, ARITH), CASE(imul, 0x801),
+	CASE(imul3, 0x801),	CASE(mul, 0x801),   CASE(imul1, 0x801), CASE(div, 0),
+	CASE(idiv, 0),		CASE(bsf, ZF),	    CASE(bsr, ZF),	CASE(xlat, 0),
+	CASE(cmpxchg8b, ARITH), CASE(pop, ARITH),   CASE(push, ARITH),	CASE(movnti, ARITH),
+	CASE(xchg, ARITH),	CASE(sbb, ARITH),   CASE(rcl, CF),	CASE(bts, CF),
+	CASE(stack, 0),		CASE(call, ARITH),  CASE(jmp, 0),	CASE(sgdt, ARITH),
+	CASE(segment, ARITH),
 };
 
 /* Linux KVM lacks one or another of these. */
 static const struct insn_case more_cases[] = {
-	CASE(movbe, ARITH), CASE(popcnt, ARITH), CASE(tzcnt, CF | ZF), CASE(lzcnt, CF | ZF), CASE(adcx, ARITH),
-	CASE(adox, ARITH), CASE(andn, 0x8c1), CASE(bextr, 0x841), CASE(blsr, 0x8c1), CASE(bzhi, 0x8c1),
-	CASE(pdep, ARITH), CASE(pext, ARITH), CASE(mulx, ARITH), CASE(rorx, ARITH), CASE(shlx, ARITH),
-	CASE(crc32, ARITH), CASE(cmpxchg16b, ARITH), CASE(enter, 0), CASE(lsl, ZF),
+	CASE(movbe, ARITH),	 CASE(popcnt, ARITH), CASE(tzcnt, CF | ZF), CASE(lzcnt, CF | ZF),
+	CASE(adcx, ARITH),	 CASE(adox, ARITH),   CASE(andn, 0x8c1),    CASE(bextr, 0x841),
+	CASE(blsr, 0x8c1),	 CASE(bzhi, 0x8c1),   CASE(pdep, ARITH),    CASE(pext, ARITH),
+	CASE(mulx, ARITH),	 CASE(rorx, ARITH),   CASE(shlx, ARITH),    CASE(crc32, ARITH),
+	CASE(cmpxchg16b, ARITH), CASE(enter, 0),      CASE(lsl, ZF),
 };
 
 static const struct insn_case vector_cases[] = {
-	CASE(fld, ARITH), CASE(fild, ARITH), CASE(mmx, ARITH), CASE(half, ARITH), CASE(mxcsr, ARITH),
-	CASE(lddqu, ARITH), CASE(sse3, ARITH), CASE(pinsr, ARITH), CASE(maskmovdqu, ARITH), CASE(fx, ARITH),
+	CASE(fld, ARITH),	 CASE(fild, ARITH),  CASE(mmx, ARITH),	CASE(half, ARITH),
+	CASE(mxcsr, ARITH),	 CASE(lddqu, ARITH), CASE(sse3, ARITH), CASE(pinsr, ARITH),
+	CASE(maskmovdqu, ARITH), CASE(fx, ARITH),
 };
 
-static const struct insn_case avx_cases[] = { CASE(avx128, ARITH), CASE(avx256, ARITH), CASE(avx_scalar, ARITH) };
+static const struct insn_case avx_cases[] = { CASE(avx128, ARITH), CASE(avx256, ARITH),
+					      CASE(avx_scalar, ARITH) };
 
 static const struct insn_case avx2_cases[] = {
 	CASE(broadcast, ARITH), CASE(pbroadcast, ARITH), CASE(lanes, ARITH), CASE(vmaskmov, ARITH),
 };
 
 static const struct insn_case avx512_cases[] = {
-	CASE(kmov, ARITH), CASE(masked_loads, ARITH), CASE(masked_stores, ARITH), CASE(evex_blocks, ARITH),
+	CASE(kmov, ARITH),
+	CASE(masked_loads, ARITH),
+	CASE(masked_stores, ARITH),
+	CASE(evex_blocks, ARITH),
 };
 
 static u8 memory[BYTES] __attribute__((aligned(64))), device[BYTES];
@@ -174,11 +182,15 @@ static void run_code(const u8 *code, u64 operand, struct registers *regs)
 {
 	register u64 r8 asm("r8") = before.r8;
 	register u64 r9 asm("r9") = before.r9;
-	u64 rax = before.rax, rcx = before.rcx, rdx = before.rdx, rbx = before.rbx, flags = before.flags;
+	u64 rax = before.rax, rcx = before.rcx, rdx = before.rdx, rbx = before.rbx,
+	    flags = before.flags;
 
-	asm volatile("sub $128, %%rsp; push %[flags]; popfq; call *%[code]; pushfq; pop %[flags]; cld; add $128, %%rsp"
-		     : "+a"(rax), "+c"(rcx), "+d"(rdx), "+b"(rbx), "+r"(r8), "+r"(r9), [flags] "+r"(flags)
-		     : [code] "r"(code), "D"(operand), "S"(regs->vector) : "memory", "cc", "r10", "r11");
+	asm volatile(
+		"sub $128, %%rsp; push %[flags]; popfq; call *%[code]; pushfq; pop %[flags]; cld; add $128, %%rsp"
+		: "+a"(rax), "+c"(rcx), "+d"(rdx), "+b"(rbx), "+r"(r8),
+		  "+r"(r9), [flags] "+r"(flags)
+		: [code] "r"(code), "D"(operand), "S"(regs->vector)
+		: "memory", "cc", "r10", "r11");
 	regs->rax = rax;
 	regs->rcx = rcx;
 	regs->rdx = rdx;
@@ -230,9 +242,14 @@ static void check_case(const struct insn_case *c)
 
 	for (i = 0; i < BYTES; i++)
 		memory[i] = device[i] = i * 29 + 3;
-	memory[7] = device[7] = 0x40;		/* a double of moderate size, and no negative quotient */
-	before = (struct registers){ .rax = 0x1122334455667788, .rcx = 0x0102030405060708, .rdx = 0x77,
-				     .rbx = 0x5566, .r8 = 8, .r9 = 9, .flags = 2 | CF };
+	memory[7] = device[7] = 0x40; /* a double of moderate size, and no negative quotient */
+	before = (struct registers){ .rax = 0x1122334455667788,
+				     .rcx = 0x0102030405060708,
+				     .rdx = 0x77,
+				     .rbx = 0x5566,
+				     .r8 = 8,
+				     .r9 = 9,
+				     .flags = 2 | CF };
 	memset(&on_memory, 0, sizeof(on_memory));
 	memset(&on_device, 0, sizeof(on_device));
 	running = c;

@@ -109,7 +109,9 @@ static bool read_exits(struct vcpu *vcpu, bool pio, u64 addr)
 
 static int ioeventfd(struct vm *vm, u32 flags, u64 addr, u32 len, u64 data, int fd)
 {
-	struct kvm_ioeventfd arg = { .datamatch = data, .addr = addr, .len = len, .fd = fd, .flags = flags };
+	struct kvm_ioeventfd arg = {
+		.datamatch = data, .addr = addr, .len = len, .fd = fd, .flags = flags
+	};
 
 	return ioctl(vm->fd, KVM_IOEVENTFD, &arg);
 }
@@ -221,7 +223,8 @@ TEST(a_write_of_just_this_length_signals)
 		ASSERT_OK(ioeventfd(vm, 0, MMIO_GPA, want, 0, fd));
 		for (u32 len = 1; len <= 8; len *= 2) {
 			ktap_about("%u bytes for %u", len, want);
-			EXPECT_EQ(len != want, write_exits(vcpu, false, MMIO_GPA, len, 0x1122334455667788));
+			EXPECT_EQ(len != want,
+				  write_exits(vcpu, false, MMIO_GPA, len, 0x1122334455667788));
 			EXPECT_EQ(len == want, take_count(fd));
 		}
 		EXPECT_TRUE(write_exits(vcpu, false, MMIO_GPA + want, want, 0));
@@ -448,7 +451,8 @@ TEST(an_eventfd_may_lead_from_a_write_to_an_interrupt)
 
 /* --- Coalesced writes --- */
 
-#define RING_SIZE ((PAGE_SIZE - sizeof(struct kvm_coalesced_mmio_ring)) / sizeof(struct kvm_coalesced_mmio))
+#define RING_SIZE \
+	((PAGE_SIZE - sizeof(struct kvm_coalesced_mmio_ring)) / sizeof(struct kvm_coalesced_mmio))
 
 static struct kvm_coalesced_mmio_ring *ring_of(struct vcpu *vcpu)
 {
@@ -459,7 +463,8 @@ static int set_zone(struct vm *vm, bool add, u64 addr, u32 size, u32 pio)
 {
 	struct kvm_coalesced_mmio_zone zone = { .addr = addr, .size = size, .pio = pio };
 
-	return ioctl(vm->fd, add ? KVM_REGISTER_COALESCED_MMIO : KVM_UNREGISTER_COALESCED_MMIO, &zone);
+	return ioctl(vm->fd, add ? KVM_REGISTER_COALESCED_MMIO : KVM_UNREGISTER_COALESCED_MMIO,
+		     &zone);
 }
 
 static void expect_entry(struct vcpu *vcpu, bool pio, u64 addr, u32 len, u64 value)

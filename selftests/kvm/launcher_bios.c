@@ -39,18 +39,18 @@
 CODE_BLOB(image, 16,
 	  "img:\n"
 	  ".org img + 0x1f1\n"
-	  ".byte 4\n"				/* setup_sects */
+	  ".byte 4\n" /* setup_sects */
 	  ".org img + 0x1fe\n"
 	  ".word 0xaa55\n"
-	  ".byte 0xeb, 0x66\n"			/* to 0x268 */
+	  ".byte 0xeb, 0x66\n" /* to 0x268 */
 	  ".ascii \"HdrS\"\n"
 	  ".word 0x20a\n"
 	  ".org img + 0x211\n"
-	  ".byte 1\n"				/* loaded high */
+	  ".byte 1\n" /* loaded high */
 	  ".org img + 0x238\n"
-	  ".long 255\n"				/* cmdline_size */
+	  ".long 255\n" /* cmdline_size */
 	  ".org img + 0x258\n"
-	  ".quad 0x100000, 0x1000\n"		/* pref_address, init_size */
+	  ".quad 0x100000, 0x1000\n" /* pref_address, init_size */
 	  ".org img + 0x268\n"
 	  "jmp 1f\n"
 	  ".org img + 0x280\n"
@@ -58,11 +58,11 @@ CODE_BLOB(image, 16,
 	  ".long 0x10000 + gdt - img\n"
 	  ".balign 8\n"
 	  "gdt: .quad 0\n"
-	  ".quad 0x008f93200000ffff\n"		/* FS: base 2 MiB, 4 GiB */
-	  ".quad 0x008f93000000ffff\n"		/* GS: all memory */
-	  "last: .long 0, 0\n"			/* counts that were told */
+	  ".quad 0x008f93200000ffff\n" /* FS: base 2 MiB, 4 GiB */
+	  ".quad 0x008f93000000ffff\n" /* GS: all memory */
+	  "last: .long 0, 0\n" /* counts that were told */
 
-	  "handler: pushl %eax\n"			/* of vector 0x62, with GS as it was loaded */
+	  "handler: pushl %eax\n" /* of vector 0x62, with GS as it was loaded */
 	  "incl %cs:irqs - img - 0x200\n"
 	  "movl $0xfee000b0, %eax\n"
 	  "movl $0, %gs:(%eax)\n"
@@ -76,7 +76,7 @@ CODE_BLOB(image, 16,
 	  "inl %dx, %eax\n"
 	  "movl %eax, %ebx\n"
 	  "andl $0x2100, %eax\n"
-	  "outl %eax, %dx\n"			/* seen */
+	  "outl %eax, %dx\n" /* seen */
 	  "testw $0x100, %bx\n"
 	  "jz 2f\n"
 	  "incl 0x5f0\n"
@@ -91,19 +91,19 @@ CODE_BLOB(image, 16,
 	  "movw $0x402, %dx\n"
 	  "movb $'\\n', %al\n"
 	  "outb %al, %dx\n"
-	  "movb $0x23, %al\n"			/* a number sign */
+	  "movb $0x23, %al\n" /* a number sign */
 	  "outb %al, %dx\n"
 	  "movw $0x1000, %ax\n"
 	  "movw %ax, %ds\n"
 	  "movw %ax, %ss\n"
 	  "movl $0xf000, %esp\n"
-	  "movl $0x80000070, %eax\n"		/* the bridge's SMRAM register: open */
+	  "movl $0x80000070, %eax\n" /* the bridge's SMRAM register: open */
 	  "movw $0xcf8, %dx\n"
 	  "outl %eax, %dx\n"
 	  "movw $0xcfe, %dx\n"
 	  "movb $0x4a, %al\n"
 	  "outb %al, %dx\n"
-	  "movw $0xa800, %ax\n"			/* handler at 0: AX = CS, a far jump; hook at 0x1000 */
+	  "movw $0xa800, %ax\n" /* handler at 0: AX = CS, a far jump; hook at 0x1000 */
 	  "movw %ax, %es\n"
 	  "movb $'n', %al\n"
 	  "cmpb $0xea, %es:2\n"
@@ -118,7 +118,7 @@ CODE_BLOB(image, 16,
 	  "movl %eax, %es:4(%di)\n"
 	  "movb $0xe9, %es:0\n"
 	  "movw $0x1000 - 3, %es:1\n"
-	  "movl $0x80000070, %eax\n"		/* closed */
+	  "movl $0x80000070, %eax\n" /* closed */
 	  "movw $0xcf8, %dx\n"
 	  "outl %eax, %dx\n"
 	  "movw $0xcfe, %dx\n"
@@ -128,31 +128,31 @@ CODE_BLOB(image, 16,
 	  "movw %ax, %es\n"
 	  "movl $0, %es:0x5f0\n"
 	  "movl $0, %es:0x5f4\n"
-	  "movw $handler - img - 0x200, %es:0x188\n"	/* vector 0x62 */
+	  "movw $handler - img - 0x200, %es:0x188\n" /* vector 0x62 */
 	  "movw %cs, %es:0x18a\n"
-	  "movw $0x672, %dx\n"			/* the watchdog: 0.6 s */
+	  "movw $0x672, %dx\n" /* the watchdog: 0.6 s */
 	  "movw $1, %ax\n"
 	  "outw %ax, %dx\n"
 	  "movw $0x668, %dx\n"
 	  "xorw %ax, %ax\n"
 	  "outw %ax, %dx\n"
-	  "movw $0x630, %dx\n"			/* SMI_EN: TCO, PM1 */
+	  "movw $0x630, %dx\n" /* SMI_EN: TCO, PM1 */
 	  "movl $0x2100, %eax\n"
 	  "outl %eax, %dx\n"
 
 	  "round: sti\n"
-	  "movw $0x0e41, %ax\n"			/* teletype, cursor */
+	  "movw $0x0e41, %ax\n" /* teletype, cursor */
 	  "xorw %bx, %bx\n"
 	  "int $0x10\n"
 	  "movb $3, %ah\n"
 	  "int $0x10\n"
-	  "int $0x11\n"				/* equipment, memory */
+	  "int $0x11\n" /* equipment, memory */
 	  "int $0x12\n"
-	  "movb $0x88, %ah\n"			/* extended memory, configuration table */
+	  "movb $0x88, %ah\n" /* extended memory, configuration table */
 	  "int $0x15\n"
 	  "movb $0xc0, %ah\n"
 	  "int $0x15\n"
-	  "movw $0x1000, %ax\n"			/* memory map, its first entry */
+	  "movw $0x1000, %ax\n" /* memory map, its first entry */
 	  "movw %ax, %es\n"
 	  "movl $0xe820, %eax\n"
 	  "xorl %ebx, %ebx\n"
@@ -160,11 +160,11 @@ CODE_BLOB(image, 16,
 	  "movl $0x534d4150, %edx\n"
 	  "movw $0x8000, %di\n"
 	  "int $0x15\n"
-	  "movb $1, %ah\n"			/* keyboard: a key?, shift flags */
+	  "movb $1, %ah\n" /* keyboard: a key?, shift flags */
 	  "int $0x16\n"
 	  "movb $2, %ah\n"
 	  "int $0x16\n"
-	  "movb $0, %ah\n"			/* time: ticks, clock; PCI: there?, a device */
+	  "movb $0, %ah\n" /* time: ticks, clock; PCI: there?, a device */
 	  "int $0x1a\n"
 	  "movb $2, %ah\n"
 	  "int $0x1a\n"
@@ -175,13 +175,13 @@ CODE_BLOB(image, 16,
 	  "movw $0x8086, %dx\n"
 	  "xorw %si, %si\n"
 	  "int $0x1a\n"
-	  "movb $3, %ah\n"			/* serial and printer status */
+	  "movb $3, %ah\n" /* serial and printer status */
 	  "xorw %dx, %dx\n"
 	  "int $0x14\n"
 	  "movb $2, %ah\n"
 	  "xorw %dx, %dx\n"
 	  "int $0x17\n"
-	  "movw $0x0800, %ax\n"			/* a disk's geometry; there is none */
+	  "movw $0x0800, %ax\n" /* a disk's geometry; there is none */
 	  "movb $0x80, %dl\n"
 	  "int $0x13\n"
 	  "cli\n"
@@ -216,7 +216,7 @@ CODE_BLOB(image, 16,
 	  "addl %ebx, %edx\n"
 	  "decl %ecx\n"
 	  "jnz 1b\n"
-	  "movl $0xfee00300, %ebx\n"		/* vector 0x62 to itself, and an SMI */
+	  "movl $0xfee00300, %ebx\n" /* vector 0x62 to itself, and an SMI */
 	  "movl $0x44062, %gs:(%ebx)\n"
 	  "incl sent - img\n"
 	  "xorw %ax, %ax\n"
@@ -244,7 +244,7 @@ CODE_BLOB(image, 16,
 	  "cmpw $0x1000, %bx\n"
 	  "jne wrong\n"
 
-	  "xorw %ax, %ax\n"			/* tell: first the watchdog, then the button */
+	  "xorw %ax, %ax\n" /* tell: first the watchdog, then the button */
 	  "movw %ax, %es\n"
 	  "movw $0x402, %dx\n"
 	  "movl %es:0x5f4, %ebx\n"
@@ -253,7 +253,7 @@ CODE_BLOB(image, 16,
 	  "je 2f\n"
 	  "movb $'w', %al\n"
 	  "outb %al, %dx\n"
-	  "movb $'\\n', %al\n"			/* which makes the launcher hand it all on */
+	  "movb $'\\n', %al\n" /* which makes the launcher hand it all on */
 	  "outb %al, %dx\n"
 	  "2: movl %es:0x5f0, %ebx\n"
 	  "movl %ebx, %eax\n"

@@ -141,7 +141,7 @@ static void nmi_edges(u64 arg)
 	stage(LOWER | 3);
 	stage(3);
 	GUEST_EQ(21, irqs[VEC_NMI]);
-	apic_write(APIC_SPIV, 0xff);		/* switched off by software: all entries are masked */
+	apic_write(APIC_SPIV, 0xff); /* switched off by software: all entries are masked */
 	stage(LOWER | 3);
 	stage(3);
 	GUEST_EQ(21, irqs[VEC_NMI]);
@@ -258,7 +258,7 @@ TEST(lint0_as_a_level_comes_again_until_int_falls)
 static void lint0_is(u64 lvt0)
 {
 	guest_setup(lvt0);
-	guest_handlers[VECTOR] = irq_count_only;	/* no EOI: a level would come again for ever */
+	guest_handlers[VECTOR] = irq_count_only; /* no EOI: a level would come again for ever */
 	stage(1);
 	asm volatile("nop");
 	stage(2);

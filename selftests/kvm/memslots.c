@@ -129,7 +129,8 @@ TEST(the_larger_form_of_a_region_means_the_same)
 	EXPECT_ERRNO(EFAULT, ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION2, NULL));
 	region.flags = 0;
 	EXPECT_OK(ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION2, &region));
-	EXPECT_ERRNO(EEXIST, vm_set_slot(vm, 6, 0, TEST_GPA + 4096, 4096, (void *)region.userspace_addr));
+	EXPECT_ERRNO(EEXIST,
+		     vm_set_slot(vm, 6, 0, TEST_GPA + 4096, 4096, (void *)region.userspace_addr));
 	region.memory_size = 0;
 	EXPECT_OK(ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION2, &region));
 	EXPECT_OK(vm_set_slot(vm, 6, 0, TEST_GPA + 4096, 4096, (void *)region.userspace_addr));

@@ -14,7 +14,8 @@
 #define MSR_UNKNOWN 0x12345678
 #define MSR_LAST_OF_RANGE (MSR_UNKNOWN + 0x2fff)
 #define BOTH (KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE)
-#define REASONS (KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER)
+#define REASONS \
+	(KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER)
 
 static u8 none[KVM_MSR_FILTER_MAX_BITMAP_SIZE];
 static u8 all[KVM_MSR_FILTER_MAX_BITMAP_SIZE];
@@ -97,7 +98,8 @@ TEST(denied_by_default_all_but_the_ranges_and_the_x2apic_is_gp)
 
 	NEED_CAP(KVM_CAP_X86_MSR_FILTER);
 	vcpu_run_to_stage(vcpu, 1);
-	ASSERT_OK(set_filter(vm, KVM_MSR_FILTER_DEFAULT_DENY, range(BOTH, MSR_KERNEL_GS_BASE, 1, all)));
+	ASSERT_OK(set_filter(vm, KVM_MSR_FILTER_DEFAULT_DENY,
+			     range(BOTH, MSR_KERNEL_GS_BASE, 1, all)));
 	vcpu_run_to_done(vcpu);
 }
 
@@ -159,7 +161,8 @@ TEST(a_filter_that_comes_and_goes_takes_no_value_away)
 		vcpu_start(vcpus[i]);
 	}
 	do {
-		ASSERT_OK(set_filter(vm, 0, range(BOTH, MSR_FS_BASE, 1, changes++ & 1 ? all : none)));
+		ASSERT_OK(
+			set_filter(vm, 0, range(BOTH, MSR_FS_BASE, 1, changes++ & 1 ? all : none)));
 	} while (!__atomic_load_n(&vcpus[0]->done, __ATOMIC_ACQUIRE) ||
 		 !__atomic_load_n(&vcpus[1]->done, __ATOMIC_ACQUIRE));
 	vcpu_wait_done(vcpus[0]);
@@ -241,7 +244,8 @@ TEST(a_value_that_an_msr_refuses_is_told_as_invalid)
 
 	NEED_CAP(KVM_CAP_X86_USER_SPACE_MSR);
 	ASSERT_OK(vm_enable_cap(vm->fd, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_INVAL));
-	check_exit(vcpu_run_to_exit(vcpu, KVM_EXIT_X86_WRMSR), KVM_MSR_EXIT_REASON_INVAL, MSR_PAT, 2);
+	check_exit(vcpu_run_to_exit(vcpu, KVM_EXIT_X86_WRMSR), KVM_MSR_EXIT_REASON_INVAL, MSR_PAT,
+		   2);
 	vcpu_run_to_done(vcpu);
 }
 

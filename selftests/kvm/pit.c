@@ -328,7 +328,8 @@ TEST(ticks_go_on_after_a_state_that_was_saved_amid_one)
 	for (u64 through_pic = 0; through_pic <= 1; through_pic++) {
 		struct vm *vm = vm_with_pit();
 		struct vcpu *vcpu = vcpu_add(vm, ticks_after_restore, through_pic);
-		struct kvm_irqchip chip = { .chip_id = through_pic ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_IOAPIC };
+		struct kvm_irqchip chip = { .chip_id = through_pic ? KVM_IRQCHIP_PIC_MASTER :
+								     KVM_IRQCHIP_IOAPIC };
 
 		ktap_about("through the PIC: %llu", (unsigned long long)through_pic);
 		TICKS = irqs[0x55] = 0;

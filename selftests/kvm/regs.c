@@ -320,8 +320,9 @@ static void write_cr4_read(struct vm *vm, u32 reg, bool register_form)
 static u64 *register_of(struct kvm_regs *r, u32 reg)
 {
 	u64 *by_number[] = {
-		(u64 *)&r->rax, (u64 *)&r->rcx, (u64 *)&r->rdx, (u64 *)&r->rbx, (u64 *)&r->rsp, (u64 *)&r->rbp,
-		(u64 *)&r->rsi, (u64 *)&r->rdi, (u64 *)&r->r8, (u64 *)&r->r9, (u64 *)&r->r10, (u64 *)&r->r11,
+		(u64 *)&r->rax, (u64 *)&r->rcx, (u64 *)&r->rdx, (u64 *)&r->rbx,
+		(u64 *)&r->rsp, (u64 *)&r->rbp, (u64 *)&r->rsi, (u64 *)&r->rdi,
+		(u64 *)&r->r8,	(u64 *)&r->r9,	(u64 *)&r->r10, (u64 *)&r->r11,
 		(u64 *)&r->r12, (u64 *)&r->r13, (u64 *)&r->r14, (u64 *)&r->r15,
 	};
 
@@ -363,7 +364,8 @@ TEST(the_guest_reads_cr4_as_it_has_set_it_in_every_mode)
 {
 	static const u64 bits[] = { 0, CR4_PGE, CR4_MCE, CR4_MCE | CR4_PGE };
 	struct vm *vm = vm_create(0);
-	struct vcpu *real = vcpu_create(vm, 0), *flat = vcpu_create(vm, 1), *wide = vcpu_add(vm, nop_guest, 0);
+	struct vcpu *real = vcpu_create(vm, 0), *flat = vcpu_create(vm, 1),
+		    *wide = vcpu_add(vm, nop_guest, 0);
 
 	if (is_linux_kvm() && cpu_is_tcg())
 		SKIP("QEMU's TCG does not intercept reads of CR4, by which kvm_amd hides the host's CR4.MCE");
@@ -760,11 +762,17 @@ TEST(msrs_clients_always_write_keep_their_value)
 		u64 value;
 	} msrs[] = {
 		/* SYSENTER_ESP and EIP have 32 bits on AMD. */
-		{ 0x174, 0x10 }, { 0x175, 0x12345000 }, { 0x176, 0x81000000 }, { MSR_PAT, 0x0007010600070106 },
-		{ MSR_STAR, 0x23001000000000 }, { 0xc0000082, 0xffffffff81000040 },
-		{ 0xc0000083, 0xffffffff81000080 }, { 0xc0000084, 0x47700 },
+		{ 0x174, 0x10 },
+		{ 0x175, 0x12345000 },
+		{ 0x176, 0x81000000 },
+		{ MSR_PAT, 0x0007010600070106 },
+		{ MSR_STAR, 0x23001000000000 },
+		{ 0xc0000082, 0xffffffff81000040 },
+		{ 0xc0000083, 0xffffffff81000080 },
+		{ 0xc0000084, 0x47700 },
 		{ MSR_KERNEL_GS_BASE, 0xffff888000000000 },
-		{ 0xc0000100, 0x7f0000001000 }, { 0xc0000101, 0x7f0000002000 },
+		{ 0xc0000100, 0x7f0000001000 },
+		{ 0xc0000101, 0x7f0000002000 },
 	};
 	struct vm *vm = vm_create(VM_IRQCHIP);
 	struct vcpu *vcpu = vcpu_create(vm, 0);
@@ -1042,7 +1050,8 @@ TEST(attributes_of_a_vcpu_that_are_refused)
 	struct vm *vm = vm_create(0);
 	struct vcpu *vcpu = vcpu_create(vm, 0);
 	struct kvm_device_attr attr = { .group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET };
-	static const unsigned long nrs[] = { KVM_HAS_DEVICE_ATTR, KVM_GET_DEVICE_ATTR, KVM_SET_DEVICE_ATTR };
+	static const unsigned long nrs[] = { KVM_HAS_DEVICE_ATTR, KVM_GET_DEVICE_ATTR,
+					     KVM_SET_DEVICE_ATTR };
 	u64 offset, after;
 
 	NEED_CAP(KVM_CAP_VCPU_ATTRIBUTES);

@@ -240,7 +240,8 @@ static u64 get_mp_state(struct vcpu *vcpu, u32 arg)
 #define SREG(name) #name, get_sreg, set_sreg, offsetof(struct kvm_sregs, name)
 #define LONG_SREG(name) #name, get_sreg, NULL, offsetof(struct kvm_sregs, name)
 #define SEGMENT(name) #name, get_segment, NULL, offsetof(struct kvm_sregs, name)
-#define BASE(name) #name " base", get_segment_base, set_segment_base, offsetof(struct kvm_sregs, name)
+#define BASE(name) \
+#name " base", get_segment_base, set_segment_base, offsetof(struct kvm_sregs, name)
 #define LIMIT(name) #name " limit", get_limit, set_limit, offsetof(struct kvm_sregs, name)
 #define DR(name) #name, get_dr, set_dr, offsetof(struct kvm_debugregs, name)
 #define MSR(name, index) name, vcpu_get_msr, set_msr, index
@@ -259,7 +260,8 @@ static const struct row rows[] = {
 	{ REG(r8), 0, 0x99990000, CREATED, NONE },
 	{ REG(r15), 0, 1ull << 63, CREATED, NONE },
 	{ REG(rip), 0xfff0, 0x123456789, CREATED, NONE },
-	{ REG(rflags), RFLAGS_FIXED, RFLAGS_FIXED | RFLAGS_IF | RFLAGS_DF | 0x40ad5, CREATED, NONE },
+	{ REG(rflags), RFLAGS_FIXED, RFLAGS_FIXED | RFLAGS_IF | RFLAGS_DF | 0x40ad5, CREATED,
+	  NONE },
 	{ SEGMENT(cs), SEG(0xf000, 0xffff, 1), 0, CREATED, NONE },
 	{ BASE(cs), 0xffff0000, 0x1000, CREATED, NONE },
 	{ SEGMENT(ds), SEG(0, 0xffff, 1), 0, CREATED, NONE },
@@ -330,18 +332,20 @@ static const struct row rows[] = {
 	{ LAPIC("ICR", APIC_ICR), 0, ICR_SELF | 0x46, CREATED, NONE },
 	{ LAPIC("TDCR", APIC_TDCR), 0, 0xb, CREATED, NONE },
 	{ MSR("TSC_DEADLINE", MSR_TSC_DEADLINE), 0, 1ull << 62, CREATED, NONE },
-	{ "exception raised", get_event, set_event, EVENT(exception.injected), 0, 1, CREATED, NONE },
-	{ "interrupt in delivery", get_event, set_event, EVENT(interrupt.injected), 0, 1, CREATED, NONE },
-	{ "interrupt shadow", get_event, set_event, EVENT(interrupt.shadow), 0, KVM_X86_SHADOW_INT_STI,
-	  CREATED, 0, "on AMD it keeps the shadow" },
+	{ "exception raised", get_event, set_event, EVENT(exception.injected), 0, 1, CREATED,
+	  NONE },
+	{ "interrupt in delivery", get_event, set_event, EVENT(interrupt.injected), 0, 1, CREATED,
+	  NONE },
+	{ "interrupt shadow", get_event, set_event, EVENT(interrupt.shadow), 0,
+	  KVM_X86_SHADOW_INT_STI, CREATED, 0, "on AMD it keeps the shadow" },
 	{ "NMI pending", get_event, set_event, EVENT(nmi.pending), 0, 1, CREATED, NONE },
 	{ "NMIs masked", get_event, set_event, EVENT(nmi.masked), 0, 1, CREATED, NONE },
 	{ "SMI pending", get_event, set_event, EVENT(smi.pending), 0, 1, KEPT, 0,
 	  "it drops an SMI that userspace has seen" },
 	{ "triple fault", get_event, set_event, EVENT(triple_fault.pending), 0, 1, CREATED, 0,
 	  "it keeps that request" },
-	{ "mp_state", get_mp_state, NULL, 0, KVM_MP_STATE_UNINITIALIZED, 0,
-	  INIT_HAS, KVM_MP_STATE_INIT_RECEIVED, NULL },
+	{ "mp_state", get_mp_state, NULL, 0, KVM_MP_STATE_UNINITIALIZED, 0, INIT_HAS,
+	  KVM_MP_STATE_INIT_RECEIVED, NULL },
 };
 
 #define NR_ROWS (sizeof(rows) / sizeof(rows[0]))

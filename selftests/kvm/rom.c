@@ -252,7 +252,8 @@ static void count_emulated(u64 arg)
 		asm volatile("lock xaddl %k1, %0" : "+m"(*(u32 *)&to[0]), "+r"(n) :: "memory");
 		n = 1;
 		old = to[0];
-		while (!__atomic_compare_exchange_n(&to[0], &old, old + 1, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+		while (!__atomic_compare_exchange_n(&to[0], &old, old + 1, false, __ATOMIC_SEQ_CST,
+						    __ATOMIC_SEQ_CST))
 			;
 		asm volatile("lock btsq $63, %0; lock btrq $63, %0" : "+m"(to[1]) :: "memory");
 	}

@@ -611,7 +611,8 @@ static void add_across(u64 addr)
 }
 
 /* Four bytes at addr, of which half is memory and half is not. */
-static void check_add_across(u64 addr, u16 device_read, u16 device_written, u16 memory_before, u16 memory_after)
+static void check_add_across(u64 addr, u16 device_read, u16 device_written, u16 memory_before,
+			     u16 memory_after)
 {
 	struct vm *vm = vm_create(0);
 	struct vcpu *vcpu = vcpu_add(vm, add_across, addr);
@@ -627,7 +628,8 @@ static void check_add_across(u64 addr, u16 device_read, u16 device_written, u16 
 	vcpu_run_to_done(vcpu);
 	EXPECT_EQ(device_written, written);
 	EXPECT_EQ(memory_after, *(u16 *)half);
-	EXPECT_EQ(device_first ? device_read | (u32)memory_before << 16 : memory_before | (u32)device_read << 16,
+	EXPECT_EQ(device_first ? device_read | (u32)memory_before << 16 :
+				 memory_before | (u32)device_read << 16,
 		  mmio_seen[0]);
 }
 
@@ -1244,7 +1246,9 @@ TEST(a_task_switch_is_made_or_told_to_userspace)
 	vcpu_get_sregs(vcpu, &sregs);
 	sregs.gdt.base = TASKS_GPA + 0x200;
 	sregs.gdt.limit = sizeof(gdt) - 1;
-	sregs.tr = (struct kvm_segment){ .base = TASKS_GPA, .limit = 0x67, .selector = 0x28, .type = 11, .present = 1 };
+	sregs.tr = (struct kvm_segment){
+		.base = TASKS_GPA, .limit = 0x67, .selector = 0x28, .type = 11, .present = 1
+	};
 	vcpu_set_sregs(vcpu, &sregs);
 	if (cpu_is_intel() && !is_linux_kvm()) {
 		struct kvm_run *run = vcpu_run_to_exit(vcpu, KVM_EXIT_INTERNAL_ERROR);

@@ -569,7 +569,8 @@ static void answer(struct vcpu *vcpu)
 	else if (run->io.port == PORT_DONE)
 		vcpu->done = true;
 	else if (run->io.port == PORT_FAIL) {
-		struct guest_failure *f = *(struct guest_failure **)((u8 *)run + run->io.data_offset);
+		struct guest_failure *f =
+			*(struct guest_failure **)((u8 *)run + run->io.data_offset);
 
 		FAIL("guest on vCPU %u: %s:%u: %s: 0x%llx, 0x%llx", vcpu->id, f->file, f->line, f->text,
 		     (unsigned long long)f->want, (unsigned long long)f->seen);
@@ -605,7 +606,8 @@ static bool balanced(void)
 static void expect_accounts(void)
 {
 	for (u32 vector = 0; vector < 256; vector++) {
-		u32 in = sent[vector][0] + sent[vector][1], out = *taken(vector, 0) + *taken(vector, 1);
+		u32 in = sent[vector][0] + sent[vector][1],
+		    out = *taken(vector, 0) + *taken(vector, 1);
 
 		if (!in && !out && !unclaimed[vector])
 			continue;
@@ -628,7 +630,7 @@ static void prepare(void (*guest)(u64 cpu))
 	static const u8 vectors[] = { TIMER, TO_SELF, EDGE, LEVEL, MSI, TO_OTHER, TICK, PIC };
 
 	with_cr8 = !is_linux_kvm() || !cpu_is_tcg();
-	check_tsc = !is_linux_kvm();		/* which brings the TSCs of a VM together as they are set */
+	check_tsc = !is_linux_kvm(); /* which brings the TSCs of a VM together as they are set */
 	for (u32 i = 0; i < sizeof(vectors); i++)
 		guest_handlers[vectors[i]] = on_interrupt;
 	guest_handlers[NMI] = on_nmi;
@@ -636,7 +638,8 @@ static void prepare(void (*guest)(u64 cpu))
 	guest_handlers[UD] = on_ud;
 	smram = host_memory(NR_CPUS * 0x10000);
 	for (u32 cpu = 0; cpu < NR_CPUS; cpu++)
-		memcpy(smram + cpu * 0x10000 + SMI_ENTRY, smi_handler, smi_handler_end - smi_handler);
+		memcpy(smram + cpu * 0x10000 + SMI_ENTRY, smi_handler,
+		       smi_handler_end - smi_handler);
 	now = create(NULL);
 	for (u32 cpu = 0; cpu < NR_CPUS; cpu++) {
 		vcpu_set_guest(now->vcpus[cpu], guest, cpu);
@@ -724,7 +727,7 @@ TEST_LIMIT(a_guest_goes_on_in_a_new_vm_behind_each_instruction, 280)
 		ASSERT_LT(++steps, 1500);
 		if (steps == 5)
 			ASSERT_EQ(1, vm_msi(now, MSI_ADDR(0), MSI));
-		if (steps == 30 || steps == 40)		/* the second one waits for the handler's IRET */
+		if (steps == 30 || steps == 40) /* the second one waits for the handler's IRET */
 			ASSERT_OK(ioctl(now->vcpus[0]->fd, KVM_NMI));
 		move();
 	}

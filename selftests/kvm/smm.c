@@ -155,7 +155,8 @@ static bool run_or_sleep(struct vcpu *vcpu)
 	do {
 		exited = !ioctl(vcpu->fd, KVM_RUN, 0);
 		ASSERT_TRUE(exited || errno == EINTR || errno == EAGAIN);
-	} while (!exited && (events_of(vcpu).smi.smm || vcpu_mp_state(vcpu) == KVM_MP_STATE_RUNNABLE));
+	} while (!exited &&
+		 (events_of(vcpu).smi.smm || vcpu_mp_state(vcpu) == KVM_MP_STATE_RUNNABLE));
 	setitimer(ITIMER_REAL, &(struct itimerval){ 0 }, NULL);
 	return exited;
 }
@@ -165,7 +166,12 @@ static bool run_or_sleep(struct vcpu *vcpu)
 static struct kvm_segment seg(u16 selector, u64 base, u32 limit, u8 type)
 {
 	return (struct kvm_segment){
-		.selector = selector, .base = base, .limit = limit, .type = type, .present = 1, .s = 1,
+		.selector = selector,
+		.base = base,
+		.limit = limit,
+		.type = type,
+		.present = 1,
+		.s = 1,
 	};
 }
 
@@ -183,8 +189,16 @@ static void fill_regs(struct vcpu *vcpu, u64 rip, u64 rflags, bool wide)
 {
 	u64 mask = wide ? 0x1111111111111111 : 0x11111111;
 	struct kvm_regs r = {
-		.rax = mask * 1, .rbx = mask * 2, .rcx = mask * 3, .rdx = mask * 4, .rsi = mask * 5,
-		.rdi = mask * 6, .rbp = mask * 7, .rsp = mask * 8, .rip = rip, .rflags = rflags | RFLAGS_FIXED,
+		.rax = mask * 1,
+		.rbx = mask * 2,
+		.rcx = mask * 3,
+		.rdx = mask * 4,
+		.rsi = mask * 5,
+		.rdi = mask * 6,
+		.rbp = mask * 7,
+		.rsp = mask * 8,
+		.rip = rip,
+		.rflags = rflags | RFLAGS_FIXED,
 	};
 
 	if (wide) {
@@ -204,7 +218,7 @@ static void expect_same_sregs(const struct kvm_sregs *a, const struct kvm_sregs 
 {
 	struct kvm_segment cs = b->cs;
 
-	if (cpu_is_bochs() && !(a->cr0 & CR0_PE))	/* it makes CS a data segment in real mode */
+	if (cpu_is_bochs() && !(a->cr0 & CR0_PE)) /* it makes CS a data segment in real mode */
 		cs.type = a->cs.type;
 	expect_same_segment("cs", &a->cs, &cs);
 	expect_same_segment("ds", &a->ds, &b->ds);
@@ -254,7 +268,9 @@ static void expect_smm_state(struct vcpu *vcpu, u32 smbase)
 /* The vCPU stands at the guest's code: an SMI there, and nothing has changed. */
 static void expect_round_trip(struct machine *m)
 {
-	struct kvm_debugregs debug = { .db = { 0x1000, 0x2000, 0x3000, 0x4000 }, .dr6 = 0xffff4ff0, .dr7 = 0x400 };
+	struct kvm_debugregs debug = { .db = { 0x1000, 0x2000, 0x3000, 0x4000 },
+				       .dr6 = 0xffff4ff0,
+				       .dr7 = 0x400 };
 	struct kvm_debugregs after_debug;
 	struct kvm_sregs before_s, after_s;
 	struct kvm_regs before, after;
@@ -504,7 +520,8 @@ TEST(memory_of_address_space_0_is_not_seen_in_smm)
 TEST(slots_of_a_third_address_space_are_refused)
 {
 	NEED_CAP(KVM_CAP_X86_SMM);
-	EXPECT_ERRNO(EINVAL, vm_set_slot(vm_create(0), 2 << 16, 0, TEST_GPA, PAGE_SIZE, host_memory(PAGE_SIZE)));
+	EXPECT_ERRNO(EINVAL, vm_set_slot(vm_create(0), 2 << 16, 0, TEST_GPA, PAGE_SIZE,
+					 host_memory(PAGE_SIZE)));
 }
 
 TEST(smbase_relocation_counts_from_the_next_smi_on)
@@ -967,12 +984,21 @@ static void expect_smi_first(const int orders[][8], u32 nr)
 TEST(an_smi_before_the_sipi_is_taken_before_its_code)
 {
 	static const int orders[][8] = {
-		{ SMI, INIT, SIPI }, { INIT, SMI, SIPI }, { INIT, SIPI, SMI },
-		{ SMI_BY_MSI, INIT, SIPI }, { INIT, SMI_BY_MSI, SIPI }, { INIT, SIPI, SMI_BY_MSI },
-		{ INIT, MP_STATE, SMI, SIPI }, { SMI, INIT, MP_STATE, SIPI }, { SMI, MP_STATE, INIT, SIPI },
-		{ INIT, SMI, INIT, SIPI, SIPI }, { SMI, INIT, INIT, SIPI }, { SIPI, SMI, INIT, SIPI },
-		{ INIT, SMI, SIPI, MP_STATE }, { SMI, LAPIC, INIT, LAPIC, SIPI, LAPIC },
-		{ SMI, SMI, INIT, SMI_BY_MSI, SIPI },	/* they are one */
+		{ SMI, INIT, SIPI },
+		{ INIT, SMI, SIPI },
+		{ INIT, SIPI, SMI },
+		{ SMI_BY_MSI, INIT, SIPI },
+		{ INIT, SMI_BY_MSI, SIPI },
+		{ INIT, SIPI, SMI_BY_MSI },
+		{ INIT, MP_STATE, SMI, SIPI },
+		{ SMI, INIT, MP_STATE, SIPI },
+		{ SMI, MP_STATE, INIT, SIPI },
+		{ INIT, SMI, INIT, SIPI, SIPI },
+		{ SMI, INIT, INIT, SIPI },
+		{ SIPI, SMI, INIT, SIPI },
+		{ INIT, SMI, SIPI, MP_STATE },
+		{ SMI, LAPIC, INIT, LAPIC, SIPI, LAPIC },
+		{ SMI, SMI, INIT, SMI_BY_MSI, SIPI }, /* they are one */
 	};
 
 	expect_smi_first(orders, sizeof(orders) / sizeof(orders[0]));
@@ -981,7 +1007,9 @@ TEST(an_smi_before_the_sipi_is_taken_before_its_code)
 TEST(an_smi_before_the_sipi_survives_events_that_are_written_back)
 {
 	static const int orders[][8] = {
-		{ SMI, EVENTS, INIT, SIPI }, { SMI, INIT, EVENTS, SIPI }, { SMI, INIT, SIPI, EVENTS },
+		{ SMI, EVENTS, INIT, SIPI },
+		{ SMI, INIT, EVENTS, SIPI },
+		{ SMI, INIT, SIPI, EVENTS },
 		{ INIT, MP_STATE, SMI, EVENTS, SIPI },
 		{ SMI, EVENTS, INIT, MP_STATE, EVENTS, SIPI, MP_STATE },
 	};
@@ -1270,7 +1298,11 @@ CODE_BLOB(busy_code, 16,
 static struct machine busy_machine(void)
 {
 	struct machine m = machine_create();
-	struct kvm_regs r = { .rip = CODE_GPA, .rsp = 0x7000, .rsi = 2 * MIB, .rdi = 3 * MIB, .rflags = RFLAGS_FIXED };
+	struct kvm_regs r = { .rip = CODE_GPA,
+			      .rsp = 0x7000,
+			      .rsi = 2 * MIB,
+			      .rdi = 3 * MIB,
+			      .rflags = RFLAGS_FIXED };
 	struct kvm_sregs s;
 
 	vm_load(m.vm, CODE_GPA, busy_code, busy_code_end);
@@ -1338,7 +1370,8 @@ CODE_BLOB(count_code, 16,
 TEST_LIMIT(an_msi_and_an_smi_at_the_same_moment_are_both_served_each_time, 1200)
 {
 	struct machine m = busy_machine();
-	volatile u32 *smis = (volatile u32 *)(m.smram + COUNT), *msis = (volatile u32 *)(m.vm->low + 0x5f8);
+	volatile u32 *smis = (volatile u32 *)(m.smram + COUNT),
+		     *msis = (volatile u32 *)(m.vm->low + 0x5f8);
 	const u32 n = getenv("MKVM_LONG") ? 50000 : 500;
 
 	with_interrupts(&m);

@@ -77,7 +77,8 @@ TEST(split_irqchip_is_created_once_and_before_vcpus)
 
 	NEED_CAP(KVM_CAP_SPLIT_IRQCHIP);
 	EXPECT_ERRNO(EINVAL, vm_enable_cap(vm, KVM_CAP_SPLIT_IRQCHIP, 1ull << 32));
-	EXPECT_ERRNO(EINVAL, vm_enable_cap(vm, KVM_CAP_SPLIT_IRQCHIP, capability(KVM_CAP_IRQ_ROUTING) + 1));
+	EXPECT_ERRNO(EINVAL,
+		     vm_enable_cap(vm, KVM_CAP_SPLIT_IRQCHIP, capability(KVM_CAP_IRQ_ROUTING) + 1));
 	EXPECT_OK(vm_enable_cap(vm, KVM_CAP_SPLIT_IRQCHIP, PINS));
 	EXPECT_ERRNO(EEXIST, vm_enable_cap(vm, KVM_CAP_SPLIT_IRQCHIP, PINS));
 	EXPECT_ERRNO(EEXIST, ioctl(vm, KVM_CREATE_IRQCHIP));
@@ -90,7 +91,8 @@ TEST(split_irqchip_is_created_once_and_before_vcpus)
 	ASSERT_OK(ioctl(vm, KVM_CREATE_VCPU, 0L));
 	EXPECT_ERRNO(EEXIST, vm_enable_cap(vm, KVM_CAP_SPLIT_IRQCHIP, PINS));
 
-	EXPECT_OK(vm_enable_cap(vm_create_bare(), KVM_CAP_SPLIT_IRQCHIP, capability(KVM_CAP_IRQ_ROUTING)));
+	EXPECT_OK(vm_enable_cap(vm_create_bare(), KVM_CAP_SPLIT_IRQCHIP,
+				capability(KVM_CAP_IRQ_ROUTING)));
 	EXPECT_OK(vm_enable_cap(vm_create_bare(), KVM_CAP_SPLIT_IRQCHIP, 0));
 }
 
@@ -133,7 +135,8 @@ TEST(in_split_mode_pic_pit_and_ioapic_are_userspaces)
 	struct vm *vm = split_vm();
 	struct vcpu *vcpu = vcpu_add(vm, touch_chips, 0);
 	struct kvm_irqchip chip = { .chip_id = KVM_IRQCHIP_PIC_MASTER };
-	struct routing_table table = { .nr = 1, .e[0] = { .gsi = 1, .type = KVM_IRQ_ROUTING_IRQCHIP } };
+	struct routing_table table = { .nr = 1,
+				       .e[0] = { .gsi = 1, .type = KVM_IRQ_ROUTING_IRQCHIP } };
 	struct kvm_irq_level line = { .irq = PIN, .level = 1 };
 	struct kvm_run *run;
 
@@ -653,7 +656,10 @@ static void touch_tpr(u64 arg)
 	(void)arg;
 	asm volatile("tpr_write: movl %0, (%1)" :: "r"(0x30), "r"(APIC_BASE + APIC_TPR) : "memory");
 	stage(1);
-	asm volatile("tpr_read: movl (%1), %0" : "=r"(value) : "r"(APIC_BASE + APIC_TPR) : "memory");
+	asm volatile("tpr_read: movl (%1), %0"
+		     : "=r"(value)
+		     : "r"(APIC_BASE + APIC_TPR)
+		     : "memory");
 	GUEST_EQ(0x30, value);
 	write_cr8(4);
 	GUEST_EQ(4, read_cr8());
@@ -773,7 +779,9 @@ static struct vm *wide_vm(u64 flags)
 
 static int wide_msi(struct vm *vm, u32 dest, u32 high, u32 data)
 {
-	struct kvm_msi msi = { .address_lo = MSI_ADDR(dest & 0xff), .address_hi = high, .data = data };
+	struct kvm_msi msi = { .address_lo = MSI_ADDR(dest & 0xff),
+			       .address_hi = high,
+			       .data = data };
 
 	return ioctl(vm->fd, KVM_SIGNAL_MSI, &msi);
 }
@@ -792,8 +800,10 @@ static void far_guest(u64 arg)
 
 TEST(msis_and_routes_reach_an_id_over_255)
 {
-	struct vm *vm = wide_vm(KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK);
-	struct msi_route route = { 40, (u64)(FAR_ID & ~0xff) << 32 | MSI_ADDR(FAR_ID & 0xff), 0x56 };
+	struct vm *vm =
+		wide_vm(KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK);
+	struct msi_route route = { 40, (u64)(FAR_ID & ~0xff) << 32 | MSI_ADDR(FAR_ID & 0xff),
+				   0x56 };
 	struct vcpu *near = vcpu_create(vm, FAR_ID & 0xff), *vcpu = vcpu_create(vm, FAR_ID);
 
 	vcpu_set_guest(vcpu, far_guest, 0);
@@ -823,7 +833,8 @@ static void ipi_to_far(u64 arg)
 
 TEST(ipis_reach_an_id_over_255)
 {
-	struct vm *vm = wide_vm(KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK);
+	struct vm *vm =
+		wide_vm(KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK);
 	struct vcpu *near = vcpu_create(vm, FAR_ID & 0xff), *vcpu = vcpu_create(vm, FAR_ID);
 
 	vcpu_set_guest(vcpu, far_guest, 0);
@@ -869,7 +880,8 @@ TEST(the_lapic_image_has_the_id_as_userspace_chose)
 
 		ktap_about("flags %llu", (unsigned long long)flags);
 		EXPECT_EQ(5u << 24, vcpu_lapic(vcpu, APIC_ID));
-		ASSERT_EQ(1, vcpu_set_msr(vcpu, MSR_APICBASE, APIC_BASE | APICBASE_ENABLE | APICBASE_X2APIC));
+		ASSERT_EQ(1, vcpu_set_msr(vcpu, MSR_APICBASE,
+					  APIC_BASE | APICBASE_ENABLE | APICBASE_X2APIC));
 		EXPECT_EQ(flags ? 5 : 5u << 24, vcpu_lapic(vcpu, APIC_ID));
 		ASSERT_OK(ioctl(vcpu->fd, KVM_GET_LAPIC, &lapic));
 		EXPECT_OK(ioctl(vcpu->fd, KVM_SET_LAPIC, &lapic));

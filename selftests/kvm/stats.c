@@ -55,7 +55,8 @@ static u64 counter(const struct stats *stats, const char *name)
 	for (u32 i = 0; i < stats->head.num_desc; i++) {
 		if (strcmp(desc(stats, i)->name, name))
 			continue;
-		read_at(stats, &value, sizeof(value), stats->head.data_offset + desc(stats, i)->offset);
+		read_at(stats, &value, sizeof(value),
+			stats->head.data_offset + desc(stats, i)->offset);
 		return value;
 	}
 	SKIP("the device has no counter of this name: %s", name);
@@ -91,7 +92,8 @@ static void check_layout(int fd, const char *id)
 	whole = calloc(1, end + 8);
 	EXPECT_EQ(end, read(stats.fd, whole, end + 8));
 	EXPECT_EQ(0, read(stats.fd, whole, 8));
-	EXPECT_EQ(0, memcmp(whole + stats.head.desc_offset, stats.descs, stats.head.num_desc * stats.stride));
+	EXPECT_EQ(0, memcmp(whole + stats.head.desc_offset, stats.descs,
+			    stats.head.num_desc * stats.stride));
 	EXPECT_EQ(-1, write(stats.fd, "", 1));
 }
 
@@ -158,7 +160,8 @@ TEST(halts_and_interrupts_are_counted)
 	stats = stats_open(vcpu->fd);
 	run_halting(vm, vcpu);
 	EXPECT_EQ(ROUNDS, counter(&stats, "halt_exits"));
-	EXPECT_LE(ROUNDS, counter(&stats, "irq_injections"));	/* Linux KVM counts a repeated one again */
+	EXPECT_LE(ROUNDS,
+		  counter(&stats, "irq_injections")); /* Linux KVM counts a repeated one again */
 	EXPECT_LE(counter(&stats, "halt_wakeup"), ROUNDS);
 }
 
@@ -175,7 +178,8 @@ TEST(a_halt_that_is_left_to_the_cpu_does_not_exit)
 	stats = stats_open(vcpu->fd);
 	run_halting(vm, vcpu);
 	EXPECT_EQ(0, counter(&stats, "halt_exits"));
-	EXPECT_LE(ROUNDS, counter(&stats, "irq_injections"));	/* Linux KVM counts a repeated one again */
+	EXPECT_LE(ROUNDS,
+		  counter(&stats, "irq_injections")); /* Linux KVM counts a repeated one again */
 }
 
 static void self_interrupting_guest(u64 arg)
@@ -205,7 +209,8 @@ TEST(a_cpu_that_can_delivers_and_ends_interrupts_without_exits)
 	vcpu_run_to_done(vcpu);
 	if (apicv == 'Y') {
 		EXPECT_EQ(0, counter(&stats, "irq_window_exits"));
-		EXPECT_LE(counter(&stats, "msr_exits"), ROUNDS + 5);	/* SELF_IPI, and x2apic_enable */
+		EXPECT_LE(counter(&stats, "msr_exits"),
+			  ROUNDS + 5); /* SELF_IPI, and x2apic_enable */
 	} else {
 		EXPECT_LE(ROUNDS, counter(&stats, "irq_window_exits"));
 		EXPECT_LE(2 * ROUNDS, counter(&stats, "msr_exits"));
@@ -248,7 +253,8 @@ TEST(mapped_pages_are_counted_and_unmapped_ones_no_more)
 	EXPECT_EQ(0, counter(&stats, "pages_4k"));
 	EXPECT_EQ(0, counter(&stats, "pages_2m"));
 	/* A slot whose offset to host memory keeps the pages small. */
-	ASSERT_OK(vm_set_slot(vm, SLOT_TEST, 0, TEST_GPA, MIB, (u8 *)host_memory(2 * MIB) + PAGE_SIZE));
+	ASSERT_OK(vm_set_slot(vm, SLOT_TEST, 0, TEST_GPA, MIB,
+			      (u8 *)host_memory(2 * MIB) + PAGE_SIZE));
 	touched = (u8 *)TEST_GPA;
 	vcpu_run_to_stage(vcpu, 1);
 	before = counter(&stats, "pages_4k");
@@ -286,7 +292,8 @@ TEST(a_wide_range_loses_just_its_own_pages)
 	if (is_linux_kvm())
 		SKIP("Linux KVM forgets all pages, and counts when it has freed them");
 	stats = stats_open(vm->fd);
-	host = mmap(NULL, WIDE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	host = mmap(NULL, WIDE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+		    -1, 0);
 	ASSERT_TRUE(host != MAP_FAILED);
 	ASSERT_OK(madvise(host, WIDE, MADV_NOHUGEPAGE));
 	ASSERT_OK(vm_set_slot(vm, SLOT_TEST, 0, TEST_GPA, WIDE, host));

@@ -87,8 +87,8 @@ static bool claim(u32 vector, u32 target)
 {
 	u32 n = __atomic_load_n(taken(vector, target), __ATOMIC_SEQ_CST);
 
-	return __atomic_compare_exchange_n(&sent[vector][target], &n, n + 1, false, __ATOMIC_SEQ_CST,
-					   __ATOMIC_SEQ_CST);
+	return __atomic_compare_exchange_n(&sent[vector][target], &n, n + 1, false,
+					   __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 }
 
 /* --- The guest --- */
@@ -513,7 +513,8 @@ static void add_smram(struct vm *vm)
 
 	ASSERT_OK(vm_set_slot(vm, SLOT_SMRAM + 1, 0, start, size, (void *)start));
 	for (u32 cpu = 0; cpu < NR_CPUS; cpu++)
-		memcpy(smram + cpu * 0x10000 + SMI_ENTRY, smi_handler, smi_handler_end - smi_handler);
+		memcpy(smram + cpu * 0x10000 + SMI_ENTRY, smi_handler,
+		       smi_handler_end - smi_handler);
 }
 
 static struct vm *start_members(void)
@@ -551,7 +552,7 @@ static void stress(void)
 		raise_one(vm, &seed);
 	finish = true;
 	for (u32 cpu = 0; cpu < NR_CPUS; cpu++)
-		raise_msi(vm, MSI + cpu, cpu, MSI_ADDR(cpu), MSI + cpu);	/* who halts goes on */
+		raise_msi(vm, MSI + cpu, cpu, MSI_ADDR(cpu), MSI + cpu); /* who halts goes on */
 	WAIT_FOR(quiet == NR_CPUS);
 	for (struct ktap_wait wait = { 0 }; !balanced() && ktap_wait(&wait);)
 		;

@@ -292,7 +292,8 @@ TEST(features_that_the_cpu_lacks_are_none)
 	if (is_linux_kvm())
 		SKIP("Linux KVM emulates MOVBE and RDPID");
 	for (u32 i = 1; i < list.nent; i++)
-		EXPECT_EQ(0, list.entries[i].eax | list.entries[i].ebx | list.entries[i].ecx | list.entries[i].edx);
+		EXPECT_EQ(0, list.entries[i].eax | list.entries[i].ebx | list.entries[i].ecx |
+				     list.entries[i].edx);
 }
 
 TEST(each_feature_msr_of_the_list_can_be_read)

@@ -39,7 +39,13 @@ enum { ROM_TASKS = 1, ROM_GDT = 2 };
 #define EIP_B (HANDLERS + 0xff0)	/* of a vector that nothing uses */
 
 enum {
-	CODE32 = 0x08, DATA = 0x10, SEL_A = 0x18, SEL_B = 0x20, GATE = 0x28, SEL_LDT = 0x30, ABSENT = 0x38,
+	CODE32 = 0x08,
+	DATA = 0x10,
+	SEL_A = 0x18,
+	SEL_B = 0x20,
+	GATE = 0x28,
+	SEL_LDT = 0x30,
+	ABSENT = 0x38,
 	GDT_SIZE = 0x40,
 };
 
@@ -131,7 +137,8 @@ static void put_idt(struct machine *m, const struct scene *s)
 		task = VEC_GP;
 	for (u64 vector = 0; vector < 256; vector++) {
 		u64 entry = HANDLERS + vector * 16;
-		u64 gate = vector == task ? m->gdt[GATE / 8] : entry | CODE32 << 16 | 0x8e00ull << 32;
+		u64 gate = vector == task ? m->gdt[GATE / 8] :
+					    entry | CODE32 << 16 | 0x8e00ull << 32;
 
 		memcpy(m->vm->low + entry, handler, sizeof(handler));
 		memcpy(m->vm->low + IDT + vector * 8, &gate, 8);
@@ -161,7 +168,13 @@ static void put_code(struct machine *m, const struct scene *s)
 static struct kvm_segment flat(u16 selector, u8 type)
 {
 	return (struct kvm_segment){
-		.selector = selector, .limit = 0xffffffff, .type = type, .s = 1, .present = 1, .db = 1, .g = 1,
+		.selector = selector,
+		.limit = 0xffffffff,
+		.type = type,
+		.s = 1,
+		.present = 1,
+		.db = 1,
+		.g = 1,
 	};
 }
 
@@ -170,7 +183,8 @@ static void set_registers(struct machine *m, const struct scene *s)
 	struct kvm_sregs *sregs = &m->sregs;
 
 	for (u32 i = 0; i < 1024; i++)
-		((u32 *)(m->vm->low + DIRECTORY_A))[i] = ((u32 *)(m->vm->low + DIRECTORY_B))[i] = i << 22 | 0xe3;
+		((u32 *)(m->vm->low + DIRECTORY_A))[i] = ((u32 *)(m->vm->low + DIRECTORY_B))[i] =
+			i << 22 | 0xe3;
 	vcpu_get_sregs(m->vcpu, sregs);
 	sregs->cr0 = CR0_PE | CR0_ET | CR0_NE | (s->paging ? CR0_PG : 0);
 	sregs->cr3 = DIRECTORY_A;
@@ -188,8 +202,15 @@ static void set_registers(struct machine *m, const struct scene *s)
 	sregs->ldt = (struct kvm_segment){ .unusable = 1 };
 	vcpu_set_sregs(m->vcpu, sregs);
 	m->regs = (struct kvm_regs){
-		.rax = 0xa0, .rcx = 0xa1, .rdx = 0xa2, .rbx = 0xa3, .rsp = STACK, .rbp = 0xa5, .rsi = 0xa6,
-		.rdi = 0xa7, .rip = s->how == NMI ? CODE : TOUCH,
+		.rax = 0xa0,
+		.rcx = 0xa1,
+		.rdx = 0xa2,
+		.rbx = 0xa3,
+		.rsp = STACK,
+		.rbp = 0xa5,
+		.rsi = 0xa6,
+		.rdi = 0xa7,
+		.rip = s->how == NMI ? CODE : TOUCH,
 		.rflags = RFLAGS_FIXED | (s->how == IRET ? RFLAGS_NT : 0),
 	};
 	vcpu_set_regs(m->vcpu, &m->regs);
@@ -202,7 +223,8 @@ static struct machine observe(const struct scene *s, u32 rom)
 	m.vcpu = vcpu_add(m.vm, NULL, 0);
 	ASSERT_OK(vm_set_slot(m.vm, SLOT_LOW, 0, 0, 0, NULL));
 	ASSERT_OK(vm_set_slot(m.vm, SLOT_LOW, 0, 0, LOW_SIZE, m.vm->low));
-	m.tasks = vm_add_memory(m.vm, SLOT_TASKS, rom & ROM_TASKS ? KVM_MEM_READONLY : 0, TASKS, PAGE_SIZE);
+	m.tasks = vm_add_memory(m.vm, SLOT_TASKS, rom & ROM_TASKS ? KVM_MEM_READONLY : 0, TASKS,
+				PAGE_SIZE);
 	m.gdt = vm_add_memory(m.vm, SLOT_GDT, rom & ROM_GDT ? KVM_MEM_READONLY : 0, GDT, PAGE_SIZE);
 	put_tasks(&m, s);
 	put_gdt(&m, s);
@@ -251,7 +273,9 @@ static void expect_task_b(const struct machine *m, const struct scene *s)
 /* What A's and B's TSSs and descriptors have in RAM. */
 static void expect_saved(const struct machine *m, const struct scene *s)
 {
-	static const u8 length[] = { [JMP] = 7, [CALL] = 7, [BY_GATE] = 7, [INT_N] = 2, [IRET] = 1, [NMI] = 0 };
+	static const u8 length[] = {
+		[JMP] = 7, [CALL] = 7, [BY_GATE] = 7, [INT_N] = 2, [IRET] = 1, [NMI] = 0
+	};
 	bool nested = s->how != JMP && s->how != BY_GATE && s->how != IRET;
 	const u32 *a = (const u32 *)m->tasks;
 
@@ -317,8 +341,8 @@ SCENE(a_task_may_have_an_ldt, .how = JMP, .b_ldt = SEL_LDT)
 
 /* --- Faults of the new task --- */
 
-SCENE(a_segment_that_is_absent_is_a_fault_of_the_new_task, .how = JMP, .b_ds = ABSENT, .vector = VEC_NP,
-      .error = ABSENT)
+SCENE(a_segment_that_is_absent_is_a_fault_of_the_new_task, .how = JMP, .b_ds = ABSENT,
+      .vector = VEC_NP, .error = ABSENT)
 
 /* --- Faults of the old task --- */
 
@@ -338,14 +362,18 @@ static void expect_old_fault(const struct scene *s)
 
 TEST(a_jump_to_a_task_that_is_absent_is_a_fault_of_the_old_one)
 {
-	static const struct scene s = { .how = JMP, .b_absent = true, .vector = VEC_NP, .error = SEL_B };
+	static const struct scene s = {
+		.how = JMP, .b_absent = true, .vector = VEC_NP, .error = SEL_B
+	};
 
 	expect_old_fault(&s);
 }
 
 TEST(a_jump_to_a_task_that_is_busy_is_a_fault_of_the_old_one)
 {
-	static const struct scene s = { .how = JMP, .b_busy = true, .vector = VEC_GP, .error = SEL_B };
+	static const struct scene s = {
+		.how = JMP, .b_busy = true, .vector = VEC_GP, .error = SEL_B
+	};
 
 	expect_old_fault(&s);
 }
@@ -354,7 +382,8 @@ TEST(a_jump_to_a_task_that_is_busy_is_a_fault_of_the_old_one)
 
 TEST(a_task_whose_tss_is_nowhere_is_an_internal_error)
 {
-	static const struct scene jump = { .how = JMP, .b_nowhere = true }, fault = { .how = INT_N, .b_nowhere = true };
+	static const struct scene jump = { .how = JMP, .b_nowhere = true },
+				  fault = { .how = INT_N, .b_nowhere = true };
 	struct machine m;
 
 	if (is_linux_kvm())

@@ -19,10 +19,17 @@
 
 #include "vm.h"
 
-enum {	/* as in kmod/explain/testpoint.h */
-	POINT_HLT, POINT_BLOCK, POINT_EMULATE, POINT_REPLACE, POINT_WALK, POINT_SKIP, POINT_LOADED_MSR, POINT_ZAP,
-	POINT_FREE,
-	NR_POINTS
+enum { /* as in kmod/explain/testpoint.h */
+       POINT_HLT,
+       POINT_BLOCK,
+       POINT_EMULATE,
+       POINT_REPLACE,
+       POINT_WALK,
+       POINT_SKIP,
+       POINT_LOADED_MSR,
+       POINT_ZAP,
+       POINT_FREE,
+       NR_POINTS
 };
 
 #define VECTOR 0x60
@@ -160,7 +167,8 @@ static u64 flushes(struct vm *vm)
 		ASSERT_EQ(size, pread(fd, &d, size, head.desc_offset + i * size));
 		if (strcmp(d.desc.name, "remote_tlb_flush"))
 			continue;
-		ASSERT_EQ(sizeof(value), pread(fd, &value, sizeof(value), head.data_offset + d.desc.offset));
+		ASSERT_EQ(sizeof(value),
+			  pread(fd, &value, sizeof(value), head.data_offset + d.desc.offset));
 		close(fd);
 		return value;
 	}
@@ -373,7 +381,8 @@ static void outs_becomes(const u8 *bytes, size_t len)
 	sregs.tr.base = (u64)tss;
 	sregs.tr.limit = sizeof(tss) - 1;
 	if (cpu_is_tcg())
-		sregs.tr.type = 9;	/* its check of a bitmap fails in a TSS that is busy, as loaded ones are */
+		sregs.tr.type =
+			9; /* its check of a bitmap fails in a TSS that is busy, as loaded ones are */
 	vcpu_set_sregs(vcpu, &sregs);
 	vcpu->on_exit = note_io;
 	start_and_hold(vcpu, POINT_EMULATE);
@@ -485,7 +494,10 @@ static void load_either(u64 arg)
 
 	(void)arg;
 	*(volatile u8 *)(TEST_GPA + 8) = 0x33;
-	asm volatile("load_here: movb (%%rdx), %%al" : "+a"(a) : "d"(MMIO_GPA + 8), "b"(TEST_GPA + 8) : "memory");
+	asm volatile("load_here: movb (%%rdx), %%al"
+		     : "+a"(a)
+		     : "d"(MMIO_GPA + 8), "b"(TEST_GPA + 8)
+		     : "memory");
 	GUEST_EQ(0x33, a);
 }
 
@@ -519,7 +531,8 @@ static void load_that_becomes_locked(u64 arg)
 	(void)arg;
 	asm volatile("locked_here: movb (%%rsi), %%dl; nop; nop; nop"
 		     : "=a"(registers[0]), "=b"(registers[1])
-		     : "0"(5ull), "1"(7ull), "c"(0ull), "d"(0ull), "S"(MMIO_GPA), "D"(TEST_GPA) : "memory", "cc");
+		     : "0"(5ull), "1"(7ull), "c"(0ull), "d"(0ull), "S"(MMIO_GPA), "D"(TEST_GPA)
+		     : "memory", "cc");
 }
 
 /* The operand was 5, and is 6 by the time that it is written. */
@@ -588,8 +601,10 @@ static void load_that_becomes_mov_to_segment(u64 arg)
 
 	(void)arg;
 	asm volatile("lgdt %0; movw %w2, (%%rdi)\n"
-		     "accessed_here: movb (%%rsi), %%dl"	/* 8a 16 */
-		     :: "m"(gdtr), "d"(0), "a"(10 * 8), "S"(MMIO_GPA), "D"(TEST_GPA + 512) : "memory");
+		     "accessed_here: movb (%%rsi), %%dl" /* 8a 16 */
+		     ::"m"(gdtr),
+		     "d"(0), "a"(10 * 8), "S"(MMIO_GPA), "D"(TEST_GPA + 512)
+		     : "memory");
 }
 
 /* What changes in between is the descriptor's DPL, which becomes 3. */

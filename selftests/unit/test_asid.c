@@ -120,7 +120,8 @@ TEST(no_guest_runs_with_stale_translations_whatever_happens)
 				change(vcpu);
 				break;
 			case 1:
-				if (ktap_random() % 16 == 0)	/* off and on: its TLB holds what it held */
+				if (ktap_random() % 16 ==
+				    0) /* off and on: its TLB holds what it held */
 					svm_asids_start(&cpus[cpu], MAX_ASID);
 				break;
 			case 2:

@@ -36,7 +36,8 @@ static unsigned int acked, raise_in_ack, nr_acks;	/* pins, and how often */
 /* An irqfd with a resamplefd behind each pin that it has raised; raise_in_ack: its device still has a reason. */
 void mkvm_irq_acked(struct mkvm *v, unsigned int chip, unsigned int pin)
 {
-	shim_check(v == &vm && chip == KVM_IRQCHIP_IOAPIC && !shim_locks_held, "told of an end under a lock");
+	shim_check(v == &vm && chip == KVM_IRQCHIP_IOAPIC && !shim_locks_held,
+		   "told of an end under a lock");
 	nr_acks++;
 	acked |= 1u << pin;
 	if (!(v->irqchip.ioapic->source[pin] & BIT(MKVM_SOURCE_RESAMPLE)))
@@ -202,7 +203,8 @@ TEST(message_carries_all_fields_of_the_entry)
 		for (logical = 0; logical < 2; logical++) {
 			for (level = 0; level < 2; level++) {
 				start();
-				rte(23, 0x51 | modes[i] << 8 | logical << 11 | level << 15, 0xab000000);
+				rte(23, 0x51 | modes[i] << 8 | logical << 11 | level << 15,
+				    0xab000000);
 				EXPECT_EQ(1, line(23, 1));
 				ASSERT_EQ(1, nr_sent);
 				EXPECT_EQ(0x51, sent[0].vector);
@@ -630,12 +632,18 @@ TEST(random_operations_never_lose_a_level_nor_leave_remote_irr_stuck)
 		case 0: case 1: line(pin, r >> 24 & 1); break;
 		case 2: rte(pin, v | (r >> 24 & 1) << 15 | (r >> 25 & 1) << 16, 0); break;
 		case 3: reg_write(0x10 + 2 * pin, v | LEVEL); break;
-		case 4: case 5: case 6: if (mkvm_ioapic_wants_eoi(ioapic, v)) mkvm_ioapic_eoi(ioapic, v); break;
+		case 4:
+		case 5:
+		case 6:
+			if (mkvm_ioapic_wants_eoi(ioapic, v))
+				mkvm_ioapic_eoi(ioapic, v);
+			break;
 		case 7: shim_clock_advance(20 * NSEC_PER_MSEC); break;
 		}
 		mkvm_ioapic_get(ioapic, &s);
 		for (pin = 8; pin < 12; pin++) {
-			if (s.redirtbl[pin].fields.trig_mode && !s.redirtbl[pin].fields.mask && (s.irr >> pin & 1))
+			if (s.redirtbl[pin].fields.trig_mode && !s.redirtbl[pin].fields.mask &&
+			    (s.irr >> pin & 1))
 				ASSERT_TRUE(s.redirtbl[pin].fields.remote_irr);
 			if (s.redirtbl[pin].fields.remote_irr)
 				ASSERT_TRUE(mkvm_ioapic_wants_eoi(ioapic, ioapic->sent[pin]));
@@ -729,7 +737,8 @@ TEST(a_pulse_is_an_edge_that_leaves_other_sources_alone)
 	EXPECT_EQ(1, mkvm_ioapic_set_irq(ioapic, 9, MKVM_SOURCE_IRQFD, MKVM_PULSE));
 	EXPECT_EQ(2, nr_sent);
 	line(9, 1);
-	EXPECT_EQ(MKVM_IRQ_COALESCED, mkvm_ioapic_set_irq(ioapic, 9, MKVM_SOURCE_IRQFD, MKVM_PULSE));
+	EXPECT_EQ(MKVM_IRQ_COALESCED,
+		  mkvm_ioapic_set_irq(ioapic, 9, MKVM_SOURCE_IRQFD, MKVM_PULSE));
 	EXPECT_EQ(MKVM_IRQ_COALESCED, line(9, 1));
 	EXPECT_EQ(3, nr_sent);
 	stop();

@@ -49,9 +49,11 @@ static u64 got(u8 vector)
 
 static int deliver(struct mkvm_lapic *sender, u32 dest, bool logical, u8 delivery)
 {
-	struct mkvm_irq irq = {
-		.dest = dest, .vector = 0x41, .delivery = delivery, .logical = logical, .assert = true
-	};
+	struct mkvm_irq irq = { .dest = dest,
+				.vector = 0x41,
+				.delivery = delivery,
+				.logical = logical,
+				.assert = true };
 
 	return mkvm_irq_deliver(vm, sender, &irq);
 }
@@ -114,18 +116,25 @@ TEST(a_moved_xapic_id_is_found_by_its_new_value)
 
 TEST(physical_broadcast_depends_on_sender_and_mode)
 {
-	static const struct { u64 x2apic; int sender; u32 dest; u64 who; } t[] = {
+	static const struct { u64 x2apic; int sender; u32 dest; u64 who;
+	} t[] = {
 		/* -1: an IOAPIC or MSI, whose 0xff means everybody */
-		{ 0x0, 0, 0xff, 0xf }, { 0x0, -1, 0xff, 0xf }, { 0xf, -1, 0xff, 0xf }, { 0x6, -1, 0xff, 0xf },
+		{ 0x0, 0, 0xff, 0xf },
+		{ 0x0, -1, 0xff, 0xf },
+		{ 0xf, -1, 0xff, 0xf },
+		{ 0x6, -1, 0xff, 0xf },
 		/* an IPI with 0xff is one id in x2APIC mode */
-		{ 0xf, 0, 0xff, 0x0 }, { 0xf, 0, 0xffffffff, 0xf }, { 0x6, 0, 0xff, 0x9 },
+		{ 0xf, 0, 0xff, 0x0 },
+		{ 0xf, 0, 0xffffffff, 0xf },
+		{ 0x6, 0, 0xff, 0x9 },
 		{ 0x6, 1, 0xffffffff, 0x6 },
 	};
 
 	for (int i = 0; i < ARRAY_SIZE(t); i++) {
 		setup(4, t[i].x2apic);
 		EXPECT_EQ(t[i].who ? __builtin_popcountll(t[i].who) : MKVM_IRQ_IGNORED,
-			  deliver(t[i].sender < 0 ? NULL : lapic(t[i].sender), t[i].dest, false, FIXED));
+			  deliver(t[i].sender < 0 ? NULL : lapic(t[i].sender), t[i].dest, false,
+				  FIXED));
 		EXPECT_EQ(t[i].who, got(0x41));
 	}
 }
@@ -218,7 +227,8 @@ TEST(x2apic_logical_destinations_match_cluster_and_bit)
 		for (u32 bit = 0; bit < 16; bit++) {
 			u32 id = cluster * 16 + bit, dest = cluster << 16 | 1 << bit;
 
-			EXPECT_EQ(id < 255 ? 1 : MKVM_IRQ_IGNORED, deliver(lapic(0), dest, true, FIXED));
+			EXPECT_EQ(id < 255 ? 1 : MKVM_IRQ_IGNORED,
+				  deliver(lapic(0), dest, true, FIXED));
 			if (id < 255) {
 				EXPECT_TRUE(vector_test(lapic(id), APIC_IRR, 0x41));
 				mkvm_lapic_ack(lapic(id), 0x41);
@@ -242,10 +252,11 @@ TEST(the_icr_sends_with_every_mode_and_shorthand)
 
 				setup(4, x2apic ? 0xf : 0);
 				if (x2apic) {
-					EXPECT_EQ(0, mkvm_lapic_msr_write(lapic(1), 0x830, 2ull << 32 | icr));
+					EXPECT_EQ(0, mkvm_lapic_msr_write(lapic(1), 0x830,
+									  2ull << 32 | icr));
 				} else {
 					reg_write(lapic(1), APIC_ICR2, 2 << 24);
-					EXPECT_EQ(0, got(0x41));	/* the upper half sends nothing */
+					EXPECT_EQ(0, got(0x41)); /* the upper half sends nothing */
 					reg_write(lapic(1), APIC_ICR, icr);
 				}
 				fixed = got(0x41);
@@ -266,7 +277,8 @@ TEST(the_icr_sends_with_every_mode_and_shorthand)
 				EXPECT_EQ(mode == 5 ? who[shorthand] : 0, init);
 				EXPECT_EQ(mode == 6 ? who[shorthand] : 0, sipi);
 				if (mode == 6)
-					EXPECT_EQ(0x41, fixture_vcpus[__builtin_ctzll(sipi)].sipi_vector);
+					EXPECT_EQ(0x41,
+						  fixture_vcpus[__builtin_ctzll(sipi)].sipi_vector);
 			}
 }
 
@@ -312,7 +324,8 @@ TEST(disabled_and_absent_apics_are_left_out)
 	/* a vCPU without a LAPIC */
 	mkvm_lapic_destroy(&fixture_vcpus[3]);
 	EXPECT_EQ(MKVM_IRQ_IGNORED, deliver(NULL, 3, false, FIXED));
-	EXPECT_EQ(MKVM_IRQ_COALESCED, deliver(NULL, 0xff, true, LOWEST));	/* vCPU 0 has it since the broadcast */
+	EXPECT_EQ(MKVM_IRQ_COALESCED,
+		  deliver(NULL, 0xff, true, LOWEST)); /* vCPU 0 has it since the broadcast */
 	/* nobody at all */
 	fixture_stop();
 	EXPECT_EQ(MKVM_IRQ_IGNORED, deliver(NULL, 0, false, FIXED));
@@ -430,7 +443,9 @@ TEST(random_messages_reach_exactly_those_that_match)
 {
 	for (int n = 0; n < 20000; n++) {
 		u64 r = ktap_random(), expected = 0;
-		struct mkvm_irq irq = { .vector = 0x41, .assert = true, .logical = r & 1, .shorthand = r >> 1 & 3 };
+		struct mkvm_irq irq = {
+			.vector = 0x41, .assert = true, .logical = r & 1, .shorthand = r >> 1 & 3
+		};
 		struct mkvm_lapic *sender;
 		int result;
 
@@ -445,7 +460,9 @@ TEST(random_messages_reach_exactly_those_that_match)
 		}
 		irq.shorthand = r >> 1 & 4 ? 0 : irq.shorthand;
 		sender = r >> 40 & 1 ? lapic((r >> 41) % 6) : NULL;
-		irq.dest = r >> 50 & 1 ? r >> 51 & 31 : r >> 50 & 2 ? r >> 52 & 0xff : ktap_random();
+		irq.dest = r >> 50 & 1 ? r >> 51 & 31 :
+			   r >> 50 & 2 ? r >> 52 & 0xff :
+					 ktap_random();
 		for (int i = 0; i < 6; i++)
 			expected |= (u64)mkvm_lapic_matches(lapic(i), sender, &irq) << i;
 		result = mkvm_irq_deliver(vm, sender, &irq);

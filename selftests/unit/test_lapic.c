@@ -91,14 +91,29 @@ TEST(reset_lets_the_pic_through_on_the_boot_cpu_alone)
 
 TEST(xapic_write_changes_the_writable_bits_alone)
 {
-	static const struct { u32 reg, bits, always; } t[] = {
-		{ APIC_ID, 0xff000000, 0 }, { APIC_LVR, 0, 0x50014 }, { APIC_TASKPRI, 0xff, 0 },
-		{ APIC_LDR, 0xff000000, 0 }, { APIC_DFR, 0xf0000000, 0x0fffffff },
-		{ APIC_RRR, 0, 0 }, { APIC_EOI, 0, 0 }, { APIC_ICR2, 0xff000000, 0 },
-		{ APIC_LVTT, 0x700ff, 0 }, { APIC_LVTTHMR, 0x107ff, 0 }, { APIC_LVTPC, 0x107ff, 0 },
-		{ APIC_LVT0, 0x1a7ff, 0 }, { APIC_LVT1, 0x1a7ff, 0 }, { APIC_LVTERR, 0x100ff, 0 },
-		{ APIC_TDCR, 0xb, 0 }, { APIC_ESR, 0, 0 }, { APIC_TMCCT, 0, 0 },
-		{ APIC_ISR, 0, 0 }, { APIC_ISR + 0x70, 0, 0 }, { APIC_TMR, 0, 0 }, { APIC_IRR + 0x70, 0, 0 },
+	static const struct { u32 reg, bits, always;
+	} t[] = {
+		{ APIC_ID, 0xff000000, 0 },
+		{ APIC_LVR, 0, 0x50014 },
+		{ APIC_TASKPRI, 0xff, 0 },
+		{ APIC_LDR, 0xff000000, 0 },
+		{ APIC_DFR, 0xf0000000, 0x0fffffff },
+		{ APIC_RRR, 0, 0 },
+		{ APIC_EOI, 0, 0 },
+		{ APIC_ICR2, 0xff000000, 0 },
+		{ APIC_LVTT, 0x700ff, 0 },
+		{ APIC_LVTTHMR, 0x107ff, 0 },
+		{ APIC_LVTPC, 0x107ff, 0 },
+		{ APIC_LVT0, 0x1a7ff, 0 },
+		{ APIC_LVT1, 0x1a7ff, 0 },
+		{ APIC_LVTERR, 0x100ff, 0 },
+		{ APIC_TDCR, 0xb, 0 },
+		{ APIC_ESR, 0, 0 },
+		{ APIC_TMCCT, 0, 0 },
+		{ APIC_ISR, 0, 0 },
+		{ APIC_ISR + 0x70, 0, 0 },
+		{ APIC_TMR, 0, 0 },
+		{ APIC_IRR + 0x70, 0, 0 },
 	};
 
 	for (int i = 0; i < ARRAY_SIZE(t); i++) {
@@ -114,7 +129,8 @@ TEST(xapic_write_changes_the_writable_bits_alone)
 	EXPECT_EQ(0x3ff, reg_read(apic, APIC_SPIV));	/* no directed EOI in this version */
 	reg_write(apic, APIC_TMICT, 0xffffffff);
 	EXPECT_EQ(0xffffffff, reg_read(apic, APIC_TMICT));
-	reg_write(apic, APIC_ICR, 0xfff33000 | 0xc8b00 | 0x41);	/* to nobody but others, remote read */
+	reg_write(apic, APIC_ICR,
+		  0xfff33000 | 0xc8b00 | 0x41); /* to nobody but others, remote read */
 	EXPECT_EQ(0xffffab41, reg_read(apic, APIC_ICR));	/* all but delivery status */
 	EXPECT_EQ(0, errors());
 }
@@ -165,8 +181,9 @@ TEST(xapic_reads_take_parts_of_a_register_and_writes_do_not)
 
 TEST(xapic_registers_that_do_not_exist_set_the_illegal_register_error)
 {
-	static const u32 there[] = { 0x20, 0x30, 0x80, 0x90, 0xa0, 0xb0, 0xc0, 0xd0, 0xe0, 0xf0, 0x280, 0x300,
-				     0x310, 0x320, 0x330, 0x340, 0x350, 0x360, 0x370, 0x380, 0x390, 0x3e0 };
+	static const u32 there[] = { 0x20,  0x30,  0x80,  0x90,	 0xa0,	0xb0,  0xc0,  0xd0,
+				     0xe0,  0xf0,  0x280, 0x300, 0x310, 0x320, 0x330, 0x340,
+				     0x350, 0x360, 0x370, 0x380, 0x390, 0x3e0 };
 
 	setup_enabled(false);
 	for (u32 reg = 0; reg < 0x1000; reg += 0x10) {
@@ -237,7 +254,8 @@ TEST(x2apic_msrs_fault_as_the_table_of_the_manual_says)
 
 			setup_enabled(true);
 			if (reg == APIC_SPIV && bit != 8)	/* keep it enabled */
-				EXPECT_EQ(!(bits >> bit & 1), mkvm_lapic_msr_write(apic, msr, BIT_ULL(bit) | 0x100));
+				EXPECT_EQ(!(bits >> bit & 1),
+					  mkvm_lapic_msr_write(apic, msr, BIT_ULL(bit) | 0x100));
 			before = readable ? msr_read(reg) : 0;
 			if (mkvm_lapic_msr_write(apic, msr, BIT_ULL(bit))) {
 				EXPECT_FALSE(writable && ((bits | x2apic_ignored(reg)) >> bit & 1));
@@ -408,7 +426,8 @@ TEST(vectors_below_16_are_errors_of_receiver_and_sender)
 	for (int vector = 0; vector < 18; vector++) {
 		EXPECT_EQ(vector >= 16 ? 1 : MKVM_IRQ_IGNORED, send_fixed(apic, vector, false));
 		EXPECT_EQ(vector >= 16 ? 0 : APIC_ESR_RECVILL, errors());
-		reg_write(apic, APIC_ICR, 0x44000 | vector);	/* to itself: refused before it is sent */
+		reg_write(apic, APIC_ICR,
+			  0x44000 | vector); /* to itself: refused before it is sent */
 		EXPECT_EQ(vector >= 16 ? 0 : APIC_ESR_SENDILL, errors());
 	}
 	reg_write(apic, APIC_ICR, 0x44400);	/* an NMI has no vector */
@@ -544,20 +563,27 @@ TEST(lint0_delivers_by_its_mode_at_an_edge_of_its_polarity)
 		for (u32 low = 0; low < 2; low++)
 			for (u32 level = 0; level < 2; level++)
 				for (u32 masked = 0; masked < 2; masked++) {
-					u32 lvt = masked << 16 | level << 15 | low << 13 | modes[i] << 8 | 0x41;
+					u32 lvt = masked << 16 | level << 15 | low << 13 |
+						  modes[i] << 8 | 0x41;
 
 					if (!modes[i] && level)
 						continue;
 					setup_enabled(false);
 					set_int(low);
 					reg_write(apic, APIC_LVT0, lvt);
-					EXPECT_EQ(0, delivered(modes[i]));	/* writing an entry is no edge */
+					EXPECT_EQ(
+						0,
+						delivered(
+							modes[i])); /* writing an entry is no edge */
 					set_int(!low);
 					EXPECT_EQ(!masked, delivered(modes[i]));
 					set_int(low);
 					EXPECT_EQ(!masked, delivered(modes[i]));
 					set_int(!low);
-					EXPECT_EQ(masked ? 0 : modes[i] ? 2 : 1, delivered(modes[i]));
+					EXPECT_EQ(masked   ? 0 :
+						  modes[i] ? 2 :
+							     1,
+						  delivered(modes[i]));
 					EXPECT_EQ(!masked && modes[i] ? 2 : 0,
 						  vcpu->smis + vcpu->nmis + vcpu->inits);
 				}
@@ -745,7 +771,8 @@ TEST(without_ioapic_the_eoi_of_a_level_vector_of_userspace_is_told)
 		for (int i = 0; i < 8; i++) {
 			u32 spiv = 0x1ff | (i & 4 ? APIC_SPIV_DIRECTED_EOI : 0);
 
-			x2apic ? (void)mkvm_lapic_msr_write(apic, 0x80f, spiv) : reg_write(apic, APIC_SPIV, spiv);
+			x2apic ? (void)mkvm_lapic_msr_write(apic, 0x80f, spiv) :
+				 reg_write(apic, APIC_SPIV, spiv);
 			EXPECT_EQ(spiv, lapic_get(apic, APIC_SPIV));
 			vcpu->vm->wants_eoi[0x41] = i & 1;
 			vcpu->eois_told = 0;
@@ -839,7 +866,8 @@ TEST(random_operations_agree_with_a_plain_model)
 		u32 ppr = in_service >= 0 && in_service >> 4 > tpr >> 4 ? in_service & 0xf0 : tpr;
 
 		ASSERT_EQ(wanted, mkvm_lapic_highest_irr(apic));
-		ASSERT_EQ(wanted >= 0 && wanted >> 4 > ppr >> 4 ? wanted : -1, mkvm_lapic_pending(apic));
+		ASSERT_EQ(wanted >= 0 && wanted >> 4 > ppr >> 4 ? wanted : -1,
+			  mkvm_lapic_pending(apic));
 		ASSERT_EQ(ppr, msr_read(APIC_PROCPRI));
 		ASSERT_EQ(isr[vector], vector_test(apic, APIC_ISR, vector));
 		ASSERT_EQ(irr[vector], vector_test(apic, APIC_IRR, vector));
@@ -962,12 +990,16 @@ TEST(apicbase_transitions_of_the_guest_follow_the_diagram)
 				if (from == 1)
 					continue;
 				setup();
-				ASSERT_EQ(0, mkvm_lapic_set_base(apic, base | (u64)from << 10, true));
-				EXPECT_EQ(!ok, mkvm_lapic_set_base(apic, base | (u64)to << 10, host));
-				EXPECT_EQ(base | (u64)(ok ? to : from) << 10, mkvm_lapic_get_base(apic));
+				ASSERT_EQ(0,
+					  mkvm_lapic_set_base(apic, base | (u64)from << 10, true));
+				EXPECT_EQ(!ok,
+					  mkvm_lapic_set_base(apic, base | (u64)to << 10, host));
+				EXPECT_EQ(base | (u64)(ok ? to : from) << 10,
+					  mkvm_lapic_get_base(apic));
 				EXPECT_EQ((ok ? to : from) == 3, apic->x2apic);
 				EXPECT_EQ((ok ? to : from) >= 2, apic->hw_enabled);
-				EXPECT_EQ((ok ? to : from) == 2, mkvm_lapic_mmio_match(apic, base + 0x80));
+				EXPECT_EQ((ok ? to : from) == 2,
+					  mkvm_lapic_mmio_match(apic, base + 0x80));
 			}
 }
 
@@ -1284,7 +1316,8 @@ TEST(changes_to_and_from_deadline_and_reserved_mode_disarm)
 			reg_write(apic, APIC_LVTT, to << 17 | 0x41);
 			EXPECT_EQ(kept && from < 2 ? 1000000 : 0, reg_read(apic, APIC_TMCCT));
 			EXPECT_EQ(kept && from != 2 ? 1000000 : 0, reg_read(apic, APIC_TMICT));
-			EXPECT_EQ(kept && from == 2 ? rdtsc() + 4000000 : 0, mkvm_lapic_get_deadline(apic));
+			EXPECT_EQ(kept && from == 2 ? rdtsc() + 4000000 : 0,
+				  mkvm_lapic_get_deadline(apic));
 			shim_clock_advance(2000000);
 			EXPECT_EQ(kept && from != 3, drain());
 		}
@@ -1430,7 +1463,8 @@ TEST(a_changed_tsc_moves_the_armed_deadline)
 
 TEST(no_deadline_and_no_tsc_frequency_overflows)
 {
-	static const u64 deadlines[] = { 1, 2, 1ull << 32, (1ull << 63) - 1, 1ull << 63, ~0ull - 1, ~0ull };
+	static const u64 deadlines[] = { 1,	     2,		1ull << 32, (1ull << 63) - 1,
+					 1ull << 63, ~0ull - 1, ~0ull };
 	static const u32 khz[] = { 0, 1, 2, 999, 1000000, 2000000, 0x7fffffff, 0xffffffff };
 
 	for (int d = 0; d < ARRAY_SIZE(deadlines); d++)
@@ -1447,8 +1481,16 @@ TEST(no_deadline_and_no_tsc_frequency_overflows)
 
 /* ---- images ---- */
 
-static void state_set_reg(struct kvm_lapic_state *s, u32 reg, u32 val) { memcpy(s->regs + reg, &val, 4); }
-static u32 state_reg(const struct kvm_lapic_state *s, u32 reg) { u32 val; memcpy(&val, s->regs + reg, 4); return val; }
+static void state_set_reg(struct kvm_lapic_state *s, u32 reg, u32 val)
+{
+	memcpy(s->regs + reg, &val, 4);
+}
+static u32 state_reg(const struct kvm_lapic_state *s, u32 reg)
+{
+	u32 val;
+	memcpy(&val, s->regs + reg, 4);
+	return val;
+}
 
 /* two vCPUs in the same mode: the image of one in the other is the same image */
 TEST(an_image_that_is_loaded_reads_back_the_same)
@@ -1461,7 +1503,8 @@ TEST(an_image_that_is_loaded_reads_back_the_same)
 			u32 reg = (ktap_random() % 0x40) << 4, val = ktap_random();
 
 			if (round & 1)
-				mkvm_lapic_msr_write(apic, 0x800 + (reg >> 4), val & ktap_random() & 0xf0fff);
+				mkvm_lapic_msr_write(apic, 0x800 + (reg >> 4),
+						     val & ktap_random() & 0xf0fff);
 			else if (reg != APIC_ICR && reg != APIC_SPIV)
 				reg_write(apic, reg, val);
 			send_fixed(apic, val >> 8, val & 1);

@@ -34,7 +34,8 @@ static bool raise_in_ack;
 /* An irqfd with a resamplefd behind each pin. */
 void mkvm_irq_acked(struct mkvm *v, unsigned int chip, unsigned int pin)
 {
-	shim_check(v == &vm && chip < 2 && pin < 8 && !shim_locks_held, "told of an end under a lock");
+	shim_check(v == &vm && chip < 2 && pin < 8 && !shim_locks_held,
+		   "told of an end under a lock");
 	acked |= 1u << (chip * 8 + pin);
 	if (raise_in_ack)
 		mkvm_pic_set_irq(v->irqchip.pic, chip * 8 + pin, MKVM_SOURCE_RESAMPLE, 1);
@@ -318,7 +319,7 @@ TEST(poll_acknowledges_and_tells_the_line)
 	EXPECT_EQ(0x40, read_isr(MASTER));
 	EXPECT_FALSE(mkvm_pic_output(pic));
 	mkvm_pic_port_write(pic, MASTER, 0x0c);
-	EXPECT_EQ(0, mkvm_pic_port_read(pic, 0x21) & 0x80);	/* nothing: bit 7 clear, either port */
+	EXPECT_EQ(0, mkvm_pic_port_read(pic, 0x21) & 0x80); /* nothing: bit 7 clear, either port */
 	EXPECT_EQ(0x40, read_isr(MASTER));
 	EXPECT_EQ(0, mkvm_pic_port_read(pic, 0x21));		/* one read only */
 	stop();
@@ -415,7 +416,7 @@ TEST(icw1_forgets_edges_service_mask_and_modes)
 	line(5, 1);
 	mkvm_pic_port_write(pic, MASTER, 0x10);		/* no ICW4 */
 	mkvm_pic_get(pic, 0, &s);
-	EXPECT_EQ(0x20, s.irr);				/* the level is still there, the edge is not */
+	EXPECT_EQ(0x20, s.irr); /* the level is still there, the edge is not */
 	EXPECT_EQ(0x28, s.last_irr);
 	EXPECT_EQ(0, s.imr | s.isr | s.priority_add | s.special_mask | s.read_reg_select | s.poll);
 	EXPECT_EQ(0, s.auto_eoi | s.special_fully_nested_mode | s.rotate_on_auto_eoi);
@@ -677,10 +678,17 @@ TEST(random_operations_agree_with_the_model)
 		case 0: case 1: case 2: case 3: case 4: line(r >> 16 & 15, r >> 24 & 1); break;
 		case 5: pulse(r >> 16 & 15); break;
 		case 6: mkvm_pic_port_write(pic, port + 1, r >> 16 & r >> 24); break;
-		case 7: mkvm_pic_port_write(pic, port, commands[(r >> 16) % ARRAY_SIZE(commands)]); break;
-		case 8: mkvm_pic_port_write(pic, port, (r >> 24 & 1 ? 0x60 : 0xe0) | (r >> 16 & 7)); break;
+		case 7:
+			mkvm_pic_port_write(pic, port, commands[(r >> 16) % ARRAY_SIZE(commands)]);
+			break;
+		case 8:
+			mkvm_pic_port_write(pic, port, (r >> 24 & 1 ? 0x60 : 0xe0) | (r >> 16 & 7));
+			break;
 		case 9: mkvm_pic_port_write(pic, 0x4d0 + (r & 1), r >> 16); break;
-		case 10: if ((r >> 16 & 63) == 0) init_chip(port, r >> 24, (r >> 32 & 0x12) | 1); break;
+		case 10:
+			if ((r >> 16 & 63) == 0)
+				init_chip(port, r >> 24, (r >> 32 & 0x12) | 1);
+			break;
 		case 11: mkvm_pic_port_write(pic, port, 0xc0 | (r >> 16 & 7)); break;
 		default:
 			mkvm_pic_get(pic, 0, &m[0]);
@@ -702,7 +710,8 @@ TEST(random_operations_agree_with_the_model)
 		ASSERT_EQ(out, mkvm_pic_output(pic));
 		/* INT as a line: the same, of requests whose lines are high */
 		m[1].irr &= m[1].last_irr;
-		m[0].irr = (m[0].irr & m[0].last_irr & ~4) | (model_pending(&m[1], false) >= 0 ? 4 : 0);
+		m[0].irr = (m[0].irr & m[0].last_irr & ~4) |
+			   (model_pending(&m[1], false) >= 0 ? 4 : 0);
 		out = model_pending(&m[0], true) >= 0;
 		ASSERT_EQ(out, mkvm_pic_line(pic));
 	}
@@ -722,7 +731,9 @@ TEST(every_rise_of_the_output_is_announced)
 		n = output_changes;
 		switch (r & 3) {
 		case 0: line(r >> 16 & 15, r >> 24 & 1); break;
-		case 1: mkvm_pic_port_write(pic, r >> 16 & 1 ? 0x21 : 0xa1, r >> 24 & r >> 32); break;
+		case 1:
+			mkvm_pic_port_write(pic, r >> 16 & 1 ? 0x21 : 0xa1, r >> 24 & r >> 32);
+			break;
 		case 2: eoi(r >> 16 & 1 ? MASTER : SLAVE); break;
 		case 3: mkvm_pic_ack(pic); break;
 		}
@@ -886,7 +897,7 @@ TEST(a_restored_state_moves_int_without_an_edge)
 	state.irr = state.last_irr = 0;
 	EXPECT_EQ(0, mkvm_pic_set(pic, 0, &state));
 	EXPECT_FALSE(mkvm_pic_line(pic));
-	EXPECT_EQ(2, output_changes);		/* who is level triggered and active low looks, too */
+	EXPECT_EQ(2, output_changes); /* who is level triggered and active low looks, too */
 	EXPECT_EQ(0, rises + falls);
 	line(4, 1);
 	EXPECT_EQ(1, rises);

@@ -239,9 +239,12 @@ TEST(every_count_in_every_mode_reads_back_without_trouble)
 						u16 v = latch_read(ch);
 
 						if (bcd)
-							EXPECT_TRUE((v & 15) < 10 && (v >> 4 & 15) < 10 &&
-								    (v >> 8 & 15) < 10 && v >> 12 < 10);
-						EXPECT_EQ(0x30 | (mode > 5 ? mode - 4 : mode) << 1 | bcd,
+							EXPECT_TRUE((v & 15) < 10 &&
+								    (v >> 4 & 15) < 10 &&
+								    (v >> 8 & 15) < 10 &&
+								    v >> 12 < 10);
+						EXPECT_EQ(0x30 | (mode > 5 ? mode - 4 : mode) << 1 |
+								  bcd,
 							  status(ch) & 0x3f);
 						mkvm_pit_port_read(pit, 0x61);
 						run(300000 * j * j);
@@ -541,7 +544,7 @@ TEST(a_tick_that_is_taken_while_the_next_one_is_raised_loses_nothing)
 	guest_takes = false;
 	run(1100000);
 	EXPECT_TRUE(tick_pending);
-	takes_in_between = true;		/* the first one, when the controllers have said "coalesced" */
+	takes_in_between = true; /* the first one, when the controllers have said "coalesced" */
 	run(1000000);
 	takes_in_between = false;
 	EXPECT_EQ(1, ticks_taken);
@@ -814,8 +817,9 @@ TEST(set_with_another_count_or_mode_starts_anew)
 
 TEST(any_load_time_is_safe)
 {
-	static const s64 times[] = { S64_MIN, S64_MIN + 1, -PIT_STOPPED, -1, 0, 1, PIT_STOPPED / 2 - 1,
-				     PIT_STOPPED / 2, PIT_STOPPED, S64_MAX };
+	static const s64 times[] = { S64_MIN,	  S64_MIN + 1, -PIT_STOPPED,	    -1,
+				     0,		  1,	       PIT_STOPPED / 2 - 1, PIT_STOPPED / 2,
+				     PIT_STOPPED, S64_MAX };
 	struct kvm_pit_state2 s;
 	unsigned int i, mode;
 
@@ -916,18 +920,27 @@ TEST(random_port_accesses_and_states_are_safe_and_callbacks_bounded)
 
 		switch (r & 15) {
 		case 0: mkvm_pit_get(pit, &s); break;
-		case 1: mkvm_pit_get(pit, &s); s.channels[r >> 8 & 1].mode = r >> 16 & 7; mkvm_pit_set(pit, &s); break;
+		case 1:
+			mkvm_pit_get(pit, &s);
+			s.channels[r >> 8 & 1].mode = r >> 16 & 7;
+			mkvm_pit_set(pit, &s);
+			break;
 		case 2: mkvm_pit_port_write(pit, 0x61, r >> 8); break;
 		case 3: mkvm_pit_port_read(pit, 0x61); break;
 		case 4: case 5: control(r >> 8); break;
-		case 6: case 7: case 8: mkvm_pit_port_write(pit, 0x40 + (r >> 8 & 1) * 2, r >> 16); break;
+		case 6:
+		case 7:
+		case 8:
+			mkvm_pit_port_write(pit, 0x40 + (r >> 8 & 1) * 2, r >> 16);
+			break;
 		case 9: mkvm_pit_port_read(pit, 0x40 + (r >> 8 & 3)); break;
 		case 10: take_tick(); shim_run_irq_work(); break;
 		case 11: mkvm_pit_set_reinject(pit, r >> 8 & 1); break;
 		default:
 			calls = shim_hrtimer_calls;
 			shim_clock_advance(r >> 8 & 0x1fffff);
-			ASSERT_GE((r >> 8 & 0x1fffff) / PIT_MIN_PERIOD_NS + 2, shim_hrtimer_calls - calls);
+			ASSERT_GE((r >> 8 & 0x1fffff) / PIT_MIN_PERIOD_NS + 2,
+				  shim_hrtimer_calls - calls);
 		}
 		ASSERT_GE(PIT_MAX_PENDING, pit->pending);
 	}

@@ -7,7 +7,11 @@
 #include "../../kmod/irqchip/routing.c"
 
 static struct mkvm vm;
-static struct { unsigned int pin; enum mkvm_irq_source source; int level, calls, ret; } pic_seen, ioapic_seen;
+static struct {
+	unsigned int pin;
+	enum mkvm_irq_source source;
+	int level, calls, ret;
+} pic_seen, ioapic_seen;
 static struct mkvm_irq sent;
 static int nr_sent, deliver_ret;
 
@@ -20,7 +24,8 @@ int mkvm_pic_set_irq(struct mkvm_pic *pic, unsigned int pin, enum mkvm_irq_sourc
 	return pic_seen.ret;
 }
 
-int mkvm_ioapic_set_irq(struct mkvm_ioapic *ioapic, unsigned int pin, enum mkvm_irq_source source, int level)
+int mkvm_ioapic_set_irq(struct mkvm_ioapic *ioapic, unsigned int pin, enum mkvm_irq_source source,
+			int level)
 {
 	ioapic_seen.pin = pin;
 	ioapic_seen.source = source;
@@ -220,8 +225,11 @@ TEST(unprogrammed_msi_route_is_kept_and_sends_nothing)
 
 TEST(set_accepts_each_limit_and_refuses_one_past)
 {
-	static const struct { u32 chip, last; } pins[] = {
-		{ KVM_IRQCHIP_PIC_MASTER, 7 }, { KVM_IRQCHIP_PIC_SLAVE, 7 }, { KVM_IRQCHIP_IOAPIC, 23 },
+	static const struct { u32 chip, last;
+	} pins[] = {
+		{ KVM_IRQCHIP_PIC_MASTER, 7 },
+		{ KVM_IRQCHIP_PIC_SLAVE, 7 },
+		{ KVM_IRQCHIP_IOAPIC, 23 },
 	};
 	struct kvm_irq_routing_entry e;
 	unsigned int i;
@@ -370,7 +378,7 @@ TEST(msi_fields_decode_as_the_manual_says)
 	mkvm_msi_deliver(&vm, 0xfee00000, 0xc031);
 	EXPECT_TRUE(sent.level && sent.assert);
 	mkvm_msi_deliver(&vm, 0xfee00000, 0x8531);
-	EXPECT_TRUE(sent.level && sent.assert);			/* no level bit: QEMU's IOAPIC has none */
+	EXPECT_TRUE(sent.level && sent.assert); /* no level bit: QEMU's IOAPIC has none */
 	mkvm_msi_deliver(&vm, 0xfee00000, 0xffff0031);	/* reserved bits of the data do not count */
 	EXPECT_EQ(0x31, sent.vector);
 	EXPECT_EQ(0, sent.delivery);
@@ -397,8 +405,13 @@ TEST(redirection_hint_means_lowest_priority_of_a_logical_set)
 
 TEST(msi_to_another_address_is_refused)
 {
-	static const u64 bad[] = { 0, 0xfedfffffull, 0xfef00000ull, 0x1fee00000ull, 0x8000fee00000000ull,
-				   0xffffffffffffffffull, 0xfee00000ull << 32 };
+	static const u64 bad[] = { 0,
+				   0xfedfffffull,
+				   0xfef00000ull,
+				   0x1fee00000ull,
+				   0x8000fee00000000ull,
+				   0xffffffffffffffffull,
+				   0xfee00000ull << 32 };
 	unsigned int i;
 
 	start();
@@ -433,7 +446,9 @@ TEST(the_upper_address_has_bits_31_to_8_of_the_destination_once_enabled)
 TEST(eois_are_wanted_for_level_routes_of_reserved_pins_until_the_last_has_come)
 {
 	struct kvm_irq_routing_entry e[] = {
-		msi_entry(3, 0xfee00000, 0xc031), msi_entry(4, 0xfee00000, 0x41), msi_entry(24, 0xfee00000, 0xc051),
+		msi_entry(3, 0xfee00000, 0xc031),
+		msi_entry(4, 0xfee00000, 0x41),
+		msi_entry(24, 0xfee00000, 0xc051),
 	};
 	struct mkvm_vcpu vcpu = { .vm = &vm, .lapic = (void *)&vcpu };
 	int vector;
@@ -475,7 +490,8 @@ TEST(random_tables_are_taken_whole_or_refused)
 		for (j = 0; j < n; j++) {
 			unsigned long long r = ktap_random();
 
-			e[j] = r & 1 ? msi_entry(1 + (r >> 8 & 31), 0xfee00000 | (r >> 16 & 0xffff), r >> 32) :
+			e[j] = r & 1 ? msi_entry(1 + (r >> 8 & 31), 0xfee00000 | (r >> 16 & 0xffff),
+						 r >> 32) :
 				       pin_entry(1 + (r >> 8 & 31), r >> 16 & 3, r >> 24 & 31);
 		}
 		EXPECT_EQ(0, mkvm_routing_set(&vm, &marker, 1, 0));

@@ -20,9 +20,17 @@
 static const struct {
 	const char *title, *counter;
 } reasons[] = {
-	{ "IO", "io_exits" }, { "MMIO", "mmio_exits" }, { "MSR", "msr_exits" }, { "CPUID", "cpuid_exits" },
-	{ "HLT", "halt_exits" }, { "INTR", "irq_exits" }, { "WINDOW", "irq_window_exits" }, { "FAULT", "pf_taken" },
-	{ "EMUL", "insn_emulation" }, { "SIGNAL", "signal_exits" }, { "NMI", "nmi_injections" },
+	{ "IO", "io_exits" },
+	{ "MMIO", "mmio_exits" },
+	{ "MSR", "msr_exits" },
+	{ "CPUID", "cpuid_exits" },
+	{ "HLT", "halt_exits" },
+	{ "INTR", "irq_exits" },
+	{ "WINDOW", "irq_window_exits" },
+	{ "FAULT", "pf_taken" },
+	{ "EMUL", "insn_emulation" },
+	{ "SIGNAL", "signal_exits" },
+	{ "NMI", "nmi_injections" },
 };
 
 #define NR_REASONS (sizeof(reasons) / sizeof(reasons[0]))
@@ -33,7 +41,8 @@ struct counters {
 	double seconds;
 };
 
-static __attribute__((format(printf, 2, 3))) struct line *add(struct frame *frame, const char *format, ...)
+static __attribute__((format(printf, 2, 3))) struct line *add(struct frame *frame,
+							      const char *format, ...)
 {
 	struct line *lines = realloc(frame->lines, (frame->nr + 1) * sizeof(*lines));
 	va_list args;
@@ -57,8 +66,8 @@ void frame_free(struct frame *frame)
 
 /* ---- rates ---- */
 
-static struct counters counters_of(const struct source *source, const struct vm *vm, const char *list,
-				   unsigned int id)
+static struct counters counters_of(const struct source *source, const struct vm *vm,
+				   const char *list, unsigned int id)
 {
 	const struct vm *old = sample_find(source->old, vm->pid, vm->number);
 	struct counters c = { .new = by_id(list_of(vm->stats, list), id) };
@@ -145,8 +154,8 @@ static void cpu_of(char *to, size_t size, const struct json *vcpu)
 		snprintf(to, size, "%d", (int)cpu);
 }
 
-static void add_vcpu(struct frame *frame, const struct view *view, const struct source *source, const struct vm *vm,
-		     const struct json *vcpu)
+static void add_vcpu(struct frame *frame, const struct view *view, const struct source *source,
+		     const struct vm *vm, const struct json *vcpu)
 {
 	unsigned int id = (unsigned int)json_number(vcpu, "id", 0);
 	struct counters c = counters_of(source, vm, "vcpus", id);
@@ -157,7 +166,8 @@ static void add_vcpu(struct frame *frame, const struct view *view, const struct 
 	cpu_of(cpu, sizeof(cpu), vcpu);
 	waits_of(waits, sizeof(waits), vcpu);
 	for (i = 0; i < NR_REASONS; i++)
-		n += (size_t)snprintf(rates + n, sizeof(rates) - n, " %7.8s", number(rate(&c, reasons[i].counter)));
+		n += (size_t)snprintf(rates + n, sizeof(rates) - n, " %7.8s",
+				      number(rate(&c, reasons[i].counter)));
 	line = add(frame, "%4u %-13s %3s %8s %7s  %-10s %-20s%s", id, state_of(vcpu), cpu,
 		   number(rate(&c, "exits")), number(rate(&c, "irq_injections")),
 		   json_string(vcpu, "last_exit", "?"), waits, rates);
@@ -188,8 +198,8 @@ static void add_lapic(struct frame *frame, const struct vm *vm, unsigned int id)
 		return;
 	}
 	for (i = 0; i < sizeof(names) / sizeof(names[0]); i++)
-		n += (size_t)snprintf(text + n, sizeof(text) - n, "%s%s %.20s", i ? ", " : "", names[i],
-				      json_string(lapic, names[i], "?"));
+		n += (size_t)snprintf(text + n, sizeof(text) - n, "%s%s %.20s", i ? ", " : "",
+				      names[i], json_string(lapic, names[i], "?"));
 	add(frame, "  local APIC   %s", text);
 	list_strings(text, sizeof(text), json_get(lapic, "irr"), "none");
 	add(frame, "  requested    %s", text);
@@ -205,8 +215,8 @@ static void add_counters(struct frame *frame, const struct counters *c)
 	add(frame, "  %-20s %12s %10s", "COUNTER", "TOTAL", "/s")->title = true;
 	for (counter = c->new ? c->new->child : NULL; counter; counter = counter->next)
 		if (strcmp(counter->key, "id"))
-			add(frame, "  %-20s %12llu %10s", counter->key, (unsigned long long)counter->number,
-			    number(rate(c, counter->key)));
+			add(frame, "  %-20s %12llu %10s", counter->key,
+			    (unsigned long long)counter->number, number(rate(c, counter->key)));
 }
 
 /* Adds the page of one vCPU. */
@@ -255,12 +265,14 @@ static double mapped_mib(const struct vm *vm)
 	return (double)json_number(counters, "pages_4k", 0) / 256 + (double)json_number(counters, "pages_2m", 0) * 2;
 }
 
-static void add_vm_row(struct frame *frame, const struct view *view, const struct source *source, const struct vm *vm)
+static void add_vm_row(struct frame *frame, const struct view *view, const struct source *source,
+		       const struct vm *vm)
 {
-	struct line *line = add(frame, "%4u %8d %-15s %5u %7u %6u %8s %7s %10.1f", vm->number, vm->pid, vm->command,
-				count_state(vm, NULL), count_state(vm, "running"), count_state(vm, "halted"),
-				number(sum_of(source, vm, "exits")), number(sum_of(source, vm, "irq_injections")),
-				mapped_mib(vm));
+	struct line *line = add(frame, "%4u %8d %-15s %5u %7u %6u %8s %7s %10.1f", vm->number,
+				vm->pid, vm->command, count_state(vm, NULL),
+				count_state(vm, "running"), count_state(vm, "halted"),
+				number(sum_of(source, vm, "exits")),
+				number(sum_of(source, vm, "irq_injections")), mapped_mib(vm));
 
 	line->is_row = true;
 	line->pid = vm->pid;
@@ -282,9 +294,12 @@ static int compare_order(const void *a, const void *b)
 	return json_number(x->vcpu, "id", 0) < json_number(y->vcpu, "id", 0) ? -1 : 1;
 }
 
-static void add_vcpus(struct frame *frame, const struct view *view, const struct source *source, const struct vm *vm)
+static void add_vcpus(struct frame *frame, const struct view *view, const struct source *source,
+		      const struct vm *vm)
 {
-	static const char *const keys[NR_SORTS] = { [SORT_EXITS] = "exits", [SORT_IRQS] = "irq_injections" };
+	static const char *const keys[NR_SORTS] = {
+		[SORT_EXITS] = "exits", [SORT_IRQS] = "irq_injections"
+	};
 	struct order *order = calloc(count_state(vm, NULL) + 1, sizeof(*order));
 	const struct json *vcpu;
 	size_t i, nr = 0;
@@ -294,7 +309,8 @@ static void add_vcpus(struct frame *frame, const struct view *view, const struct
 	for (vcpu = list_of(vm->vcpus, "vcpus"); vcpu; vcpu = vcpu->next) {
 		struct counters c = counters_of(source, vm, "vcpus", (unsigned int)json_number(vcpu, "id", 0));
 
-		order[nr++] = (struct order){ vcpu, keys[view->sort] ? rate(&c, keys[view->sort]) : 0 };
+		order[nr++] =
+			(struct order){ vcpu, keys[view->sort] ? rate(&c, keys[view->sort]) : 0 };
 	}
 	qsort(order, nr, sizeof(*order), compare_order);
 	for (i = 0; i < nr; i++)
@@ -332,9 +348,9 @@ static void add_vm_page(struct frame *frame, const struct view *view, const stru
 
 	for (i = 0; i < NR_REASONS; i++)
 		n += (size_t)snprintf(titles + n, sizeof(titles) - n, " %7s", reasons[i].title);
-	add(frame, "VM %u: %s, process %d, %u vCPUs, %.1f MiB mapped, %s exits/s, %s interrupts/s", vm->number,
-	    vm->command, vm->pid, count_state(vm, NULL), mapped_mib(vm), number(sum_of(source, vm, "exits")),
-	    number(sum_of(source, vm, "irq_injections")));
+	add(frame, "VM %u: %s, process %d, %u vCPUs, %.1f MiB mapped, %s exits/s, %s interrupts/s",
+	    vm->number, vm->command, vm->pid, count_state(vm, NULL), mapped_mib(vm),
+	    number(sum_of(source, vm, "exits")), number(sum_of(source, vm, "irq_injections")));
 	add(frame, "%4s %-13s %3s %8s %7s  %-10s %-20s%s", "VCPU", "STATE", "CPU", "EXITS/s", "IRQS/s", "LAST EXIT",
 	    "WAITS", titles)->title = true;
 	add_vcpus(frame, view, source, vm);
@@ -343,7 +359,8 @@ static void add_vm_page(struct frame *frame, const struct view *view, const stru
 
 /* ---- counts of tracepoints ---- */
 
-static const struct hits *find_hits(const struct trace *trace, const struct hits *like, enum what what)
+static const struct hits *find_hits(const struct trace *trace, const struct hits *like,
+				    enum what what)
 {
 	size_t i;
 
@@ -358,7 +375,8 @@ static const struct hits *find_hits(const struct trace *trace, const struct hits
 }
 
 /* Returns the hits since the older sample, and in *us their total time. */
-static uint64_t gained(const struct source *source, const struct hits *like, enum what what, uint64_t *us)
+static uint64_t gained(const struct source *source, const struct hits *like, enum what what,
+		       uint64_t *us)
 {
 	const struct hits *new = find_hits(source->new_trace, like, what);
 	const struct hits *old = find_hits(source->old_trace, like, what);
@@ -368,9 +386,11 @@ static uint64_t gained(const struct source *source, const struct hits *like, enu
 	return (new ? new->count : 0) - (old ? old->count : 0);
 }
 
-static void add_hits(struct frame *frame, const struct source *source, const struct hits *hits, uint64_t times)
+static void add_hits(struct frame *frame, const struct source *source, const struct hits *hits,
+		     uint64_t times)
 {
-	double seconds = source->new_trace->time - source->old_trace->time, per_second = (double)times / seconds;
+	double seconds = source->new_trace->time - source->old_trace->time,
+	       per_second = (double)times / seconds;
 	const struct hits *worst;
 	uint64_t us, waited;
 	char vcpu[16] = "pin";
@@ -381,9 +401,10 @@ static void add_hits(struct frame *frame, const struct source *source, const str
 	case INJECTED:
 		worst = find_hits(source->new_trace, hits, WORST);
 		waited = gained(source, hits, WAITED, &us);
-		add(frame, "%6s %6s0x%02x %10s %10s %10s %10s", vcpu, "", (unsigned int)hits->number & 0xff,
-		    number((double)gained(source, hits, ACCEPTED, NULL) / seconds), number(per_second),
-		    number(waited ? (double)us / (double)waited : UNKNOWN),
+		add(frame, "%6s %6s0x%02x %10s %10s %10s %10s", vcpu, "",
+		    (unsigned int)hits->number & 0xff,
+		    number((double)gained(source, hits, ACCEPTED, NULL) / seconds),
+		    number(per_second), number(waited ? (double)us / (double)waited : UNKNOWN),
 		    number(worst ? (double)worst->us : UNKNOWN));
 		break;
 	case RAISED:
@@ -411,8 +432,8 @@ static int compare_gains(const void *a, const void *b)
 }
 
 /* Adds a table of the hits since the older sample, the most frequent first. */
-static void add_table(struct frame *frame, const struct view *view, const struct source *source, const struct vm *vm,
-		      enum what what, const char *title)
+static void add_table(struct frame *frame, const struct view *view, const struct source *source,
+		      const struct vm *vm, enum what what, const char *title)
 {
 	const struct trace *trace = source->new_trace;
 	struct gain *gains = calloc(trace->nr + 1, sizeof(*gains));
@@ -423,8 +444,8 @@ static void add_table(struct frame *frame, const struct view *view, const struct
 	for (i = 0; i < trace->nr; i++) {
 		const struct hits *hits = &trace->hits[i];
 
-		if (hits->what == what && hits->vm == vm->number && (view->level != SHOW_VCPU || what == RAISED ||
-								     hits->vcpu == (int)view->vcpu)) {
+		if (hits->what == what && hits->vm == vm->number &&
+		    (view->level != SHOW_VCPU || what == RAISED || hits->vcpu == (int)view->vcpu)) {
 			gains[nr].hits = hits;
 			gains[nr].times = gained(source, hits, what, NULL);
 			nr += gains[nr].times > 0;
@@ -440,7 +461,8 @@ static void add_table(struct frame *frame, const struct view *view, const struct
 	free(gains);
 }
 
-static void add_trace(struct frame *frame, const struct view *view, const struct source *source, const struct vm *vm)
+static void add_trace(struct frame *frame, const struct view *view, const struct source *source,
+		      const struct vm *vm)
 {
 	if (!source->new_trace)
 		return;
@@ -462,7 +484,8 @@ static void add_trace(struct frame *frame, const struct view *view, const struct
 /* ---- whole pages ---- */
 
 /* Adds the page of a VM, or of its vCPU. */
-void frame_add_vm(struct frame *frame, const struct view *view, const struct source *source, const struct vm *vm)
+void frame_add_vm(struct frame *frame, const struct view *view, const struct source *source,
+		  const struct vm *vm)
 {
 	if (view->level == SHOW_VMS)
 		add(frame, "%s", "");

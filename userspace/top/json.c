@@ -56,7 +56,8 @@ static bool read_number(char **at, int64_t *number)
 {
 	char *digits = *at + (**at == '-'), *end;
 
-	if (*digits < '0' || *digits > '9' || (*digits == '0' && digits[1] >= '0' && digits[1] <= '9'))
+	if (*digits < '0' || *digits > '9' ||
+	    (*digits == '0' && digits[1] >= '0' && digits[1] <= '9'))
 		return false;
 	/* Without a sign the number is unsigned: counters use all 64 bits. */
 	*number = **at == '-' ? strtoll(*at, &end, 10) : (int64_t)strtoull(*at, &end, 10);
@@ -120,7 +121,17 @@ static bool fill_value(char **at, struct json *value, int depth)
 		value->type = JSON_STRING;
 		value->string = read_string(at);
 		return value->string;
-	case '-': case '0': case '1': case '2': case '3': case '4': case '5': case '6': case '7': case '8': case '9':
+	case '-':
+	case '0':
+	case '1':
+	case '2':
+	case '3':
+	case '4':
+	case '5':
+	case '6':
+	case '7':
+	case '8':
+	case '9':
 		value->type = JSON_NUMBER;
 		return read_number(at, &value->number);
 	default:

@@ -152,7 +152,8 @@ static void take_value(const char **value, const char *name)
 static void apply_option(int id, const char *name)
 {
 	static const char **const values[] = {
-		['i'] = &interval_text, ['v'] = &vm_name, ['c'] = &vcpu_name, ['s'] = &sort_name, ['d'] = &debugfs,
+		['i'] = &interval_text, ['v'] = &vm_name, ['c'] = &vcpu_name,
+		['s'] = &sort_name,	['d'] = &debugfs,
 	};
 
 	switch (id) {
@@ -180,7 +181,8 @@ static void parse_interval(void)
 	if (!interval_text)
 		return;
 	interval = strtod(interval_text, &end);
-	if (*interval_text < '0' || *interval_text > '9' || *end || !(interval >= 0.1 && interval <= 3600))
+	if (*interval_text < '0' || *interval_text > '9' || *end ||
+	    !(interval >= 0.1 && interval <= 3600))
 		fail(2, "--interval %s is not valid: give seconds from 0.1 to 3600", interval_text);
 }
 
@@ -229,8 +231,8 @@ static const char *names_of(const struct sample *sample)
 	size_t i, n = 0;
 
 	for (i = 0; i < sample->nr && n < sizeof(text) - 32; i++)
-		n += (size_t)snprintf(text + n, sizeof(text) - n, "%s%d-%u", i ? ", " : "", sample->vms[i].pid,
-				      sample->vms[i].number);
+		n += (size_t)snprintf(text + n, sizeof(text) - n, "%s%d-%u", i ? ", " : "",
+				      sample->vms[i].pid, sample->vms[i].number);
 	if (i < sample->nr)
 		snprintf(text + n, sizeof(text) - n, " and others");
 	return text;
@@ -272,7 +274,8 @@ static void choose(struct view *view, const struct sample *sample)
 		return;
 	if (!vm)
 		fail(2, "--vcpu needs a VM: add --vm and one of %s", names_of(sample));
-	if (!parse_number(vcpu_name, &view->vcpu) || !by_id(list_of(vm->vcpus, "vcpus"), view->vcpu))
+	if (!parse_number(vcpu_name, &view->vcpu) ||
+	    !by_id(list_of(vm->vcpus, "vcpus"), view->vcpu))
 		fail(2, "VM %u has no vCPU %s: give the id of one that it has", vm->number, vcpu_name);
 	view->level = SHOW_VCPU;
 }

@@ -147,8 +147,8 @@ struct sample *sample_take(void)
 		struct vm vm = { };
 		int end = 0;
 
-		if (sscanf(entry->d_name, "%d-%u%n", &vm.pid, &vm.number, &end) != 2 || entry->d_name[end] ||
-		    !vm_open(&vm))
+		if (sscanf(entry->d_name, "%d-%u%n", &vm.pid, &vm.number, &end) != 2 ||
+		    entry->d_name[end] || !vm_open(&vm))
 			continue;
 		sample->vms = realloc(sample->vms, (sample->nr + 1) * sizeof(vm));
 		if (!sample->vms)

@@ -116,7 +116,8 @@ struct source {
 };
 
 void frame_draw(struct frame *frame, const struct view *view, const struct source *source);
-void frame_add_vm(struct frame *frame, const struct view *view, const struct source *source, const struct vm *vm);
+void frame_add_vm(struct frame *frame, const struct view *view, const struct source *source,
+		  const struct vm *vm);
 void frame_free(struct frame *frame);
 
 /* ---- screen.c ---- */

@@ -120,7 +120,8 @@ static void take_away_of_the_dead(void)
 	snprintf(path, sizeof(path), "%s/instances", tracing);
 	dir = opendir(path);
 	while (dir && (entry = readdir(dir))) {
-		if (sscanf(entry->d_name, "mkvm-top-%d", &pid) != 1 || !kill(pid, 0) || errno != ESRCH)
+		if (sscanf(entry->d_name, "mkvm-top-%d", &pid) != 1 || !kill(pid, 0) ||
+		    errno != ESRCH)
 			continue;
 		take_name(pid);
 		take_away();
@@ -241,7 +242,7 @@ bool trace_running(void)
 /* Stores one "name: value" of a line; values are padded with blanks. */
 static void note_item(struct hits *hits, const char *name, const char *value)
 {
-	long long number = (long long)strtoull(value, NULL, 10);	/* -1 is shown as 2^64 - 1 */
+	long long number = (long long)strtoull(value, NULL, 10); /* -1 is shown as 2^64 - 1 */
 
 	if (!strcmp(name, "vm"))
 		hits->vm = (unsigned int)number;
@@ -331,7 +332,7 @@ struct trace *trace_take(void)
 	trace->time = seconds();
 	for (i = 0; i < NR_COUNTED; i++) {
 		event_path(path, sizeof(path), i, "hist");
-		f = counted[i].what == WORST ? NULL : fopen(path, "re");	/* read with INJECTED */
+		f = counted[i].what == WORST ? NULL : fopen(path, "re"); /* read with INJECTED */
 		if (f) {
 			read_histograms(trace, i, f);
 			fclose(f);

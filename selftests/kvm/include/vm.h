@@ -172,7 +172,8 @@ void vcpu_get_regs(struct vcpu *vcpu, struct kvm_regs *regs);
 void vcpu_set_regs(struct vcpu *vcpu, const struct kvm_regs *regs);
 void vcpu_sti(struct vcpu *vcpu);	/* RFLAGS.IF, without a shadow */
 /* All fields but "unusable", which only a null selector has. */
-void expect_same_segment(const char *name, const struct kvm_segment *a, const struct kvm_segment *b);
+void expect_same_segment(const char *name, const struct kvm_segment *a,
+			 const struct kvm_segment *b);
 void vcpu_get_sregs(struct vcpu *vcpu, struct kvm_sregs *sregs);
 void vcpu_set_sregs(struct vcpu *vcpu, const struct kvm_sregs *sregs);
 u32 vcpu_mp_state(struct vcpu *vcpu);

@@ -108,8 +108,8 @@ struct mkvm_hw_ops {
 	void (*set_tdp_root)(struct mkvm_vcpu *vcpu, u64 root_pa);
 	/*
 	 * Lets mem/soft_tlb.c walk the guest's page tables. root_pa is the root of its own tables
-	 * and is kept in vcpu->soft_tlb.root; 0 lets the CPU walk again. Flushes the CPU's TLB, too,
-	 * but not what soft_tlb.c remembers. NULL: the vendor does not support this.
+	 * and is kept in vcpu->soft_tlb.root; 0 lets the CPU walk again. Flushes the CPU's TLB,
+	 * too, but not what soft_tlb.c remembers. NULL: the vendor does not support this.
 	 */
 	void (*set_soft_tlb)(struct mkvm_vcpu *vcpu, u64 root_pa);
 	/*

@@ -16,10 +16,10 @@
  * Lock order, outermost first:
  *   vcpu->mutex, vm->lock, vm->irqchip.lock, vm->slots_lock, mm's mmap_lock, vm->mmu_lock,
  *   irqchip locks (irqchip/irqchip.h).
- * vm->iodev.ring_lock and vm->tsc.lock are innermost. vm->srcu is entered anywhere above mmu_lock; a
- * holder of slots_lock or vm->lock may wait for its grace period, so nobody holds srcu when
- * taking them. mmu_lock is a spinlock that is taken with interrupts on. Nobody takes vm->lock
- * while holding irqchip locks.
+ * vm->iodev.ring_lock and vm->tsc.lock are innermost. vm->srcu is entered anywhere above
+ * mmu_lock; a holder of slots_lock or vm->lock may wait for its grace period, so nobody holds
+ * srcu when taking them. mmu_lock is a spinlock that is taken with interrupts on. Nobody takes
+ * vm->lock while holding irqchip locks.
  *
  * Read next: hw_ops.h (what a vendor supplies), cpu/run.c (what a vCPU does).
  */
@@ -257,8 +257,8 @@ struct mkvm_mtrr {
 };
 
 /*
- * Bits of vcpu->guest_cpuid.shown: features of the guest's CPUID on which the existence of a register or an
- * instruction depends.
+ * Bits of vcpu->guest_cpuid.shown: features of the guest's CPUID on which the existence of a
+ * register or an instruction depends.
  */
 enum mkvm_shown {
 	MKVM_SHOWN_SEP		= BIT(0),
@@ -290,139 +290,140 @@ struct mkvm_mce {
 
 struct mkvm_vcpu {
 	/* touched on each entry and exit */
-	u64 regs[16];				/* (v) in encoding order; stale in the guest */
-	u64 rip, rflags;			/* (v) stale in the guest */
-	unsigned long pending;			/* (a) 1 << enum mkvm_pending */
-	int where;				/* (a) enum mkvm_where */
-	int cpu;				/* (a) where it is loaded, -1: nowhere */
-	long tlb_seen;				/* (v) vm->tlb_gen at the guest's last TLB flush */
+	u64 regs[16];			/* (v) in encoding order; stale in the guest */
+	u64 rip, rflags;		/* (v) stale in the guest */
+	unsigned long pending;		/* (a) 1 << enum mkvm_pending */
+	int where;			/* (a) enum mkvm_where */
+	int cpu;			/* (a) where it is loaded, -1: nowhere */
+	long tlb_seen;			/* (v) vm->tlb_gen at the guest's last TLB flush */
 	struct {
-		unsigned long waiting; /* (v) pending bits that an open window covers */
-		u32 vectoring; /* (v) interrupted event, CPU's format; 0: none */
-		struct mkvm_event delivering; /* (v) in delivery: the next entry injects it */
-		struct mkvm_event raised;		/* (v) raised, not yet in delivery */
-		u64 payload;				/* (v) CR2 of #PF, new DR6 bits of #DB */
-		bool has_payload;			/* (v) payload is valid */
-		bool triple_fault;			/* (v) a shutdown is to be reported */
-		bool exit_soon; /* (v) exit once event is delivered: more waits */
-	} ev;	/* the event that goes into the guest next, and what follows it: cpu/inject.c */
-	bool dr_live;				/* (v) the guest's DR0-3 are loaded at entry */
-	struct kvm_run *run;			/* (c) not trusted: each field is read once */
-	struct mkvm_lapic *lapic;		/* (c) NULL without in-kernel irqchip */
-	struct mkvm *vm;			/* (c) */
+		unsigned long waiting;	/* (v) pending bits that an open window covers */
+		u32 vectoring;		/* (v) interrupted event, CPU's format; 0: none */
+		struct mkvm_event delivering;	/* (v) in delivery: the next entry injects it */
+		struct mkvm_event raised;	/* (v) raised, not yet in delivery */
+		u64 payload;		/* (v) CR2 of #PF, new DR6 bits of #DB */
+		bool has_payload;	/* (v) payload is valid */
+		bool triple_fault;	/* (v) a shutdown is to be reported */
+		bool exit_soon;		/* (v) exit once event is delivered: more waits */
+	} ev; /* the event that goes into the guest next, and what follows it: cpu/inject.c */
+	bool dr_live;			/* (v) the guest's DR0-3 are loaded at entry */
+	struct kvm_run *run;		/* (c) not trusted: each field is read once */
+	struct mkvm_lapic *lapic;	/* (c) NULL without in-kernel irqchip */
+	struct mkvm *vm;		/* (c) */
 
-	u32 id;					/* (c) APIC id */
-	int idx;				/* (c) index in vm->vcpus */
-	struct mutex mutex;			/* admits one ioctl at a time */
-	struct task_struct *task;		/* (v) thread in KVM_RUN; others use READ_ONCE */
+	u32 id;				/* (c) APIC id */
+	int idx;			/* (c) index in vm->vcpus */
+	struct mutex mutex;		/* admits one ioctl at a time */
+	struct task_struct *task;	/* (v) thread in KVM_RUN; others use READ_ONCE */
 	struct preempt_notifier preempt;	/* (v) */
-	struct rcuwait wait;			/* (a) for sleep in HLT and wait-for-SIPI */
-	u32 mp_state;				/* (v) KVM_MP_STATE_*; others use READ_ONCE */
-	u8 sipi_vector;				/* (a) stored before MKVM_PEND_SIPI is set */
+	struct rcuwait wait;		/* (a) for sleep in HLT and wait-for-SIPI */
+	u32 mp_state;			/* (v) KVM_MP_STATE_*; others use READ_ONCE */
+	u8 sipi_vector;			/* (a) stored before MKVM_PEND_SIPI is set */
 	int (*complete)(struct mkvm_vcpu *vcpu);	/* (v) finishes the last exit, or NULL */
 
 	struct {
-		bool pic;				/* (c) ExtINT comes from KVM_INTERRUPT */
-		int vector;			/* (v) of KVM_INTERRUPT, not taken yet; -1: none */
-		int eoi_vector;				/* (v) for KVM_EXIT_IOAPIC_EOI, -1: none */
-		bool report_tpr;			/* (v) KVM_TPR_ACCESS_REPORTING */
-		u8 tpr_access; /* (v) to be reported: 0 none, 1 read, 2 write */
-		u64 tpr_rip; /* (v) the instruction that made this access */
-		u64 apic_base;				/* (v) used without in-kernel irqchip */
-		u8 cr8;					/* (v) used without in-kernel irqchip */
-		bool tpr_lowered; /* (v) the guest has lowered cr8: to be reported */
-	} user_irqchip;	/* what userspace asks and is asked where a controller is its own */
+		bool pic;		/* (c) ExtINT comes from KVM_INTERRUPT */
+		int vector;		/* (v) of KVM_INTERRUPT, not taken yet; -1: none */
+		int eoi_vector;		/* (v) for KVM_EXIT_IOAPIC_EOI, -1: none */
+		bool report_tpr;	/* (v) KVM_TPR_ACCESS_REPORTING */
+		u8 tpr_access;		/* (v) to be reported: 0 none, 1 read, 2 write */
+		u64 tpr_rip;		/* (v) the instruction that made this access */
+		u64 apic_base;		/* (v) used without in-kernel irqchip */
+		u8 cr8;			/* (v) used without in-kernel irqchip */
+		bool tpr_lowered;	/* (v) the guest has lowered cr8: to be reported */
+	} user_irqchip; /* what userspace asks and is asked where a controller is its own */
 	struct {
-		u64 gpa;				/* (v) KVM_SET_VAPIC_ADDR, 0: none */
-		u8 tpr;				/* (v) TPR as last stored there */
-	} tpr_page;	/* KVM_SET_VAPIC_ADDR: the page where the guest's code finds TPR */
+		u64 gpa;		/* (v) KVM_SET_VAPIC_ADDR, 0: none */
+		u8 tpr;			/* (v) TPR as last stored there */
+	} tpr_page; /* KVM_SET_VAPIC_ADDR: the page where the guest's code finds TPR */
 	struct {
-		bool active; /* (v) in SMM, where memory is address space 1 */
-		bool inside_nmi; /* (v) NMIs were masked when the SMI was taken */
-		u32 base;				/* (v) */
-	} smm;	/* cpu/smm.c */
+		bool active;		/* (v) in SMM, where memory is address space 1 */
+		bool inside_nmi;	/* (v) NMIs were masked when the SMI was taken */
+		u32 base;		/* (v) */
+	} smm;				/* cpu/smm.c */
 	struct {
-		struct fpu_guest state;			/* (v) */
-		u64 xcr0;				/* (v) the guest's XCR0 */
-		u64 xcr0_mask;			/* (v) XCR0 bits that CPUID lets the guest set */
-		u32 pkru; /* (v) the guest's PKRU; stale in the guest */
-		bool has_pkru; /* (v) the guest can read PKRU or depends on it */
-	} fpu;	/* and XCR0, PKRU */
+		struct fpu_guest state;	/* (v) */
+		u64 xcr0;		/* (v) the guest's XCR0 */
+		u64 xcr0_mask;		/* (v) XCR0 bits that CPUID lets the guest set */
+		u32 pkru;		/* (v) the guest's PKRU; stale in the guest */
+		bool has_pkru;		/* (v) the guest can read PKRU or depends on it */
+	} fpu;				/* and XCR0, PKRU */
 	struct {
-		s64 offset; /* (v) guest less host TSC; others use READ_ONCE */
-		u64 adjust;				/* (v) IA32_TSC_ADJUST */
-		u32 khz; /* (v) is only read back: the TSC is not scaled */
-	} tsc;	/* cpu/tsc.c */
+		s64 offset;		/* (v) guest less host TSC; others use READ_ONCE */
+		u64 adjust;		/* (v) IA32_TSC_ADJUST */
+		u32 khz;		/* (v) is only read back: the TSC is not scaled */
+	} tsc;				/* cpu/tsc.c */
 	struct {
-		u64 pat;				/* (v) */
-		u64 tsc_aux;				/* (v) */
-		u64 misc_enable, power_ctl;		/* (v) */
-		u64 ucode_rev, smi_count;		/* (v) */
+		u64 pat;		/* (v) */
+		u64 tsc_aux;		/* (v) */
+		u64 misc_enable, power_ctl;	/* (v) */
+		u64 ucode_rev, smi_count;	/* (v) */
 		u64 platform_info, misc_features;	/* (v) only CPUID faulting has an effect */
-		struct mkvm_mtrr mtrr;			/* (v) */
-	} msr;	/* MSRs that no other group has: cpu/msr.c */
+		struct mkvm_mtrr mtrr;	/* (v) */
+	} msr;				/* MSRs that no other group has: cpu/msr.c */
 	struct {
-		struct kvm_cpuid_entry2 *entries; /* (v) entries of KVM_SET_CPUID2, or NULL */
-		u32 nr;				/* (v) the number of these entries */
+		struct kvm_cpuid_entry2 *entries;	/* (v) entries of KVM_SET_CPUID2, or NULL */
+		u32 nr;			/* (v) the number of these entries */
 		struct kvm_cpuid_entry2 now;	/* (v) the last answer of mkvm_cpuid */
-		u8 first[2][32]; /* (v) index + 1 of leaf n and 0x80000000 + n */
+		u8 first[2][32];	/* (v) index + 1 of leaf n and 0x80000000 + n */
 		bool x2apic, tsc_deadline;	/* (v) features that the guest's CPUID shows */
-		bool amd_rules; /* (v) the guest's CPUID names AMD or Hygon */
-		u32 shown;				/* (v) MKVM_SHOWN_* */
-		u64 cr4_reserved;			/* (v) CR4 bits that CPUID does not allow */
-		u64 efer_reserved; /* (v) EFER bits that CPUID does not allow */
-		u64 gpa_reserved; /* (v) physical address bits beyond CPUID's width */
-	} guest_cpuid;	/* what the guest sees, and what follows from it: cpu/cpuid.c */
+		bool amd_rules;		/* (v) the guest's CPUID names AMD or Hygon */
+		u32 shown;		/* (v) MKVM_SHOWN_* */
+		u64 cr4_reserved;	/* (v) CR4 bits that CPUID does not allow */
+		u64 efer_reserved;	/* (v) EFER bits that CPUID does not allow */
+		u64 gpa_reserved;	/* (v) physical address bits beyond CPUID's width */
+	} guest_cpuid; /* what the guest sees, and what follows from it: cpu/cpuid.c */
 	struct {
-		bool active;			/* (v) KVM_SET_SIGNAL_MASK */
-		sigset_t set;			/* (v) */
-	} signals;	/* KVM_SET_SIGNAL_MASK */
-	u64 dr[4];				/* (v) DR0-3; stale in the guest if dr_live */
-	struct mkvm_mce mce;			/* (v) */
+		bool active;		/* (v) KVM_SET_SIGNAL_MASK */
+		sigset_t set;		/* (v) */
+	} signals;			/* KVM_SET_SIGNAL_MASK */
+	u64 dr[4];			/* (v) DR0-3; stale in the guest if dr_live */
+	struct mkvm_mce mce;		/* (v) */
 	struct {
-		u32 control;			/* KVM_GUESTDBG_* while enabled, else 0 */
-		u32 traps;			/* to be reported to userspace, as bits of DR6 */
-		u64 dr[4], dr7;			/* userspace's breakpoints */
-	} debug;				/* (v) cpu/debug.c */
+		u32 control;		/* KVM_GUESTDBG_* while enabled, else 0 */
+		u32 traps;		/* to be reported to userspace, as bits of DR6 */
+		u64 dr[4], dr7;		/* userspace's breakpoints */
+	} debug;			/* (v) cpu/debug.c */
 	struct {
-		u64 next_rip; /* (v) end of the exit's instruction, 0: unknown */
+		u64 next_rip;		/* (v) end of the exit's instruction, 0: unknown */
 		u8 len, bytes[MKVM_INSN_ROOM];	/* (v) the known bytes of the exit's instruction */
-		u8 cause; /* (v) enum mkvm_cause: why the emulator runs */
-		u64 fault_gpa; /* (v) of the second-level fault being handled */
-		u64 fault_la;				/* (v) its linear address, ~0: unknown */
-		u8 by_cpu; /* (v) how many bytes of insn the CPU has fetched */
-		u32 intercepted; /* (v) last bytes of instruction to skip, 0: any */
+		u8 cause;		/* (v) enum mkvm_cause: why the emulator runs */
+		u64 fault_gpa;		/* (v) of the second-level fault being handled */
+		u64 fault_la;		/* (v) its linear address, ~0: unknown */
+		u8 by_cpu;		/* (v) how many bytes of insn the CPU has fetched */
+		u32 intercepted;	/* (v) last bytes of instruction to skip, 0: any */
 		struct {
 			u16 port;
 			u8 size;
 			bool in, done;
-		} pio;					/* (v) port I/O that userspace answers */
+		} pio;			/* (v) port I/O that userspace answers */
 		struct {
-			u8 what;			/* enum mkvm_intercept */
+			u8 what;	/* enum mkvm_intercept */
 			u8 number;
-		} intercept; /* (v) as given to the last mkvm_exit_emulate */
-		u64 io_rip;				/* (v) RIP of complete's instruction */
-		struct mkvm_io_log log;			/* (v) */
-		struct mkvm_emu emu;			/* (v) the instruction being emulated */
-	} insn;	/* the instruction of the last exit, and its emulation: insn/ */
+		} intercept;		/* (v) as given to the last mkvm_exit_emulate */
+		u64 io_rip;		/* (v) RIP of complete's instruction */
+		struct mkvm_io_log log;	/* (v) */
+		struct mkvm_emu emu;	/* (v) the instruction being emulated */
+	} insn; /* the instruction of the last exit, and its emulation: insn/ */
 	struct {
-		const struct mkvm_memslot *slot; /* (v) valid while last_generation is, under srcu */
-		u64 generation;			/* (v) generation of last_slot's slots, 0: none */
-	} slot_cache;	/* the slot that was found last: mem/memslot.c */
+		/* (v) valid while last_generation is, under srcu */
+		const struct mkvm_memslot *slot;
+		u64 generation;		/* (v) generation of last_slot's slots, 0: none */
+	} slot_cache;			/* the slot that was found last: mem/memslot.c */
 	struct {
-		void *pages[3];			/* (v) zeroed pages for use under mmu_lock */
+		void *pages[3];		/* (v) zeroed pages for use under mmu_lock */
 		u8 nr;			/* (v) the number of these pages */
-	} tdp_cache;	/* zeroed pages for sections under mmu_lock: mem/tdp.c */
+	} tdp_cache;			/* zeroed pages for sections under mmu_lock: mem/tdp.c */
 	struct {
-		struct mkvm_soft_tlb *tlb; /* (v) mem/soft_tlb.c; NULL: was never needed */
-		u64 root; /* (v) root of soft's tables in use, else 0 */
-	} soft_tlb;	/* mem/soft_tlb.c */
+		struct mkvm_soft_tlb *tlb;	/* (v) mem/soft_tlb.c; NULL: was never needed */
+		u64 root;		/* (v) root of soft's tables in use, else 0 */
+	} soft_tlb;			/* mem/soft_tlb.c */
 	struct {
-		struct mkvm_overlay *copy; /* (v) mem/overlay.c; NULL: was never needed */
-		u64 root;			/* (v) root of overlay's tables in use, else 0 */
-	} overlay;	/* mem/overlay.c */
-	u64 stats[MKVM_NR_VCPU_STATS];			/* (v) any thread reads them */
-	struct mkvm_vcpu_ids ids;		/* its fields have their own tags */
+		struct mkvm_overlay *copy;	/* (v) mem/overlay.c; NULL: was never needed */
+		u64 root;		/* (v) root of overlay's tables in use, else 0 */
+	} overlay;			/* mem/overlay.c */
+	u64 stats[MKVM_NR_VCPU_STATS];	/* (v) any thread reads them */
+	struct mkvm_vcpu_ids ids;	/* its fields have their own tags */
 };
 
 /* vcpu.c: creation, and loading onto a host CPU. May sleep; load and put: vcpu->mutex held. */

@@ -2,9 +2,9 @@
 /*
  * mkvm.h - what mkvm offers beyond the KVM API of <linux/kvm.h>.
  *
- * A client asks KVM_CHECK_EXTENSION, on the device or on a VM, for MKVM_CAP_VERSION. Linux KVM answers
- * 0 and mkvm its MKVM_API_VERSION. Structures only grow where they have reserved fields, and what a
- * number means never changes; the version rises with each addition.
+ * A client asks KVM_CHECK_EXTENSION, on the device or on a VM, for MKVM_CAP_VERSION. Linux KVM
+ * answers 0 and mkvm its MKVM_API_VERSION. Structures only grow where they have reserved fields,
+ * and what a number means never changes; the version rises with each addition.
  *
  * This header compiles alone, as C and as C++.
  */
@@ -23,16 +23,19 @@
 
 /* Module parameters, files in MKVM_PARAMETERS. */
 #define MKVM_PARAM_DEVNAME	"devname"	/* string; set when the module is loaded */
-#define MKVM_PARAM_MSI_OFFSETS	"msi_offsets"	/* Y or N: KVM_SIGNAL_MSI takes offsets, as QEMU gives them */
+#define MKVM_PARAM_MSI_OFFSETS	"msi_offsets"	/* Y: KVM_SIGNAL_MSI takes QEMU's offsets, or N */
 
-/* Each VM has the directory PID-FD here, for root, and each file has a twin in JSON with this version. */
+/*
+ * Each VM has the directory PID-NUMBER here, for root, and each file has a twin in JSON with this
+ * version.
+ */
 #define MKVM_DEBUGFS		"/sys/kernel/debug/mkvm"
 #define MKVM_DEBUGFS_VERSION	1
 
 /*
  * Bits of a vCPU's pending word: any thread sets them, the vCPU's own thread consumes them.
- * Bit n + MKVM_PEND_UNSEEN says that bit n was posted after userspace's last KVM_GET_VCPU_EVENTS, so
- * that a KVM_SET_VCPU_EVENTS with older knowledge cannot take it away.
+ * Bit n + MKVM_PEND_UNSEEN says that bit n was posted after userspace's last
+ * KVM_GET_VCPU_EVENTS, so that a KVM_SET_VCPU_EVENTS with older knowledge cannot take it away.
  */
 enum mkvm_pending {
 	MKVM_PEND_INIT,
@@ -49,7 +52,8 @@ enum mkvm_pending {
 
 /* Where a vCPU's thread is. */
 enum mkvm_where {
-	MKVM_OUTSIDE,		/* not in the guest; it looks at the pending word before it enters */
+	/* not in the guest; it looks at the pending word before it enters */
+	MKVM_OUTSIDE,
 	MKVM_IN_GUEST,		/* in the guest; an IPI makes it leave */
 	MKVM_EXITING,		/* in the guest, and that IPI was sent */
 };
@@ -63,14 +67,16 @@ enum mkvm_hold {
 	MKVM_HOLD_EVENT,	/* another event is being delivered, or an exception comes first */
 	MKVM_HOLD_IF,		/* RFLAGS.IF is 0 */
 	MKVM_HOLD_TPR,		/* its priority class is not above that of TPR */
-	MKVM_HOLD_PPR,		/* its priority class is not above that of the interrupt in service */
+	/* its priority class is not above that of the interrupt in service */
+	MKVM_HOLD_PPR,
 	MKVM_HOLD_SMM,		/* the vCPU is in SMM, which began with this masked */
 	MKVM_HOLD_NMI_MASK,	/* an NMI is being handled */
 	MKVM_NR_HOLDS,
 };
 
 #define MKVM_WAITS_NONE		(-1)	/* no interrupt waits */
-#define MKVM_WAITS_EXTINT	256	/* the PIC has one, whose vector it tells when it is acknowledged */
+/* the PIC has one, whose vector it tells when it is acknowledged */
+#define MKVM_WAITS_EXTINT	256
 
 /*
  * MKVM_GET_VCPU_STATE - what a vCPU does and what waits for it, as debugfs's file vcpus has it
@@ -78,8 +84,8 @@ enum mkvm_hold {
  * An ioctl of a VM. It takes no lock of the vCPU and does not disturb it, so the answer is a
  * snapshot: fields may be from moments that are a little apart.
  *
- * Errors: EINVAL (a reserved field is not 0), ENOENT (no vCPU has this id), EIO (another process's VM),
- * EFAULT.
+ * Errors: EINVAL (a reserved field is not 0), ENOENT (no vCPU has this id), EIO (another
+ * process's VM), EFAULT.
  */
 struct mkvm_vcpu_state {
 	__u32 id;		/* in: the id given to KVM_CREATE_VCPU */
@@ -95,7 +101,8 @@ struct mkvm_vcpu_state {
 	__u64 rip;		/* of the last exit */
 	__u64 rflags;		/* of the last exit */
 	__u64 exits;		/* how often the guest was left */
-	char last_exit[32];	/* the last exit's name, ended by a 0; "none" before the first entry */
+	/* the last exit's name, ended by a 0; "none" before the first entry */
+	char last_exit[32];
 	__u64 reserved[8];	/* in and out: 0 */
 };
 

@@ -3,9 +3,9 @@
  * cpuid.c - CPUID: what can be shown (KVM_GET_SUPPORTED_CPUID), what userspace chose
  * (KVM_SET_CPUID2), and what follows from it for the rest of the module.
  *
- * State: vcpu->guest_cpuid.entries, and everything that mkvm_cpuid_update derives from it. A guest is not
- * shown what it cannot use: no SVM or VMX, no paravirtual clock, nothing that needs MSRs which
- * msr.c does not have. words[] has all feature bits.
+ * State: vcpu->guest_cpuid.entries, and everything that mkvm_cpuid_update derives from it. A
+ * guest is not shown what it cannot use: no SVM or VMX, no paravirtual clock, nothing that needs
+ * MSRs which msr.c does not have. words[] has all feature bits.
  *
  * Read next: msr.c, regs.c.
  */
@@ -668,7 +668,8 @@ static bool same_entries(struct mkvm_vcpu *vcpu, const struct kvm_cpuid_entry2 *
 /*
  * mkvm_cpuid_set - KVM_SET_CPUID2
  *
- * Context: vcpu->mutex held, vCPU loaded, may sleep. Return: -E2BIG (MKVM_MAX_CPUID entries or more),
+ * Context: vcpu->mutex held, vCPU loaded, may sleep. Return: -E2BIG (MKVM_MAX_CPUID entries or
+ * more),
  * -EINVAL (the guest has run with others), -EFAULT, -ENOMEM; nothing has changed then.
  */
 int mkvm_cpuid_set(struct mkvm_vcpu *vcpu, struct kvm_cpuid2 __user *arg)

@@ -2,9 +2,9 @@
 /*
  * inject.c - chooses the event that the guest gets next, and merges faults.
  *
- * State: vcpu->ev.delivering (its delivery was interrupted by an exit, or it has just been chosen; it
- * is injected first), vcpu->ev.raised (raised by an exit, not yet in delivery), the pending
- * word. Whatever blocks an event, the windows at the end of mkvm_events_inject handle it.
+ * State: vcpu->ev.delivering (its delivery was interrupted by an exit, or it has just been
+ * chosen; it is injected first), vcpu->ev.raised (raised by an exit, not yet in delivery), the
+ * pending word. Whatever blocks an event, the windows at the end of mkvm_events_inject handle it.
  *
  * Priority (AMD APM vol. 2, "Priorities"): the event in delivery, exceptions of the previous
  * instruction, NMI, external interrupts. An exception that is pending beside the event in
@@ -165,7 +165,10 @@ static bool has_interrupt(struct mkvm_vcpu *vcpu)
 	return (vcpu->lapic && mkvm_lapic_pending(vcpu->lapic) >= 0) || mkvm_has_extint(vcpu);
 }
 
-/* Takes the interrupt from its source, which now holds it in service. ExtINT comes first, as in hardware. */
+/*
+ * Takes the interrupt from its source, which now holds it in service. ExtINT comes first, as
+ * in hardware.
+ */
 static int take_interrupt(struct mkvm_vcpu *vcpu)
 {
 	int vector;
@@ -344,8 +347,8 @@ static void choose_event(struct mkvm_vcpu *vcpu)
 /*
  * mkvm_events_inject - before an entry, give the CPU the next event and open windows for the others
  *
- * It may run several times before the guest is entered. vcpu->ev.delivering keeps the event until the exit
- * shows whether it was delivered. Context: own thread, preemption on.
+ * It may run several times before the guest is entered. vcpu->ev.delivering keeps the event
+ * until the exit shows whether it was delivered. Context: own thread, preemption on.
  */
 void mkvm_events_inject(struct mkvm_vcpu *vcpu)
 {

@@ -15,7 +15,10 @@
 
 enum { MCE_CTL, MCE_STATUS, MCE_ADDR, MCE_MISC };
 
-/* AMD's hardware configuration register: TscFreqSel, and bits that old kernels set because of errata. */
+/*
+ * AMD's hardware configuration register: TscFreqSel, and bits that old kernels set because of
+ * errata.
+ */
 #define MCE_STATUS_WRITE	BIT_ULL(18)
 #define HWCR_KEPT		(MCE_STATUS_WRITE | BIT_ULL(24))
 #define HWCR_IGNORED		(BIT_ULL(3) | BIT_ULL(6) | BIT_ULL(8))

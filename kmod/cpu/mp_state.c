@@ -51,8 +51,10 @@ static void change(struct mkvm_vcpu *vcpu, u32 state, const char *why)
  *   CR2, CR3, CR4, CR8, EFER             0                 0
  *   DR0-3, DR6, DR7                      0, ffff0ff0, 400  same
  *   XCR0                                 1                 kept
- *   x87, MMX, SSE, AVX, MXCSR            as FNINIT's       kept      manuals: FCW is 40h at power-up;
- *                                                                    clients are used to Linux KVM's 37fh
+ *   x87, MMX, SSE, AVX, MXCSR            as FNINIT's       kept      manuals: FCW is 40h at
+ * power-up;
+ *                                                                    clients are used to Linux
+ * KVM's 37fh
  *   PKRU                                 0                 kept
  *   TSC, TSC_ADJUST, TSC_AUX             0                 kept      TSC: vm->tsc.offset
  *   PAT                                  7040600070406     kept
@@ -73,7 +75,8 @@ static void change(struct mkvm_vcpu *vcpu, u32 state, const char *why)
  *   access that userspace is to answer   none              dropped
  *   SIPI                                 none              dropped   one that came before the INIT
  * EOI, TPR access to be reported       none              kept      userspace's devices wait for it
- *   TLB                                  flushed           flushed   AMD: not modified, which no guest sees
+ *   TLB                                  flushed           flushed   AMD: not modified, which no
+ * guest sees
  *   KVM_SET_GUEST_DEBUG, CPUID, filters  none              kept      userspace's
  *   mp_state                             by the irqchip    see above
  *

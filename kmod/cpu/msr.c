@@ -525,7 +525,8 @@ int mkvm_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host)
 			return 1;
 		vcpu->msr.platform_info = val;
 		return 0;
-	case MSR_MISC_FEATURES_ENABLES: /* of Intel's; as in Linux KVM every guest may have its CPUID fault */
+	/* Of Intel's; as in Linux KVM every guest may have its CPUID fault. */
+	case MSR_MISC_FEATURES_ENABLES:
 		if (val & ~(u64)MSR_MISC_FEATURES_ENABLES_CPUID_FAULT ||
 		    (val && !(vcpu->msr.platform_info & MSR_PLATFORM_INFO_CPUID_FAULT)))
 			return 1;

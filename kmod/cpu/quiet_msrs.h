@@ -10,8 +10,8 @@
  *   ABSENT	both are #GP: guests that read it expect that, or CPUID does not announce it
  *
  * Userspace reads what a guest reads, and its writes change nothing. msr.c implements the
- * first three; selftests/kvm/msrs.c tests all. There is no include guard, because each including file
- * decides what a row becomes.
+ * first three; selftests/kvm/msrs.c tests all. There is no include guard, because each including
+ * file decides what a row becomes.
  */
 
 /* --- any vendor's, or Intel's --- */

@@ -299,7 +299,8 @@ static int run_prepared(struct mkvm_vcpu *vcpu)
 /*
  * At the start of KVM_RUN, copies the registers that userspace marks as dirty to the vCPU.
  *
- * Return: -EINVAL for unknown bits or values that the KVM_SET ioctls refuse; nothing has changed then.
+ * Return: -EINVAL for unknown bits or values that the KVM_SET ioctls refuse; nothing has changed
+ * then.
  */
 static int sync_regs_in(struct mkvm_vcpu *vcpu)
 {

@@ -124,7 +124,10 @@ void mkvm_tsc_set_adjust(struct mkvm_vcpu *vcpu, u64 val, bool host)
 	vcpu->tsc.adjust = val;
 }
 
-/* mkvm_tsc_set_offset - KVM_VCPU_TSC_OFFSET: guest TSC less host TSC, in cycles. Context: vcpu->mutex. */
+/*
+ * mkvm_tsc_set_offset - KVM_VCPU_TSC_OFFSET: guest TSC less host TSC, in cycles. Context:
+ * vcpu->mutex.
+ */
 void mkvm_tsc_set_offset(struct mkvm_vcpu *vcpu, s64 offset)
 {
 	struct mkvm *vm = vcpu->vm;

@@ -16,10 +16,12 @@ enum mkvm_test_point {
 	MKVM_POINT_BLOCK, /* the vCPU is not runnable, and its thread not yet asleep */
 	MKVM_POINT_EMULATE, /* an instruction is to be emulated, its bytes not yet fetched */
 	MKVM_POINT_REPLACE, /* an operand in RAM was read, what replaces it not yet written */
-	MKVM_POINT_WALK, /* an entry of the guest's page tables was read, its A or D bit not yet set */
+	/* an entry of the guest's page tables was read, its A or D bit not yet set */
+	MKVM_POINT_WALK,
 	MKVM_POINT_SKIP, /* an intercepted instruction was done, its length not yet looked up */
 	MKVM_POINT_LOADED_MSR, /* a register's value is noted as the guest's, not yet in the CPU */
-	MKVM_POINT_ZAP, /* a slot's part of a range that the host takes away is zapped, not yet flushed */
+	/* a slot's part of a range that the host takes away is zapped, not yet flushed */
+	MKVM_POINT_ZAP,
 	MKVM_POINT_FREE, /* tables were cut off and flushed, and are not yet freed */
 	MKVM_NR_POINTS,
 };

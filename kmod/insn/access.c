@@ -3,10 +3,10 @@
  * access.c - performs the emulator's accesses: to guest memory, to devices in the kernel or in
  * userspace, to ports, segments and control registers.
  *
- * State: vcpu->insn.log, the accesses to devices that the current instruction has made so far, with the
- * values read. If a device is userspace's, KVM_RUN returns, and the next KVM_RUN executes the same
- * instruction again from its start. The log then answers the accesses that it contains, so no
- * device sees an access twice.
+ * State: vcpu->insn.log, the accesses to devices that the current instruction has made so far,
+ * with the values read. If a device is userspace's, KVM_RUN returns, and the next KVM_RUN
+ * executes the same instruction again from its start. The log then answers the accesses that it
+ * contains, so no device sees an access twice.
  *
  * Read next: walk.c, iodev.c.
  */

@@ -24,7 +24,8 @@ enum op {
 	OP_XCHG, OP_XADD, OP_CMPXCHG, OP_BT, OP_BTS, OP_BTR, OP_BTC,
 	OP_ROL, OP_ROR, OP_RCL, OP_RCR, OP_SHL, OP_SHR, OP_SAR, OP_SHLD, OP_SHRD,
 	/* with a destination and a source, as above; computed by emulate_bits.c */
-	OP_CMOV, OP_SETCC, OP_MOVBE, OP_IMUL, OP_BSF, OP_BSR, OP_TZCNT, OP_LZCNT, OP_POPCNT, OP_CRC32,
+	OP_CMOV, OP_SETCC, OP_MOVBE, OP_IMUL, OP_BSF, OP_BSR, OP_TZCNT, OP_LZCNT, OP_POPCNT,
+	OP_CRC32,
 	OP_ADCX, OP_ADOX, OP_ANDN, OP_BEXTR, OP_BLSR, OP_BLSMSK, OP_BLSI, OP_BZHI, OP_PDEP, OP_PEXT,
 	OP_RORX, OP_SHLX, OP_SARX, OP_SHRX,
 	OP_LAST_PLAIN = OP_SHRX,
@@ -43,7 +44,8 @@ enum op {
 	OP_CALL, OP_CALL_REL, OP_JMP, OP_RET,
 	/* on segments, descriptors and control registers (emulate_seg.c, emulate.c) */
 	OP_MOV_FROM_SEG, OP_MOV_TO_SEG, OP_PUSH_SEG, OP_POP_SEG, OP_LOAD_POINTER,
-	OP_CALL_FAR, OP_JMP_FAR, OP_RET_FAR, OP_IRET, OP_SGDT, OP_SIDT, OP_LGDT, OP_LIDT, OP_SMSW, OP_LMSW,
+	OP_CALL_FAR, OP_JMP_FAR, OP_RET_FAR, OP_IRET, OP_SGDT, OP_SIDT, OP_LGDT, OP_LIDT,
+	OP_SMSW, OP_LMSW,
 	OP_SLDT, OP_STR, OP_LLDT, OP_LTR, OP_VERR, OP_VERW, OP_LAR, OP_LSL,
 	OP_GET_CR, OP_SET_CR, OP_GET_DR, OP_SET_DR,
 	OP_LENGTH,		/* only its length is known */
@@ -194,12 +196,15 @@ enum mkvm_emu_result mkvm_emu_mem(struct mkvm_emu *c, enum mkvm_emu_how how, int
  * Makes the segment's checks without an access, and returns the linear address in *la; the first
  * form takes a segment that is not loaded yet.
  */
-enum mkvm_emu_result mkvm_emu_linearize_in(struct mkvm_emu *c, const struct kvm_segment *s, int seg, u64 off,
+enum mkvm_emu_result mkvm_emu_linearize_in(struct mkvm_emu *c, const struct kvm_segment *s,
+					   int seg, u64 off,
 					   unsigned int len, bool write, u64 *la);
-enum mkvm_emu_result mkvm_emu_linearize(struct mkvm_emu *c, int seg, u64 off, unsigned int len, bool write,
+enum mkvm_emu_result mkvm_emu_linearize(struct mkvm_emu *c, int seg, u64 off,
+					unsigned int len, bool write,
 					u64 *la);
 /* Reads or writes the operand that ModRM names, of at most 8 bytes, in memory or a register. */
-enum mkvm_emu_result mkvm_emu_rm(struct mkvm_emu *c, enum mkvm_emu_how how, unsigned int size, u64 *val);
+enum mkvm_emu_result mkvm_emu_rm(struct mkvm_emu *c, enum mkvm_emu_how how, unsigned int size,
+				 u64 *val);
 /*
  * Sets ZF, SF and PF from r, and CF, OF and AF from others; flags that others lacks are cleared.
  * Returns the lowest c->size bytes of r.

@@ -28,7 +28,10 @@ enum {
  */
 enum mkvm_emu_result mkvm_emu_translate(struct mkvm_emu *emu, u64 la, u32 acc, u64 *gpa);
 
-/* access.c: initialises vcpu->insn.emu for the instruction at RIP. Context: the vCPU's own thread. */
+/*
+ * access.c: initialises vcpu->insn.emu for the instruction at RIP. Context: the vCPU's own
+ * thread.
+ */
 struct mkvm_emu *mkvm_emu_begin(struct mkvm_vcpu *vcpu);
 
 /*

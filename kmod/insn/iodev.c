@@ -4,9 +4,9 @@
  * (KVM_IOEVENTFD) or a zone of coalesced writes.
  *
  * State: the devices belong to the VM (irqchip/); all of them are known, so the lookup is a
- * switch and not a bus. vm->iodev.ioeventfds and vm->iodev.zones are changed under vm->irqchip.lock and read
- * under RCU. vm->iodev.ring is the page from which userspace takes coalesced writes: userspace owns
- * "first", we own "last", and keep a copy of it.
+ * switch and not a bus. vm->iodev.ioeventfds and vm->iodev.zones are changed under
+ * vm->irqchip.lock and read under RCU. vm->iodev.ring is the page from which userspace takes
+ * coalesced writes: userspace owns "first", we own "last", and keep a copy of it.
  *
  * Manual: the kernel's KVM API document. Read next: irqchip/pic.c, irqchip/lapic.c.
  */

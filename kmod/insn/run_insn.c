@@ -3,8 +3,8 @@
  * run_insn.c - takes a vCPU from an exit through the emulator and back: one instruction, or the
  * delivery of one event.
  *
- * State: vcpu->insn.emu, which belongs to the emulator; vcpu->complete, set while userspace must answer
- * an access.
+ * State: vcpu->insn.emu, which belongs to the emulator; vcpu->complete, set while userspace must
+ * answer an access.
  *
  * Read next: emulate.c, access.c.
  */
@@ -164,7 +164,8 @@ static enum mkvm_emu_result emulate_now(struct mkvm_vcpu *vcpu)
 
 /*
  * mkvm_emulate_exit - run the instruction at RIP in the emulator
- * @cause: of the exit; with MKVM_BY_READ and MKVM_BY_WRITE vcpu->insn.fault_gpa is the operand's address
+ * @cause: of the exit; with MKVM_BY_READ and MKVM_BY_WRITE vcpu->insn.fault_gpa is the operand's
+ * address
  *
  * A REP string instruction runs up to 128 iterations. Return: as handle_exit.
  * Context: the vCPU's own thread, vm->srcu held, may sleep.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * irqchip.c - the front door of the interrupt controllers: creation, and the VM's ioctls about them.
+ * irqchip.c - the front door of the interrupt controllers: creation, and the VM's ioctls about
+ * them.
  *
  * State: struct mkvm_irqchip in struct mkvm. in_kernel is published last, so that nobody sees a
  * part of it.

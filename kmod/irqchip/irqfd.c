@@ -11,8 +11,8 @@
  * Whatever lowers that source signals all resamplefds afterwards, so no device that shares a
  * GSI is forgotten.
  *
- * State: vm->irqchip.irqfds and vm->irqchip.resamplers, changed under vm->irqchip.lock. A closed eventfd is
- * reported to irqfd_wake, which may not sleep: vm->irqchip.irqfd_reap frees it.
+ * State: vm->irqchip.irqfds and vm->irqchip.resamplers, changed under vm->irqchip.lock. A closed
+ * eventfd is reported to irqfd_wake, which may not sleep: vm->irqchip.irqfd_reap frees it.
  *
  * Read next: routing.c, then mkvm_ioapic_eoi in ioapic.c.
  */

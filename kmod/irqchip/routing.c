@@ -2,9 +2,9 @@
 /*
  * routing.c - GSI routing: from a GSI to the pins of the interrupt controllers or to an MSI.
  *
- * State: vm->irqchip.routing, a table that never changes once it is published. It is read under RCU and
- * replaced under vm->irqchip.lock. The old table is freed when no delivery uses it any more, and
- * only then does the replacing call return.
+ * State: vm->irqchip.routing, a table that never changes once it is published. It is read under
+ * RCU and replaced under vm->irqchip.lock. The old table is freed when no delivery uses it any
+ * more, and only then does the replacing call return.
  *
  * Manuals: the kernel's KVM API document, KVM_SET_GSI_ROUTING; Intel SDM vol. 3, "Message
  * Signalled Interrupts". Read next: ipi.c.

@@ -89,10 +89,10 @@ void svm_inject(struct mkvm_vcpu *vcpu, const struct mkvm_event *ev)
  * svm_event_after_exit - save the event whose delivery the exit interrupted
  * @moved: RIP has changed since the entry
  *
- * It becomes vcpu->ev.delivering and is injected again. INT n, INT3 and INTO are not: RIP is still at the
- * instruction, which the guest executes again. #BP and #OF come from an injection, and not from
- * INT3 or INTO, if the last entry injected them and RIP has not changed. Context: right after the
- * exit.
+ * It becomes vcpu->ev.delivering and is injected again. INT n, INT3 and INTO are not: RIP is
+ * still at the instruction, which the guest executes again. #BP and #OF come from an injection,
+ * and not from INT3 or INTO, if the last entry injected them and RIP has not changed. Context:
+ * right after the exit.
  */
 void svm_event_after_exit(struct svm_vcpu *svm, bool moved)
 {

@@ -160,7 +160,8 @@ static bool cpu_took_interrupt(struct vmx_vcpu *vmx)
 /*
  * vmx_event_after_exit - save the event whose delivery the exit interrupted
  *
- * It becomes vcpu->ev.delivering and is injected again. The guest's own INT n, INT1, INT3 and INTO are not:
+ * It becomes vcpu->ev.delivering and is injected again. The guest's own INT n, INT1, INT3 and
+ * INTO are not:
  * RIP is still at the instruction, which the guest executes again. An injected INT n is injected
  * again, because it is at no instruction of the guest. Context: right after the exit.
  */

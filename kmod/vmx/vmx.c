@@ -1113,8 +1113,8 @@ static void vmx_enter(struct mkvm_vcpu *vcpu)
 	}
 	if (unlikely(r != VMX_ENTERED)) {
 		/*
-		 * VMX_OFF: the machine reboots, this CPU goes offline and the thread moves, or APICv
-		 * must be turned off first.
+		 * VMX_OFF: the machine reboots, this CPU goes offline and the thread moves, or
+		 * APICv must be turned off first.
 		 */
 		WRITE_ONCE(vmx->exit_reason, EXIT_REASON_EXTERNAL_INTERRUPT);
 		if (r == VMX_FAILED)
@@ -1141,7 +1141,8 @@ struct mkvm_hw_ops mkvm_vmx_ops = {
 	.soft_event_len = 2,		/* see vmx_inject */
 	.tdp = {
 		.table = VMX_EPT_RWX_MASK,
-		.leaf = VMX_EPT_READABLE_MASK | VMX_EPT_EXECUTABLE_MASK | VMX_EPTP_MT_WB << VMX_EPT_MT_EPTE_SHIFT |
+		.leaf = VMX_EPT_READABLE_MASK | VMX_EPT_EXECUTABLE_MASK |
+			VMX_EPTP_MT_WB << VMX_EPT_MT_EPTE_SHIFT |
 			VMX_EPT_IPAT_BIT | VMX_EPT_ACCESS_BIT | VMX_EPT_DIRTY_BIT,
 		.huge = BIT(7),
 		.present = VMX_EPT_RWX_MASK,

@@ -137,7 +137,10 @@ static void run_guest(void (*entry)(u64 arg), unsigned int flags)
 
 /* --- TF --- */
 
-/* Three rounds of REP with TF: a trap behind each, the last behind the instruction. RF is set while rounds are left. */
+/*
+ * Three rounds of REP with TF: a trap behind each, the last behind the instruction. RF is set
+ * while rounds are left.
+ */
 #define GUEST_THREE_ROUNDS(insn, rdx) do {				\
 	u64 rcx_ = 3, rsi_ = (u64)ram, rdi_ = (u64)ram;			\
 	if (insn[4] == 's')				\
@@ -223,7 +226,10 @@ static void stepped_exits(u64 arg)
 	nr_traps = 0;
 	STEPPED("addl %%eax, (%%rdx)", "+a"(a) : "d"(MMIO_GPA) : "memory");
 	GUEST_TRAPPED(DR6_BS);
-	/* The device gives SS a null selector. No trap comes before the next instruction has run. */
+	/*
+	 * The device gives SS a null selector. No trap comes before the next instruction has
+	 * run.
+	 */
 	STEPPED("movw (%1), %%ss; movl %%eax, (%1)", "+a"(a) : "d"(MMIO_GPA) : "memory");
 	asm volatile("movl %0, %%ss" :: "r"(SEL_DATA));
 	GUEST_TRAPPED(DR6_BS);
@@ -254,7 +260,10 @@ TEST(under_tf_hlt_ends_by_its_own_trap)
 		run_guest(stepped_halt, 0);
 }
 
-/* With the stack in a device, POPF is emulated; what the device gives it is the argument, with TF or without. */
+/*
+ * With the stack in a device, POPF is emulated; what the device gives it is the argument,
+ * with TF or without.
+ */
 static void popped_flags(u64 flags)
 {
 	u64 stack = (u64)guest_stacks[3];
@@ -348,7 +357,10 @@ static void access(u32 kind, u32 size, u64 addr)
 	}
 }
 
-/* Does an access of len bytes at addr touch one of the watched ones? Byte by byte, as the manual tells it. */
+/*
+ * Does an access of len bytes at addr touch one of the watched ones? Byte by byte, as the
+ * manual tells it.
+ */
 static bool touches(u64 addr, u32 len, u64 watched, u32 size)
 {
 	watched &= ~(u64)(size - 1);
@@ -748,7 +760,10 @@ TEST(userspace_steps_through_the_rounds_of_an_emulated_rep)
 	vcpu_run_to_done(vcpu);
 }
 
-/* Who steps only gets the guest's own traps to hand back, as of instructions that the processor runs. */
+/*
+ * Who steps only gets the guest's own traps to hand back, as of instructions that the
+ * processor runs.
+ */
 TEST(a_guests_own_breakpoint_is_told_to_userspace_that_steps)
 {
 	struct vcpu *vcpu = vcpu_add(vm_create(0), user_watched, 4);	/* and three in the REP */

@@ -250,7 +250,10 @@ static void no_deadline_guest(u64 arg)
 	GUEST_EQ(VEC_GP, wrmsr_try(MSR_TSC_DEADLINE, 0));
 }
 
-/* QEMU before 8.2 with kernel-irqchip=off writes it at every reset, since the list of MSRs has it. */
+/*
+ * QEMU before 8.2 with kernel-irqchip=off writes it at every reset, since the list of MSRs
+ * has it.
+ */
 TEST(without_a_lapic_userspace_may_clear_the_deadline_and_the_guest_has_none)
 {
 	struct vm *vm = vm_create(0);

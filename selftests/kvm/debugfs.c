@@ -363,7 +363,10 @@ static void *look_always(void *unused)
 				n += r;
 			close(fd);
 			text[n] = 0;
-			/* All of it or, when the VM has gone, nothing: a VM goes only when nobody reads. */
+			/*
+			 * All of it or, when the VM has gone, nothing: a VM goes only when
+			 * nobody reads.
+			 */
 			if (strstr(files[f], ".json") && n && !r) {
 				struct json *tree = json_parse(text);
 
@@ -384,7 +387,10 @@ static void wait_until_looked(void)
 	WAIT_FOR(__atomic_load_n(&looked, __ATOMIC_SEQ_CST) - before > 1);
 }
 
-/* A client that asks by ioctls, and writes its copy back, may lose them: initsipi.c, stale events. */
+/*
+ * A client that asks by ioctls, and writes its copy back, may lose them: initsipi.c, stale
+ * events.
+ */
 TEST(who_looks_all_the_time_loses_no_init_and_no_sipi)
 {
 	struct vm *vm = vm_create(VM_IRQCHIP);

@@ -1181,7 +1181,10 @@ TEST(payload_and_triple_fault_flags_are_for_who_enabled_them)
 	}
 }
 
-/* Sets a pending exception; it must read back, and nothing of it is to be seen in the registers yet. */
+/*
+ * Sets a pending exception; it must read back, and nothing of it is to be seen in the
+ * registers yet.
+ */
 static void set_pending_exception(struct vcpu *vcpu, u8 vector, bool has_payload, u64 payload)
 {
 	struct kvm_vcpu_events events, back;
@@ -1371,7 +1374,10 @@ static struct vcpu *several_at_stage_1(u32 payload, struct kvm_vcpu_events *even
 	return vcpu;
 }
 
-/* How the machine check comes: by its ioctl, by KVM_SET_VCPU_EVENTS, by both of them in a round trip. */
+/*
+ * How the machine check comes: by its ioctl, by KVM_SET_VCPU_EVENTS, by both of them in a
+ * round trip.
+ */
 static void add_machine_check(struct vcpu *vcpu, struct kvm_vcpu_events *events, int how)
 {
 	u64 cap = (1ull << 8) | 10;		/* MCG_CTL, ten banks */
@@ -1553,7 +1559,10 @@ static struct vcpu *move(const struct saved *s, u32 payload, bool sregs_last)
 	return vcpu;
 }
 
-/* A page fault or #DB that is pending, with its payload, where the state can have one; else it is injected. */
+/*
+ * A page fault or #DB that is pending, with its payload, where the state can have one; else
+ * it is injected.
+ */
 static void add_exception(struct kvm_vcpu_events *events, u8 vector, u32 payload)
 {
 	events->exception.pending = payload;
@@ -1633,7 +1642,10 @@ TEST(a_pending_exception_and_the_event_in_delivery_move_to_a_new_vcpu)
 			}
 }
 
-/* struct kvm_vcpu_events has one exception: of two the machine check is told, the fault comes again. */
+/*
+ * struct kvm_vcpu_events has one exception: of two the machine check is told, the fault comes
+ * again.
+ */
 TEST(of_a_fault_in_delivery_and_a_machine_check_the_machine_check_moves)
 {
 	struct kvm_vcpu_events events;
@@ -1747,7 +1759,10 @@ TEST(a_vector_that_set_sregs_brings_is_delivered_once)
 		irqs[VECTOR] = 0;
 		vcpu_run_to_stage(vcpu, 1);
 		vcpu_finish_exit(vcpu);
-		/* Nothing is on its way in where IF is clear, and Intel's CPUs refuse such a state. */
+		/*
+		 * Nothing is on its way in where IF is clear, and Intel's CPUs refuse such a
+		 * state.
+		 */
 		vcpu_get_regs(vcpu, &regs);
 		if (flags[i])
 			regs.rflags |= RFLAGS_IF;

@@ -244,7 +244,10 @@ static const struct kind *kind_named(const char *name)
 	return k;
 }
 
-/* Each word of a structure in turn, the others as they were; of the part behind the XSAVE header one value. */
+/*
+ * Each word of a structure in turn, the others as they were; of the part behind the XSAVE
+ * header one value.
+ */
 static void sweep_words(struct vcpu *vcpu, const struct kind *k)
 {
 	static const u64 words[] = {
@@ -455,7 +458,10 @@ TEST(registers_in_kvm_run_are_taken_together_or_not_at_all)
 	EXPECT_EQ(0, vcpu->run->kvm_dirty_regs);
 }
 
-/* No call can see it alone: EFER comes by KVM_SET_MSRS, and what it contradicts by KVM_SET_SREGS. */
+/*
+ * No call can see it alone: EFER comes by KVM_SET_MSRS, and what it contradicts by
+ * KVM_SET_SREGS.
+ */
 TEST(a_contradiction_fails_the_entry_as_long_as_it_lasts)
 {
 	struct vcpu *vcpu = make_guest(VM_IRQCHIP);

@@ -550,7 +550,10 @@ static bool take_msi_offsets(bool yes)
 	return old == 'Y';
 }
 
-/* QEMU hands on what a device has written as an offset into the window of its APIC: 0x2000 for 0xfee02000. */
+/*
+ * QEMU hands on what a device has written as an offset into the window of its APIC: 0x2000
+ * for 0xfee02000.
+ */
 TEST(an_msi_by_its_offset_in_the_window_reaches_its_target)
 {
 	struct vm *vm = vm_create(VM_IRQCHIP);

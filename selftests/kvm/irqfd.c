@@ -259,7 +259,10 @@ TEST(many_eventfds_may_raise_one_gsi)
 	expect_irqs(vcpu, VECTOR + GSI, 1);
 }
 
-/* A kernel that raises and lowers a pin for a pulse may have been asked for its state in between. */
+/*
+ * A kernel that raises and lowers a pin for a pulse may have been asked for its state in
+ * between.
+ */
 TEST(a_pulse_is_an_edge_though_the_pin_was_high_in_a_state_that_was_set)
 {
 	struct vm *vm;

@@ -571,7 +571,10 @@ TEST(x2apic_registers_work_through_msrs)
 	vcpu_run_to_done(vcpu);
 }
 
-/* Interrupts wait for IF and for TPR, which MOV to CR8 and WRMSR lower; each is in ISR until its EOI. */
+/*
+ * Interrupts wait for IF and for TPR, which MOV to CR8 and WRMSR lower; each is in ISR until
+ * its EOI.
+ */
 static void x2apic_priorities(u64 arg)
 {
 	(void)arg;
@@ -628,7 +631,10 @@ static void x2apic_closed(u64 arg)
 		sti_nop_cli();
 }
 
-/* Each is sent when the one before was taken, so that none may be merged: none is lost, and none comes twice. */
+/*
+ * Each is sent when the one before was taken, so that none may be merged: none is lost, and
+ * none comes twice.
+ */
 TEST(requests_to_a_guest_that_makes_no_exits_are_each_taken_once)
 {
 	struct vm *vm = vm_create(VM_IRQCHIP);

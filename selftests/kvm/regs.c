@@ -329,7 +329,10 @@ static u64 *register_of(struct kvm_regs *r, u32 reg)
 	return by_number[reg];
 }
 
-/* The guest has just these bits beside those that its mode wants, and reads them into each register. */
+/*
+ * The guest has just these bits beside those that its mode wants, and reads them into each
+ * register.
+ */
 static void expect_cr4_in_each_register(struct vcpu *vcpu, u64 bits, bool long_mode)
 {
 	struct kvm_sregs sregs;
@@ -359,7 +362,10 @@ static void expect_cr4_in_each_register(struct vcpu *vcpu, u64 bits, bool long_m
 	}
 }
 
-/* The host wants machine checks while the guest runs as well; of its CR4.MCE the guest sees nothing. */
+/*
+ * The host wants machine checks while the guest runs as well; of its CR4.MCE the guest sees
+ * nothing.
+ */
 TEST(the_guest_reads_cr4_as_it_has_set_it_in_every_mode)
 {
 	static const u64 bits[] = { 0, CR4_PGE, CR4_MCE, CR4_MCE | CR4_PGE };

@@ -889,7 +889,10 @@ static void save_whole_state(u64 arg)
 	asm volatile("fnsave (%0)" :: "r"(ROM_DATA + 0x200) : "memory");
 }
 
-/* Nobody emulates it, so it is asked whether the CPU was at a descriptor: in 64 KiB up to the last byte, and beyond. */
+/*
+ * Nobody emulates it, so it is asked whether the CPU was at a descriptor: in 64 KiB up to the
+ * last byte, and beyond.
+ */
 TEST(a_write_to_rom_ends_though_the_gdt_wraps_at_the_end_of_addresses)
 {
 	struct kvm_sregs sregs;

@@ -1265,7 +1265,10 @@ TEST(a_task_switch_is_made_or_told_to_userspace)
 	EXPECT_EQ(0x1234, regs.rax);
 }
 
-/* Reads a device with MOV, which the exit gives the address of, and fills one with MOVS, which needs two walks. */
+/*
+ * Reads a device with MOV, which the exit gives the address of, and fills one with MOVS,
+ * which needs two walks.
+ */
 CODE_BLOB(paged32_code, 32,
 	  "movl 0xd0000010, %eax\n"
 	  "movl %eax, 0x300000\n"

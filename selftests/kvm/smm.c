@@ -917,7 +917,10 @@ CODE_BLOB(ap_halts, 16,
 	  "1: hlt\n"
 	  "jmp 1b\n");
 
-/* A second vCPU, which MSIs reach, as KVM_CREATE_VCPU left it; and code for it at the SIPI's page. */
+/*
+ * A second vCPU, which MSIs reach, as KVM_CREATE_VCPU left it; and code for it at the SIPI's
+ * page.
+ */
 static struct vcpu *add_ap(struct machine *m)
 {
 	struct vcpu *ap = vcpu_create(m->vm, 1);
@@ -1067,7 +1070,10 @@ TEST(init_to_the_boot_processor_keeps_an_smi)
 	run_to_port(m.vcpu, SMM_PORT);
 }
 
-/* Both come while an I/O instruction waits for userspace: INIT is the first to be taken at its end. */
+/*
+ * Both come while an I/O instruction waits for userspace: INIT is the first to be taken at
+ * its end.
+ */
 TEST(an_init_that_came_with_an_smi_is_taken_before_it)
 {
 	struct machine m = machine_create();

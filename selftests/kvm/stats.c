@@ -279,7 +279,10 @@ static void touch_each_table(u64 arg)
 		GUEST_EQ(0, *(volatile u8 *)at);
 }
 
-/* Tables of 1 GiB and 2 MiB go in one piece where the range covers them, and by entry at its ends. */
+/*
+ * Tables of 1 GiB and 2 MiB go in one piece where the range covers them, and by entry at its
+ * ends.
+ */
 TEST(a_wide_range_loses_just_its_own_pages)
 {
 	struct vm *vm = vm_create(0);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Races made certain: the module holds a thread at a point (kmod/explain/testpoint.h), a vCPU's inside
- * KVM_RUN or one that takes memory away, while the test does what must not be lost or wait there.
- * Needs a module built with MKVM_TEST_POINTS=y.
+ * Races made certain: the module holds a thread at a point (kmod/explain/testpoint.h), a vCPU's
+ * inside KVM_RUN or one that takes memory away, while the test does what must not be lost or wait
+ * there. Needs a module built with MKVM_TEST_POINTS=y.
  *
  * Read next: initsipi.c, events.c, memslots.c.
  */
@@ -382,7 +382,8 @@ static void outs_becomes(const u8 *bytes, size_t len)
 	sregs.tr.limit = sizeof(tss) - 1;
 	if (cpu_is_tcg())
 		sregs.tr.type =
-			9; /* its check of a bitmap fails in a TSS that is busy, as loaded ones are */
+			/* its check of a bitmap fails in a TSS that is busy, as loaded ones are */
+			9;
 	vcpu_set_sregs(vcpu, &sregs);
 	vcpu->on_exit = note_io;
 	start_and_hold(vcpu, POINT_EMULATE);

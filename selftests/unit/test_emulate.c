@@ -1368,7 +1368,9 @@ static bool reads_descriptor(const ZydisDecodedInstruction *i)
 	case ZYDIS_MNEMONIC_LLDT: case ZYDIS_MNEMONIC_LTR: case ZYDIS_MNEMONIC_VERR: case ZYDIS_MNEMONIC_VERW:
 	case ZYDIS_MNEMONIC_LAR: case ZYDIS_MNEMONIC_LSL:
 		return true;
-	case ZYDIS_MNEMONIC_LMSW:	/* no descriptor; AMD intercepts it with any operand */
+	/* They read no descriptor, but a CPU may intercept them with any operand. */
+	case ZYDIS_MNEMONIC_LMSW:
+	case ZYDIS_MNEMONIC_SMSW:
 		return true;
 	case ZYDIS_MNEMONIC_JMP:
 		return i->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
@@ -2918,6 +2920,11 @@ TEST(descriptor_tables_and_system_registers_are_stored_and_loaded)
 	EXPECT_EQ(0x18, ram_get(m.regs[RBX], 2));
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x0f, 0x01, 0x23));	/* smsw [rbx] */
 	EXPECT_EQ(1, ram_get(m.regs[RBX], 2));
+	m.regs[RAX] = ~0ULL;
+	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x66, 0x0f, 0x01, 0xe0));	/* smsw ax */
+	EXPECT_EQ(~0xffffULL | (u16)m.emu.mode.cr0, m.regs[RAX]);
+	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x0f, 0x01, 0xe0));	/* smsw eax */
+	EXPECT_EQ((u32)m.emu.mode.cr0, m.regs[RAX]);
 	ram_put(m.regs[RBX], 0xfffa, 2);			/* PE stays */
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x0f, 0x01, 0x33));	/* lmsw [rbx] */
 	EXPECT_EQ(0xb, m.cr[0]);

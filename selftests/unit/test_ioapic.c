@@ -33,7 +33,10 @@ void mkvm_pit_acked(struct mkvm_pit *pit)
 
 static unsigned int acked, raise_in_ack, nr_acks;	/* pins, and how often */
 
-/* An irqfd with a resamplefd behind each pin that it has raised; raise_in_ack: its device still has a reason. */
+/*
+ * An irqfd with a resamplefd behind each pin that it has raised; raise_in_ack: its device
+ * still has a reason.
+ */
 void mkvm_irq_acked(struct mkvm *v, unsigned int chip, unsigned int pin)
 {
 	shim_check(v == &vm && chip == KVM_IRQCHIP_IOAPIC && !shim_locks_held,

@@ -574,7 +574,8 @@ TEST(lint0_delivers_by_its_mode_at_an_edge_of_its_polarity)
 					EXPECT_EQ(
 						0,
 						delivered(
-							modes[i])); /* writing an entry is no edge */
+							/* writing an entry is no edge */
+							modes[i]));
 					set_int(!low);
 					EXPECT_EQ(!masked, delivered(modes[i]));
 					set_int(low);

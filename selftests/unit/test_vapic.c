@@ -274,7 +274,10 @@ TEST(random_operations_inside_and_outside_agree_with_a_plain_model)
 	}
 }
 
-/* Two senders set vectors of their own and wait until each is delivered; nobody else may see it end. */
+/*
+ * Two senders set vectors of their own and wait until each is delivered; nobody else may see
+ * it end.
+ */
 #define ROUNDS 300
 
 static struct { int delivered[256], lost; } shared;

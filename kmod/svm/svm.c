@@ -489,10 +489,7 @@ static void svm_enter(struct mkvm_vcpu *vcpu)
 
 	store_ldt(ldt);
 	if (unlikely(svm_vmrun(svm->vmcb_pa, vcpu->regs, c->host_save_pa))) {
-		/*
-		 * SVM is off: the machine reboots, or this CPU goes offline and the thread
-		 * moves.
-		 */
+		/* SVM is off: the machine reboots, or this CPU goes offline. */
 		svm_asid_refused(&svm->asid, &c->asids);
 		vmcb->control.exit_code = SVM_EXIT_INTR;
 		return;

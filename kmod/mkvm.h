@@ -539,6 +539,13 @@ static inline bool mkvm_has_error_code(u8 vector)
 }
 
 /* Queues #GP(0). Own thread. */
+/* Only faults set RFLAGS.RF in the handler's frame. AMD APM vol. 2, "Exception Types". */
+static inline bool mkvm_is_fault(u8 vector)
+{
+	return vector != X86_TRAP_DB && vector != X86_TRAP_BP && vector != X86_TRAP_OF &&
+	       vector != X86_TRAP_DF && vector != X86_TRAP_MC;
+}
+
 static inline void mkvm_queue_gp(struct mkvm_vcpu *vcpu)
 {
 	mkvm_queue_exception(vcpu, 13, true, 0);

@@ -101,20 +101,13 @@ void mkvm_queue_exception(struct mkvm_vcpu *vcpu, u8 vector, bool has_error, u32
 	};
 }
 
-/* Only faults set RFLAGS.RF in the handler's frame. AMD APM vol. 2, "Exception Types". */
-static bool is_fault(u8 vector)
-{
-	return vector != X86_TRAP_DB && vector != X86_TRAP_BP && vector != X86_TRAP_OF &&
-	       vector != X86_TRAP_DF && vector != X86_TRAP_MC;
-}
-
 /* Puts vcpu->ev.raised into delivery: moves it to vcpu->ev.delivering, which is empty. */
 static void deliver_exception(struct mkvm_vcpu *vcpu)
 {
 	deliver_payload(vcpu);
 	if (vcpu->ev.raised.vector == X86_TRAP_DB) /* its handler may use the debug registers */
 		mkvm_hw->set_dr(vcpu, 7, mkvm_hw->get_dr(vcpu, 7) & ~(u64)MKVM_DR7_GD);
-	if (is_fault(vcpu->ev.raised.vector))
+	if (mkvm_is_fault(vcpu->ev.raised.vector))
 		vcpu->rflags |= X86_EFLAGS_RF;
 	vcpu->ev.delivering = vcpu->ev.raised;
 	vcpu->ev.raised.type = MKVM_EV_NONE;
@@ -229,6 +222,23 @@ static enum mkvm_hold hold_nmi(struct mkvm_vcpu *vcpu)
 	return hold_delivery(vcpu);
 }
 
+/* Finds the interrupt that comes next: w->vector and w->extint. Returns what holds it back. */
+static enum mkvm_hold next_interrupt(struct mkvm_vcpu *vcpu, struct mkvm_waits *w)
+{
+	w->extint = mkvm_has_extint(vcpu);
+	if (w->extint) {
+		w->vector = vcpu->user_irqchip.pic ? vcpu->user_irqchip.vector : MKVM_WAITS_EXTINT;
+		return hold_interrupt(vcpu);
+	}
+	w->vector = vcpu->lapic ? mkvm_lapic_highest_irr(vcpu->lapic) : MKVM_WAITS_NONE;
+	if (w->vector < 0)
+		return MKVM_HOLD_NOTHING;
+	if (mkvm_lapic_pending(vcpu->lapic) >= 0)
+		return hold_interrupt(vcpu);
+	return (mkvm_lapic_get_tpr(vcpu->lapic) & 0xf0) >= (w->vector & 0xf0) ? MKVM_HOLD_TPR :
+										 MKVM_HOLD_PPR;
+}
+
 /*
  * mkvm_interrupt_waits - find the next interrupt and what holds it back
  * @vector: set to its vector, to MKVM_WAITS_EXTINT for the PIC's, whose vector is known only after
@@ -239,17 +249,11 @@ static enum mkvm_hold hold_nmi(struct mkvm_vcpu *vcpu)
  */
 enum mkvm_hold mkvm_interrupt_waits(struct mkvm_vcpu *vcpu, int *vector)
 {
-	if (mkvm_has_extint(vcpu)) {
-		*vector = vcpu->user_irqchip.pic ? vcpu->user_irqchip.vector : MKVM_WAITS_EXTINT;
-		return hold_interrupt(vcpu);
-	}
-	*vector = vcpu->lapic ? mkvm_lapic_highest_irr(vcpu->lapic) : -1;
-	if (*vector < 0)
-		return MKVM_HOLD_NOTHING;
-	if (mkvm_lapic_pending(vcpu->lapic) >= 0)
-		return hold_interrupt(vcpu);
-	return (mkvm_lapic_get_tpr(vcpu->lapic) & 0xf0) >= (*vector & 0xf0) ? MKVM_HOLD_TPR :
-									      MKVM_HOLD_PPR;
+	struct mkvm_waits w;
+	enum mkvm_hold hold = next_interrupt(vcpu, &w);
+
+	*vector = w.vector;
+	return hold;
 }
 
 /* mkvm_nmi_waits - as mkvm_interrupt_waits, for an NMI. */
@@ -270,7 +274,7 @@ void mkvm_trace_waits(struct mkvm_vcpu *vcpu, bool irq, bool nmi)
 	unsigned long pending = READ_ONCE(vcpu->pending);
 	struct mkvm_waits w = { .window_irq = irq, .window_nmi = nmi };
 
-	w.irq = mkvm_interrupt_waits(vcpu, &w.vector);
+	w.irq = next_interrupt(vcpu, &w);
 	w.nmi = mkvm_nmi_waits(vcpu);
 	if (pending & BIT(MKVM_PEND_SMI))
 		w.smi = vcpu->smm.active ? MKVM_HOLD_SMM : hold_delivery(vcpu);

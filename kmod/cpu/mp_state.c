@@ -150,7 +150,7 @@ void mkvm_accept_init_sipi(struct mkvm_vcpu *vcpu)
 	}
 	if (!(bits & BIT(MKVM_PEND_SIPI)))
 		return;
-	waiting = vcpu->mp_state == KVM_MP_STATE_INIT_RECEIVED;
+	waiting = !vcpu->smm.active && vcpu->mp_state == KVM_MP_STATE_INIT_RECEIVED;
 	how = waiting ? "taken" : "not-waiting";
 	mkvm_trace(consume, vcpu, MKVM_PEND_SIPI, bits & ~MKVM_PEND_BOTH(MKVM_PEND_INIT),
 		   vcpu->smm.active ? "in-SMM" : how);

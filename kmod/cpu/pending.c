@@ -61,7 +61,7 @@ void mkvm_vcpu_post(struct mkvm_vcpu *vcpu, enum mkvm_pending bit)
 
 void mkvm_vcpu_kick_event(struct mkvm_vcpu *vcpu)
 {
-	set_bit(MKVM_PEND_EVENT, &vcpu->pending);
+	mkvm_pending_set(vcpu, MKVM_PEND_EVENT);
 	smp_mb__after_atomic();
 	mkvm_vcpu_kick(vcpu);
 }

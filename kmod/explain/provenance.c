@@ -412,21 +412,17 @@ const char *mkvm_hold_name(enum mkvm_hold hold)
 }
 
 /* Returns the id of the interrupt that waits, 0: none, or unknown. */
-static u32 id_that_waits(struct mkvm_vcpu *vcpu, int vector)
+static u32 id_that_waits(struct mkvm_vcpu *vcpu, const struct mkvm_waits *w)
 {
-	if (vector < 0)
-		return 0;
-	if (vector == MKVM_WAITS_EXTINT)
-		return known(&vcpu->vm->ids.pic_waits);
-	return known(vcpu->user_irqchip.pic && vector == vcpu->user_irqchip.vector ?
-			     &vcpu->ids.user :
-			     &vcpu->ids.irr[vector]);
+	if (w->extint)
+		return known(vcpu->user_irqchip.pic ? &vcpu->ids.user : &vcpu->vm->ids.pic_waits);
+	return w->vector >= 0 ? known(&vcpu->ids.irr[w->vector]) : 0;
 }
 
 /* Traces what waits before an entry or a sleep. Context: own thread. */
 void mkvm_trace_blocked(struct mkvm_vcpu *vcpu, const struct mkvm_waits *w)
 {
-	u32 nmi = known(&vcpu->ids.pending[MKVM_PEND_NMI]), irq = id_that_waits(vcpu, w->vector);
+	u32 nmi = known(&vcpu->ids.pending[MKVM_PEND_NMI]), irq = id_that_waits(vcpu, w);
 
 	blocked(vcpu, WAITS_IRQ, irq, w->vector, w->irq);
 	blocked(vcpu, WAITS_NMI, nmi, -1, w->nmi);

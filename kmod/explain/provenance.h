@@ -41,6 +41,7 @@ DECLARE_STATIC_KEY_FALSE(mkvm_trace_key);
 struct mkvm_waits {
 	int vector;				/* -1: no interrupt; MKVM_WAITS_EXTINT */
 	enum mkvm_hold irq, nmi, smi, init;
+	bool extint;				/* the interrupt is the PIC's, or KVM_INTERRUPT's */
 	bool window_irq, window_nmi;		/* the guest exits as soon as it can be taken */
 };
 

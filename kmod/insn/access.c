@@ -275,7 +275,7 @@ enum mkvm_emu_result mkvm_emu_access(struct mkvm_emu *emu, u64 la, void *data, u
 enum mkvm_emu_result mkvm_emu_system(struct mkvm_emu *emu, u64 la, void *data, unsigned int len,
 				     enum mkvm_emu_how how)
 {
-	bool write = how >= MKVM_EMU_WRITE, cs_l = emu->mode.cs_l;
+	bool cs_l = emu->mode.cs_l;
 	u8 cpl = emu->mode.cpl;
 	u64 rflags = emu->rflags, gpa;
 	enum mkvm_emu_result r;
@@ -287,11 +287,13 @@ enum mkvm_emu_result mkvm_emu_system(struct mkvm_emu *emu, u64 la, void *data, u
 	emu->mode.cpl = 0;
 	emu->mode.cs_l = emu->mode.efer & EFER_LMA;
 	emu->rflags &= ~(u64)X86_EFLAGS_AC;
-	r = mkvm_emu_translate(emu, la, write ? ACC_WRITE : 0, &gpa);
-	if (r == MKVM_EMU_DONE && (!write || emu->implicit))
+	if (how < MKVM_EMU_WRITE || emu->implicit) {
 		r = access_by_walk(emu, la, data, len, how);
-	else if (r == MKVM_EMU_DONE && mkvm_gpa_to_user(emu->vcpu, gpa, true))
-		r = page_access(emu, gpa, data, len, how);
+	} else {
+		r = mkvm_emu_translate(emu, la, ACC_WRITE, &gpa);
+		if (r == MKVM_EMU_DONE && mkvm_gpa_to_user(emu->vcpu, gpa, true))
+			r = page_access(emu, gpa, data, len, how);
+	}
 	emu->mode.cpl = cpl;
 	emu->mode.cs_l = cs_l;
 	emu->rflags = rflags;

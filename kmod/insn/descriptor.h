@@ -62,6 +62,13 @@ static inline enum mkvm_emu_result selector_fault(struct mkvm_emu *c, u8 vector,
 	return fault_with(c, vector, selector & ~3);
 }
 
+/* The fault was met for an event that the program did not cause, if external. Not told by #PF. */
+static inline void mark_external(struct mkvm_emu *c, bool external)
+{
+	if (external && c->fault.vector != PF_VECTOR)
+		c->fault.error |= 1;
+}
+
 /* descriptor.c */
 
 /*

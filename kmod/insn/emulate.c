@@ -58,8 +58,8 @@ static u64 arith(struct mkvm_emu *c, u64 a, u64 b, bool sub, bool carry)
 	u64 cf = ((x & b) | ((x | b) & (sub ? r : ~r))) >> sign & 1;
 	u64 of = (sub ? (a ^ b) & (a ^ r) : (a ^ r) & (b ^ r)) >> sign & 1;
 
-	return mkvm_emu_set_flags(
-		c, r, cf * X86_EFLAGS_CF | of * X86_EFLAGS_OF | ((a ^ b ^ r) & X86_EFLAGS_AF));
+	cf = cf * X86_EFLAGS_CF | of * X86_EFLAGS_OF;
+	return mkvm_emu_set_flags(c, r, cf | ((a ^ b ^ r) & X86_EFLAGS_AF));
 }
 
 static u64 bit_op(struct mkvm_emu *c, u64 dst, u64 bit)

@@ -19,7 +19,6 @@
  */
 #include "descriptor.h"
 
-#define ERROR_EXT	1	/* error code: the event is external to the program */
 #define ERROR_IDT	2	/* error code: the index is that of an IDT gate */
 
 #define MAX_FRAME	10	/* words, from virtual-8086 mode and with an error code */
@@ -360,8 +359,8 @@ enum mkvm_emu_result mkvm_emu_deliver(struct mkvm_emu *c, const struct mkvm_emu_
 		res = mkvm_emu_set_type_bits(c, &d.stack, TYPE_ACCESSED);
 	if (!res)
 		res = put_frame(c, &d, MKVM_EMU_WRITE);
-	if (res == MKVM_EMU_FAULT && c->fault.vector != PF_VECTOR && !ev->soft)
-		c->fault.error |= ERROR_EXT;
+	if (res == MKVM_EMU_FAULT)
+		mark_external(c, !ev->soft);
 	if (!res)
 		enter_handler(c, &d);
 	return res;

@@ -321,8 +321,7 @@ static enum mkvm_emu_result load_task(struct mkvm_emu *c, struct task *s)
 	c->rflags = flags;
 	if (res != MKVM_EMU_FAULT)
 		return res;
-	if (s->t->external && c->fault.vector != PF_VECTOR)
-		c->fault.error |= 1;
+	mark_external(c, s->t->external);
 	s->faulted = true;
 	return MKVM_EMU_DONE;
 }
@@ -388,8 +387,8 @@ enum mkvm_emu_result mkvm_emu_task_switch(struct mkvm_emu *c, const struct mkvm_
 		else
 			enter_task(c, &s);
 	}
-	if (res == MKVM_EMU_FAULT && t->external && c->fault.vector != PF_VECTOR)
-		c->fault.error |= 1;
+	if (res == MKVM_EMU_FAULT)
+		mark_external(c, t->external);
 	c->implicit = implicit;
 	return res;
 }

@@ -212,14 +212,6 @@ int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause)
 
 /* ---- deliveries that the CPU could not complete ---- */
 
-/* Does the pushed RFLAGS have RF set, so that a breakpoint on the instruction does not recur? */
-static bool sets_rf(const struct mkvm_event *ev)
-{
-	return ev->type == MKVM_EV_EXCEPTION && ev->vector != X86_TRAP_DB &&
-	       ev->vector != X86_TRAP_BP && ev->vector != X86_TRAP_OF &&
-	       ev->vector != X86_TRAP_DF && ev->vector != X86_TRAP_MC;
-}
-
 /*
  * Finds the event whose delivery the last exit interrupted. If the guest raised it itself by INT n,
  * INT1, INT3 or INTO, the CPU reports only its vector, and the instruction at RIP supplies the
@@ -241,7 +233,7 @@ static bool event_cut_off(struct mkvm_vcpu *vcpu, struct mkvm_emu_event *ev)
 		ev->error = e->error;
 		if (e->type == MKVM_EV_SOFT)
 			ev->rip += mkvm_hw->soft_event_len;
-		if (sets_rf(e))
+		if (e->type == MKVM_EV_EXCEPTION && mkvm_is_fault(e->vector))
 			ev->rflags |= X86_EFLAGS_RF;
 		return true;
 	}
@@ -285,8 +277,9 @@ static void end_delivery(struct mkvm_vcpu *vcpu, enum mkvm_emu_result r)
 /*
  * mkvm_emulate_delivery - deliver the event whose delivery the last exit interrupted
  *
- * Return: as handle_exit; MKVM_NOT_DELIVERED with nothing changed if the delivery would access a
- * device, or if the instruction that raised the event is no longer there.
+ * If the instruction that raised the event is no longer there, the guest runs what stands there
+ * now. Return: as handle_exit; MKVM_NOT_DELIVERED with nothing changed if the delivery would access
+ * a device.
  * Context: the vCPU's own thread, vm->srcu held, may sleep; vcpu->ev.vectoring is set.
  */
 int mkvm_emulate_delivery(struct mkvm_vcpu *vcpu)

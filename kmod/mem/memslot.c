@@ -144,10 +144,11 @@ static const struct mkvm_memslot *slot_by_id(const struct mkvm_memslots *slots, 
  */
 const struct mkvm_memslot *mkvm_slot_by_id(struct mkvm *vm, u32 id)
 {
-	unsigned int as = address_space(id);
+	const struct mkvm_memslots *slots =
+		rcu_dereference_protected(vm->slots[address_space(id)],
+					  lockdep_is_held(&vm->slots_lock));
 
-	return slot_by_id(
-		rcu_dereference_protected(vm->slots[as], lockdep_is_held(&vm->slots_lock)), id);
+	return slot_by_id(slots, id);
 }
 
 static bool overlaps(const struct mkvm_memslots *slots, const struct mkvm_memslot *new)

@@ -396,8 +396,8 @@ static void tdp_install(struct mkvm_vcpu *vcpu, u64 gfn, u64 pfn, int level, boo
 	u64 entry, *table = vcpu->vm->tdp[as].root;
 	int l;
 
-	flush_stale(
-		vcpu->vm); /* a TLB must not hold two leaves of different sizes for one address */
+	/* A TLB must not hold two leaves of different sizes for one address. */
+	flush_stale(vcpu->vm);
 	for (l = TDP_LEVELS; l > level; l--) {
 		u64 *slot = &table[tdp_index(gfn, l)];
 

@@ -342,12 +342,13 @@ struct mkvm_vcpu {
 		u32 base;		/* (v) */
 	} smm;				/* cpu/smm.c */
 	struct {
-		struct fpu_guest state;	/* (v) */
+		struct fpu_guest guest;	/* (v) used by cpu/fpu_kernel.c only */
+		union fpregs_state *image;	/* (v) stale while the CPU has the registers */
 		u64 xcr0;		/* (v) the guest's XCR0 */
 		u64 xcr0_mask;		/* (v) XCR0 bits that CPUID lets the guest set */
 		u32 pkru;		/* (v) the guest's PKRU; stale in the guest */
 		bool has_pkru;		/* (v) the guest can read PKRU or depends on it */
-	} fpu;				/* and XCR0, PKRU */
+	} fpu;				/* and XCR0, PKRU: cpu/fpu.h, cpu/regs.c */
 	struct {
 		s64 offset;		/* (v) guest less host TSC; others use READ_ONCE */
 		u64 adjust;		/* (v) IA32_TSC_ADJUST */
@@ -594,6 +595,7 @@ void mkvm_regs_get(struct mkvm_vcpu *vcpu, struct kvm_regs *regs);
 void mkvm_regs_set(struct mkvm_vcpu *vcpu, const struct kvm_regs *regs);
 void mkvm_sregs_get(struct mkvm_vcpu *vcpu, struct kvm_sregs *sregs);
 int mkvm_sregs_set(struct mkvm_vcpu *vcpu, const struct kvm_sregs *sregs);
+bool mkvm_mxcsr_valid(u32 mxcsr);
 void mkvm_fpu_get(struct mkvm_vcpu *vcpu, struct kvm_fpu *fpu);
 int mkvm_fpu_set(struct mkvm_vcpu *vcpu, const struct kvm_fpu *fpu);
 void mkvm_xcrs_get(struct mkvm_vcpu *vcpu, struct kvm_xcrs *xcrs);
@@ -677,6 +679,7 @@ const struct kvm_cpuid_entry2 *mkvm_cpuid(struct mkvm_vcpu *vcpu, u32 leaf, u32 
 bool mkvm_cpuid_has(struct mkvm_vcpu *vcpu, unsigned int feature);
 void mkvm_cpuid_update(struct mkvm_vcpu *vcpu);
 void mkvm_cpuid_setup(void);
+u32 mkvm_xsave_component(unsigned int i, u32 *offset);
 bool mkvm_has_mwait(struct mkvm_vcpu *vcpu);
 
 /*

@@ -135,7 +135,7 @@ static int vmx_exit_ept_violation(struct mkvm_vcpu *vcpu)
 {
 	u64 qual = vmx_read(EXIT_QUALIFICATION);
 	bool operand = (qual & WALK_DONE) == WALK_DONE &&
-		       !(qual & BIT(EPT_VIOLATION_ACC_INSTR_BIT));
+		       !(qual & EPT_VIOLATION_ACC_INSTR);
 
 	vmx_keep_nmi_mask(to_vmx(vcpu), qual);
 	if (unlikely(vcpu->rflags & X86_EFLAGS_TF))
@@ -145,9 +145,9 @@ static int vmx_exit_ept_violation(struct mkvm_vcpu *vcpu)
 	vcpu->insn.fault_la = operand ? vmx_read(GUEST_LINEAR_ADDRESS) : ~0ULL;
 	if ((qual & WALK_DONE) == HAS_ADDRESS)
 		return mkvm_exit_walk_fault(vcpu, vmx_read(GUEST_PHYSICAL_ADDRESS),
-					    qual & BIT(EPT_VIOLATION_ACC_WRITE_BIT));
+					    qual & EPT_VIOLATION_ACC_WRITE);
 	return mkvm_exit_tdp_fault(vcpu, vmx_read(GUEST_PHYSICAL_ADDRESS),
-				   qual & BIT(EPT_VIOLATION_ACC_WRITE_BIT), !operand);
+				   qual & EPT_VIOLATION_ACC_WRITE, !operand);
 }
 
 /*

@@ -1014,7 +1014,7 @@ static void before_entry(struct vmx_vcpu *vmx)
 	if (unlikely(vcpu->dr_live))
 		set_debugreg(vmx->dr6, 6);
 	/* A guest can read the L1 cache through its page tables (CVE-2018-3646). */
-	if (static_cpu_has_bug(X86_BUG_L1TF) && static_cpu_has(X86_FEATURE_FLUSH_L1D) &&
+	if (boot_cpu_has_bug(X86_BUG_L1TF) && cpu_feature_enabled(X86_FEATURE_FLUSH_L1D) &&
 	    !cpu_mitigations_off())
 		wrmsrl(MSR_IA32_FLUSH_CMD, L1D_FLUSH);
 }

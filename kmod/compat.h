@@ -66,7 +66,9 @@
 #include <asm/cpufeature.h>
 #include <asm/mce.h>
 #include <asm/msr.h>
+#include <asm/perf_event.h>
 #include <asm/processor.h>
+#include <asm/tlbflush.h>
 #if __has_include(<asm/cpuid/api.h>)
 #include <asm/cpuid/api.h>	/* which asm/processor.h included once */
 #endif
@@ -145,6 +147,23 @@ static inline void mkvm_eventfd_signal(struct eventfd_ctx *ctx)
 static inline void mkvm_write_cr4(unsigned long cr4)
 {
 	asm volatile("mov %0, %%cr4" : : "r" (cr4) : "memory");
+}
+
+/*
+ * Sets CR4.VMXE to stay set, and keeps Intel Processor Trace off, which VMX operation would stop;
+ * or ends both. A standalone module cannot: see vmx/window.h. Context: preemption off.
+ */
+static inline void mkvm_hold_vmxe(bool on)
+{
+#ifndef MKVM_STANDALONE
+	if (on) {
+		intel_pt_handle_vmx(1);
+		cr4_set_bits(X86_CR4_VMXE);
+	} else {
+		cr4_clear_bits(X86_CR4_VMXE);
+		intel_pt_handle_vmx(0);
+	}
+#endif
 }
 
 /* Whether the host takes events by FRED, and thus has no IDT vectors that could be called. */

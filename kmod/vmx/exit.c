@@ -278,6 +278,8 @@ int vmx_handle_exit(struct mkvm_vcpu *vcpu)
 	struct vmx_vcpu *vmx = to_vmx(vcpu);
 	u32 reason = vmx->exit_reason;
 
+	if (unlikely(vmx->refused))
+		return vmx->refused;
 	if (unlikely(vmx->entry_error))
 		return exit_fail_entry(vcpu, vmx->entry_error);
 	if (unlikely(reason & VMX_EXIT_REASONS_FAILED_VMENTRY))

@@ -16,8 +16,6 @@
 
 #include "emulate.h"
 
-enum { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI };
-
 enum op {
 	OP_NONE, OP_ADD, OP_OR, OP_ADC, OP_SBB, OP_AND, OP_SUB, OP_XOR, OP_CMP,
 	OP_MOV, OP_MOVSX, OP_TEST, OP_NOT, OP_NEG, OP_INC, OP_DEC,

@@ -85,7 +85,7 @@ static int vmx_handle_dr(struct mkvm_vcpu *vcpu)
 }
 
 /* Handles instructions that the CPU lacks: AMD's VMMCALL, and RSM outside the CPU's own SMM. */
-static int exit_ud(struct mkvm_vcpu *vcpu)
+static int handle_ud(struct mkvm_vcpu *vcpu)
 {
 	enum mkvm_insn insn = mkvm_insn_at_rip(vcpu, NULL);
 
@@ -103,7 +103,7 @@ static int vmx_handle_exception(struct mkvm_vcpu *vcpu)
 {
 	struct vmx_vcpu *vmx = to_vmx(vcpu);
 	u32 info = vmx->intr_info, type = info & INTR_INFO_INTR_TYPE_MASK;
-	u64 qual = vmx_read(EXIT_QUALIFICATION), traps = qual & (DR_TRAP_BITS | BIT(13) | DR_STEP);
+	u64 qual = vmx_read(EXIT_QUALIFICATION), traps = qual & MKVM_DR6_CAUSES;
 	u8 vector = info & INTR_INFO_VECTOR_MASK;
 	u32 error;
 
@@ -111,7 +111,7 @@ static int vmx_handle_exception(struct mkvm_vcpu *vcpu)
 		return 1;
 	vmx_keep_nmi_mask(vmx, info);
 	if (vector == X86_TRAP_UD)
-		return exit_ud(vcpu);
+		return handle_ud(vcpu);
 	if (vector == X86_TRAP_DB)	/* Bochs leaves it pending after the exit */
 		vmx_write(GUEST_PENDING_DBG_EXCEPTIONS, 0);
 	if (mkvm_debug_takes(vcpu, vector))
@@ -209,7 +209,7 @@ static void dump_vmcs(struct vmx_vcpu *vmx, u32 reason)
 }
 
 /* The entry has failed because the guest's state or the injected event is not valid. */
-static int exit_fail_entry(struct mkvm_vcpu *vcpu, u32 reason)
+static int report_fail_entry(struct mkvm_vcpu *vcpu, u32 reason)
 {
 	dump_vmcs(to_vmx(vcpu), reason);
 	return mkvm_report_fail_entry(vcpu, reason);
@@ -281,9 +281,9 @@ int vmx_handle_exit(struct mkvm_vcpu *vcpu)
 	if (unlikely(vmx->refused))
 		return vmx->refused;
 	if (unlikely(vmx->entry_error))
-		return exit_fail_entry(vcpu, vmx->entry_error);
+		return report_fail_entry(vcpu, vmx->entry_error);
 	if (unlikely(reason & VMX_EXIT_REASONS_FAILED_VMENTRY))
-		return exit_fail_entry(vcpu, reason);
+		return report_fail_entry(vcpu, reason);
 	if (reason < ARRAY_SIZE(handlers)) {
 		int (*handler)(struct mkvm_vcpu * vcpu) =
 			handlers[array_index_nospec(reason, ARRAY_SIZE(handlers))];

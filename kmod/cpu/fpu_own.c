@@ -17,8 +17,8 @@
  */
 #include <linux/mm.h>
 
+#include "internal.h"
 #include "fpu.h"
-#include "hw_ops.h"
 
 #define MXCSR_INITIAL	0x1f80
 

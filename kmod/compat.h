@@ -113,6 +113,12 @@ static inline void mkvm_hrtimer_setup(struct hrtimer *timer,
 #endif
 }
 
+/* Whether the module was built for a series newer than the newest that was tested. */
+static inline bool mkvm_kernel_is_untested(void)
+{
+	return LINUX_VERSION_CODE >= MKVM_NEWEST_TESTED + KERNEL_VERSION(0, 1, 0);
+}
+
 /*
  * The kernel has these since 6.8. The struct begins with struct kvm_userspace_memory_region; the
  * rest is for guest_memfd, which needs a flag.

@@ -69,7 +69,7 @@
 #include <asm/perf_event.h>
 #include <asm/processor.h>
 #include <asm/tlbflush.h>
-#if __has_include(<asm/cpuid/api.h>)
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 0, 0)
 #include <asm/cpuid/api.h>	/* which asm/processor.h included once */
 #endif
 

@@ -755,6 +755,7 @@ int mkvm_soft_fault_gpa(struct mkvm_vcpu *vcpu, u64 *gpa, bool write);
 void mkvm_soft_mapped(struct mkvm_vcpu *vcpu);
 
 u64 *mkvm_soft_space(struct mkvm_vcpu *vcpu, u64 *gpa);
+u64 mkvm_soft_pdpte(struct mkvm_vcpu *vcpu, unsigned int i);
 
 /* mem/overlay.c: one instruction runs with read-only memory replaced. Own thread. */
 bool mkvm_overlay_fault(struct mkvm_vcpu *vcpu, u64 gpa);

@@ -513,6 +513,7 @@ int mkvm_exit_internal_error(struct mkvm_vcpu *vcpu, u32 suberror, const u64 *da
 void mkvm_queue_exception(struct mkvm_vcpu *vcpu, u8 vector, bool has_error, u32 error);
 void mkvm_queue_page_fault(struct mkvm_vcpu *vcpu, u64 cr2, u32 error);
 void mkvm_queue_machine_check(struct mkvm_vcpu *vcpu);
+void mkvm_payload_settle(struct mkvm_vcpu *vcpu);
 void mkvm_events_inject(struct mkvm_vcpu *vcpu);
 bool mkvm_has_extint(struct mkvm_vcpu *vcpu);
 enum mkvm_hold mkvm_interrupt_waits(struct mkvm_vcpu *vcpu, int *vector);	/* any context */

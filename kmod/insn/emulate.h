@@ -204,6 +204,7 @@ enum mkvm_emu_result mkvm_emulate(struct mkvm_emu *emu);
 struct mkvm_emu_event {
 	u8 vector;
 	bool soft;		/* INT n, INT3, INTO: the gate's DPL counts, faults lack EXT */
+	bool int_n;		/* INT n: CR4.VME applies in virtual-8086 mode */
 	bool has_error;
 	u32 error;
 	u64 rip, rflags;	/* to be pushed on the handler's stack */
@@ -215,7 +216,7 @@ struct mkvm_emu_event {
  * emu->implicit must be set. Return: DONE, FAULT, RETRY or UNHANDLED, as for an instruction. FAULT
  * leaves the delivery's own fault in emu->fault; the caller combines it with the event (#DF).
  * UNHANDLED means that nothing has been written, and that the delivery would access a device or a
- * hole, or depends on the virtual-8086 mode extensions (CR4.VME).
+ * hole.
  */
 enum mkvm_emu_result mkvm_emu_deliver(struct mkvm_emu *emu, const struct mkvm_emu_event *ev);
 

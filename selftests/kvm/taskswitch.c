@@ -383,17 +383,21 @@ TEST(the_t_bit_traps_before_the_new_tasks_first_instruction)
 
 TEST(the_t_bit_does_not_trap_beside_a_fault_of_the_new_task)
 {
-	static const struct scene s = {
-		.how = JMP, .b_trap = true, .b_ds = ABSENT, .vector = VEC_NP
+	static const struct scene scenes[] = {
+		{ .how = JMP, .b_trap = true, .b_ds = ABSENT, .vector = VEC_NP },
+		{ .how = INT_N, .b_trap = true, .b_ds = ABSENT, .vector = VEC_NP },
 	};
 	struct machine m;
 	u64 dr6;
 
-	for (u32 rom = cpu_is_tcg() ? ROM_TASKS : 0; rom < 4; rom++) {
-		m = observe_trap(&s, rom, &dr6);
-		EXPECT_EQ(0, dr6 & DR6_BT);
-		EXPECT_EQ(b_regs[4] - 16, m.regs.rsp);
-		EXPECT_EQ(ABSENT, stack_top(&m));
+	for (u32 i = 0; i < 2; i++) {
+		for (u32 rom = cpu_is_tcg() ? ROM_TASKS : 0; rom < 4; rom++) {
+			ktap_about("scene %u, read-only parts 0x%x", i, rom);
+			m = observe_trap(&scenes[i], rom, &dr6);
+			EXPECT_EQ(0, dr6 & DR6_BT);
+			EXPECT_EQ(b_regs[4] - 16, m.regs.rsp);
+			EXPECT_EQ(ABSENT, stack_top(&m));
+		}
 	}
 }
 

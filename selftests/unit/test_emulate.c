@@ -2197,10 +2197,152 @@ TEST(x87_and_mmx_run_on_the_guests_registers)
 	EXPECT_FAULT(MF_VECTOR, 0xdd, 0x03);
 	EXPECT_FAULT(MF_VECTOR, 0x0f, 0x6f, 0x0b);
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0xdd, 0x3b));			/* fnstsw [rbx] */
-	EXPECT_EQ(MKVM_EMU_UNHANDLED, RUN(0xdd, 0x33));			/* fnsave [rbx] */
+	m.fx.fcw = 0x37e;
+	m.fx.fsw |= 0x81;
+	EXPECT_FAULT(MF_VECTOR, 0xdd, 0x23);				/* frstor [rbx] waits */
+	EXPECT_FAULT(MF_VECTOR, 0xd9, 0x23);				/* fldenv [rbx] */
+	EXPECT_EQ(MKVM_EMU_DONE, RUN(0xdd, 0x33));			/* fnsave [rbx] does not */
+	EXPECT_EQ(0, m.fx.fsw);
 	m.emu.mode.cr0 |= X86_CR0_EM;
 	EXPECT_FAULT(NM_VECTOR, 0xdd, 0x03);
+	EXPECT_FAULT(NM_VECTOR, 0xdd, 0x33);
 	EXPECT_FAULT(UD_VECTOR, 0x0f, 0x6f, 0x0b);
+}
+
+/* 1, pi, 2 at the top, with flags and other rounding, in m.fx and by the CPU in its own registers. */
+#define FILL_X87 "fninit; fildl %1; fldpi; fld1; fldcw %2; fcompp; fldl %0; fldpi; fld1"
+static const double x87_third = 1.0 / 3;
+static const u32 x87_two = 2;
+static const u16 x87_control = 0x77f;
+
+static void fill_x87(void)
+{
+	struct mkvm_fx own, mask = m.fx;
+
+	asm volatile("fxsave64 %0" : "=m" (own));
+	asm volatile(FILL_X87 : : "m" (x87_third), "m" (x87_two), "m" (x87_control));
+	asm volatile("fxsave64 %0; fxrstor64 %1" : "=m" (m.fx) : "m" (own));
+	m.fx.mxcsr = mask.mxcsr;
+	m.fx.mxcsr_mask = mask.mxcsr_mask;
+}
+
+#define X87_REGISTERS (8 * 10)
+
+/* Pointers and selectors differ between CPUs: only the rest of the head is compared. */
+static void expect_same_state(const u8 *mine, const u8 *other, bool wide, bool whole)
+{
+	unsigned int head = wide ? 28 : 14, i;
+
+	for (i = 0; i < 3; i++)
+		EXPECT_EQ(*(u16 *)(other + i * head / 7), *(u16 *)(mine + i * head / 7));
+	if (whole)
+		EXPECT_FALSE(memcmp(mine + head, other + head, X87_REGISTERS));
+}
+
+TEST(x87_states_are_what_the_cpu_stores)
+{
+	u8 native[108], prefix[] = { 0x66, 0xdd, 0x33 }, *mine;
+	unsigned int i;
+
+	for (i = 0; i < 4; i++) {
+		bool wide = i & 1, whole = i & 2;
+
+		machine_init(LONG64);
+		fill_x87();
+		m.regs[RBX] = m.ram_base + 0x2000;
+		mine = ram_at(m.regs[RBX], sizeof(native));
+		memset(mine, 0x5a, sizeof(native));
+		prefix[1] = whole ? 0xdd : 0xd9;
+		put_code(code_la(), prefix + wide, 3 - wide);
+		EXPECT_EQ(MKVM_EMU_DONE, run_once());
+		asm volatile(FILL_X87 : : "m" (x87_third), "m" (x87_two), "m" (x87_control));
+		if (whole && wide)
+			asm volatile("fnsave %0" : "=m" (native));
+		else if (whole)
+			asm volatile("data16 fnsave %0" : "=m" (native));
+		else if (wide)
+			asm volatile("fnstenv %0; fninit" : "=m" (native));
+		else
+			asm volatile("data16 fnstenv %0; fninit" : "=m" (native));
+		expect_same_state(mine, native, wide, whole);
+		EXPECT_EQ(m.regs[RBX] + (wide ? 28 : 14) + (whole ? X87_REGISTERS : 0), m.hi);
+		EXPECT_EQ(whole ? 0x37f : 0x77f, m.fx.fcw);
+		EXPECT_EQ(!whole, !!m.fx.ftw);
+	}
+}
+
+TEST(x87_states_are_what_unicorn_stores)
+{
+	static const u8 fill[] = { 0xdb, 0xe3, 0xd9, 0xeb, 0xd9, 0xe8, 0xd9, 0xee }; /* fninit fldpi fld1 fldz */
+	static const struct { u8 code[3], len; bool wide, whole; } forms[] = {
+		{ { 0xd9, 0x33 }, 2, true, false }, { { 0x66, 0xd9, 0x33 }, 3, false, false },
+		{ { 0xdd, 0x33 }, 2, true, true }, { { 0x66, 0xdd, 0x33 }, 3, false, true },
+	};
+	u8 *mine;
+	unsigned int mode, i;
+
+	for (mode = PROT32; mode <= LONG64; mode++) {
+		if (!unicorn_open(mode))
+			SKIP("no Unicorn");
+		for (i = 0; i < ARRAY_SIZE(forms); i++) {
+			u64 regs[16] = { 0 }, flags = 2, rip, xmm[16][2] = { { 0 } };
+			struct mkvm_fx own;
+			u64 la;
+
+			machine_init(mode);
+			la = m.ram_base + 0x1000;
+			asm volatile("fxsave64 %0" : "=m" (own));
+			asm volatile("fninit; fldpi; fld1; fldz");
+			asm volatile("fxsave64 %0; fxrstor64 %1" : "=m" (m.fx) : "m" (own));
+			regs[RBX] = m.regs[RBX] = m.ram_base + 0x2000;
+			mine = ram_at(m.regs[RBX], 108);
+			put_code(la, forms[i].code, forms[i].len);
+			EXPECT_EQ(MKVM_EMU_DONE, run_once());
+			memcpy(uc_ram + 0x1000, fill, sizeof(fill));
+			memcpy(uc_ram + 0x1000 + sizeof(fill), forms[i].code, forms[i].len);
+			EXPECT_EQ(UC_ERR_OK, unicorn_run(la, regs, xmm, &flags, &rip,
+							 sizeof(fill) + forms[i].len, false));
+			expect_same_state(mine, uc_ram + 0x2000, forms[i].wide, forms[i].whole);
+		}
+	}
+}
+
+/* The four formats of the head, with pointers of more than 16 bits, stored and loaded again. */
+TEST(x87_pointers_have_the_format_of_the_mode)
+{
+	static const struct { enum mode mode; bool wide; u8 head[28]; } forms[] = {
+		{ PROT32, true, { 0x7f, 3, 0xff, 0xff, 0, 0x38, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+				  0x78, 0x56, 3, 0, 0, 0, 0x45, 1, 0x21, 0x43, 5, 0, 0, 0, 0xff, 0xff } },
+		{ REAL, true, { 0x7f, 3, 0xff, 0xff, 0, 0x38, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+				0x78, 0x56, 0xff, 0xff, 0x45, 0x31, 0, 0, 0x21, 0x43, 0xff, 0xff,
+				0, 0x50, 0, 0 } },
+		{ PROT32, false, { 0x7f, 3, 0, 0x38, 0xff, 0xff, 0x78, 0x56, 0, 0, 0x21, 0x43, 0, 0 } },
+		{ REAL, false, { 0x7f, 3, 0, 0x38, 0xff, 0xff, 0x78, 0x56, 0x45, 0x31, 0x21, 0x43, 0, 0x50 } },
+	};
+	struct { u32 fcw, fsw, ftw, fip, fop, fdp, fds; } native = {
+		0xffff037f, 0xffff3800, 0xffffffff, 0x35678, 0x145 << 16, 0x54321, 0xffff0000,
+	}, env;
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(forms); i++) {
+		struct mkvm_emu *c = &m.emu;
+		u8 image[X87_STATE] = { 0 };
+
+		machine_init(forms[i].mode);
+		c->size = forms[i].wide ? 4 : 2;
+		memcpy(image, &native, sizeof(native));
+		EXPECT_EQ(forms[i].wide ? 28 : 14, pack_env(c, image));
+		if (!EXPECT_FALSE(memcmp(image, forms[i].head, forms[i].wide ? 28 : 14)))
+			printf("# form %u\n", i);
+		unpack_env(c, image);
+		memcpy(&env, image, sizeof(env));
+		EXPECT_EQ(0x037f, (u16)env.fcw);
+		EXPECT_EQ(0x3800, (u16)env.fsw);
+		EXPECT_EQ(0xffff, (u16)env.ftw);
+		EXPECT_EQ(forms[i].mode == PROT32 && !forms[i].wide ? 0x5678 : 0x35678, env.fip);
+		EXPECT_EQ(forms[i].mode == PROT32 && !forms[i].wide ? 0x4321 : 0x54321, env.fdp);
+		EXPECT_EQ(forms[i].mode == PROT32 && !forms[i].wide ? 0 : 0x145 << 16, env.fop);
+	}
 }
 
 TEST(segment_limits_are_the_last_byte)

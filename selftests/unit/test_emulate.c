@@ -1233,6 +1233,8 @@ static bool random_native_vector(u8 *code)
 	if (mkvm_decode(&m.emu) || undefined(&m.emu) || m.emu.d.op < OP_VEC || m.emu.d.op > OP_VEC_BY_BYTE ||
 	    m.emu.vex.kind == EVEX_BYTES || m.emu.ad != 8 || m.emu.prefix[SEGMENT])
 		return false;
+	if (m.emu.d.feature == X86_FEATURE_SSE4A && !__builtin_cpu_supports("sse4a"))
+		return false;
 	return m.emu.d.op == OP_VEC_BY_BYTE || (!m.emu.mod && m.emu.rm == RBX);
 }
 
@@ -1331,6 +1333,7 @@ static bool moves_vector(const ZydisDecodedInstruction *i)
 		ZYDIS_MNEMONIC_VEXTRACTI32X8, ZYDIS_MNEMONIC_VEXTRACTI64X4, ZYDIS_MNEMONIC_VMASKMOVPS,
 		ZYDIS_MNEMONIC_VMASKMOVPD, ZYDIS_MNEMONIC_VPMASKMOVD, ZYDIS_MNEMONIC_VPMASKMOVQ,
 		ZYDIS_MNEMONIC_KMOVB, ZYDIS_MNEMONIC_KMOVW, ZYDIS_MNEMONIC_KMOVD, ZYDIS_MNEMONIC_KMOVQ,
+		ZYDIS_MNEMONIC_MOVNTSS, ZYDIS_MNEMONIC_MOVNTSD,
 		ZYDIS_MNEMONIC_FXSAVE, ZYDIS_MNEMONIC_FXSAVE64, ZYDIS_MNEMONIC_FXRSTOR, ZYDIS_MNEMONIC_FXRSTOR64,
 	};
 	unsigned int k;
@@ -1549,6 +1552,152 @@ TEST(zydis_knows_the_same_instructions_and_lengths_in_protected_mode)
 TEST(zydis_knows_the_same_instructions_and_lengths_in_long_mode)
 {
 	zydis_mode(LONG64, 300000);
+}
+
+/* ---- All encodings with an operand in memory ---- */
+
+/*
+ * Does it access memory by ModRM or on its own? Hints and LEA do not, and VSIB's forms are gathers
+ * and scatters.
+ */
+static bool accesses_memory(const ZydisDecodedInstruction *i)
+{
+	if (i->meta.category == ZYDIS_CATEGORY_PREFETCH || i->meta.category == ZYDIS_CATEGORY_WIDENOP ||
+	    i->meta.category == ZYDIS_CATEGORY_NOP || i->mnemonic == ZYDIS_MNEMONIC_LEA)
+		return false;
+	return i->attributes & ZYDIS_ATTRIB_HAS_MODRM && i->raw.modrm.mod != 3;
+}
+
+/* Its operands are vectors, or a scalar in a vector register. */
+static bool is_vector(const ZydisDecodedInstruction *i)
+{
+	static const char *const sets[] = {
+		"SSE", "AVX", "MMX", "PENTIUMMMX", "AES", "GFNI", "FMA", "F16C", "SHA", "PCLMULQDQ", "XOP",
+		"KEYLOCKER", "SSSE3", "VAES", "VPCLMULQDQ",
+	};
+	const char *set = ZydisISASetGetString(i->meta.isa_set);
+	unsigned int k;
+
+	for (k = 0; k < ARRAY_SIZE(sets); k++)
+		if (!strncmp(set, sets[k], strlen(sets[k])) || strstr(set, "MMX"))
+			return true;
+	return false;
+}
+
+/* The conversions PMOVSX, PMOVZX and VPMOV have "mov" in their names, but are no moves. */
+static bool is_move(const ZydisDecodedInstruction *i)
+{
+	static const char *const parts[] = {
+		"mov", "broadcast", "insert", "extract", "pinsr", "pextr", "lddqu", "mxcsr",
+	};
+	const char *name = ZydisMnemonicGetString(i->mnemonic);
+	unsigned int k;
+
+	if (!strncmp(name, "pmov", 4) || !strncmp(name, "vpmov", 5) ||
+	    (i->mnemonic == ZYDIS_MNEMONIC_PINSRW && i->meta.isa_ext != ZYDIS_ISA_EXT_SSE2))
+		return false;
+	for (k = 0; k < ARRAY_SIZE(parts); k++)
+		if (strstr(name, parts[k]))
+			return true;
+	return false;
+}
+
+/* Documentation/abi.rst lists what no driver does on a device. */
+static bool may_be_refused(const ZydisDecodedInstruction *i)
+{
+	static const char *const sets[] = {
+		"XSAVE", "MPX", "CET", "MOVDIR", "ENQCMD", "VTX", "AMX_TILE", "PT", "INVPCID",
+	};
+	const char *set = ZydisISASetGetString(i->meta.isa_set);
+	unsigned int k;
+
+	if (is_vector(i))
+		return !is_move(i);
+	/* INVLPG accesses no memory, UD0 and UD1 are undefined. */
+	if (i->mnemonic == ZYDIS_MNEMONIC_INVLPG || i->mnemonic == ZYDIS_MNEMONIC_UD0 ||
+	    i->mnemonic == ZYDIS_MNEMONIC_UD1)
+		return true;
+	for (k = 0; k < ARRAY_SIZE(sets); k++)
+		if (!strncmp(set, sets[k], strlen(sets[k])))
+			return true;
+	return false;
+}
+
+static unsigned int nr_known, nr_refused;
+
+static void try_encoding(const ZydisDecoder *z, const u8 *bytes, unsigned int len)
+{
+	u8 code[MKVM_MAX_INSN] = { 0 };
+	ZydisDecodedInstruction i;
+
+	memcpy(code, bytes, len);
+	if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(z, NULL, code, MKVM_MAX_INSN, &i)) ||
+	    !accesses_memory(&i))
+		return;
+	load_bytes(code);
+	if (mkvm_decode(&m.emu) == MKVM_EMU_DONE && m.emu.d.op != OP_LENGTH) {
+		nr_known++;
+		return;
+	}
+	nr_refused++;
+	if (!EXPECT_TRUE(may_be_refused(&i)))
+		printf("# %s of %s\n", ZydisMnemonicGetString(i.mnemonic), ZydisISASetGetString(i.meta.isa_set));
+}
+
+static void try_vex(const ZydisDecoder *z, unsigned int map, unsigned int pp, u8 opcode, u8 modrm)
+{
+	unsigned int w, l;
+
+	for (w = 0; w < 2; w++) {
+		for (l = 0; l < 3; l++) {
+			u8 vex[] = { 0xc4, 0xe0 | map, w << 7 | 0x78 | l << 2 | pp, opcode, modrm };
+			u8 evex[] = { 0x62, 0xf0 | map, w << 7 | 0x7c | pp, 0x08 | l << 5, opcode, modrm };
+
+			if (l < 2)
+				try_encoding(z, vex, sizeof(vex));
+			try_encoding(z, evex, sizeof(evex));
+		}
+	}
+}
+
+/* All opcodes of a map with all kinds of prefixes and each ModRM.reg, with the operand at [rbx]. */
+static void try_map(const ZydisDecoder *z, unsigned int map, unsigned int pp)
+{
+	static const u8 prefixes[] = { 0, 0x66, 0xf3, 0xf2 }, escapes[] = { 0, 0, 0x38, 0x3a };
+	unsigned int n = 0, opcode, reg;
+	u8 code[5];
+
+	if (pp)
+		code[n++] = prefixes[pp];
+	if (map)
+		code[n++] = 0x0f;
+	if (escapes[map])
+		code[n++] = escapes[map];
+	for (opcode = 0; opcode < 256; opcode++) {
+		for (reg = 0; reg < 8; reg++) {
+			code[n] = opcode;
+			code[n + 1] = reg << 3 | 3;
+			try_encoding(z, code, n + 2);
+			if (map)
+				try_vex(z, map, pp, opcode, code[n + 1]);
+		}
+	}
+}
+
+TEST(what_is_refused_is_no_drivers)
+{
+	unsigned int mode, map, pp;
+	ZydisDecoder z;
+
+	for (mode = REAL; mode <= LONG64; mode++) {
+		zydis_open(&z, mode);
+		machine_init(mode);
+		for (map = 0; map < 4; map++)
+			for (pp = 0; pp < 4; pp++)
+				try_map(&z, map, pp);
+	}
+	EXPECT_LT(8000, nr_known);
+	EXPECT_LT(8000, nr_refused);
 }
 
 /* One of rows[] with a prefix of a kind that it may have or not, masks and lengths of all kinds. */

@@ -758,6 +758,123 @@ TEST(page_tables_and_descriptors_may_both_be_in_rom)
 	deliver_by_unaccessed_gdt(ROM_ALL);
 }
 
+/* --- IRET, RETF and call gates whose stack and descriptors are in ROM: they are only read --- */
+
+#define RET_CODE CODE_GPA
+#define RET_TARGET (CODE_GPA + 0x20)
+#define RET_GDT (ROM_DATA + 0x100)
+#define RET_POINTER (ROM_DATA + 0x200)
+#define RET_TSS (ROM_DATA + 0x300)
+#define RAM_STACK (AREA + 0x1000)
+#define RFLAGS_IOPL3 (3ull << 12)
+#define TARGET_PORT 0x71
+enum { RET_CS = 0x08, RET_SS = 0x10, RET_USER_CS = 0x1b, RET_USER_SS = 0x23, RET_GATE = 0x2b, RET_TR = 0x38 };
+
+CODE_BLOB(ret_code, 64,
+	  "iretq; nop; nop; nop; nop; nop; nop\n"	/* 0 */
+	  "lretq; nop; nop; nop; nop; nop; nop\n"	/* 8 */
+	  "lcall *(%rbx)\n"				/* 16 */
+	  ".balign 16\n"
+	  "outb %al, $0x71\n"
+	  "hlt\n");
+
+struct ret_scene {
+	u32 code;		/* offset in ret_code */
+	bool from_user, to_user;
+	u64 frame[5];
+};
+
+static void put_rom(u64 gpa, u64 value)
+{
+	memcpy(rom + (gpa - ROM_GPA), &value, sizeof(value));
+}
+
+static void put_ret_tables(void)
+{
+	const u64 gdt[] = {
+		0, 0x00af9b000000ffff, 0x00cf93000000ffff, 0x00affb000000ffff, 0x00cff3000000ffff,
+		(RET_TARGET & 0xffff) | RET_CS << 16 | 0xecull << 40, 0,
+		0x67 | (RET_TSS & 0xffffff) << 16 | 0x8bull << 40 | RET_TSS >> 24 << 56, 0,
+	};
+
+	for (u32 i = 0; i < sizeof(gdt) / 8; i++)
+		put_rom(RET_GDT + i * 8, gdt[i]);
+	put_rom(RET_POINTER, (u64)RET_GATE << 32);
+	put_rom(RET_TSS + 4, RAM_STACK);
+}
+
+static void run_ret_scene(const struct ret_scene *s)
+{
+	struct kvm_regs regs = {
+		.rip = RET_CODE + s->code, .rsp = ROM_DATA, .rbx = RET_POINTER,
+		.rflags = RFLAGS_FIXED | RFLAGS_IOPL3,
+	};
+	struct kvm_sregs sregs;
+	struct vm *vm;
+	struct vcpu *vcpu = rom_guest(&vm, take_interrupts, 0, PTE_ALL);
+	struct kvm_run *run;
+
+	vm_load(vm, RET_CODE, ret_code, ret_code_end);
+	put_ret_tables();
+	for (u32 i = 0; i < 5; i++)
+		put_rom(ROM_DATA + i * 8, s->frame[i]);
+	vcpu_get_sregs(vcpu, &sregs);
+	sregs.gdt.base = RET_GDT;
+	sregs.gdt.limit = 9 * 8 - 1;
+	sregs.tr = (struct kvm_segment){
+		.base = RET_TSS, .limit = 0x67, .selector = RET_TR, .type = 11, .present = 1,
+	};
+	sregs.cs.selector = s->from_user ? RET_USER_CS : RET_CS;
+	sregs.ss.selector = s->from_user ? RET_USER_SS : RET_SS;
+	sregs.cs.dpl = sregs.ss.dpl = s->from_user ? 3 : 0;
+	vcpu_set_sregs(vcpu, &sregs);
+	if (s->code == 16)
+		regs.rsp = AREA + 0x800;	/* a call writes to its stack */
+	vcpu_set_regs(vcpu, &regs);
+	run = vcpu_run_to_exit(vcpu, KVM_EXIT_IO);
+	EXPECT_EQ(TARGET_PORT, run->io.port);
+	vcpu_get_regs(vcpu, &regs);
+	vcpu_get_sregs(vcpu, &sregs);
+	EXPECT_EQ(RET_TARGET, regs.rip & ~15ull);
+	EXPECT_EQ(s->to_user ? RET_USER_CS : RET_CS, sregs.cs.selector);
+	EXPECT_EQ(s->to_user ? 3 : 0, sregs.ss.dpl);
+	if (s->code == 16)
+		EXPECT_EQ(s->from_user ? RAM_STACK - 32 : AREA + 0x800 - 16, regs.rsp);
+	else
+		EXPECT_EQ(s->to_user || !s->code ? RAM_STACK : ROM_DATA + 16, regs.rsp);
+}
+
+TEST(iret_from_a_stack_in_rom)
+{
+	static const struct ret_scene same = {
+		.frame = { RET_TARGET, RET_CS, RFLAGS_FIXED | RFLAGS_IOPL3, RAM_STACK, RET_SS },
+	}, outer = {
+		.to_user = true,
+		.frame = { RET_TARGET, RET_USER_CS, RFLAGS_FIXED | RFLAGS_IOPL3, RAM_STACK, RET_USER_SS },
+	};
+
+	run_ret_scene(&same);
+	run_ret_scene(&outer);
+}
+
+TEST(far_returns_from_a_stack_in_rom)
+{
+	static const struct ret_scene same = { .code = 8, .frame = { RET_TARGET, RET_CS } }, outer = {
+		.code = 8, .to_user = true, .frame = { RET_TARGET, RET_USER_CS, RAM_STACK, RET_USER_SS },
+	};
+
+	run_ret_scene(&same);
+	run_ret_scene(&outer);
+}
+
+TEST(calls_through_a_gate_in_rom)
+{
+	static const struct ret_scene same = { .code = 16 }, inner = { .code = 16, .from_user = true };
+
+	run_ret_scene(&same);
+	run_ret_scene(&inner);
+}
+
 #define TSS_IST1 36
 
 static void deliver_by_tss(u64 over)

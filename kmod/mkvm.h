@@ -195,7 +195,7 @@ static inline bool mkvm_pic_in_kernel(struct mkvm *vm)
 static_assert(MKVM_NR_PEND <= MKVM_PEND_UNSEEN);
 
 /* A bit of the pending word together with its "unseen" mark (cpu/pending.c). */
-#define MKVM_PEND_BOTH(bit) (BIT(bit) | BIT((bit) + MKVM_PEND_UNSEEN))
+#define MKVM_PEND_MARKED(bit) (BIT(bit) | BIT((bit) + MKVM_PEND_UNSEEN))
 
 /* The kinds of events that are delivered to a guest, for both vendors. */
 enum mkvm_event_type {
@@ -400,7 +400,7 @@ struct mkvm_vcpu {
 		struct {
 			u8 what;	/* enum mkvm_intercept */
 			u8 number;
-		} intercept;		/* (v) as given to the last mkvm_exit_emulate */
+		} intercept;		/* (v) as given to the last mkvm_handle_intercepted */
 		u64 io_rip;		/* (v) RIP of complete's instruction */
 		struct mkvm_io_log log;	/* (v) */
 		struct mkvm_emu emu;	/* (v) the instruction being emulated */
@@ -484,29 +484,29 @@ int mkvm_vcpu_block(struct mkvm_vcpu *vcpu);
  * cpu/exit.c: handlers that the vendors' exit tables name. Own thread, interrupts on, may sleep.
  * Return: 1 to enter the guest again, 0 to exit to userspace, or -errno.
  */
-int mkvm_exit_halt(struct mkvm_vcpu *vcpu);
-int mkvm_exit_cpuid(struct mkvm_vcpu *vcpu);
-int mkvm_exit_monitor(struct mkvm_vcpu *vcpu);
-int mkvm_exit_mwait(struct mkvm_vcpu *vcpu);
-int mkvm_exit_hypercall(struct mkvm_vcpu *vcpu);
-int mkvm_exit_mov_dr(struct mkvm_vcpu *vcpu, unsigned int dr, bool write);
-int mkvm_exit_rdmsr(struct mkvm_vcpu *vcpu);
-int mkvm_exit_wrmsr(struct mkvm_vcpu *vcpu);
-int mkvm_exit_xsetbv(struct mkvm_vcpu *vcpu);
-int mkvm_exit_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size, bool in);
-int mkvm_exit_tdp_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fetch);
-int mkvm_exit_walk_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write);
-int mkvm_exit_emulate(struct mkvm_vcpu *vcpu, enum mkvm_intercept what, unsigned int number);
-int mkvm_exit_task_switch(struct mkvm_vcpu *vcpu);
-int mkvm_exit_triple_fault(struct mkvm_vcpu *vcpu);
-int mkvm_exit_shutdown(struct mkvm_vcpu *vcpu);
-int mkvm_exit_fail_entry(struct mkvm_vcpu *vcpu, u64 reason);
-int mkvm_exit_nothing(struct mkvm_vcpu *vcpu);
-int mkvm_exit_host_interrupt(struct mkvm_vcpu *vcpu);
-int mkvm_exit_ud(struct mkvm_vcpu *vcpu);
-int mkvm_exit_gp(struct mkvm_vcpu *vcpu);
-int mkvm_exit_unknown(struct mkvm_vcpu *vcpu, u64 code);
-int mkvm_exit_internal_error(struct mkvm_vcpu *vcpu, u32 suberror, const u64 *data, u32 n);
+int mkvm_handle_halt(struct mkvm_vcpu *vcpu);
+int mkvm_handle_cpuid(struct mkvm_vcpu *vcpu);
+int mkvm_handle_monitor(struct mkvm_vcpu *vcpu);
+int mkvm_handle_mwait(struct mkvm_vcpu *vcpu);
+int mkvm_handle_hypercall(struct mkvm_vcpu *vcpu);
+int mkvm_handle_mov_dr(struct mkvm_vcpu *vcpu, unsigned int dr, bool write);
+int mkvm_handle_rdmsr(struct mkvm_vcpu *vcpu);
+int mkvm_handle_wrmsr(struct mkvm_vcpu *vcpu);
+int mkvm_handle_xsetbv(struct mkvm_vcpu *vcpu);
+int mkvm_handle_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size, bool in);
+int mkvm_handle_tdp_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fetch);
+int mkvm_handle_walk_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write);
+int mkvm_handle_intercepted(struct mkvm_vcpu *vcpu, enum mkvm_intercept what, unsigned int number);
+int mkvm_handle_task_switch(struct mkvm_vcpu *vcpu);
+int mkvm_handle_triple_fault(struct mkvm_vcpu *vcpu);
+int mkvm_report_shutdown(struct mkvm_vcpu *vcpu);
+int mkvm_report_fail_entry(struct mkvm_vcpu *vcpu, u64 reason);
+int mkvm_handle_nothing(struct mkvm_vcpu *vcpu);
+int mkvm_handle_host_interrupt(struct mkvm_vcpu *vcpu);
+int mkvm_handle_ud(struct mkvm_vcpu *vcpu);
+int mkvm_handle_gp(struct mkvm_vcpu *vcpu);
+int mkvm_report_unknown(struct mkvm_vcpu *vcpu, u64 code);
+int mkvm_report_internal_error(struct mkvm_vcpu *vcpu, u32 suberror, const u64 *data, u32 n);
 
 /* cpu/inject.c: chooses the next event. Own thread, unless a line says otherwise. */
 #define MKVM_DR7_GD BIT(13)
@@ -560,7 +560,7 @@ static inline void mkvm_queue_gp(struct mkvm_vcpu *vcpu)
 #define MKVM_SMM_IO_VALID	BIT(1)
 void mkvm_smm_set(struct mkvm_vcpu *vcpu, bool smm);
 void mkvm_accept_smi(struct mkvm_vcpu *vcpu, u32 io);
-int mkvm_exit_rsm(struct mkvm_vcpu *vcpu);
+int mkvm_handle_rsm(struct mkvm_vcpu *vcpu);
 
 /* cpu/debug.c: breakpoints and single steps, the guest's and userspace's. Own thread. */
 #define MKVM_GUESTDBG_FLAGS                                                         \
@@ -569,7 +569,7 @@ int mkvm_exit_rsm(struct mkvm_vcpu *vcpu);
 	 KVM_GUESTDBG_BLOCKIRQ)
 int mkvm_set_guest_debug(struct mkvm_vcpu *vcpu, const struct kvm_guest_debug *dbg);
 bool mkvm_debug_takes(struct mkvm_vcpu *vcpu, u8 vector);
-int mkvm_exit_debug(struct mkvm_vcpu *vcpu, u8 vector, u64 dr6);
+int mkvm_report_debug(struct mkvm_vcpu *vcpu, u8 vector, u64 dr6);
 enum mkvm_watch { MKVM_WATCH_READ, MKVM_WATCH_WRITE, MKVM_WATCH_PORT };
 bool mkvm_watching(struct mkvm_vcpu *vcpu);
 u32 mkvm_breakpoints_met(struct mkvm_vcpu *vcpu, enum mkvm_watch how, u64 addr, unsigned int len);
@@ -718,9 +718,9 @@ void mkvm_end_instruction(struct mkvm_vcpu *vcpu, u32 traps);
 int mkvm_emulation_failed(struct mkvm_vcpu *vcpu, const struct mkvm_emu *emu);
 
 /* insn/run_insn.c, access.c, walk.c: the emulator's view of a vCPU. Own thread, vm->srcu held. */
-int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause);
-#define MKVM_NOT_DELIVERED 2	/* mkvm_emulate_delivery could not deliver the event */
-int mkvm_emulate_delivery(struct mkvm_vcpu *vcpu);
+int mkvm_run_insn(struct mkvm_vcpu *vcpu, enum mkvm_cause cause);
+#define MKVM_NOT_DELIVERED 2	/* mkvm_run_delivery could not deliver the event */
+int mkvm_run_delivery(struct mkvm_vcpu *vcpu);
 int mkvm_skip_by_decoding(struct mkvm_vcpu *vcpu);
 enum mkvm_insn {
 	MKVM_INSN_OTHER,
@@ -751,7 +751,7 @@ enum mkvm_emu_result mkvm_walk(struct mkvm_vcpu *vcpu, u64 la, u32 access,
 int mkvm_soft_begin(struct mkvm_vcpu *vcpu);
 void mkvm_soft_flush(struct mkvm_vcpu *vcpu);
 void mkvm_soft_free(struct mkvm_vcpu *vcpu);
-int mkvm_exit_soft_fault(struct mkvm_vcpu *vcpu, u64 la, u32 error);
+int mkvm_handle_soft_fault(struct mkvm_vcpu *vcpu, u64 la, u32 error);
 int mkvm_soft_fault_gpa(struct mkvm_vcpu *vcpu, u64 *gpa, bool write);
 void mkvm_soft_mapped(struct mkvm_vcpu *vcpu);
 

@@ -140,7 +140,7 @@ static int set_tpr_reporting(struct mkvm_vcpu *vcpu, struct kvm_tpr_access_ctl _
  * KVM_SET_VAPIC_ADDR: a writable address in a slot, aligned so that it is in one page, or 0 for
  * none.
  */
-static int set_vapic_addr(struct mkvm_vcpu *vcpu, u64 addr)
+static int set_tpr_page(struct mkvm_vcpu *vcpu, u64 addr)
 {
 	int idx;
 	bool ok;
@@ -248,7 +248,7 @@ static int vcpu_set_state(struct mkvm_vcpu *vcpu, unsigned int ioctl, const unio
 	case KVM_X86_SET_MCE:
 		return mkvm_mce_inject(vcpu, &s->mce);
 	case KVM_SET_VAPIC_ADDR:
-		return set_vapic_addr(vcpu, s->vapic.vapic_addr);
+		return set_tpr_page(vcpu, s->vapic.vapic_addr);
 	default:
 		return -ENOTTY;
 	}

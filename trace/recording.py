@@ -20,7 +20,7 @@ NUMBER = re.compile(r'-?\d+$|0x[0-9a-f]+$')
 # The fields that each event has besides vm (kmod/explain/trace.h); WORDS are strings, all others numbers.
 PIN, STEP, WORD = 'id pin high vector rte', 'vcpu id vector kind why into', 'vcpu id event before after how sipi'
 CHANGE, BORDER = 'vcpu mp_state what by', 'vcpu rip reason code info1 info2 event'
-ACCESS, EVENTS = 'vcpu address len write data by', 'vcpu word told refused result'
+ACCESS, EVENTS = 'vcpu address len write data by', 'vcpu word seen refused result'
 CLASSES = {'id origin vcpu gsi address data': 'raise', 'id result': 'raised', 'parent id chip pin': 'route',
            PIN: 'pic_set ioapic_set pic_eoi ioapic_eoi resample',
            STEP: 'msi apic_accept coalesce block drop window_open inject reinject eoi',

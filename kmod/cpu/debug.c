@@ -59,12 +59,12 @@ bool mkvm_debug_takes(struct mkvm_vcpu *vcpu, u8 vector)
 }
 
 /*
- * mkvm_exit_debug - exit to userspace with KVM_EXIT_DEBUG
+ * mkvm_report_debug - exit to userspace with KVM_EXIT_DEBUG
  * @dr6: the cause of a #DB
  *
  * Context: own thread. Return: as handle_exit.
  */
-int mkvm_exit_debug(struct mkvm_vcpu *vcpu, u8 vector, u64 dr6)
+int mkvm_report_debug(struct mkvm_vcpu *vcpu, u8 vector, u64 dr6)
 {
 	struct kvm_run *run = vcpu->run;
 	struct kvm_segment cs;

@@ -15,7 +15,7 @@
 #include "explain/trace.h"
 
 /* Returns the bits of the pending word that are set in userspace's copy. */
-static unsigned long events_told(const struct kvm_vcpu_events *ev)
+static unsigned long events_seen(const struct kvm_vcpu_events *ev)
 {
 	return (ev->nmi.pending ? BIT(MKVM_PEND_NMI) : 0) |
 	       (ev->nmi.pending > 1 ? BIT(MKVM_PEND_NMI2) : 0) |
@@ -31,7 +31,7 @@ static unsigned long events_told(const struct kvm_vcpu_events *ev)
  */
 void mkvm_events_seen(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev)
 {
-	unsigned long seen = events_told(ev);
+	unsigned long seen = events_seen(ev);
 
 	trace_events_get(vcpu, seen, 0, 0);
 	mkvm_pending_seen(vcpu, seen);
@@ -133,7 +133,7 @@ int mkvm_events_set(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev)
 	};
 
 	if (!mkvm_events_valid(vcpu, ev)) {
-		trace_events_set(vcpu, events_told(ev), 0, -EINVAL);
+		trace_events_set(vcpu, events_seen(ev), 0, -EINVAL);
 		return -EINVAL;
 	}
 	if (ev->nmi.injected || (ev->interrupt.injected && !ev->interrupt.soft))
@@ -175,7 +175,7 @@ int mkvm_events_set(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev)
 		if (vcpu->lapic)
 			mkvm_pending_restore(vcpu, MKVM_PEND_INIT, ev->smi.latched_init);
 	}
-	trace_events_set(vcpu, events_told(ev), vcpu->ids.refused, 0);
+	trace_events_set(vcpu, events_seen(ev), vcpu->ids.refused, 0);
 	mkvm_pending_set(vcpu, MKVM_PEND_EVENT);
 	return 0;
 }

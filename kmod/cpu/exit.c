@@ -24,7 +24,7 @@
 
 /* ---- exits to userspace ---- */
 
-int mkvm_exit_internal_error(struct mkvm_vcpu *vcpu, u32 suberror, const u64 *data, u32 n)
+int mkvm_report_internal_error(struct mkvm_vcpu *vcpu, u32 suberror, const u64 *data, u32 n)
 {
 	struct kvm_run *run = vcpu->run;
 
@@ -36,14 +36,14 @@ int mkvm_exit_internal_error(struct mkvm_vcpu *vcpu, u32 suberror, const u64 *da
 	return 0;
 }
 
-int mkvm_exit_unknown(struct mkvm_vcpu *vcpu, u64 code)
+int mkvm_report_unknown(struct mkvm_vcpu *vcpu, u64 code)
 {
 	vcpu->run->exit_reason = KVM_EXIT_UNKNOWN;
 	vcpu->run->hw.hardware_exit_reason = code;
 	return 0;
 }
 
-int mkvm_exit_fail_entry(struct mkvm_vcpu *vcpu, u64 reason)
+int mkvm_report_fail_entry(struct mkvm_vcpu *vcpu, u64 reason)
 {
 	vcpu->run->exit_reason = KVM_EXIT_FAIL_ENTRY;
 	vcpu->run->fail_entry.hardware_entry_failure_reason = reason;
@@ -51,7 +51,7 @@ int mkvm_exit_fail_entry(struct mkvm_vcpu *vcpu, u64 reason)
 	return 0;
 }
 
-int mkvm_exit_shutdown(struct mkvm_vcpu *vcpu)
+int mkvm_report_shutdown(struct mkvm_vcpu *vcpu)
 {
 	vcpu->ev.triple_fault = false;
 	vcpu->run->exit_reason = KVM_EXIT_SHUTDOWN;
@@ -62,15 +62,15 @@ int mkvm_exit_shutdown(struct mkvm_vcpu *vcpu)
  * The hardware leaves the guest's state undefined after a triple fault. An INIT makes it
  * consistent, so that userspace can read it.
  */
-int mkvm_exit_triple_fault(struct mkvm_vcpu *vcpu)
+int mkvm_handle_triple_fault(struct mkvm_vcpu *vcpu)
 {
 	mkvm_vcpu_reset(vcpu, true);
-	return mkvm_exit_shutdown(vcpu);
+	return mkvm_report_shutdown(vcpu);
 }
 
 /* ---- exits with nothing to do, exceptions ---- */
 
-int mkvm_exit_nothing(struct mkvm_vcpu *vcpu)
+int mkvm_handle_nothing(struct mkvm_vcpu *vcpu)
 {
 	return 1;
 }
@@ -79,7 +79,7 @@ int mkvm_exit_nothing(struct mkvm_vcpu *vcpu)
  * The host has already served the interrupt when it enabled interrupts. A guest holds no RCU
  * references.
  */
-int mkvm_exit_host_interrupt(struct mkvm_vcpu *vcpu)
+int mkvm_handle_host_interrupt(struct mkvm_vcpu *vcpu)
 {
 	vcpu->stats[MKVM_STAT_IRQ_EXITS]++;
 	local_irq_disable();
@@ -88,13 +88,13 @@ int mkvm_exit_host_interrupt(struct mkvm_vcpu *vcpu)
 	return 1;
 }
 
-int mkvm_exit_ud(struct mkvm_vcpu *vcpu)
+int mkvm_handle_ud(struct mkvm_vcpu *vcpu)
 {
 	mkvm_queue_exception(vcpu, X86_TRAP_UD, false, 0);
 	return 1;
 }
 
-int mkvm_exit_gp(struct mkvm_vcpu *vcpu)
+int mkvm_handle_gp(struct mkvm_vcpu *vcpu)
 {
 	mkvm_queue_gp(vcpu);
 	return 1;
@@ -102,7 +102,7 @@ int mkvm_exit_gp(struct mkvm_vcpu *vcpu)
 
 /* ---- instructions ---- */
 
-int mkvm_exit_halt(struct mkvm_vcpu *vcpu)
+int mkvm_handle_halt(struct mkvm_vcpu *vcpu)
 {
 	int r = mkvm_skip_instruction(vcpu);
 
@@ -120,31 +120,31 @@ static noinline bool in_user_mode(struct mkvm_vcpu *vcpu)
 	return mode.cpl;
 }
 
-int mkvm_exit_cpuid(struct mkvm_vcpu *vcpu)
+int mkvm_handle_cpuid(struct mkvm_vcpu *vcpu)
 {
 	const struct kvm_cpuid_entry2 *e;
 
 	vcpu->stats[MKVM_STAT_CPUID_EXITS]++;
 	if (unlikely(vcpu->msr.misc_features) && in_user_mode(vcpu))	/* CPUID faulting */
-		return mkvm_exit_gp(vcpu);
-	e = mkvm_cpuid(vcpu, vcpu->regs[0], vcpu->regs[1]);
-	vcpu->regs[0] = e->eax;
-	vcpu->regs[1] = e->ecx;
-	vcpu->regs[2] = e->edx;
-	vcpu->regs[3] = e->ebx;
+		return mkvm_handle_gp(vcpu);
+	e = mkvm_cpuid(vcpu, vcpu->regs[MKVM_RAX], vcpu->regs[MKVM_RCX]);
+	vcpu->regs[MKVM_RAX] = e->eax;
+	vcpu->regs[MKVM_RCX] = e->ecx;
+	vcpu->regs[MKVM_RDX] = e->edx;
+	vcpu->regs[MKVM_RBX] = e->ebx;
 	return mkvm_skip_instruction(vcpu);
 }
 
-int mkvm_exit_xsetbv(struct mkvm_vcpu *vcpu)
+int mkvm_handle_xsetbv(struct mkvm_vcpu *vcpu)
 {
-	u64 val = (u32)vcpu->regs[0] | vcpu->regs[2] << 32;
+	u64 val = (u32)vcpu->regs[MKVM_RAX] | vcpu->regs[MKVM_RDX] << 32;
 	struct mkvm_mode mode;
 
 	mkvm_hw->get_mode(vcpu, &mode);
 	if (!(mode.cr4 & X86_CR4_OSXSAVE))
-		return mkvm_exit_ud(vcpu);
-	if (mode.cpl || mkvm_xcr_write(vcpu, (u32)vcpu->regs[1], val))
-		return mkvm_exit_gp(vcpu);
+		return mkvm_handle_ud(vcpu);
+	if (mode.cpl || mkvm_xcr_write(vcpu, (u32)vcpu->regs[MKVM_RCX], val))
+		return mkvm_handle_gp(vcpu);
 	return mkvm_skip_instruction(vcpu);
 }
 
@@ -152,7 +152,7 @@ int mkvm_exit_xsetbv(struct mkvm_vcpu *vcpu)
  * Handles VMCALL and VMMCALL. RAX has the number, and then the result; RBX, RCX, RDX and RSI have
  * the arguments. See the kernel's documentation, "Linux KVM Hypercall".
  */
-int mkvm_exit_hypercall(struct mkvm_vcpu *vcpu)
+int mkvm_handle_hypercall(struct mkvm_vcpu *vcpu)
 {
 	const u64 *r = vcpu->regs;
 	long ret = -KVM_ENOSYS;
@@ -166,7 +166,7 @@ int mkvm_exit_hypercall(struct mkvm_vcpu *vcpu)
 	else if ((wide ? r[0] : (u32)r[0]) == KVM_HC_SEND_IPI && vcpu->lapic)
 		ret = mkvm_lapic_send_ipis(vcpu->lapic, r[3], r[1], wide ? 64 : 32,
 					   wide ? r[2] : (u32)r[2], r[6]);
-	vcpu->regs[0] = wide ? ret : (u32)ret;
+	vcpu->regs[MKVM_RAX] = wide ? ret : (u32)ret;
 	return mkvm_skip_instruction(vcpu);
 }
 
@@ -174,15 +174,15 @@ int mkvm_exit_hypercall(struct mkvm_vcpu *vcpu)
  * Neither waits: MWAIT may end at any time, and nothing reports writes to memory. Intel SDM vol. 2,
  * "MONITOR", "MWAIT"; AMD APM vol. 3.
  */
-static int exit_monitor_mwait(struct mkvm_vcpu *vcpu, u32 extensions)
+static int handle_monitor_mwait(struct mkvm_vcpu *vcpu, u32 extensions)
 {
 	struct mkvm_mode mode;
 
 	mkvm_hw->get_mode(vcpu, &mode);
 	if (!mkvm_has_mwait(vcpu) || mode.cpl)
-		return mkvm_exit_ud(vcpu);
-	if ((u32)vcpu->regs[1] & ~extensions)
-		return mkvm_exit_gp(vcpu);
+		return mkvm_handle_ud(vcpu);
+	if ((u32)vcpu->regs[MKVM_RCX] & ~extensions)
+		return mkvm_handle_gp(vcpu);
 	return mkvm_skip_instruction(vcpu);
 }
 
@@ -190,29 +190,29 @@ static int exit_monitor_mwait(struct mkvm_vcpu *vcpu, u32 extensions)
  * Handles the exit of MONITOR, for which ECX defines no extensions. Own thread. Return: as
  * handle_exit.
  */
-int mkvm_exit_monitor(struct mkvm_vcpu *vcpu)
+int mkvm_handle_monitor(struct mkvm_vcpu *vcpu)
 {
-	return exit_monitor_mwait(vcpu, 0);
+	return handle_monitor_mwait(vcpu, 0);
 }
 
 /*
  * Handles the exit of MWAIT. ECX bit 0 lets masked interrupts end it. Own thread. Return: as
  * handle_exit.
  */
-int mkvm_exit_mwait(struct mkvm_vcpu *vcpu)
+int mkvm_handle_mwait(struct mkvm_vcpu *vcpu)
 {
-	return exit_monitor_mwait(vcpu, 1);
+	return handle_monitor_mwait(vcpu, 1);
 }
 
 /*
  * Handles an access to a debug register while userspace debugs the guest. With DR7.GD userspace
  * asks for a #DB on each of these accesses.
  */
-int mkvm_exit_mov_dr(struct mkvm_vcpu *vcpu, unsigned int dr, bool write)
+int mkvm_handle_mov_dr(struct mkvm_vcpu *vcpu, unsigned int dr, bool write)
 {
 	if (vcpu->debug.dr7 & MKVM_DR7_GD)
-		return mkvm_exit_debug(vcpu, X86_TRAP_DB, DR6_RESERVED | BIT(13));
-	return mkvm_exit_emulate(vcpu, write ? MKVM_INTERCEPT_SET_DR : MKVM_INTERCEPT_GET_DR, dr);
+		return mkvm_report_debug(vcpu, X86_TRAP_DB, DR6_RESERVED | BIT(13));
+	return mkvm_handle_intercepted(vcpu, write ? MKVM_INTERCEPT_SET_DR : MKVM_INTERCEPT_GET_DR, dr);
 }
 
 /* ---- RDMSR and WRMSR ---- */
@@ -227,10 +227,10 @@ static int finish_msr(struct mkvm_vcpu *vcpu, bool read)
 	if (vcpu->rip != vcpu->insn.io_rip)
 		return 1;
 	if (READ_ONCE(vcpu->run->msr.error))
-		return mkvm_exit_gp(vcpu);
+		return mkvm_handle_gp(vcpu);
 	if (read) {
-		vcpu->regs[0] = (u32)data;
-		vcpu->regs[2] = data >> 32;
+		vcpu->regs[MKVM_RAX] = (u32)data;
+		vcpu->regs[MKVM_RDX] = data >> 32;
 	}
 	return mkvm_skip_instruction(vcpu);
 }
@@ -258,7 +258,7 @@ static int msr_refused(struct mkvm_vcpu *vcpu, u32 index, bool write, u64 val, b
 	struct kvm_run *run = vcpu->run;
 
 	if (!(READ_ONCE(vcpu->vm->user_msr_reasons) & reason))
-		return mkvm_exit_gp(vcpu);
+		return mkvm_handle_gp(vcpu);
 	memset(&run->msr, 0, sizeof(run->msr));
 	run->msr.reason = reason;
 	run->msr.index = index;
@@ -272,9 +272,9 @@ static int msr_refused(struct mkvm_vcpu *vcpu, u32 index, bool write, u64 val, b
 	return 0;
 }
 
-int mkvm_exit_rdmsr(struct mkvm_vcpu *vcpu)
+int mkvm_handle_rdmsr(struct mkvm_vcpu *vcpu)
 {
-	u32 index = vcpu->regs[1];
+	u32 index = vcpu->regs[MKVM_RCX];
 	u64 val = 0;
 	bool allowed;
 
@@ -282,15 +282,15 @@ int mkvm_exit_rdmsr(struct mkvm_vcpu *vcpu)
 	allowed = mkvm_msr_allowed(vcpu, index, KVM_MSR_FILTER_READ);
 	if (!allowed || mkvm_msr_get(vcpu, index, &val, false))
 		return msr_refused(vcpu, index, false, 0, !allowed);
-	vcpu->regs[0] = (u32)val;
-	vcpu->regs[2] = val >> 32;
+	vcpu->regs[MKVM_RAX] = (u32)val;
+	vcpu->regs[MKVM_RDX] = val >> 32;
 	return mkvm_skip_instruction(vcpu);
 }
 
-int mkvm_exit_wrmsr(struct mkvm_vcpu *vcpu)
+int mkvm_handle_wrmsr(struct mkvm_vcpu *vcpu)
 {
-	u64 val = (u32)vcpu->regs[0] | vcpu->regs[2] << 32;
-	u32 index = vcpu->regs[1];
+	u64 val = (u32)vcpu->regs[MKVM_RAX] | vcpu->regs[MKVM_RDX] << 32;
+	u32 index = vcpu->regs[MKVM_RCX];
 	bool allowed;
 
 	vcpu->stats[MKVM_STAT_MSR_EXITS]++;
@@ -315,11 +315,11 @@ static int skip_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size)
 static void pio_in_done(struct mkvm_vcpu *vcpu, unsigned int size, u32 val)
 {
 	if (size == 4)
-		vcpu->regs[0] = val;
+		vcpu->regs[MKVM_RAX] = val;
 	else if (size == 2)
-		*(u16 *)&vcpu->regs[0] = val;
+		*(u16 *)&vcpu->regs[MKVM_RAX] = val;
 	else
-		*(u8 *)&vcpu->regs[0] = val;
+		*(u8 *)&vcpu->regs[MKVM_RAX] = val;
 }
 
 /* Finishes KVM_EXIT_IO. If userspace moved RIP meanwhile (a reset), the access is dropped. */
@@ -348,15 +348,15 @@ static int complete_pio(struct mkvm_vcpu *vcpu)
 }
 
 /*
- * mkvm_exit_pio - IN or OUT with one element of 1, 2 or 4 bytes
+ * mkvm_handle_pio - IN or OUT with one element of 1, 2 or 4 bytes
  *
  * The CPU has checked IOPL and the TSS's bitmap before the intercept. vcpu->insn.next_rip is known.
  * Context: own thread. Return: as handle_exit.
  */
-int mkvm_exit_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size, bool in)
+int mkvm_handle_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size, bool in)
 {
 	struct kvm_run *run = vcpu->run;
-	u32 val = in ? 0 : (u32)vcpu->regs[0];
+	u32 val = in ? 0 : (u32)vcpu->regs[MKVM_RAX];
 
 	if (mkvm_kernel_pio(vcpu, port, size, in, &val)) {
 		mkvm_trace_event(pio, vcpu, port, size, !in, val, "kernel");
@@ -404,12 +404,12 @@ static int map_gpa(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
 static int finish_delivery(struct mkvm_vcpu *vcpu, u64 gpa)
 {
 	u64 data[5] = { [0] = vcpu->ev.vectoring, [3] = gpa, [4] = vcpu->cpu };
-	int r = mkvm_emulate_delivery(vcpu);
+	int r = mkvm_run_delivery(vcpu);
 
 	if (r != MKVM_NOT_DELIVERED)
 		return r;
 	mkvm_hw->exit_info(vcpu, &data[1], &data[2]);
-	return mkvm_exit_internal_error(vcpu, KVM_INTERNAL_ERROR_DELIVERY_EV, data,
+	return mkvm_report_internal_error(vcpu, KVM_INTERNAL_ERROR_DELIVERY_EV, data,
 					ARRAY_SIZE(data));
 }
 
@@ -436,17 +436,17 @@ static int tdp_fault_locked(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fe
 	vcpu->insn.fault_gpa = gpa;
 	vcpu->stats[MKVM_STAT_INSN_EMULATION]++;
 	if (fetch)
-		return mkvm_emulate_exit(vcpu, MKVM_BY_WALK);
-	return mkvm_emulate_exit(vcpu, write ? MKVM_BY_WRITE : MKVM_BY_READ);
+		return mkvm_run_insn(vcpu, MKVM_BY_WALK);
+	return mkvm_run_insn(vcpu, write ? MKVM_BY_WRITE : MKVM_BY_READ);
 }
 
 /*
- * mkvm_exit_tdp_fault - a guest-physical address has no mapping that allows the guest's access
+ * mkvm_handle_tdp_fault - a guest-physical address has no mapping that allows the guest's access
  * @fetch: an instruction fetch
  *
  * Context: interrupts on, may sleep. Return: as handle_exit.
  */
-int mkvm_exit_tdp_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fetch)
+int mkvm_handle_tdp_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fetch)
 {
 	int idx = srcu_read_lock(&vcpu->vm->srcu);
 	int r = 0;
@@ -461,12 +461,12 @@ int mkvm_exit_tdp_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fetch)
 }
 
 /*
- * mkvm_exit_walk_fault - as mkvm_exit_tdp_fault, for the CPU's walk of the guest's page tables
+ * mkvm_handle_walk_fault - as mkvm_handle_tdp_fault, for the CPU's walk of the guest's page tables
  *
  * Tables that are not in RAM, where the CPU cannot walk them, are walked by mem/soft_tlb.c.
  * Context: interrupts on, may sleep. Return: as handle_exit.
  */
-int mkvm_exit_walk_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
+int mkvm_handle_walk_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
 {
 	int idx, r;
 
@@ -486,13 +486,13 @@ int mkvm_exit_walk_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
 }
 
 /*
- * mkvm_exit_emulate - emulate an intercepted instruction: string I/O, control and debug registers
+ * mkvm_handle_intercepted - emulate an intercepted instruction: string I/O, control and debug registers
  * @what: the only instruction that the emulator may run, since the CPU has checked this one
  * @number: see enum mkvm_intercept
  *
- * Context and return: as mkvm_exit_tdp_fault.
+ * Context and return: as mkvm_handle_tdp_fault.
  */
-int mkvm_exit_emulate(struct mkvm_vcpu *vcpu, enum mkvm_intercept what, unsigned int number)
+int mkvm_handle_intercepted(struct mkvm_vcpu *vcpu, enum mkvm_intercept what, unsigned int number)
 {
 	int idx = srcu_read_lock(&vcpu->vm->srcu), r;
 
@@ -500,18 +500,18 @@ int mkvm_exit_emulate(struct mkvm_vcpu *vcpu, enum mkvm_intercept what, unsigned
 	vcpu->insn.intercept.number = number;
 	vcpu->insn.len = 0;
 	vcpu->stats[MKVM_STAT_INSN_EMULATION]++;
-	r = mkvm_emulate_exit(vcpu, MKVM_BY_INTERCEPT);
+	r = mkvm_run_insn(vcpu, MKVM_BY_INTERCEPT);
 	srcu_read_unlock(&vcpu->vm->srcu, idx);
 	return r;
 }
 
 /*
- * mkvm_exit_task_switch - do a task switch, by an instruction or an event, which the CPU intercepts
+ * mkvm_handle_task_switch - do a task switch, by an instruction or an event, which the CPU intercepts
  *
  * The emulator does not depend on what the CPU reports about it. Context and return: as
- * mkvm_exit_tdp_fault.
+ * mkvm_handle_tdp_fault.
  */
-int mkvm_exit_task_switch(struct mkvm_vcpu *vcpu)
+int mkvm_handle_task_switch(struct mkvm_vcpu *vcpu)
 {
 	int idx = srcu_read_lock(&vcpu->vm->srcu), r;
 
@@ -521,11 +521,11 @@ int mkvm_exit_task_switch(struct mkvm_vcpu *vcpu)
 	vcpu->insn.intercept.what = MKVM_INTERCEPT_TASK;
 	vcpu->stats[MKVM_STAT_INSN_EMULATION]++;
 	if (!vcpu->ev.vectoring)
-		r = mkvm_emulate_exit(vcpu, MKVM_BY_INTERCEPT);
+		r = mkvm_run_insn(vcpu, MKVM_BY_INTERCEPT);
 	else
-		r = mkvm_emulate_delivery(vcpu);
+		r = mkvm_run_delivery(vcpu);
 	srcu_read_unlock(&vcpu->vm->srcu, idx);
 	if (r == MKVM_NOT_DELIVERED)
-		return mkvm_exit_internal_error(vcpu, KVM_INTERNAL_ERROR_EMULATION, NULL, 0);
+		return mkvm_report_internal_error(vcpu, KVM_INTERNAL_ERROR_EMULATION, NULL, 0);
 	return r;
 }

@@ -101,7 +101,7 @@ void mkvm_vcpu_reset(struct mkvm_vcpu *vcpu, bool init)
 	vcpu->user_irqchip.vector = -1;
 	vcpu->rip = 0xfff0;
 	vcpu->rflags = X86_EFLAGS_FIXED;
-	vcpu->regs[2] = mkvm_cpuid(vcpu, 1, 0)->eax ?: 0x600;
+	vcpu->regs[MKVM_RDX] = mkvm_cpuid(vcpu, 1, 0)->eax ?: 0x600;
 	vcpu->user_irqchip.cr8 = 0;
 	mkvm_trace(reset, vcpu);
 	mkvm_pending_drop_nmis(vcpu);
@@ -152,7 +152,7 @@ void mkvm_accept_init_sipi(struct mkvm_vcpu *vcpu)
 		return;
 	waiting = !vcpu->smm.active && vcpu->mp_state == KVM_MP_STATE_INIT_RECEIVED;
 	how = waiting ? "taken" : "not-waiting";
-	mkvm_trace(consume, vcpu, MKVM_PEND_SIPI, bits & ~MKVM_PEND_BOTH(MKVM_PEND_INIT),
+	mkvm_trace(consume, vcpu, MKVM_PEND_SIPI, bits & ~MKVM_PEND_MARKED(MKVM_PEND_INIT),
 		   vcpu->smm.active ? "in-SMM" : how);
 	if (!waiting)
 		return;

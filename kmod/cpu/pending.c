@@ -52,7 +52,7 @@ void mkvm_vcpu_kick(struct mkvm_vcpu *vcpu)
 /* Sets a bit of the pending word together with its "unseen" mark, and kicks. Any context. */
 void mkvm_vcpu_post(struct mkvm_vcpu *vcpu, enum mkvm_pending bit)
 {
-	unsigned long bits = MKVM_PEND_BOTH(bit);
+	unsigned long bits = MKVM_PEND_MARKED(bit);
 	unsigned long old = atomic_long_fetch_or(bits, (atomic_long_t *)&vcpu->pending);
 
 	mkvm_trace(pend, vcpu, bit, old, old | bits, "posted");
@@ -73,7 +73,7 @@ void mkvm_vcpu_post_nmi(struct mkvm_vcpu *vcpu)
 
 	do {
 		bit = old & BIT(MKVM_PEND_NMI) ? MKVM_PEND_NMI2 : MKVM_PEND_NMI;
-		new = old | MKVM_PEND_BOTH(bit);
+		new = old | MKVM_PEND_MARKED(bit);
 	} while (!try_cmpxchg(&vcpu->pending, &old, new));
 	mkvm_trace(pend, vcpu, bit, old, new, "posted");
 	mkvm_vcpu_kick(vcpu);
@@ -93,7 +93,7 @@ void mkvm_vcpu_post_init(struct mkvm_vcpu *vcpu)
 	unsigned long old = READ_ONCE(vcpu->pending), new;
 
 	do {
-		new = (old & ~MKVM_PEND_BOTH(MKVM_PEND_SIPI)) | MKVM_PEND_BOTH(MKVM_PEND_INIT);
+		new = (old & ~MKVM_PEND_MARKED(MKVM_PEND_SIPI)) | MKVM_PEND_MARKED(MKVM_PEND_INIT);
 	} while (!try_cmpxchg(&vcpu->pending, &old, new));
 	mkvm_trace(pend, vcpu, MKVM_PEND_INIT, old, new, "posted");
 	mkvm_vcpu_kick(vcpu);
@@ -109,20 +109,20 @@ void mkvm_vcpu_post_sipi(struct mkvm_vcpu *vcpu, u8 vector)
 /* ---- reports to userspace that wait for the end of an exit: own thread ---- */
 
 /* An IOAPIC in userspace waits for this EOI. Own thread. */
-void mkvm_vcpu_tell_eoi(struct mkvm_vcpu *vcpu, u8 vector)
+void mkvm_vcpu_report_eoi(struct mkvm_vcpu *vcpu, u8 vector)
 {
 	vcpu->user_irqchip.eoi_vector = vector;
-	mkvm_pending_set(vcpu, MKVM_PEND_TELL);
+	mkvm_pending_set(vcpu, MKVM_PEND_REPORT);
 }
 
 /* The guest's instruction at RIP accesses the TPR register. Own thread. */
-void mkvm_vcpu_tell_tpr(struct mkvm_vcpu *vcpu, bool write)
+void mkvm_vcpu_report_tpr(struct mkvm_vcpu *vcpu, bool write)
 {
 	if (!vcpu->user_irqchip.report_tpr)
 		return;
 	vcpu->user_irqchip.tpr_access = write ? 2 : 1;
 	vcpu->user_irqchip.tpr_rip = vcpu->rip;
-	mkvm_pending_set(vcpu, MKVM_PEND_TELL);
+	mkvm_pending_set(vcpu, MKVM_PEND_REPORT);
 }
 
 /* ---- consuming: own thread ---- */
@@ -135,8 +135,8 @@ void mkvm_vcpu_tell_tpr(struct mkvm_vcpu *vcpu, bool write)
  */
 unsigned long mkvm_pending_take_init_sipi(struct mkvm_vcpu *vcpu)
 {
-	const unsigned long init = MKVM_PEND_BOTH(MKVM_PEND_INIT);
-	const unsigned long sipi = MKVM_PEND_BOTH(MKVM_PEND_SIPI);
+	const unsigned long init = MKVM_PEND_MARKED(MKVM_PEND_INIT);
+	const unsigned long sipi = MKVM_PEND_MARKED(MKVM_PEND_SIPI);
 	unsigned long taken = vcpu->smm.active ? sipi : init | sipi;
 
 	return atomic_long_fetch_andnot(taken, (atomic_long_t *)&vcpu->pending) & taken;
@@ -146,13 +146,13 @@ unsigned long mkvm_pending_take_init_sipi(struct mkvm_vcpu *vcpu)
 void mkvm_pending_take_smi(struct mkvm_vcpu *vcpu)
 {
 	mkvm_trace(consume, vcpu, MKVM_PEND_SMI, READ_ONCE(vcpu->pending), "taken");
-	atomic_long_andnot(MKVM_PEND_BOTH(MKVM_PEND_SMI), (atomic_long_t *)&vcpu->pending);
+	atomic_long_andnot(MKVM_PEND_MARKED(MKVM_PEND_SMI), (atomic_long_t *)&vcpu->pending);
 }
 
 /* Drops the pending NMIs at a reset or an INIT. */
 void mkvm_pending_drop_nmis(struct mkvm_vcpu *vcpu)
 {
-	atomic_long_andnot(MKVM_PEND_BOTH(MKVM_PEND_NMI) | MKVM_PEND_BOTH(MKVM_PEND_NMI2),
+	atomic_long_andnot(MKVM_PEND_MARKED(MKVM_PEND_NMI) | MKVM_PEND_MARKED(MKVM_PEND_NMI2),
 			   (atomic_long_t *)&vcpu->pending);
 }
 
@@ -168,8 +168,8 @@ void mkvm_pending_take_nmi(struct mkvm_vcpu *vcpu, const char *how)
 	unsigned long old = READ_ONCE(vcpu->pending), new;
 
 	do {
-		new = old & ~(MKVM_PEND_BOTH(MKVM_PEND_NMI) | MKVM_PEND_BOTH(MKVM_PEND_NMI2));
-		new |= (old & MKVM_PEND_BOTH(MKVM_PEND_NMI2)) >> (MKVM_PEND_NMI2 - MKVM_PEND_NMI);
+		new = old & ~(MKVM_PEND_MARKED(MKVM_PEND_NMI) | MKVM_PEND_MARKED(MKVM_PEND_NMI2));
+		new |= (old & MKVM_PEND_MARKED(MKVM_PEND_NMI2)) >> (MKVM_PEND_NMI2 - MKVM_PEND_NMI);
 	} while (!try_cmpxchg(&vcpu->pending, &old, new));
 	mkvm_trace(consume, vcpu, MKVM_PEND_NMI, old, how);
 }
@@ -185,7 +185,7 @@ void mkvm_pending_merge_nmis(struct mkvm_vcpu *vcpu)
 	if (likely(!(old & BIT(MKVM_PEND_NMI2))) || !mkvm_hw->nmi_masked(vcpu))
 		return;
 	mkvm_trace(consume, vcpu, MKVM_PEND_NMI2, old, "merged");
-	atomic_long_andnot(MKVM_PEND_BOTH(MKVM_PEND_NMI2), (atomic_long_t *)&vcpu->pending);
+	atomic_long_andnot(MKVM_PEND_MARKED(MKVM_PEND_NMI2), (atomic_long_t *)&vcpu->pending);
 }
 
 /*
@@ -222,7 +222,7 @@ void mkvm_pending_restore_nmis(struct mkvm_vcpu *vcpu, unsigned int nr)
 	unsigned long seen = BIT(MKVM_PEND_NMI);
 
 	mkvm_pending_restore(vcpu, MKVM_PEND_NMI2, false);
-	while (!nr && (READ_ONCE(vcpu->pending) & MKVM_PEND_BOTH(MKVM_PEND_NMI)) == seen)
+	while (!nr && (READ_ONCE(vcpu->pending) & MKVM_PEND_MARKED(MKVM_PEND_NMI)) == seen)
 		mkvm_pending_take_nmi(vcpu, "set-events");
 	mkvm_pending_restore(vcpu, MKVM_PEND_NMI, nr);
 	if (nr > 1)

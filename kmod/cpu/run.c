@@ -34,7 +34,7 @@
 
 /* The bits that the loop handles before all else. */
 #define PEND_FIRST \
-	(BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_SIPI) | BIT(MKVM_PEND_TELL) | BIT(MKVM_PEND_MSRS))
+	(BIT(MKVM_PEND_INIT) | BIT(MKVM_PEND_SIPI) | BIT(MKVM_PEND_REPORT) | BIT(MKVM_PEND_MSRS))
 
 /* ---- entering ---- */
 
@@ -111,7 +111,7 @@ static void enter_guest_irqoff(struct mkvm_vcpu *vcpu)
  * Stores TPR, the class of ISR and the highest IRR at vapic_addr, where the guest's code reads
  * them. If the page does not exist any more, this does nothing.
  */
-static void vapic_show(struct mkvm_vcpu *vcpu)
+static void tpr_page_store(struct mkvm_vcpu *vcpu)
 {
 	int idx = srcu_read_lock(&vcpu->vm->srcu);
 	u32 __user *p = mkvm_gpa_to_user(vcpu, vcpu->tpr_page.gpa, true);
@@ -125,7 +125,7 @@ static void vapic_show(struct mkvm_vcpu *vcpu)
 }
 
 /* Copies a TPR that the guest's code changed there to the LAPIC. */
-static void vapic_look(struct mkvm_vcpu *vcpu)
+static void tpr_page_load(struct mkvm_vcpu *vcpu)
 {
 	int idx = srcu_read_lock(&vcpu->vm->srcu);
 	u8 __user *p = mkvm_gpa_to_user(vcpu, vcpu->tpr_page.gpa, false);
@@ -143,7 +143,7 @@ static int enter_guest(struct mkvm_vcpu *vcpu)
 	    vcpu->ev.raised.type)
 		mkvm_events_inject(vcpu);
 	if (unlikely(vcpu->tpr_page.gpa))
-		vapic_show(vcpu);
+		tpr_page_store(vcpu);
 
 	preempt_disable();
 	local_irq_disable();
@@ -172,7 +172,7 @@ static int enter_guest(struct mkvm_vcpu *vcpu)
 	if (unlikely(vcpu->overlay.root))
 		mkvm_overlay_end(vcpu);
 	if (unlikely(vcpu->tpr_page.gpa))
-		vapic_look(vcpu);
+		tpr_page_load(vcpu);
 	return mkvm_hw->handle_exit(vcpu);
 }
 
@@ -192,7 +192,7 @@ static int wait_to_run(struct mkvm_vcpu *vcpu)
 }
 
 /* Reports one EOI or access to TPR to userspace. Returns whether it has prepared such an exit. */
-static bool tell_userspace(struct mkvm_vcpu *vcpu)
+static bool report_to_userspace(struct mkvm_vcpu *vcpu)
 {
 	struct kvm_run *run = vcpu->run;
 
@@ -202,7 +202,7 @@ static bool tell_userspace(struct mkvm_vcpu *vcpu)
 		vcpu->user_irqchip.eoi_vector = -1;
 		return true;
 	}
-	mkvm_pending_take(vcpu, MKVM_PEND_TELL);
+	mkvm_pending_take(vcpu, MKVM_PEND_REPORT);
 	if (!vcpu->user_irqchip.tpr_access)
 		return false;
 	memset(&run->tpr_access, 0, sizeof(run->tpr_access));
@@ -219,7 +219,7 @@ static int vcpu_loop(struct mkvm_vcpu *vcpu)
 
 	for (;;) {
 		if (READ_ONCE(vcpu->pending) & PEND_FIRST) {
-			if (tell_userspace(vcpu))
+			if (report_to_userspace(vcpu))
 				return 0;
 			mkvm_accept_init_sipi(vcpu);
 			if (mkvm_pending_take(vcpu, MKVM_PEND_MSRS))
@@ -228,9 +228,9 @@ static int vcpu_loop(struct mkvm_vcpu *vcpu)
 		if (unlikely(READ_ONCE(vcpu->pending) & BIT(MKVM_PEND_SMI)))
 			mkvm_accept_smi(vcpu, 0);
 		if (unlikely(vcpu->ev.triple_fault))
-			return mkvm_exit_shutdown(vcpu);
+			return mkvm_report_shutdown(vcpu);
 		if (unlikely(vcpu->debug.traps))
-			return mkvm_exit_debug(vcpu, X86_TRAP_DB, DR6_RESERVED | vcpu->debug.traps);
+			return mkvm_report_debug(vcpu, X86_TRAP_DB, DR6_RESERVED | vcpu->debug.traps);
 		if (likely(vcpu->mp_state == KVM_MP_STATE_RUNNABLE))
 			r = enter_guest(vcpu);
 		else

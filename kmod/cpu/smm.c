@@ -325,9 +325,9 @@ static void collect(struct mkvm_vcpu *vcpu, struct smm_state *st, u32 io)
 	if (!io)
 		return;
 	st->io_rip = vcpu->insn.io_rip;
-	st->io_rcx = vcpu->regs[1];
-	st->io_rsi = vcpu->regs[6];
-	st->io_rdi = vcpu->regs[7];
+	st->io_rcx = vcpu->regs[MKVM_RCX];
+	st->io_rsi = vcpu->regs[MKVM_RSI];
+	st->io_rdi = vcpu->regs[MKVM_RDI];
 }
 
 /*
@@ -416,13 +416,13 @@ static int load_state(struct mkvm_vcpu *vcpu, const struct smm_state *st)
 }
 
 /*
- * mkvm_exit_rsm - handle the guest's RSM
+ * mkvm_handle_rsm - handle the guest's RSM
  *
  * AMD APM vol. 2, "Leaving SMM"; vol. 3, "RSM". RSM is #UD outside of SMM. The vCPU shuts down,
  * still in SMM, if the saved state cannot be read or is impossible. Own thread. Return: as
  * handle_exit.
  */
-int mkvm_exit_rsm(struct mkvm_vcpu *vcpu)
+int mkvm_handle_rsm(struct mkvm_vcpu *vcpu)
 {
 	union smram area;
 	struct smm_state st;
@@ -445,9 +445,9 @@ int mkvm_exit_rsm(struct mkvm_vcpu *vcpu)
 	vcpu->ev.triple_fault = false;
 	if (st.io_restart == 0xff && (st.io_dword & MKVM_SMM_IO_VALID)) {
 		vcpu->rip = st.io_rip;
-		vcpu->regs[1] = st.io_rcx;
-		vcpu->regs[6] = st.io_rsi;
-		vcpu->regs[7] = st.io_rdi;
+		vcpu->regs[MKVM_RCX] = st.io_rcx;
+		vcpu->regs[MKVM_RSI] = st.io_rsi;
+		vcpu->regs[MKVM_RDI] = st.io_rdi;
 	}
 	vcpu->smm.base = st.smbase;
 	mkvm_hw->set_shadow(vcpu, st.shadow & (KVM_X86_SHADOW_INT_MOV_SS | KVM_X86_SHADOW_INT_STI));

@@ -112,7 +112,7 @@ static void show_pending(struct out *o, unsigned long pending)
 		[MKVM_PEND_INIT] = "INIT",  [MKVM_PEND_SIPI] = "SIPI",
 		[MKVM_PEND_NMI] = "NMI",    [MKVM_PEND_SMI] = "SMI",
 		[MKVM_PEND_EVENT] = "look", [MKVM_PEND_MSRS] = "MSR filter",
-		[MKVM_PEND_TELL] = "tell",  [MKVM_PEND_NMI2] = "second NMI",
+		[MKVM_PEND_REPORT] = "report",  [MKVM_PEND_NMI2] = "second NMI",
 	};
 	int bit;
 

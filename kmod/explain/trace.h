@@ -183,25 +183,25 @@ WORD_EVENT(pend);
 WORD_EVENT(consume);
 
 DECLARE_EVENT_CLASS(events,
-	TP_PROTO(const struct mkvm_vcpu *vcpu, u32 told, u32 refused, int result),
-	TP_ARGS(vcpu, told, refused, result),
-	TP_STRUCT__entry(__field(u32, vm) __field(int, vcpu) __field(u32, word) __field(u32, told)
+	TP_PROTO(const struct mkvm_vcpu *vcpu, u32 seen, u32 refused, int result),
+	TP_ARGS(vcpu, seen, refused, result),
+	TP_STRUCT__entry(__field(u32, vm) __field(int, vcpu) __field(u32, word) __field(u32, seen)
 			 __field(u32, refused) __field(int, result)),
-	TP_fast_assign(SET_VCPU; __entry->word = vcpu->pending; SET(told); SET(refused); SET(result);),
-	TP_printk("vm=%u vcpu=%d word=0x%x told=0x%x refused=0x%x result=%d", __entry->vm, __entry->vcpu,
-		  __entry->word, __entry->told, __entry->refused, __entry->result));
+	TP_fast_assign(SET_VCPU; __entry->word = vcpu->pending; SET(seen); SET(refused); SET(result);),
+	TP_printk("vm=%u vcpu=%d word=0x%x seen=0x%x refused=0x%x result=%d", __entry->vm, __entry->vcpu,
+		  __entry->word, __entry->seen, __entry->refused, __entry->result));
 
 #define EVENTS_EVENT(name) \
-	EVENT_OF(events, name, TP_PROTO(const struct mkvm_vcpu *vcpu, u32 told, u32 refused, int result), \
-		 TP_ARGS(vcpu, told, refused, result))
+	EVENT_OF(events, name, TP_PROTO(const struct mkvm_vcpu *vcpu, u32 seen, u32 refused, int result), \
+		 TP_ARGS(vcpu, seen, refused, result))
 
 /*
- * KVM_GET_VCPU_EVENTS reports events. word: the pending word; told: the bits that userspace
+ * KVM_GET_VCPU_EVENTS reports events. word: the pending word; seen: the bits that userspace
  * sees.
  */
 EVENTS_EVENT(events_get);
 /*
- * KVM_SET_VCPU_EVENTS is done. told: bits that userspace sets; refused: unseen bits that it
+ * KVM_SET_VCPU_EVENTS is done. seen: bits that userspace sets; refused: unseen bits that it
  * may not clear.
  */
 EVENTS_EVENT(events_set);

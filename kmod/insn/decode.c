@@ -355,13 +355,13 @@ static u8 parse_prefixes(struct mkvm_emu *c, const u8 **p)
 /* Reads SIB and displacement, and computes c->ea and the base's default segment. */
 static void parse_address(struct mkvm_emu *c, const u8 **p)
 {
-	static const u8 base16[8] = { RBX, RBX, RBP, RBP, RSI, RDI, RBP, RBX };
+	static const u8 base16[8] = { MKVM_RBX, MKVM_RBX, MKVM_RBP, MKVM_RBP, MKVM_RSI, MKVM_RDI, MKVM_RBP, MKVM_RBX };
 	unsigned int base = c->rm, absolute = 5;
 
 	if (c->ad == 2) {
 		base = base16[c->rm & 7];
 		if (c->rm < 4)
-			c->ea = c->regs[c->rm & 1 ? RDI : RSI];
+			c->ea = c->regs[c->rm & 1 ? MKVM_RDI : MKVM_RSI];
 		absolute = c->rm == 6 ? base : 8;
 	} else if ((base & 7) == 4) {
 		u8 sib = *(*p)++;
@@ -380,9 +380,9 @@ static void parse_address(struct mkvm_emu *c, const u8 **p)
 	if (!c->mod && (base & 7) == absolute)
 		return;
 	c->ea += c->regs[base];
-	if (base == RSP || base == RBP)
+	if (base == MKVM_RSP || base == MKVM_RBP)
 		c->seg = MKVM_SS;
-	c->sp_based = base == RSP;
+	c->sp_based = base == MKVM_RSP;
 }
 
 static void parse_modrm(struct mkvm_emu *c, const u8 **p)

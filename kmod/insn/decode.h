@@ -16,7 +16,7 @@
 
 #include "emulate.h"
 
-enum { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI };
+enum { MKVM_RAX, MKVM_RCX, MKVM_RDX, MKVM_RBX, MKVM_RSP, MKVM_RBP, MKVM_RSI, MKVM_RDI };
 
 enum op {
 	OP_NONE, OP_ADD, OP_OR, OP_ADC, OP_SBB, OP_AND, OP_SUB, OP_XOR, OP_CMP,

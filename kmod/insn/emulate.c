@@ -21,7 +21,7 @@
 static enum mkvm_emu_result operand(struct mkvm_emu *c, unsigned int where, enum mkvm_emu_how how,
 				    unsigned int size, u64 *val)
 {
-	unsigned int reg = RAX;
+	unsigned int reg = MKVM_RAX;
 
 	if (where == REG)
 		reg = c->reg;
@@ -35,14 +35,14 @@ static enum mkvm_emu_result operand(struct mkvm_emu *c, unsigned int where, enum
 			*val = reg_read(c, reg, size);
 		return MKVM_EMU_DONE;
 	case SI:
-		return mkvm_emu_mem(c, how, c->seg, c->regs[RSI] & size_mask(c->ad), size, val);
+		return mkvm_emu_mem(c, how, c->seg, c->regs[MKVM_RSI] & size_mask(c->ad), size, val);
 	case DI:
-		return mkvm_emu_mem(c, how, MKVM_ES, c->regs[RDI] & size_mask(c->ad), size, val);
+		return mkvm_emu_mem(c, how, MKVM_ES, c->regs[MKVM_RDI] & size_mask(c->ad), size, val);
 	case CL: case ONE:
-		*val = where == CL ? c->regs[RCX] & 0xff : 1;
+		*val = where == CL ? c->regs[MKVM_RCX] & 0xff : 1;
 		return MKVM_EMU_DONE;
 	case PORT:
-		return mkvm_emu_pio(c, c->regs[RDX], size, 1, val);
+		return mkvm_emu_pio(c, c->regs[MKVM_RDX], size, 1, val);
 	}
 	return mkvm_emu_mem(c, how, c->seg, c->ea, size, val);
 }
@@ -150,7 +150,7 @@ static u64 compute(struct mkvm_emu *c, u64 dst, u64 src)
 		c->flags = (c->flags & ~(u64)X86_EFLAGS_CF) | carry;
 		return dst;
 	case OP_CMPXCHG:
-		arith(c, reg_read(c, RAX, c->size), dst, true, false);
+		arith(c, reg_read(c, MKVM_RAX, c->size), dst, true, false);
 		return c->flags & X86_EFLAGS_ZF ? src : dst;
 	case OP_BT: case OP_BTS: case OP_BTR: case OP_BTC:
 		return bit_op(c, dst, src);
@@ -206,14 +206,14 @@ static enum mkvm_emu_result run_plain(struct mkvm_emu *c)
 	if (c->d.op == OP_XCHG || c->d.op == OP_XADD)
 		reg_write(c, c->reg, c->size, dst);
 	else if (c->d.op == OP_CMPXCHG && !(c->flags & X86_EFLAGS_ZF))
-		reg_write(c, RAX, c->size, dst);
+		reg_write(c, MKVM_RAX, c->size, dst);
 	return MKVM_EMU_DONE;
 }
 
 /* Reads up to *n elements at once, as many as fit, and returns their number in *n. */
 static enum mkvm_emu_result run_ins(struct mkvm_emu *c, u64 *n)
 {
-	u64 off = c->regs[RDI] & size_mask(c->ad);
+	u64 off = c->regs[MKVM_RDI] & size_mask(c->ad);
 	enum mkvm_emu_result res;
 
 	/* Each count is one less than what fits, so that none of them is 2^64. */
@@ -231,7 +231,7 @@ static enum mkvm_emu_result run_ins(struct mkvm_emu *c, u64 *n)
 		}
 	}
 	if (!res)
-		res = mkvm_emu_pio(c, c->regs[RDX], c->size, *n, NULL);
+		res = mkvm_emu_pio(c, c->regs[MKVM_RDX], c->size, *n, NULL);
 	return res ? res : mkvm_emu_mem(c, MKVM_EMU_WRITE, MKVM_ES, off, *n * c->size, c->ins_buf);
 }
 
@@ -244,7 +244,7 @@ static bool io_allowed(const struct mkvm_emu *c)
 /* Executes a string instruction for one element, or for as many as possible with INS. */
 static enum mkvm_emu_result run_string(struct mkvm_emu *c)
 {
-	u64 count = c->regs[RCX] & size_mask(c->ad), n = 1, step;
+	u64 count = c->regs[MKVM_RCX] & size_mask(c->ad), n = 1, step;
 	u8 dst = c->d.dst, src = c->d.src, rep = c->prefix[REP];
 	enum mkvm_emu_result res;
 
@@ -262,13 +262,13 @@ static enum mkvm_emu_result run_string(struct mkvm_emu *c)
 		return res;
 	step = c->flags & X86_EFLAGS_DF ? -n * c->size : n * c->size;
 	if (dst == SI || src == SI)
-		reg_write(c, RSI, c->ad, c->regs[RSI] + step);
+		reg_write(c, MKVM_RSI, c->ad, c->regs[MKVM_RSI] + step);
 	if (dst == DI || src == DI)
-		reg_write(c, RDI, c->ad, c->regs[RDI] + step);
+		reg_write(c, MKVM_RDI, c->ad, c->regs[MKVM_RDI] + step);
 	if (!rep)
 		return MKVM_EMU_DONE;
 	count -= n;
-	reg_write(c, RCX, c->ad, count);
+	reg_write(c, MKVM_RCX, c->ad, count);
 	/* F3 repeats while ZF is 1, F2 while it is 0. */
 	if (!count || (c->d.op == OP_CMP && !(c->flags & X86_EFLAGS_ZF) == (rep == 0xf3)))
 		return MKVM_EMU_DONE;

@@ -247,16 +247,16 @@ u64 mkvm_emu_compute_bits(struct mkvm_emu *c, u64 dst, u64 src)
 static void write_pair(struct mkvm_emu *c, u64 low, u64 high)
 {
 	if (c->size == 1) {
-		reg_write(c, RAX, 2, low | high << 8);
+		reg_write(c, MKVM_RAX, 2, low | high << 8);
 		return;
 	}
-	reg_write(c, RAX, c->size, low);
-	reg_write(c, RDX, c->size, high);
+	reg_write(c, MKVM_RAX, c->size, low);
+	reg_write(c, MKVM_RDX, c->size, high);
 }
 
 static u64 high_of_pair(const struct mkvm_emu *c)
 {
-	return c->size == 1 ? c->regs[RAX] >> 8 & 0xff : reg_read(c, RDX, c->size);
+	return c->size == 1 ? c->regs[MKVM_RAX] >> 8 & 0xff : reg_read(c, MKVM_RDX, c->size);
 }
 
 /* Divides high:low by divisor, all of 64 bits. high < divisor, so the quotient fits in 64 bits. */
@@ -272,7 +272,7 @@ static u64 divide_128(u64 high, u64 low, u64 divisor, u64 *remainder)
 static enum mkvm_emu_result run_divide(struct mkvm_emu *c, u64 divisor)
 {
 	unsigned int bits = 8 * c->size;
-	u64 high = high_of_pair(c), low = reg_read(c, RAX, c->size), mask = size_mask(c->size),
+	u64 high = high_of_pair(c), low = reg_read(c, MKVM_RAX, c->size), mask = size_mask(c->size),
 	    quotient, remainder;
 	bool is_signed = c->d.op == OP_IDIV, negative = is_signed && high >> (bits - 1),
 	     differ = negative;
@@ -306,13 +306,13 @@ static enum mkvm_emu_result run_multiply(struct mkvm_emu *c, u64 src)
 	u64 low, high, flags = c->flags;
 
 	if (c->d.op == OP_MULX) {
-		low = multiply(c, reg_read(c, RDX, c->size), src, false, &high);
+		low = multiply(c, reg_read(c, MKVM_RDX, c->size), src, false, &high);
 		c->flags = flags;
 		reg_write(c, c->vex.vvvv, c->size, low);
 		reg_write(c, c->reg, c->size, high);
 		return MKVM_EMU_DONE;
 	}
-	low = multiply(c, reg_read(c, RAX, c->size), src, c->d.op == OP_IMUL_ACC, &high);
+	low = multiply(c, reg_read(c, MKVM_RAX, c->size), src, c->d.op == OP_IMUL_ACC, &high);
 	write_pair(c, low, high);
 	return MKVM_EMU_DONE;
 }
@@ -336,20 +336,20 @@ static enum mkvm_emu_result run_cmpxchg_pair(struct mkvm_emu *c)
 	memcpy(c->was, buf, sizeof(c->was));
 	old[0] = half == 8 ? buf[0] : (u32)buf[0];
 	old[1] = half == 8 ? buf[1] : buf[0] >> 32;
-	equal = old[0] == reg_read(c, RAX, half) && old[1] == reg_read(c, RDX, half);
+	equal = old[0] == reg_read(c, MKVM_RAX, half) && old[1] == reg_read(c, MKVM_RDX, half);
 	if (equal && half == 8) {
-		buf[0] = c->regs[RBX];
-		buf[1] = c->regs[RCX];
+		buf[0] = c->regs[MKVM_RBX];
+		buf[1] = c->regs[MKVM_RCX];
 	} else if (equal) {
-		buf[0] = (u32)c->regs[RBX] | c->regs[RCX] << 32;
+		buf[0] = (u32)c->regs[MKVM_RBX] | c->regs[MKVM_RCX] << 32;
 	}
 	res = mkvm_emu_mem(c, MKVM_EMU_REPLACE, c->seg, c->ea, 2 * half, buf);
 	if (res)
 		return res;
 	put_flags(c, X86_EFLAGS_ZF, equal ? X86_EFLAGS_ZF : 0);
 	if (!equal) {
-		reg_write(c, RAX, half, old[0]);
-		reg_write(c, RDX, half, old[1]);
+		reg_write(c, MKVM_RAX, half, old[0]);
+		reg_write(c, MKVM_RDX, half, old[1]);
 	}
 	return MKVM_EMU_DONE;
 }
@@ -388,11 +388,11 @@ static enum mkvm_emu_result run_arpl(struct mkvm_emu *c)
 
 static enum mkvm_emu_result run_xlat(struct mkvm_emu *c)
 {
-	u64 off = (c->regs[RBX] + (c->regs[RAX] & 0xff)) & size_mask(c->ad), val = 0;
+	u64 off = (c->regs[MKVM_RBX] + (c->regs[MKVM_RAX] & 0xff)) & size_mask(c->ad), val = 0;
 	enum mkvm_emu_result res = mkvm_emu_mem(c, MKVM_EMU_READ, c->seg, off, 1, &val);
 
 	if (!res)
-		reg_write(c, RAX, 1, val);
+		reg_write(c, MKVM_RAX, 1, val);
 	return res;
 }
 

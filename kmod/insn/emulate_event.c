@@ -15,7 +15,7 @@
  * Manuals: Intel SDM vol. 2, "INT n/INTO/INT3/INT1", whose order of checks this follows; AMD APM
  * vol. 2, "Exceptions and Interrupts".
  *
- * Read next: mkvm_emulate_delivery in run_insn.c, which calls this file; emulate_seg.c.
+ * Read next: mkvm_run_delivery in run_insn.c, which calls this file; emulate_seg.c.
  */
 #include "descriptor.h"
 
@@ -179,7 +179,7 @@ static enum mkvm_emu_result load_stack(struct mkvm_emu *c, struct delivery *d)
 {
 	enum mkvm_emu_result res = MKVM_EMU_DONE;
 
-	d->sp = c->regs[RSP];
+	d->sp = c->regs[MKVM_RSP];
 	mkvm_emu_get_segment(c, MKVM_SS, &d->ss);
 	if (long_mode(c))
 		return long_stack(c, d);
@@ -236,7 +236,7 @@ static void make_frame(struct mkvm_emu *c, struct delivery *d)
 	}
 	if (d->inner || long_mode(c)) {
 		push(d, selector_of(c, MKVM_SS));
-		push(d, c->regs[RSP]);
+		push(d, c->regs[MKVM_RSP]);
 	}
 	push(d, ev->rflags);
 	push(d, selector_of(c, MKVM_CS));
@@ -296,7 +296,7 @@ static void enter_handler(struct mkvm_emu *c, const struct delivery *d)
 		for (seg = MKVM_DS; seg <= MKVM_GS; seg++)
 			mkvm_emu_set_segment(c, seg, &null);
 	}
-	reg_write(c, RSP, d->sp_width, d->sp);
+	reg_write(c, MKVM_RSP, d->sp_width, d->sp);
 	c->rip = d->rip;
 }
 

@@ -27,12 +27,12 @@ struct mkvm_stack mkvm_emu_stack_begin(struct mkvm_emu *c)
 {
 	unsigned int width = stack_width(c);
 
-	return (struct mkvm_stack){ .width = width, .sp = c->regs[RSP] & size_mask(width) };
+	return (struct mkvm_stack){ .width = width, .sp = c->regs[MKVM_RSP] & size_mask(width) };
 }
 
 void mkvm_emu_stack_end(struct mkvm_emu *c, const struct mkvm_stack *s)
 {
-	reg_write(c, RSP, s->width, s->sp);
+	reg_write(c, MKVM_RSP, s->width, s->sp);
 }
 
 enum mkvm_emu_result mkvm_emu_push(struct mkvm_emu *c, struct mkvm_stack *s, u64 val)
@@ -114,7 +114,7 @@ static enum mkvm_emu_result run_popa(struct mkvm_emu *c)
 	if (res)
 		return res;
 	for (n = 0; n < 8; n++)
-		if (n != RSP)
+		if (n != MKVM_RSP)
 			reg_write(c, n, c->size, val[n]);
 	mkvm_emu_stack_end(c, &s);
 	return MKVM_EMU_DONE;
@@ -178,10 +178,10 @@ static enum mkvm_emu_result run_enter(struct mkvm_emu *c)
 {
 	unsigned int level = c->imm & 31, i;
 	struct mkvm_stack s = mkvm_emu_stack_begin(c);
-	u64 bp = c->regs[RBP] & size_mask(s.width), frame, val;
+	u64 bp = c->regs[MKVM_RBP] & size_mask(s.width), frame, val;
 	enum mkvm_emu_result res;
 
-	res = mkvm_emu_push(c, &s, reg_read(c, RBP, c->size));
+	res = mkvm_emu_push(c, &s, reg_read(c, MKVM_RBP, c->size));
 	frame = s.sp;
 	for (i = 1; i < level && !res; i++) {
 		bp = (bp - c->size) & size_mask(s.width);
@@ -198,7 +198,7 @@ static enum mkvm_emu_result run_enter(struct mkvm_emu *c)
 		res = mkvm_emu_mem(c, MKVM_EMU_PROBE, MKVM_SS, s.sp, c->size, NULL);
 	if (res)
 		return res;
-	reg_write(c, RBP, s.width, frame);
+	reg_write(c, MKVM_RBP, s.width, frame);
 	mkvm_emu_stack_end(c, &s);
 	return MKVM_EMU_DONE;
 }
@@ -209,12 +209,12 @@ static enum mkvm_emu_result run_leave(struct mkvm_emu *c)
 	enum mkvm_emu_result res;
 	u64 val;
 
-	s.sp = c->regs[RBP] & size_mask(s.width);
+	s.sp = c->regs[MKVM_RBP] & size_mask(s.width);
 	res = mkvm_emu_pop(c, &s, &val);
 	if (res)
 		return res;
 	mkvm_emu_stack_end(c, &s);
-	reg_write(c, RBP, c->size, val);
+	reg_write(c, MKVM_RBP, c->size, val);
 	return MKVM_EMU_DONE;
 }
 

@@ -312,7 +312,7 @@ static enum mkvm_emu_result load_task(struct mkvm_emu *c, struct task *s)
 	if (s->to->width == 4 && (c->mode.cr0 & X86_CR0_PG))
 		s->mode.cr3 = s->word[7];
 	s->mode.cpl = s->flags & X86_EFLAGS_VM ? 3 : s->word[s->to->segs + MKVM_CS] & 3;
-	s->sp = s->word[s->to->regs + RSP];
+	s->sp = s->word[s->to->regs + MKVM_RSP];
 	bare_segments(s);
 	mkvm_emu_get_segment(c, MKVM_EMU_LDTR, &s->old_ldt);
 	c->mode = s->mode;
@@ -351,7 +351,7 @@ static void enter_task(struct mkvm_emu *c, struct task *s)
 	c->rflags = s->flags;
 	if (s->t->has_error && !s->faulted) {
 		mkvm_emu_access(c, s->error_la, &error, s->to->width, MKVM_EMU_WRITE);
-		reg_write(c, RSP, s->seg[MKVM_SS].db ? 4 : 2, s->sp);
+		reg_write(c, MKVM_RSP, s->seg[MKVM_SS].db ? 4 : 2, s->sp);
 	}
 	if (s->to->width == 4 && (s->word[TASK_WORDS - 1] & 1) && !s->faulted)
 		c->traps |= DR6_SWITCH;

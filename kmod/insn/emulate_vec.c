@@ -213,7 +213,7 @@ static enum mkvm_emu_result run_by_byte(struct mkvm_emu *c)
 {
 	struct mkvm_vec vec = { { 0 } };
 
-	c->ea = c->regs[RDI] & size_mask(c->ad);
+	c->ea = c->regs[MKVM_RDI] & size_mask(c->ad);
 	mkvm_emu_vec(c, vec_register(c), &vec, reach(c), false);
 	return store_named(c, &vec, signed_bytes(c, c->rm, 1, 16));
 }

@@ -301,7 +301,7 @@ void mkvm_iodev_destroy(struct mkvm *vm)
 }
 
 /* Handles a write that no in-kernel device claimed. Returns false if userspace must handle it. */
-static bool late_write(struct mkvm *vm, bool pio, u64 addr, unsigned int len, const void *buf)
+static bool unclaimed_write(struct mkvm *vm, bool pio, u64 addr, unsigned int len, const void *buf)
 {
 	return (READ_ONCE(vm->iodev.nr_ioeventfds) && ioeventfd_write(vm, pio, addr, len, buf)) ||
 	       coalesced_write(vm, pio, addr, len, buf);
@@ -342,7 +342,7 @@ bool mkvm_kernel_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size, bool i
 	unsigned int i;
 
 	if (!kernel_port(vm, pit, port))
-		return !in && late_write(vm, true, port, size, data);
+		return !in && unclaimed_write(vm, true, port, size, data);
 	for (i = 0; i < size; i++, port++) {
 		bool pic = pic_port(port), ours = i == 0 || kernel_port(vm, pit, port);
 
@@ -385,5 +385,5 @@ bool mkvm_kernel_mmio(struct mkvm_vcpu *vcpu, u64 gpa, unsigned int len, bool wr
 			mkvm_ioapic_mmio_read(vcpu->vm->irqchip.ioapic, offset, len, data);
 		return true;
 	}
-	return write && late_write(vcpu->vm, false, gpa, len, data);
+	return write && unclaimed_write(vcpu->vm, false, gpa, len, data);
 }

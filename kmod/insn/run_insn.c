@@ -33,7 +33,7 @@ static int complete_emulation(struct mkvm_vcpu *vcpu)
 	log->open = false;
 	log->pos = 0;
 	idx = srcu_read_lock(&vcpu->vm->srcu);
-	r = mkvm_emulate_exit(vcpu, vcpu->insn.cause);
+	r = mkvm_run_insn(vcpu, vcpu->insn.cause);
 	srcu_read_unlock(&vcpu->vm->srcu, idx);
 	return r;
 }
@@ -165,14 +165,14 @@ static enum mkvm_emu_result emulate_now(struct mkvm_vcpu *vcpu)
 }
 
 /*
- * mkvm_emulate_exit - run the instruction at RIP in the emulator
+ * mkvm_run_insn - run the instruction at RIP in the emulator
  * @cause: of the exit; with MKVM_BY_READ and MKVM_BY_WRITE vcpu->insn.fault_gpa is the operand's
  * address
  *
  * A REP string instruction runs up to 128 iterations. Return: as handle_exit.
  * Context: the vCPU's own thread, vm->srcu held, may sleep.
  */
-int mkvm_emulate_exit(struct mkvm_vcpu *vcpu, enum mkvm_cause cause)
+int mkvm_run_insn(struct mkvm_vcpu *vcpu, enum mkvm_cause cause)
 {
 	enum mkvm_emu_result r = MKVM_EMU_DONE;
 	unsigned int round = 0;
@@ -279,14 +279,14 @@ static void end_delivery(struct mkvm_vcpu *vcpu, enum mkvm_emu_result r)
 }
 
 /*
- * mkvm_emulate_delivery - deliver the event whose delivery the last exit interrupted
+ * mkvm_run_delivery - deliver the event whose delivery the last exit interrupted
  *
  * If the instruction that raised the event is no longer there, the guest runs what stands there
  * now. Return: as handle_exit; MKVM_NOT_DELIVERED with nothing changed if the delivery would access
  * a device.
  * Context: the vCPU's own thread, vm->srcu held, may sleep; vcpu->ev.vectoring is set.
  */
-int mkvm_emulate_delivery(struct mkvm_vcpu *vcpu)
+int mkvm_run_delivery(struct mkvm_vcpu *vcpu)
 {
 	struct mkvm_emu_event ev;
 	enum mkvm_emu_result r;

@@ -32,11 +32,11 @@
 
 static enum mkvm_emu_result page_fault(struct mkvm_emu *emu, u64 la, u32 error)
 {
-	bool tells_fetch = (emu->mode.efer & EFER_NX) || (emu->mode.cr4 & X86_CR4_SMEP);
+	bool reports_fetch = (emu->mode.efer & EFER_NX) || (emu->mode.cr4 & X86_CR4_SMEP);
 
 	emu->fault.vector = X86_TRAP_PF;
 	emu->fault.has_error = true;
-	emu->fault.error = tells_fetch ? error : error & ~ACC_FETCH;
+	emu->fault.error = reports_fetch ? error : error & ~ACC_FETCH;
 	emu->fault.cr2 = la;
 	return MKVM_EMU_FAULT;
 }

@@ -18,7 +18,7 @@
  *     -> the IOAPIC clears remote-IRR and delivers again if the line is still high
  *
  * With a split irqchip, PIC, PIT and IOAPIC are in userspace. Interrupts then arrive only through
- * mkvm_msi_deliver, ExtINT comes from KVM_INTERRUPT, and mkvm_vcpu_tell_eoi reports an EOI for
+ * mkvm_msi_deliver, ExtINT comes from KVM_INTERRUPT, and mkvm_vcpu_report_eoi reports an EOI for
  * which the IOAPIC waits.
  *
  * Lock order: pit->lock, then pic->lock or ioapic->lock, never both of these. They are innermost.
@@ -176,7 +176,7 @@ void mkvm_lapic_set_deadline(struct mkvm_lapic *apic, u64 tsc);			/* own */
 int mkvm_lapic_get_state(struct mkvm_lapic *apic, struct kvm_lapic_state *state);	/* own */
 int mkvm_lapic_set_state(struct mkvm_lapic *apic, const struct kvm_lapic_state *state);	/* own */
 
-/* vapic.c: for a CPU that delivers and ends interrupts itself. Own, interrupts off. */
+/* apicv.c: for a CPU that delivers and ends interrupts itself. Own, interrupts off. */
 u16 mkvm_lapic_lend(struct mkvm_lapic *apic, void *page, u32 *awaited_eois);
 void mkvm_lapic_take_back(struct mkvm_lapic *apic, void *page, int ended);
 
@@ -193,7 +193,7 @@ void mkvm_vcpu_post_nmi(struct mkvm_vcpu *vcpu);
 void mkvm_vcpu_post_smi(struct mkvm_vcpu *vcpu);
 void mkvm_vcpu_post_init(struct mkvm_vcpu *vcpu);		/* also drops a pending SIPI */
 void mkvm_vcpu_post_sipi(struct mkvm_vcpu *vcpu, u8 vector);
-void mkvm_vcpu_tell_eoi(struct mkvm_vcpu *vcpu, u8 vector);	/* own: KVM_EXIT_IOAPIC_EOI */
-void mkvm_vcpu_tell_tpr(struct mkvm_vcpu *vcpu, bool write);	/* own: KVM_EXIT_TPR_ACCESS */
+void mkvm_vcpu_report_eoi(struct mkvm_vcpu *vcpu, u8 vector);	/* own: KVM_EXIT_IOAPIC_EOI */
+void mkvm_vcpu_report_tpr(struct mkvm_vcpu *vcpu, bool write);	/* own: KVM_EXIT_TPR_ACCESS */
 
 #endif

@@ -113,7 +113,7 @@ static bool lapic_test(struct mkvm_lapic *apic, u32 reg, u8 vector)
 	return test_bit(vector & 31, lapic_word(apic, reg, vector));
 }
 
-/* Returns a word of IRR, including the requests that the CPU has (vapic.c). Any context. */
+/* Returns a word of IRR, including the requests that the CPU has (apicv.c). Any context. */
 static u32 lapic_irr(const struct mkvm_lapic *apic, unsigned int w)
 {
 	return lapic_get(apic, APIC_IRR + w * 0x10) | READ_ONCE(apic->lent[w]);
@@ -450,7 +450,7 @@ void mkvm_pic_output_changed(struct mkvm *vm, unsigned int changes)
  * set no EOI is broadcast, and software writes to the IOAPIC instead: Intel SDM vol. 3, "Directed
  * EOI with x2APIC Mode".
  */
-static bool lapic_tells_eoi(struct mkvm_lapic *apic, u8 vector)
+static bool lapic_reports_eoi(struct mkvm_lapic *apic, u8 vector)
 {
 	return lapic_test(apic, APIC_TMR, vector) &&
 	       !(lapic_get(apic, APIC_SPIV) & APIC_SPIV_DIRECTED_EOI) &&
@@ -470,8 +470,8 @@ static void lapic_eoi(struct mkvm_lapic *apic)
 	if (vector < 0)
 		return;
 	mkvm_trace(eoi, apic->vcpu, vector);
-	if (!ioapic && lapic_tells_eoi(apic, vector))	/* still in service: see routing_replace */
-		mkvm_vcpu_tell_eoi(apic->vcpu, vector);
+	if (!ioapic && lapic_reports_eoi(apic, vector))	/* still in service: see routing_replace */
+		mkvm_vcpu_report_eoi(apic->vcpu, vector);
 	__clear_bit(vector & 31, lapic_word(apic, APIC_ISR, vector));
 	if (!lapic_get(apic, APIC_ISR + (vector >> 5) * 0x10))
 		apic->isr_words &= ~BIT(vector >> 5);
@@ -545,7 +545,7 @@ static void lapic_write(struct mkvm_lapic *apic, u32 reg, u32 val)
 		lapic_eoi(apic);
 		break;
 	case APIC_TASKPRI:
-		mkvm_vcpu_tell_tpr(apic->vcpu, true);
+		mkvm_vcpu_report_tpr(apic->vcpu, true);
 		mkvm_lapic_set_tpr(apic, val);
 		break;
 	case APIC_ICR:
@@ -635,7 +635,7 @@ int mkvm_lapic_mmio_read(struct mkvm_lapic *apic, u32 offset, unsigned int len, 
 		return 0;
 	}
 	if (reg == APIC_TASKPRI)
-		mkvm_vcpu_tell_tpr(apic->vcpu, false);
+		mkvm_vcpu_report_tpr(apic->vcpu, false);
 	data = lapic_read(apic, reg);
 	if (likely(len == sizeof(data) && !byte)) {
 		memcpy(val, &data, sizeof(data));
@@ -674,7 +674,7 @@ int mkvm_lapic_msr_read(struct mkvm_lapic *apic, u32 msr, u64 *val)
 		return 1;
 	index = array_index_nospec(index, REG(APIC_SELF_IPI) + 1);
 	if (index == REG(APIC_TASKPRI))
-		mkvm_vcpu_tell_tpr(apic->vcpu, false);
+		mkvm_vcpu_report_tpr(apic->vcpu, false);
 	*val = lapic_read(apic, index << 4);
 	if (index == REG(APIC_ICR))
 		*val |= (u64)lapic_get(apic, APIC_ICR2) << 32;

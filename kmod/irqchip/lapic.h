@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * lapic.h - the state of one local APIC, shared by lapic.c, lapic_timer.c, ipi.c
- * and vapic.c. All other files use only irqchip.h.
+ * and apicv.c. All other files use only irqchip.h.
  *
  * Tags say who may access a field. (o): the owner, which is the vCPU's thread or the holder of
  * vcpu->mutex, writes it, and others read it with READ_ONCE. (a): any thread accesses it with
@@ -34,10 +34,10 @@ struct mkvm_lapic {
 	unsigned long irr_words;	/* (a) bit w is clear only if IRR word w is empty */
 	unsigned long isr_words;	/* (o) bit w is set if ISR word w is not empty */
 	int highest_isr;		/* (o) highest vector in service, -1: none */
-	u32 lent[8];			/* (o) requests that the CPU has in the guest: vapic.c */
+	u32 lent[8];			/* (o) requests that the CPU has in the guest: apicv.c */
 	unsigned long lent_words;	/* (o) bit w is clear if word w of lent is empty */
 	unsigned long given_words;	/* (o) words of IRR and ISR that the CPU's page has */
-	seqcount_t moves;		/* (o) counts moves between IRR and lent: vapic.c */
+	seqcount_t moves;		/* (o) counts moves between IRR and lent: apicv.c */
 	bool x2apic;			/* (o) derived from base */
 	bool hw_enabled;		/* (o) derived from base */
 	bool sw_enabled;		/* (o) bit 8 of SPIV */

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * vapic.c - a LAPIC whose CPU delivers and ends interrupts itself while it runs the guest
+ * apicv.c - a LAPIC whose CPU delivers and ends interrupts itself while it runs the guest
  * (virtual-interrupt delivery).
  *
  * An entry lends the CPU what is requested: it moves from IRR to a page that the CPU reads and

@@ -320,13 +320,13 @@ static bool soft_enter(struct mkvm_vcpu *vcpu, u64 la, const struct mkvm_transla
 }
 
 /*
- * mkvm_exit_soft_fault - handle a #PF while software does the walks
+ * mkvm_handle_soft_fault - handle a #PF while software does the walks
  * @error: the CPU's error code
  *
  * Either the guest's tables cause it, and the guest gets it, or a shadow entry is missing. Return:
  * as handle_exit. Context: the vCPU's own thread; takes vm->srcu; may sleep.
  */
-int mkvm_exit_soft_fault(struct mkvm_vcpu *vcpu, u64 la, u32 error)
+int mkvm_handle_soft_fault(struct mkvm_vcpu *vcpu, u64 la, u32 error)
 {
 	int idx = srcu_read_lock(&vcpu->vm->srcu), r = 1;
 	struct mkvm_translation t;

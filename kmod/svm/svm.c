@@ -478,8 +478,8 @@ static void svm_enter(struct mkvm_vcpu *vcpu)
 
 	vmcb->control.tlb_ctl = svm_asid_enter(&svm->asid, &c->asids, vcpu->cpu, has_flush_by_asid);
 	vmcb->control.asid = svm->asid.asid;
-	vmcb->save.rax = vcpu->regs[0];
-	vmcb->save.rsp = vcpu->regs[4];
+	vmcb->save.rax = vcpu->regs[MKVM_RAX];
+	vmcb->save.rsp = vcpu->regs[MKVM_RSP];
 	vmcb->save.rip = vcpu->rip;
 	vmcb->save.rflags = vcpu->rflags;
 	if (unlikely(svm->step_wanted || svm->step_once ||
@@ -501,8 +501,8 @@ static void svm_enter(struct mkvm_vcpu *vcpu)
 	/* A machine check is the host's, and must be handled on the CPU that raised it. */
 	if (unlikely(vmcb->control.exit_code == SVM_EXIT_EXCP_BASE + X86_TRAP_MC))
 		svm_machine_check(svm);
-	vcpu->regs[0] = vmcb->save.rax;
-	vcpu->regs[4] = vmcb->save.rsp;
+	vcpu->regs[MKVM_RAX] = vmcb->save.rax;
+	vcpu->regs[MKVM_RSP] = vmcb->save.rsp;
 	moved = vcpu->rip != vmcb->save.rip;
 	vcpu->rip = vmcb->save.rip;
 	vcpu->rflags = vmcb->save.rflags;

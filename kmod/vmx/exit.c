@@ -18,7 +18,7 @@
 #define HAS_ADDRESS	BIT(7)
 #define WALK_DONE	(HAS_ADDRESS | BIT(8))
 
-static int vmx_exit_window(struct mkvm_vcpu *vcpu)
+static int vmx_handle_window(struct mkvm_vcpu *vcpu)
 {
 	vcpu->stats[MKVM_STAT_IRQ_WINDOW_EXITS]++;
 	vmx_set_cpu_ctl(to_vmx(vcpu), CPU_BASED_INTR_WINDOW_EXITING | CPU_BASED_NMI_WINDOW_EXITING,
@@ -28,16 +28,16 @@ static int vmx_exit_window(struct mkvm_vcpu *vcpu)
 }
 
 /* Intel SDM vol. 3, "Exit Qualification for I/O Instructions". */
-static int vmx_exit_io(struct mkvm_vcpu *vcpu)
+static int vmx_handle_io(struct mkvm_vcpu *vcpu)
 {
 	u64 qual = vmx_read(EXIT_QUALIFICATION);
 
 	vcpu->stats[MKVM_STAT_IO_EXITS]++;
 	if (qual & BIT(4))		/* string instruction */
-		return mkvm_exit_emulate(vcpu,
+		return mkvm_handle_intercepted(vcpu,
 					 qual & BIT(3) ? MKVM_INTERCEPT_INS : MKVM_INTERCEPT_OUTS,
 					 (qual & 7) + 1);
-	return mkvm_exit_pio(vcpu, qual >> 16, (qual & 7) + 1, qual & BIT(3));
+	return mkvm_handle_pio(vcpu, qual >> 16, (qual & 7) + 1, qual & BIT(3));
 }
 
 /*
@@ -47,13 +47,13 @@ static int vmx_exit_io(struct mkvm_vcpu *vcpu)
  * the CPU does the rest, including a change of the paging mode. While soft_tlb.c does the walks, the
  * emulator runs the instruction, as the CPU could not even fetch it without soft_tlb.c.
  */
-static int vmx_exit_cr(struct mkvm_vcpu *vcpu)
+static int vmx_handle_cr(struct mkvm_vcpu *vcpu)
 {
 	u64 qual = vmx_read(EXIT_QUALIFICATION);
 	u64 val = vcpu->regs[qual >> 8 & 15], shadow;
 
 	if (unlikely(vcpu->soft_tlb.root))
-		return mkvm_exit_emulate(vcpu, MKVM_INTERCEPT_SET_CR, qual & 15);
+		return mkvm_handle_intercepted(vcpu, MKVM_INTERCEPT_SET_CR, qual & 15);
 	switch (qual & 15) {
 	case 0:
 		if (val >> 32 || ((val & X86_CR0_NW) && !(val & X86_CR0_CD)) ||
@@ -71,18 +71,18 @@ static int vmx_exit_cr(struct mkvm_vcpu *vcpu)
 		mkvm_update_pkru(vcpu);
 		return 1;
 	default:
-		return mkvm_exit_emulate(vcpu, MKVM_INTERCEPT_SET_CR, qual & 15);
+		return mkvm_handle_intercepted(vcpu, MKVM_INTERCEPT_SET_CR, qual & 15);
 	}
-	return mkvm_exit_gp(vcpu);
+	return mkvm_handle_gp(vcpu);
 }
 
 /* The first access to a debug register; DR0-3 and DR6 hold the guest's values from now on. */
-static int vmx_exit_dr(struct mkvm_vcpu *vcpu)
+static int vmx_handle_dr(struct mkvm_vcpu *vcpu)
 {
 	u64 qual = vmx_read(EXIT_QUALIFICATION);
 
 	if (to_vmx(vcpu)->debugged)
-		return mkvm_exit_mov_dr(vcpu, qual & 7, !(qual & BIT(4)));
+		return mkvm_handle_mov_dr(vcpu, qual & 7, !(qual & BIT(4)));
 	vcpu->dr_live = true;
 	return 1;
 }
@@ -94,22 +94,22 @@ static int exit_ud(struct mkvm_vcpu *vcpu)
 
 	vcpu->insn.next_rip = 0;		/* the CPU does not report it */
 	if (insn == MKVM_INSN_HYPERCALL)
-		return mkvm_exit_hypercall(vcpu);
-	return insn == MKVM_INSN_RSM ? mkvm_exit_rsm(vcpu) : mkvm_exit_ud(vcpu);
+		return mkvm_handle_hypercall(vcpu);
+	return insn == MKVM_INSN_RSM ? mkvm_handle_rsm(vcpu) : mkvm_handle_ud(vcpu);
 }
 
 static int exit_soft_fault(struct mkvm_vcpu *vcpu, u64 la)
 {
 	if (unlikely(vcpu->rflags & X86_EFLAGS_TF))
 		vmx_forget_step();
-	return mkvm_exit_soft_fault(vcpu, la, vmx_read(VM_EXIT_INTR_ERROR_CODE));
+	return mkvm_handle_soft_fault(vcpu, la, vmx_read(VM_EXIT_INTR_ERROR_CODE));
 }
 
 /*
  * Reflects an intercepted exception to the guest, unless it is userspace's. vmx_enter has handled
  * NMI and #MC.
  */
-static int vmx_exit_exception(struct mkvm_vcpu *vcpu)
+static int vmx_handle_exception(struct mkvm_vcpu *vcpu)
 {
 	struct vmx_vcpu *vmx = to_vmx(vcpu);
 	u32 info = vmx->intr_info, type = info & INTR_INFO_INTR_TYPE_MASK;
@@ -127,7 +127,7 @@ static int vmx_exit_exception(struct mkvm_vcpu *vcpu)
 	if (vector == X86_TRAP_DB)	/* Bochs leaves it pending after the exit */
 		vmx_write(GUEST_PENDING_DBG_EXCEPTIONS, 0);
 	if (mkvm_debug_takes(vcpu, vector))
-		return mkvm_exit_debug(vcpu, vector,
+		return mkvm_report_debug(vcpu, vector,
 				       DR6_RESERVED | (vector == X86_TRAP_DB ? traps : 0));
 	/* The exit came before DR6 changed: Intel SDM vol. 3, "Exit Qualification for Debug Exceptions". */
 	if (vector == X86_TRAP_DB)
@@ -143,7 +143,7 @@ static int vmx_exit_exception(struct mkvm_vcpu *vcpu)
 	return 1;
 }
 
-static int vmx_exit_ept_violation(struct mkvm_vcpu *vcpu)
+static int vmx_handle_ept_violation(struct mkvm_vcpu *vcpu)
 {
 	u64 qual = vmx_read(EXIT_QUALIFICATION);
 	bool operand = (qual & WALK_DONE) == WALK_DONE &&
@@ -156,9 +156,9 @@ static int vmx_exit_ept_violation(struct mkvm_vcpu *vcpu)
 	vcpu->insn.by_cpu = 0;
 	vcpu->insn.fault_la = operand ? vmx_read(GUEST_LINEAR_ADDRESS) : ~0ULL;
 	if ((qual & WALK_DONE) == HAS_ADDRESS)
-		return mkvm_exit_walk_fault(vcpu, vmx_read(GUEST_PHYSICAL_ADDRESS),
+		return mkvm_handle_walk_fault(vcpu, vmx_read(GUEST_PHYSICAL_ADDRESS),
 					    qual & BIT(EPT_VIOLATION_ACC_WRITE_BIT));
-	return mkvm_exit_tdp_fault(vcpu, vmx_read(GUEST_PHYSICAL_ADDRESS),
+	return mkvm_handle_tdp_fault(vcpu, vmx_read(GUEST_PHYSICAL_ADDRESS),
 				   qual & BIT(EPT_VIOLATION_ACC_WRITE_BIT), !operand);
 }
 
@@ -173,7 +173,7 @@ static int vmx_exit_invlpg(struct mkvm_vcpu *vcpu)
  * The CPU has ended a vector whose EOI is awaited. take_lapic_back has put it back in service, and
  * the ordinary EOI ends it here.
  */
-static int vmx_exit_eoi(struct mkvm_vcpu *vcpu)
+static int vmx_handle_eoi(struct mkvm_vcpu *vcpu)
 {
 	mkvm_lapic_msr_write(vcpu->lapic, APIC_BASE_MSR + (APIC_EOI >> 4), 0);
 	return 1;
@@ -231,43 +231,43 @@ static void dump_vmcs(struct vmx_vcpu *vmx, u32 reason)
 static int exit_fail_entry(struct mkvm_vcpu *vcpu, u32 reason)
 {
 	dump_vmcs(to_vmx(vcpu), reason);
-	return mkvm_exit_fail_entry(vcpu, reason);
+	return mkvm_report_fail_entry(vcpu, reason);
 }
 
 static int (*const handlers[])(struct mkvm_vcpu *vcpu) = {
-	[EXIT_REASON_EXCEPTION_NMI] = vmx_exit_exception,
-	[EXIT_REASON_EXTERNAL_INTERRUPT] = mkvm_exit_host_interrupt,
-	[EXIT_REASON_TRIPLE_FAULT] = mkvm_exit_triple_fault,
-	[EXIT_REASON_INIT_SIGNAL] = mkvm_exit_nothing,
-	[EXIT_REASON_INTERRUPT_WINDOW] = vmx_exit_window,
-	[EXIT_REASON_NMI_WINDOW] = vmx_exit_window,
-	[EXIT_REASON_TASK_SWITCH] = mkvm_exit_task_switch,
-	[EXIT_REASON_CPUID] = mkvm_exit_cpuid,
-	[11] = mkvm_exit_ud,				/* GETSEC */
-	[EXIT_REASON_HLT] = mkvm_exit_halt,
+	[EXIT_REASON_EXCEPTION_NMI] = vmx_handle_exception,
+	[EXIT_REASON_EXTERNAL_INTERRUPT] = mkvm_handle_host_interrupt,
+	[EXIT_REASON_TRIPLE_FAULT] = mkvm_handle_triple_fault,
+	[EXIT_REASON_INIT_SIGNAL] = mkvm_handle_nothing,
+	[EXIT_REASON_INTERRUPT_WINDOW] = vmx_handle_window,
+	[EXIT_REASON_NMI_WINDOW] = vmx_handle_window,
+	[EXIT_REASON_TASK_SWITCH] = mkvm_handle_task_switch,
+	[EXIT_REASON_CPUID] = mkvm_handle_cpuid,
+	[11] = mkvm_handle_ud,				/* GETSEC */
+	[EXIT_REASON_HLT] = mkvm_handle_halt,
 	/* Caches are coherent and no device bypasses them, so INVD and WBINVD need do nothing. */
 	[EXIT_REASON_INVD] = mkvm_skip_instruction,
 	[EXIT_REASON_INVLPG] = vmx_exit_invlpg,
-	[EXIT_REASON_RDPMC] = mkvm_exit_gp,	/* no performance counters are shown */
-	[EXIT_REASON_VMCALL] = mkvm_exit_hypercall,
-	[EXIT_REASON_VMCLEAR ... EXIT_REASON_VMON] = mkvm_exit_ud,
-	[EXIT_REASON_CR_ACCESS] = vmx_exit_cr,
-	[EXIT_REASON_DR_ACCESS] = vmx_exit_dr,
-	[EXIT_REASON_IO_INSTRUCTION] = vmx_exit_io,
-	[EXIT_REASON_MSR_READ] = mkvm_exit_rdmsr,
-	[EXIT_REASON_MSR_WRITE] = mkvm_exit_wrmsr,
-	[EXIT_REASON_MWAIT_INSTRUCTION] = mkvm_exit_mwait,
-	[EXIT_REASON_MONITOR_INSTRUCTION] = mkvm_exit_monitor,
-	[EXIT_REASON_EOI_INDUCED] = vmx_exit_eoi,
-	[EXIT_REASON_EPT_VIOLATION] = vmx_exit_ept_violation,
-	[EXIT_REASON_INVEPT] = mkvm_exit_ud,
-	[EXIT_REASON_PREEMPTION_TIMER] = mkvm_exit_host_interrupt,
-	[EXIT_REASON_INVVPID] = mkvm_exit_ud,
+	[EXIT_REASON_RDPMC] = mkvm_handle_gp,	/* no performance counters are shown */
+	[EXIT_REASON_VMCALL] = mkvm_handle_hypercall,
+	[EXIT_REASON_VMCLEAR ... EXIT_REASON_VMON] = mkvm_handle_ud,
+	[EXIT_REASON_CR_ACCESS] = vmx_handle_cr,
+	[EXIT_REASON_DR_ACCESS] = vmx_handle_dr,
+	[EXIT_REASON_IO_INSTRUCTION] = vmx_handle_io,
+	[EXIT_REASON_MSR_READ] = mkvm_handle_rdmsr,
+	[EXIT_REASON_MSR_WRITE] = mkvm_handle_wrmsr,
+	[EXIT_REASON_MWAIT_INSTRUCTION] = mkvm_handle_mwait,
+	[EXIT_REASON_MONITOR_INSTRUCTION] = mkvm_handle_monitor,
+	[EXIT_REASON_EOI_INDUCED] = vmx_handle_eoi,
+	[EXIT_REASON_EPT_VIOLATION] = vmx_handle_ept_violation,
+	[EXIT_REASON_INVEPT] = mkvm_handle_ud,
+	[EXIT_REASON_PREEMPTION_TIMER] = mkvm_handle_host_interrupt,
+	[EXIT_REASON_INVVPID] = mkvm_handle_ud,
 	[EXIT_REASON_WBINVD] = mkvm_skip_instruction,
-	[EXIT_REASON_XSETBV] = mkvm_exit_xsetbv,
+	[EXIT_REASON_XSETBV] = mkvm_handle_xsetbv,
 	[EXIT_REASON_INVPCID] = vmx_exit_invlpg,
-	[EXIT_REASON_RDRAND] = mkvm_exit_ud,		/* exits where CPUID hides it */
-	[EXIT_REASON_RDSEED] = mkvm_exit_ud,
+	[EXIT_REASON_RDRAND] = mkvm_handle_ud,		/* exits where CPUID hides it */
+	[EXIT_REASON_RDSEED] = mkvm_handle_ud,
 };
 
 /* hw_ops last_exit. */
@@ -310,5 +310,5 @@ int vmx_handle_exit(struct mkvm_vcpu *vcpu)
 		if (handler)
 			return handler(vcpu);
 	}
-	return mkvm_exit_unknown(vcpu, reason);
+	return mkvm_report_unknown(vcpu, reason);
 }

@@ -637,7 +637,7 @@ void vmx_set_apicv(struct vmx_vcpu *vmx, bool on)
 static void lend_lapic(struct vmx_vcpu *vmx)
 {
 	u32 awaited[8];
-	u16 status = mkvm_lapic_lend(vmx->vcpu.lapic, vmx->vapic, awaited);
+	u16 status = mkvm_lapic_lend(vmx->vcpu.lapic, vmx->apic_page, awaited);
 
 	if (likely(!(status | vmx->intr_status)))
 		return;
@@ -658,10 +658,10 @@ static struct mkvm_vcpu *vmx_vcpu_create(void)
 	if (!vmx)
 		return ERR_PTR(-ENOMEM);
 	vmx->vmcs = alloc_vmcs(GFP_KERNEL_ACCOUNT);
-	vmx->vapic = (void *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
-	if (!vmx->vmcs || !vmx->vapic) {
+	vmx->apic_page = (void *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
+	if (!vmx->vmcs || !vmx->apic_page) {
 		free_page((unsigned long)vmx->vmcs);
-		free_page((unsigned long)vmx->vapic);
+		free_page((unsigned long)vmx->apic_page);
 		kfree(vmx);
 		return ERR_PTR(-ENOMEM);
 	}
@@ -687,7 +687,7 @@ static void vmx_vcpu_destroy(struct mkvm_vcpu *vcpu)
 	if (vmx->vpid)
 		ida_free(&vpids, vmx->vpid);
 	free_page((unsigned long)vmx->vmcs);
-	free_page((unsigned long)vmx->vapic);
+	free_page((unsigned long)vmx->apic_page);
 	kfree(vmx);
 }
 
@@ -724,7 +724,7 @@ static void write_controls(struct vmx_vcpu *vmx)
 	if (vmx->vpid)
 		vmx_write(VIRTUAL_PROCESSOR_ID, vmx->vpid);
 	write_msr_bitmap(vmx);
-	vmx_write(VIRTUAL_APIC_PAGE_ADDR, __pa(vmx->vapic));
+	vmx_write(VIRTUAL_APIC_PAGE_ADDR, __pa(vmx->apic_page));
 	vmx->vcpu.soft_tlb.root = 0;
 	vmx->cr0_mask = VMX_CR0_MASK;
 	vmx_write(CR0_GUEST_HOST_MASK, vmx->cr0_mask);
@@ -1030,7 +1030,7 @@ static void before_entry(struct vmx_vcpu *vmx)
 		vmx_begin_step(vmx);
 	if (unlikely(vmx->shadow))
 		vmx_settle_shadow(vmx);
-	vmx_write(GUEST_RSP, vcpu->regs[4]);
+	vmx_write(GUEST_RSP, vcpu->regs[MKVM_RSP]);
 	vmx_write(GUEST_RIP, vcpu->rip);
 	vmx_write(GUEST_RFLAGS, (vcpu->rflags & 0x3f7fd7) | X86_EFLAGS_FIXED);
 	vmx_write(GUEST_INTERRUPTIBILITY_INFO, vmx->shadow);
@@ -1111,7 +1111,7 @@ static void after_exit(struct vmx_vcpu *vmx)
 	vmx->cr2 = native_read_cr2();
 	if (vmx->exit_reason == EXIT_REASON_EXCEPTION_NMI)
 		serve_host_exception(vmx);
-	vcpu->regs[4] = vmx_read(GUEST_RSP);
+	vcpu->regs[MKVM_RSP] = vmx_read(GUEST_RSP);
 	vcpu->rip = vmx_read(GUEST_RIP);
 	vcpu->rflags = vmx_read(GUEST_RFLAGS);
 	vcpu->insn.next_rip = next_rip(vmx);
@@ -1132,7 +1132,7 @@ static void take_lapic_back(struct vmx_vcpu *vmx, bool entered)
 {
 	bool eoi = entered && vmx_read(VM_EXIT_REASON) == EXIT_REASON_EOI_INDUCED;
 
-	mkvm_lapic_take_back(vmx->vcpu.lapic, vmx->vapic,
+	mkvm_lapic_take_back(vmx->vcpu.lapic, vmx->apic_page,
 			     eoi ? (u8)vmx_read(EXIT_QUALIFICATION) : -1);
 }
 
@@ -1140,7 +1140,7 @@ static void take_lapic_back(struct vmx_vcpu *vmx, bool entered)
 static void vmx_enter(struct mkvm_vcpu *vcpu)
 {
 	struct vmx_vcpu *vmx = to_vmx(vcpu);
-	u8 cr8 = mkvm_get_cr8(vcpu), new_cr8, *vtpr = vmx->vapic + APIC_TASKPRI;
+	u8 cr8 = mkvm_get_cr8(vcpu), new_cr8, *vtpr = vmx->apic_page + APIC_TASKPRI;
 	int r = VMX_OFF;
 
 	*vtpr = cr8 << 4;

@@ -21,7 +21,7 @@
 
 struct vmx_vcpu {
 	struct mkvm_vcpu vcpu;
-	void *vmcs, *vapic; /* the VMCS; the virtual-APIC page (only TPR without apicv) */
+	void *vmcs, *apic_page; /* the VMCS; the virtual-APIC page (only TPR without apicv) */
 	bool apicv;			/* the CPU delivers and ends the LAPIC's interrupts */
 	u16 intr_status;		/* copies of the VMCS's guest interrupt status */
 	u32 awaited_eois[8];		/* and of its EOI-exit bitmap */

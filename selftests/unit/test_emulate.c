@@ -801,7 +801,7 @@ struct trial {
 /* Random targets would seldom be canonical. */
 static void put_target(const struct mkvm_emu *c)
 {
-	u64 at = c->d.op == OP_RET ? m.regs[RSP] : c->ea + (c->seg >= MKVM_FS ? m.seg[c->seg].base : 0);
+	u64 at = c->d.op == OP_RET ? m.regs[MKVM_RSP] : c->ea + (c->seg >= MKVM_FS ? m.seg[c->seg].base : 0);
 	u64 target = m.ram_base + random_below(RAM_SIZE);
 
 	if (m.mode != LONG64 || c->d.op < OP_CALL || c->d.op > OP_RET || !ram_at(at, 8))
@@ -831,10 +831,10 @@ static bool trial_make(struct trial *t, bool *known)
 	res = mkvm_decode(&m.emu);
 	t->c = m.emu;
 	if (string)	/* a small count, whatever is above it */
-		m.regs[RCX] = random_below(20) | (m.regs[RCX] & ~size_mask(t->c.ad));
+		m.regs[MKVM_RCX] = random_below(20) | (m.regs[MKVM_RCX] & ~size_mask(t->c.ad));
 	put_target(&t->c);
 	if (cand->d.op == OP_CMPXCHG && t->c.size == 4)	/* Unicorn clears RAX's upper half even on success */
-		m.regs[RAX] = (u32)m.regs[RAX];
+		m.regs[MKVM_RAX] = (u32)m.regs[MKVM_RAX];
 	memcpy(t->before, m.regs, sizeof(t->before));
 	memcpy(t->regs, m.regs, sizeof(t->regs));
 	memcpy(t->xmm, m.xmm, sizeof(t->xmm));
@@ -846,7 +846,7 @@ static bool trial_make(struct trial *t, bool *known)
 		return true;
 	/* What SHLD and SHRD of 16 bits make of more than 16 is undefined. */
 	if ((cand->d.op == OP_SHLD || cand->d.op == OP_SHRD) && t->c.size == 2)
-		*known &= ((t->c.d.src == CL ? m.regs[RCX] : t->c.imm) & 31) <= 16;
+		*known &= ((t->c.d.src == CL ? m.regs[MKVM_RCX] : t->c.imm) & 31) <= 16;
 	/* Unicorn copies the first pointer again and again, and stores one of 16 bits with what is above it */
 	if (cand->d.op == OP_ENTER && ((t->c.imm & 31) > 1 || (m.mode == REAL && t->c.size == 4)))
 		*known = false;
@@ -1002,7 +1002,7 @@ TEST(shifts_and_rotates_do_what_the_cpu_does)
 
 	machine_init(LONG64);
 	rip = m.emu.rip;
-	m.regs[RBX] = m.ram_base + 0x2000;
+	m.regs[MKVM_RBX] = m.ram_base + 0x2000;
 	for (n = 0; n < 200000 && ktap_failures < 5; n++) {
 		u64 v = ktap_random(), more = ktap_random(), flags = 2 | (ktap_random() & ARITH), before = flags, want;
 		unsigned int member = random_below(8);
@@ -1016,19 +1016,19 @@ TEST(shifts_and_rotates_do_what_the_cpu_does)
 			*p++ = 0x0f;
 		*p++ = op == OP_SHLD ? 0xa5 : op == OP_SHRD ? 0xad : 0xd2 + !!log;
 		*p++ = op >= OP_SHLD ? 0x13 : 0x03 | member << 3;	/* [rbx], rdx */
-		m.regs[RCX] = chance(50) ? random_below(9) : ktap_random();
-		count = m.regs[RCX] & (log == 3 ? 63 : 31);
+		m.regs[MKVM_RCX] = chance(50) ? random_below(9) : ktap_random();
+		count = m.regs[MKVM_RCX] & (log == 3 ? 63 : 31);
 		if (op >= OP_SHLD && log == 1 && count > 16)
 			continue;					/* undefined */
-		m.regs[RDX] = more;
-		ram_put(m.regs[RBX], v, 8);
+		m.regs[MKVM_RDX] = more;
+		ram_put(m.regs[MKVM_RBX], v, 8);
 		m.emu.rip = rip;
 		put_code(rip, code, sizeof(code));
 		m.emu.rflags = flags;
 		m.emu.insn_len = 0;
-		want = native[log](op, v, more, m.regs[RCX], &flags);
+		want = native[log](op, v, more, m.regs[MKVM_RCX], &flags);
 		EXPECT_EQ(MKVM_EMU_DONE, run_once());
-		EXPECT_EQ(want, ram_get(m.regs[RBX], 1 << log));
+		EXPECT_EQ(want, ram_get(m.regs[MKVM_RBX], 1 << log));
 		EXPECT_EQ(0, (m.emu.rflags ^ flags) & (count == 1 ? 0x8c5 : op < OP_SHL ? 0xd5 : 0xc5));
 		if (!count)
 			EXPECT_EQ(before, m.emu.rflags);
@@ -1115,7 +1115,7 @@ static bool native_forbidden(const struct mkvm_emu *c)
 		used |= 1 << (high_byte(c, c->reg, c->size) ? c->reg - 4 : c->reg);
 	if (c->vex.kind)
 		used |= 1 << c->vex.vvvv;
-	return used & (1 << RBX | 1 << RSP | 1 << 15);
+	return used & (1 << MKVM_RBX | 1 << MKVM_RSP | 1 << 15);
 }
 
 static bool native_fits(const struct candidate *cand)
@@ -1135,13 +1135,13 @@ static void native_compare(const u8 *code, const struct candidate *cand, unsigne
 		m.regs[i] = chance(20) ? random_below(0x80) : ktap_random();
 	for (i = 0; i < 4; i++)
 		operand[i] = chance(10) ? 0 : chance(10) ? random_below(0x100) : ktap_random();
-	m.regs[RBX] = m.ram_base + 0x2010;
-	m.regs[RCX] &= 0x0f;				/* what 16-bit SHLD makes of more is undefined */
+	m.regs[MKVM_RBX] = m.ram_base + 0x2010;
+	m.regs[MKVM_RCX] &= 0x0f;				/* what 16-bit SHLD makes of more is undefined */
 	if (cand->d.op >= OP_BT && cand->d.op <= OP_BTC)
 		for (i = 0; i < 16; i++)
-			m.regs[i] = i == RBX ? m.regs[i] : random_below(64);
+			m.regs[i] = i == MKVM_RBX ? m.regs[i] : random_below(64);
 	memcpy(regs, m.regs, sizeof(m.regs));
-	regs[RBX] = (u64)&operand[1];
+	regs[MKVM_RBX] = (u64)&operand[1];
 	regs[16] = m.emu.rflags = 2 | (ktap_random() & ARITH);
 	for (i = 0; i < 4; i++)
 		ram_put(m.ram_base + 0x2008 + 8 * i, operand[i], 8);
@@ -1150,8 +1150,8 @@ static void native_compare(const u8 *code, const struct candidate *cand, unsigne
 	if (!EXPECT_EQ(MKVM_EMU_DONE, run_once()))
 		return;
 	native_run(code, m.emu.insn_len, regs);
-	regs[RBX] = m.regs[RBX];
-	regs[RSP] = m.regs[RSP];
+	regs[MKVM_RBX] = m.regs[MKVM_RBX];
+	regs[MKVM_RSP] = m.regs[MKVM_RSP];
 	regs[15] = m.regs[15];
 	mine = m.emu.rflags & want;
 	done[cand->d.op]++;
@@ -1235,7 +1235,7 @@ static bool random_native_vector(u8 *code)
 		return false;
 	if (m.emu.d.feature == X86_FEATURE_SSE4A && !__builtin_cpu_supports("sse4a"))
 		return false;
-	return m.emu.d.op == OP_VEC_BY_BYTE || (!m.emu.mod && m.emu.rm == RBX);
+	return m.emu.d.op == OP_VEC_BY_BYTE || (!m.emu.mod && m.emu.rm == MKVM_RBX);
 }
 
 TEST(vector_moves_do_what_the_cpu_does)
@@ -1256,10 +1256,10 @@ TEST(vector_moves_do_what_the_cpu_does)
 			ymm[i][2] = m.upper[i][0] = ktap_random();
 			ymm[i][3] = m.upper[i][1] = ktap_random();
 		}
-		m.regs[RBX] = m.regs[RDI] = m.ram_base + 0x2000;
+		m.regs[MKVM_RBX] = m.regs[MKVM_RDI] = m.ram_base + 0x2000;
 		for (i = 0; i < sizeof(operand); i++)
 			operand[i] = ktap_random();
-		memcpy(ram_at(m.regs[RBX], 64), operand, 64);
+		memcpy(ram_at(m.regs[MKVM_RBX], 64), operand, 64);
 		m.emu.rip = m.ram_base + 0x1000;
 		put_code(m.emu.rip, code, sizeof(code));
 		if (!EXPECT_EQ(MKVM_EMU_DONE, run_once()))
@@ -1270,7 +1270,7 @@ TEST(vector_moves_do_what_the_cpu_does)
 			memcpy(mine[i] + 2, m.upper[i], 16);
 		}
 		if (!EXPECT_FALSE(memcmp(mine, ymm, sizeof(ymm))) ||
-		    !EXPECT_FALSE(memcmp(operand, ram_at(m.regs[RBX], 64), 64)))
+		    !EXPECT_FALSE(memcmp(operand, ram_at(m.regs[MKVM_RBX], 64), 64)))
 			print_case(code, m.emu.insn_len, m.regs);
 		done[m.emu.d.op]++;
 	}
@@ -1898,19 +1898,19 @@ static void restart_machine(unsigned int n)
 	machine_init(LONG64);
 	for (i = 0; i < 16; i++)
 		m.regs[i] = 0x100 + i;
-	m.regs[RBX] = m.ram_base + 0x2000;
-	m.regs[RSP] = m.ram_base + 0x3000;
-	m.regs[RSI] = m.ram_base + 0x4000;
-	m.regs[RDI] = m.ram_base + 0x5000;
-	m.regs[RBP] = m.ram_base + 0x3800;
+	m.regs[MKVM_RBX] = m.ram_base + 0x2000;
+	m.regs[MKVM_RSP] = m.ram_base + 0x3000;
+	m.regs[MKVM_RSI] = m.ram_base + 0x4000;
+	m.regs[MKVM_RDI] = m.ram_base + 0x5000;
+	m.regs[MKVM_RBP] = m.ram_base + 0x3800;
 	for (i = 0; i < 0x6000; i += 4)
 		ram_put(m.ram_base + i, 0x01020304 * (i + 1), 4);
-	ram_put(m.regs[RBX] + 24, 0x1f80, 4);	/* MXCSR, of FXRSTOR */
+	ram_put(m.regs[MKVM_RBX] + 24, 0x1f80, 4);	/* MXCSR, of FXRSTOR */
 	m.k[1] = 0x8700000100000001;		/* bytes 0, 32, 56 to 58, 63 */
 	m.xmm[3][0] = 0x80000000;
 	m.upper[3][1] = 0x8000000000000000;
-	ram_put(m.regs[RBX], 0x10203040, 8);
-	ram_put(m.regs[RSP], 0x10203040, 8);
+	ram_put(m.regs[MKVM_RBX], 0x10203040, 8);
+	ram_put(m.regs[MKVM_RSP], 0x10203040, 8);
 	put_code(m.emu.rip, restarts[n].code, sizeof(restarts[n].code));
 }
 
@@ -1964,9 +1964,9 @@ TEST(a_failed_access_changes_no_register)
 
 	for (n = 0; n < sizeof(restarts) / sizeof(restarts[0]); n++) {
 		restart_machine(n);
-		m.regs[RBX] = m.regs[RDI] = 0x666000;	/* not RAM */
+		m.regs[MKVM_RBX] = m.regs[MKVM_RDI] = 0x666000;	/* not RAM */
 		if (restarts[n].code[0] == 0xad || restarts[n].code[0] == 0x6f)
-			m.regs[RSI] = 0x666000;
+			m.regs[MKVM_RSI] = 0x666000;
 		before = m;
 		if (run_once() == MKVM_EMU_DONE)
 			continue;		/* no memory in it */
@@ -1981,7 +1981,7 @@ TEST(a_failed_access_changes_no_register)
 TEST(code_is_fetched_once_up_to_the_end_of_the_page_and_beyond_only_when_needed)
 {
 	machine_init(LONG64);
-	m.regs[RBX] = m.ram_base + 0x2000;
+	m.regs[MKVM_RBX] = m.ram_base + 0x2000;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x8b, 0x03));
 	EXPECT_EQ(1, m.fetches);
 	EXPECT_EQ(15, m.fetch_len[0]);
@@ -2014,13 +2014,13 @@ TEST(bytes_that_are_known_are_not_fetched)
 	static const u8 code[] = { 0x8b, 0x43, 0x10 };
 
 	machine_init(LONG64);
-	m.regs[RBX] = m.ram_base + 0x2000;
+	m.regs[MKVM_RBX] = m.ram_base + 0x2000;
 	memcpy(m.emu.insn, code, 3);
 	m.emu.insn_len = 3;
 	EXPECT_EQ(MKVM_EMU_DONE, mkvm_emulate(&m.emu));
 	EXPECT_EQ(0, m.fetches);
 	machine_init(LONG64);
-	m.regs[RBX] = m.ram_base + 0x2000;
+	m.regs[MKVM_RBX] = m.ram_base + 0x2000;
 	put_code(m.emu.rip, code, 3);
 	memcpy(m.emu.insn, code, 1);
 	m.emu.insn_len = 1;
@@ -2033,7 +2033,7 @@ TEST(bytes_that_are_known_are_not_fetched)
 TEST(sixteen_bytes_are_too_many)
 {
 	machine_init(LONG64);
-	m.regs[RBX] = m.ram_base + 0x2000;
+	m.regs[MKVM_RBX] = m.ram_base + 0x2000;
 	EXPECT_EQ(MKVM_EMU_DONE,
 		  RUN(0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x8b, 0x03));
 	EXPECT_EQ(15, m.emu.insn_len);
@@ -2053,7 +2053,7 @@ TEST(sixteen_bytes_are_too_many)
 TEST(vector_moves_obey_cr0_cr4_and_alignment)
 {
 	machine_init(PROT32);
-	m.regs[RBX] = m.ram_base + 0x2008;
+	m.regs[MKVM_RBX] = m.ram_base + 0x2008;
 	m.xmm[1][1] = 5;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x0f, 0x11, 0x0b));		/* movups [ebx], xmm1 */
 	EXPECT_EQ(5, ram_get(m.ram_base + 0x2010, 8));
@@ -2078,9 +2078,9 @@ TEST(wide_vector_moves_clear_what_is_above_and_legacy_ones_keep_it)
 	unsigned int i;
 
 	machine_init(LONG64);
-	m.regs[RBX] = m.ram_base + 0x2008;
+	m.regs[MKVM_RBX] = m.ram_base + 0x2008;
 	for (i = 0; i < 16; i++)
-		ram_put(m.regs[RBX] + 8 * i, 0x100 + i, 8);
+		ram_put(m.regs[MKVM_RBX] + 8 * i, 0x100 + i, 8);
 	memset(m.upper[1], 0xee, sizeof(m.upper[1]));
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0xf3, 0x0f, 0x6f, 0x0b));		/* movdqu xmm1, [rbx] */
 	EXPECT_EQ(0x101, m.xmm[1][1]);
@@ -2098,15 +2098,15 @@ TEST(wide_vector_moves_clear_what_is_above_and_legacy_ones_keep_it)
 	EXPECT_EQ(0x108, m.xmm[17][0]);
 	EXPECT_EQ(0x10f, m.upper[17][5]);
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x62, 0xe1, 0xfe, 0x48, 0x7f, 0x0b));		/* vmovdqu64 [rbx], zmm17 */
-	EXPECT_EQ(0x10f, ram_get(m.regs[RBX] + 56, 8));
+	EXPECT_EQ(0x10f, ram_get(m.regs[MKVM_RBX] + 56, 8));
 	m.xmm[2][0] = 0x55;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0xc5, 0xe8, 0x16, 0x0b));		/* vmovhps xmm1, xmm2, [rbx] */
 	EXPECT_EQ(0x55, m.xmm[1][0]);
 	EXPECT_EQ(0x108, m.xmm[1][1]);
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x0f, 0x13, 0x0b));		/* movlps [rbx], xmm1 */
-	EXPECT_EQ(0x55, ram_get(m.regs[RBX], 8));
+	EXPECT_EQ(0x55, ram_get(m.regs[MKVM_RBX], 8));
 	EXPECT_FAULT(GP_VECTOR, 0xc5, 0xfc, 0x29, 0x0b);		/* vmovaps [rbx], ymm1 */
-	m.regs[RBX] += 24;
+	m.regs[MKVM_RBX] += 24;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0xc5, 0xfc, 0x29, 0x0b));
 	EXPECT_FAULT(GP_VECTOR, 0x62, 0xf1, 0x7c, 0x48, 0x29, 0x0b);	/* with zmm1 */
 }
@@ -2117,9 +2117,9 @@ static void masks_machine(u64 mask)
 	unsigned int i;
 
 	machine_init(LONG64);
-	m.regs[RBX] = m.ram_base + 0x2000;
+	m.regs[MKVM_RBX] = m.ram_base + 0x2000;
 	for (i = 0; i < 64; i++)
-		ram_put(m.regs[RBX] + i, i, 1);
+		ram_put(m.regs[MKVM_RBX] + i, i, 1);
 	memset(m.xmm, 0xff, sizeof(m.xmm));
 	memset(m.upper, 0xff, sizeof(m.upper));
 	m.k[1] = mask;
@@ -2127,7 +2127,7 @@ static void masks_machine(u64 mask)
 
 static void expect_access(unsigned int n, unsigned int at, unsigned int len)
 {
-	EXPECT_EQ(m.regs[RBX] + at, m.log[n].addr);
+	EXPECT_EQ(m.regs[MKVM_RBX] + at, m.log[n].addr);
 	EXPECT_EQ(len, m.log[n].len);
 }
 
@@ -2160,7 +2160,7 @@ TEST(masked_loads_read_what_the_mask_names_and_keep_or_clear_the_rest)
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x62, 0xf1, 0xfd, 0x49, 0x28, 0x13));	/* vmovapd zmm2 {k1}, [rbx] */
 	EXPECT_EQ(0, m.nr);
 	EXPECT_EQ(~0ULL, m.xmm[2][0] & m.upper[2][5]);
-	m.regs[RBX] += 8;
+	m.regs[MKVM_RBX] += 8;
 	EXPECT_FAULT(GP_VECTOR, 0x62, 0xf1, 0xfd, 0x49, 0x28, 0x13);
 	masks_machine(0);
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x62, 0xf1, 0x7e, 0x09, 0x10, 0x13));	/* vmovss xmm2 {k1}, [rbx] */
@@ -2183,7 +2183,7 @@ TEST(masked_loads_read_what_the_mask_names_and_keep_or_clear_the_rest)
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0xc5, 0xf8, 0x90, 0x13));			/* kmovw k2, [rbx] */
 	EXPECT_EQ(0x0100, m.k[2]);
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0xc4, 0xe1, 0xf8, 0x91, 0x53, 0x08));	/* kmovq [rbx + 8], k2 */
-	EXPECT_EQ(0x0100, ram_get(m.regs[RBX] + 8, 8));
+	EXPECT_EQ(0x0100, ram_get(m.regs[MKVM_RBX] + 8, 8));
 }
 
 TEST(masked_stores_write_what_the_mask_names_once_all_of_it_may_be_written)
@@ -2193,13 +2193,13 @@ TEST(masked_stores_write_what_the_mask_names_once_all_of_it_may_be_written)
 	EXPECT_EQ(2, m.nr);
 	expect_access(0, 4, 4);
 	expect_access(1, 60, 4);
-	EXPECT_EQ(0xffffffff03020100, ram_get(m.regs[RBX], 8));
-	EXPECT_EQ(0xffffffff3b3a3938, ram_get(m.regs[RBX] + 56, 8));
+	EXPECT_EQ(0xffffffff03020100, ram_get(m.regs[MKVM_RBX], 8));
+	EXPECT_EQ(0xffffffff3b3a3938, ram_get(m.regs[MKVM_RBX] + 56, 8));
 	EXPECT_EQ(MKVM_EMU_UNHANDLED, RUN(0x62, 0xf1, 0x7e, 0xc9, 0x7f, 0x13));	/* {z}: none */
-	m.probe_limit = m.regs[RBX] + 61;
+	m.probe_limit = m.regs[MKVM_RBX] + 61;
 	EXPECT_EQ(MKVM_EMU_FAULT, RUN(0x62, 0xf1, 0x7e, 0x49, 0x7f, 0x13));
 	EXPECT_EQ(0, m.nr);
-	EXPECT_EQ(m.regs[RBX] + 60, m.emu.fault.cr2);
+	EXPECT_EQ(m.regs[MKVM_RBX] + 60, m.emu.fault.cr2);
 	m.k[1] = 0x4002;							/* the last element is none of it */
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x62, 0xf1, 0x7e, 0x49, 0x7f, 0x13));
 	m.probe_limit = ~0ULL;
@@ -2212,8 +2212,8 @@ TEST(masked_stores_write_what_the_mask_names_once_all_of_it_may_be_written)
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0xc4, 0xe2, 0x61, 0x2e, 0x13));		/* vmaskmovps [rbx], xmm3, xmm2 */
 	EXPECT_EQ(1, m.nr);
 	expect_access(0, 0, 4);
-	m.regs[RBX] = m.ram_base + RAM_SIZE - 4;				/* nothing behind it is accessed */
-	ram_put(m.regs[RBX], 0x12345678, 4);
+	m.regs[MKVM_RBX] = m.ram_base + RAM_SIZE - 4;				/* nothing behind it is accessed */
+	ram_put(m.regs[MKVM_RBX], 0x12345678, 4);
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0xc4, 0xe2, 0x61, 0x2c, 0x13));		/* vmaskmovps xmm2, xmm3, [rbx] */
 	EXPECT_EQ(0x12345678, m.xmm[2][0]);
 	EXPECT_EQ(0, m.xmm[2][1]);
@@ -2225,7 +2225,7 @@ TEST(whole_states_are_stored_and_loaded_as_far_as_the_mode_has_them)
 	u64 at;
 
 	machine_init(LONG64);
-	at = m.regs[RBX] = m.ram_base + 0x2000;
+	at = m.regs[MKVM_RBX] = m.ram_base + 0x2000;
 	memset(m.fx.registers, 0x77, sizeof(m.fx.registers));
 	m.fx.rip = 0x1234567890;
 	memset(ram_at(at, 512), 0xee, 512);
@@ -2251,12 +2251,12 @@ TEST(whole_states_are_stored_and_loaded_as_far_as_the_mode_has_them)
 	ram_put(at + 24, 0x80001f80, 4);
 	m.fx.mxcsr_mask = 0xffff;
 	EXPECT_FAULT(GP_VECTOR, 0x0f, 0xae, 0x0b);
-	m.regs[RBX] += 8;
+	m.regs[MKVM_RBX] += 8;
 	EXPECT_FAULT(GP_VECTOR, 0x0f, 0xae, 0x03);
 	m.emu.mode.cr0 |= X86_CR0_TS;
 	EXPECT_FAULT(NM_VECTOR, 0x0f, 0xae, 0x03);
 	machine_init(PROT32);
-	at = m.regs[RBX] = m.ram_base + 0x2000;
+	at = m.regs[MKVM_RBX] = m.ram_base + 0x2000;
 	memset(ram_at(at, 512), 0xee, 512);
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x0f, 0xae, 0x03));
 	EXPECT_EQ(0, ram_get(at + 280, 8));					/* xmm7 is the last */
@@ -2266,7 +2266,7 @@ TEST(whole_states_are_stored_and_loaded_as_far_as_the_mode_has_them)
 TEST(wide_vector_moves_need_their_state_enabled)
 {
 	machine_init(LONG64);
-	m.regs[RBX] = m.ram_base + 0x2000;
+	m.regs[MKVM_RBX] = m.ram_base + 0x2000;
 	m.xcr0 = 7;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0xc5, 0xfe, 0x6f, 0x0b));
 	EXPECT_FAULT(UD_VECTOR, 0x62, 0xf1, 0xfe, 0x48, 0x6f, 0x0b);
@@ -2292,13 +2292,13 @@ TEST(wide_vector_moves_need_their_state_enabled)
 TEST(mxcsr_takes_no_reserved_bits)
 {
 	machine_init(LONG64);
-	m.regs[RBX] = m.ram_base + 0x2000;
+	m.regs[MKVM_RBX] = m.ram_base + 0x2000;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x0f, 0xae, 0x1b));		/* stmxcsr [rbx] */
-	EXPECT_EQ(0x1f80, ram_get(m.regs[RBX], 4));
-	ram_put(m.regs[RBX], 0x1f81, 4);
+	EXPECT_EQ(0x1f80, ram_get(m.regs[MKVM_RBX], 4));
+	ram_put(m.regs[MKVM_RBX], 0x1f81, 4);
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0xc5, 0xf8, 0xae, 0x13));		/* vldmxcsr [rbx] */
 	EXPECT_EQ(0x1f81, m.fx.mxcsr);
-	ram_put(m.regs[RBX], 0x11f80, 4);
+	ram_put(m.regs[MKVM_RBX], 0x11f80, 4);
 	EXPECT_FAULT(GP_VECTOR, 0x0f, 0xae, 0x13);
 }
 
@@ -2307,12 +2307,12 @@ TEST(x87_and_mmx_run_on_the_guests_registers)
 	struct mkvm_fx before;
 
 	machine_init(LONG64);
-	m.regs[RBX] = m.ram_base + 0x2000;
-	ram_put(m.regs[RBX], 0x4008000000000000, 8);			/* 3.0 */
+	m.regs[MKVM_RBX] = m.ram_base + 0x2000;
+	ram_put(m.regs[MKVM_RBX], 0x4008000000000000, 8);			/* 3.0 */
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0xdd, 0x03));			/* fld qword [rbx] */
 	EXPECT_EQ(7, m.fx.fsw >> 11 & 7);
 	EXPECT_TRUE(!m.fx.rip || m.fx.rip == m.ram_base + 0x1000);	/* not all CPUs save them */
-	EXPECT_TRUE(!m.fx.rdp || m.fx.rdp == m.regs[RBX]);
+	EXPECT_TRUE(!m.fx.rdp || m.fx.rdp == m.regs[MKVM_RBX]);
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0xdc, 0x0b));			/* fmul qword [rbx] */
 	before = m.fx;
 	m.emu.insn_len = 0;
@@ -2323,21 +2323,21 @@ TEST(x87_and_mmx_run_on_the_guests_registers)
 	EXPECT_FALSE(memcmp(&before, &m.fx, sizeof(before)));
 	m.exit_at = ~0u;
 	EXPECT_EQ(MKVM_EMU_DONE, run_once());
-	EXPECT_EQ(9, ram_get(m.regs[RBX], 4));
+	EXPECT_EQ(9, ram_get(m.regs[MKVM_RBX], 4));
 	EXPECT_EQ(0, m.fx.fsw >> 11 & 7);
-	ram_put(m.regs[RBX], 0x1122334455667788, 8);
+	ram_put(m.regs[MKVM_RBX], 0x1122334455667788, 8);
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x0f, 0x6f, 0x0b));		/* movq mm1, [rbx] */
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x0f, 0x7e, 0x4b, 0x10));		/* movd [rbx + 16], mm1 */
-	EXPECT_EQ(0x55667788, ram_get(m.regs[RBX] + 16, 4));
+	EXPECT_EQ(0x55667788, ram_get(m.regs[MKVM_RBX] + 16, 4));
 	EXPECT_EQ(4, m.log[0].len);
 	m.fx.rip = 0x1234;
-	ram_put(m.regs[RBX], 0x37e, 2);
+	ram_put(m.regs[MKVM_RBX], 0x37e, 2);
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0xd9, 0x2b));			/* fldcw [rbx] is not pointed to */
 	EXPECT_TRUE(!m.fx.rip || m.fx.rip == 0x1234);
 	EXPECT_EQ(0x37e, m.fx.fcw);
 	m.fx.ftw = 0;							/* empty: a store is invalid, unmasked */
 	m.fx.fsw = 0;
-	ram_put(m.regs[RBX], 0x55667788, 4);
+	ram_put(m.regs[MKVM_RBX], 0x55667788, 4);
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0xd9, 0x1b));			/* fstp dword [rbx] */
 	EXPECT_EQ(0, m.nr);
 	EXPECT_EQ(0x81, m.fx.fsw & 0x81);
@@ -2398,8 +2398,8 @@ TEST(x87_states_are_what_the_cpu_stores)
 
 		machine_init(LONG64);
 		fill_x87();
-		m.regs[RBX] = m.ram_base + 0x2000;
-		mine = ram_at(m.regs[RBX], sizeof(native));
+		m.regs[MKVM_RBX] = m.ram_base + 0x2000;
+		mine = ram_at(m.regs[MKVM_RBX], sizeof(native));
 		memset(mine, 0x5a, sizeof(native));
 		prefix[1] = whole ? 0xdd : 0xd9;
 		put_code(code_la(), prefix + wide, 3 - wide);
@@ -2414,7 +2414,7 @@ TEST(x87_states_are_what_the_cpu_stores)
 		else
 			asm volatile("data16 fnstenv %0; fninit" : "=m" (native));
 		expect_same_state(mine, native, wide, whole);
-		EXPECT_EQ(m.regs[RBX] + (wide ? 28 : 14) + (whole ? X87_REGISTERS : 0), m.hi);
+		EXPECT_EQ(m.regs[MKVM_RBX] + (wide ? 28 : 14) + (whole ? X87_REGISTERS : 0), m.hi);
 		EXPECT_EQ(whole ? 0x37f : 0x77f, m.fx.fcw);
 		EXPECT_EQ(!whole, !!m.fx.ftw);
 	}
@@ -2443,8 +2443,8 @@ TEST(x87_states_are_what_unicorn_stores)
 			asm volatile("fxsave64 %0" : "=m" (own));
 			asm volatile("fninit; fldpi; fld1; fldz");
 			asm volatile("fxsave64 %0; fxrstor64 %1" : "=m" (m.fx) : "m" (own));
-			regs[RBX] = m.regs[RBX] = m.ram_base + 0x2000;
-			mine = ram_at(m.regs[RBX], 108);
+			regs[MKVM_RBX] = m.regs[MKVM_RBX] = m.ram_base + 0x2000;
+			mine = ram_at(m.regs[MKVM_RBX], 108);
 			put_code(la, forms[i].code, forms[i].len);
 			EXPECT_EQ(MKVM_EMU_DONE, run_once());
 			memcpy(uc_ram + 0x1000, fill, sizeof(fill));
@@ -2499,15 +2499,15 @@ TEST(segment_limits_are_the_last_byte)
 	machine_init(PROT32);
 	m.seg[MKVM_DS].base = m.seg[MKVM_SS].base = m.ram_base;
 	m.seg[MKVM_DS].limit = m.seg[MKVM_SS].limit = 0x2fff;
-	m.regs[RBX] = m.regs[RBP] = 0x2ffc;
+	m.regs[MKVM_RBX] = m.regs[MKVM_RBP] = 0x2ffc;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x8b, 0x03));	/* mov eax, [ebx] */
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x8b, 0x45, 0x00));
-	m.regs[RBX] = m.regs[RBP] = 0x2ffd;
+	m.regs[MKVM_RBX] = m.regs[MKVM_RBP] = 0x2ffd;
 	EXPECT_FAULT(GP_VECTOR, 0x8b, 0x03);
 	EXPECT_FAULT(SS_VECTOR, 0x8b, 0x45, 0x00);	/* mov eax, [ebp] */
 	EXPECT_FAULT(GP_VECTOR, 0x3e, 0x8b, 0x45, 0x00);
 	EXPECT_FAULT(SS_VECTOR, 0x36, 0x8b, 0x03);
-	m.regs[RBX] = 0xfffffffe;			/* around the end of the offsets */
+	m.regs[MKVM_RBX] = 0xfffffffe;			/* around the end of the offsets */
 	m.seg[MKVM_DS].limit = 0xffffffff;
 	EXPECT_FAULT(GP_VECTOR, 0x8b, 0x03);
 }
@@ -2518,21 +2518,21 @@ TEST(expand_down_segments_begin_above_the_limit)
 	m.seg[MKVM_DS].type = 7;
 	m.seg[MKVM_DS].limit = 0x2fff;
 	m.seg[MKVM_DS].base = m.ram_base;
-	m.regs[RBX] = 0x3000;
+	m.regs[MKVM_RBX] = 0x3000;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x8b, 0x03));
-	m.regs[RBX] = 0x2fff;
+	m.regs[MKVM_RBX] = 0x2fff;
 	EXPECT_FAULT(GP_VECTOR, 0x8b, 0x03);
 	m.seg[MKVM_DS].db = 0;
-	m.regs[RBX] = 0xfffc;
+	m.regs[MKVM_RBX] = 0xfffc;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x8b, 0x03));
-	m.regs[RBX] = 0xfffd;
+	m.regs[MKVM_RBX] = 0xfffd;
 	EXPECT_FAULT(GP_VECTOR, 0x8b, 0x03);
 }
 
 TEST(segment_types_forbid_writes_and_reads)
 {
 	machine_init(PROT32);
-	m.regs[RBX] = m.ram_base + 0x2000;
+	m.regs[MKVM_RBX] = m.ram_base + 0x2000;
 	m.seg[MKVM_DS].type = 1;			/* read-only */
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x8b, 0x03));
 	EXPECT_FAULT(GP_VECTOR, 0x89, 0x03);
@@ -2552,10 +2552,10 @@ TEST(segment_types_forbid_writes_and_reads)
 TEST(real_mode_faults_carry_no_error_code)
 {
 	machine_init(REAL);
-	m.regs[RBX] = 0xffff;
+	m.regs[MKVM_RBX] = 0xffff;
 	EXPECT_FAULT(GP_VECTOR, 0x8b, 0x07);		/* mov ax, [bx] */
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x8a, 0x07));
-	m.regs[RBP] = 0xffff;
+	m.regs[MKVM_RBP] = 0xffff;
 	EXPECT_FAULT(SS_VECTOR, 0x8b, 0x46, 0x00);
 	m.emu.mode.cr0 = 1;
 	m.emu.rflags |= FLAG_VM;
@@ -2565,18 +2565,18 @@ TEST(real_mode_faults_carry_no_error_code)
 TEST(non_canonical_addresses_fault)
 {
 	machine_init(LONG64);
-	m.regs[RBX] = m.regs[RBP] = 0x7ffffffffffd;
+	m.regs[MKVM_RBX] = m.regs[MKVM_RBP] = 0x7ffffffffffd;
 	EXPECT_FAULT(GP_VECTOR, 0x8b, 0x03);
 	EXPECT_FAULT(SS_VECTOR, 0x8b, 0x45, 0x00);
 	EXPECT_FAULT(SS_VECTOR, 0x3e, 0x8b, 0x45, 0x00);	/* DS means nothing */
 	EXPECT_FAULT(GP_VECTOR, 0x64, 0x3e, 0x8b, 0x45, 0x00);	/* nor does it undo FS */
-	m.regs[RBX] = 0xffff7fffffffffffULL;
+	m.regs[MKVM_RBX] = 0xffff7fffffffffffULL;
 	EXPECT_FAULT(GP_VECTOR, 0x8b, 0x03);
 	EXPECT_FAULT(GP_VECTOR, 0x64, 0x8b, 0x03);
-	m.seg[MKVM_FS].base = m.ram_base + 0x2000 - m.regs[RBX];
+	m.seg[MKVM_FS].base = m.ram_base + 0x2000 - m.regs[MKVM_RBX];
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x64, 0x8b, 0x03));
-	m.regs[RSP] = 0x800000000008;
-	m.regs[RBX] = m.ram_base + 0x2000;
+	m.regs[MKVM_RSP] = 0x800000000008;
+	m.regs[MKVM_RBX] = m.ram_base + 0x2000;
 	EXPECT_FAULT(SS_VECTOR, 0xff, 0x33);		/* push [rbx] */
 	m.emu.rip = 0x800000000000;
 	EXPECT_EQ(MKVM_EMU_FAULT, run_once());
@@ -2588,7 +2588,7 @@ TEST(no_instruction_leaves_a_non_canonical_rip)
 	static const u8 code[] = { 0x89, 0x03 };
 
 	machine_init(LONG64);
-	m.regs[RBX] = m.ram_base + 0x2000;
+	m.regs[MKVM_RBX] = m.ram_base + 0x2000;
 	m.emu.rip = 0x7ffffffffffe;
 	memcpy(m.emu.insn, code, 2);
 	m.emu.insn_len = 2;
@@ -2617,7 +2617,7 @@ TEST(code_beyond_the_limit_of_cs_faults_and_rip_wraps_at_4_gib)
 	m.seg[MKVM_CS].base = m.ram_base;
 	m.seg[MKVM_CS].limit = 0x1fff;
 	m.emu.rip = 0x1ffe;
-	m.regs[RBX] = m.ram_base + 0x3000;
+	m.regs[MKVM_RBX] = m.ram_base + 0x3000;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x88, 0x03));
 	EXPECT_EQ(0x2000, m.emu.rip);
 	EXPECT_FAULT(GP_VECTOR, 0x88, 0x03);
@@ -2636,12 +2636,12 @@ TEST(code_beyond_the_limit_of_cs_faults_and_rip_wraps_at_4_gib)
 TEST(completion_clears_rf_and_a_fault_does_not)
 {
 	machine_init(LONG64);
-	m.regs[RBX] = m.ram_base + 0x2000;
+	m.regs[MKVM_RBX] = m.ram_base + 0x2000;
 	m.emu.rflags = 0x10002;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x89, 0x03));
 	EXPECT_EQ(2, m.emu.rflags);
 	m.emu.rflags = 0x10002;
-	m.regs[RBX] = 0;
+	m.regs[MKVM_RBX] = 0;
 	EXPECT_EQ(MKVM_EMU_FAULT, RUN(0x89, 0x03));
 	EXPECT_EQ(0x10002, m.emu.rflags);
 }
@@ -2649,37 +2649,37 @@ TEST(completion_clears_rf_and_a_fault_does_not)
 TEST(rep_counts_what_the_address_size_says)
 {
 	machine_init(PROT32);
-	m.regs[RDI] = m.ram_base + 0x2000;
-	m.regs[RCX] = 0;
+	m.regs[MKVM_RDI] = m.ram_base + 0x2000;
+	m.regs[MKVM_RCX] = 0;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0xf3, 0xaa));	/* rep stosb, none */
 	EXPECT_EQ(0, m.nr);
 	EXPECT_EQ(m.ram_base + 0x1002, m.emu.rip);
-	m.regs[RCX] = 0x10000;
+	m.regs[MKVM_RCX] = 0x10000;
 	m.emu.rip = m.ram_base + 0x1000;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x67, 0xf3, 0xaa));	/* CX is 0 */
 	EXPECT_EQ(0, m.nr);
-	EXPECT_EQ(0x10000, m.regs[RCX]);
-	m.regs[RCX] = 2;
+	EXPECT_EQ(0x10000, m.regs[MKVM_RCX]);
+	m.regs[MKVM_RCX] = 2;
 	m.emu.rip = m.ram_base + 0x1000;
 	EXPECT_EQ(MKVM_EMU_AGAIN, RUN(0xf3, 0xaa));
 	EXPECT_EQ(m.ram_base + 0x1000, m.emu.rip);
-	EXPECT_EQ(1, m.regs[RCX]);
+	EXPECT_EQ(1, m.regs[MKVM_RCX]);
 	EXPECT_EQ(MKVM_EMU_DONE, run_once());
-	EXPECT_EQ(0, m.regs[RCX]);
-	EXPECT_EQ(m.ram_base + 0x2002, m.regs[RDI]);
+	EXPECT_EQ(0, m.regs[MKVM_RCX]);
+	EXPECT_EQ(m.ram_base + 0x2002, m.regs[MKVM_RDI]);
 
 	machine_init(LONG64);
-	m.regs[RDI] = m.ram_base + 0x2000;
-	m.regs[RCX] = 0x500000000ULL;
+	m.regs[MKVM_RDI] = m.ram_base + 0x2000;
+	m.regs[MKVM_RCX] = 0x500000000ULL;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x67, 0xf3, 0xaa));	/* ECX is 0 */
 	EXPECT_EQ(0, m.nr);
 	m.emu.rip = m.ram_base + 0x1000;
-	m.regs[RCX] = 0x500000002ULL;
+	m.regs[MKVM_RCX] = 0x500000002ULL;
 	EXPECT_EQ(MKVM_EMU_AGAIN, RUN(0x67, 0xf3, 0xaa));
-	EXPECT_EQ(1, m.regs[RCX]);
-	m.regs[RCX] = 0x500000000ULL;
+	EXPECT_EQ(1, m.regs[MKVM_RCX]);
+	m.regs[MKVM_RCX] = 0x500000000ULL;
 	EXPECT_EQ(MKVM_EMU_AGAIN, RUN(0xf3, 0xaa));
-	EXPECT_EQ(0x4ffffffffULL, m.regs[RCX]);
+	EXPECT_EQ(0x4ffffffffULL, m.regs[MKVM_RCX]);
 }
 
 TEST(rep_ins_reads_ahead_a_page_or_what_may_be_written)
@@ -2687,51 +2687,51 @@ TEST(rep_ins_reads_ahead_a_page_or_what_may_be_written)
 	unsigned int i;
 
 	machine_init(LONG64);
-	m.regs[RDX] = 0x1f0;
-	m.regs[RDI] = m.ram_base + 0x2001;
-	m.regs[RCX] = 256;
+	m.regs[MKVM_RDX] = 0x1f0;
+	m.regs[MKVM_RDI] = m.ram_base + 0x2001;
+	m.regs[MKVM_RCX] = 256;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0xf3, 0x66, 0x6d));	/* rep insw */
 	EXPECT_EQ(256, m.pio_nr);
 	EXPECT_EQ(2, m.nr);
 	EXPECT_EQ(512, m.log[0].len);
-	EXPECT_EQ(0, m.regs[RCX]);
-	EXPECT_EQ(m.ram_base + 0x2201, m.regs[RDI]);
+	EXPECT_EQ(0, m.regs[MKVM_RCX]);
+	EXPECT_EQ(m.ram_base + 0x2201, m.regs[MKVM_RDI]);
 	for (i = 0; i < 256; i++)
 		EXPECT_EQ(port_data(i) & 0xffff, ram_get(m.ram_base + 0x2001 + 2 * i, 2));
 
-	m.regs[RCX] = 5000;
+	m.regs[MKVM_RCX] = 5000;
 	m.emu.rip = m.ram_base + 0x1000;
 	EXPECT_EQ(MKVM_EMU_AGAIN, run_once());
 	EXPECT_EQ(4096, m.log[0].len);
-	m.probe_limit = m.regs[RDI] + 4095;
+	m.probe_limit = m.regs[MKVM_RDI] + 4095;
 	EXPECT_EQ(MKVM_EMU_AGAIN, run_once());		/* one by one */
 	EXPECT_EQ(2, m.log[0].len);
-	EXPECT_EQ(5000 - 2049, m.regs[RCX]);
+	EXPECT_EQ(5000 - 2049, m.regs[MKVM_RCX]);
 	m.probe_limit = ~0ULL;
 	EXPECT_EQ(MKVM_EMU_AGAIN, run_once());
 	EXPECT_EQ(4096, m.log[0].len);
 
 	m.emu.rflags |= FLAG_DF;
-	m.regs[RDI] = m.ram_base + 0x2000;
+	m.regs[MKVM_RDI] = m.ram_base + 0x2000;
 	EXPECT_EQ(MKVM_EMU_AGAIN, run_once());
 	EXPECT_EQ(2, m.log[0].len);
-	EXPECT_EQ(m.ram_base + 0x1ffe, m.regs[RDI]);
+	EXPECT_EQ(m.ram_base + 0x1ffe, m.regs[MKVM_RDI]);
 }
 
 TEST(rep_ins_stops_at_the_end_of_offsets_and_segment)
 {
 	machine_init(PROT32);
 	m.seg[MKVM_ES].base = m.ram_base + 0x80;	/* DI wraps within a page */
-	m.regs[RDI] = 0xfffc;
-	m.regs[RCX] = 100;
+	m.regs[MKVM_RDI] = 0xfffc;
+	m.regs[MKVM_RCX] = 100;
 	EXPECT_EQ(MKVM_EMU_AGAIN, RUN(0x67, 0xf3, 0x6c));	/* rep insb */
 	EXPECT_EQ(4, m.log[0].len);
-	EXPECT_EQ(0, m.regs[RDI]);
+	EXPECT_EQ(0, m.regs[MKVM_RDI]);
 	m.seg[MKVM_ES].limit = 0x1001;
-	m.regs[RDI] = 0x1000;
+	m.regs[MKVM_RDI] = 0x1000;
 	EXPECT_EQ(MKVM_EMU_AGAIN, run_once());
 	EXPECT_EQ(MKVM_EMU_AGAIN, run_once());
-	EXPECT_EQ(0x1002, m.regs[RDI]);
+	EXPECT_EQ(0x1002, m.regs[MKVM_RDI]);
 	EXPECT_EQ(MKVM_EMU_FAULT, run_once());
 	EXPECT_EQ(0, m.nr);
 }
@@ -2739,7 +2739,7 @@ TEST(rep_ins_stops_at_the_end_of_offsets_and_segment)
 TEST(ins_asks_whether_it_may_write_before_it_reads_the_port)
 {
 	machine_init(LONG64);
-	m.regs[RDI] = m.ram_base + 0x2000;
+	m.regs[MKVM_RDI] = m.ram_base + 0x2000;
 	m.probe_limit = 0;
 	EXPECT_EQ(MKVM_EMU_FAULT, RUN(0x6c));
 	EXPECT_EQ(14, m.emu.fault.vector);
@@ -2749,7 +2749,7 @@ TEST(ins_asks_whether_it_may_write_before_it_reads_the_port)
 TEST(ports_need_iopl_where_the_cpu_has_not_checked)
 {
 	machine_init(PROT32);
-	m.regs[RSI] = m.regs[RDI] = m.ram_base + 0x2000;
+	m.regs[MKVM_RSI] = m.regs[MKVM_RDI] = m.ram_base + 0x2000;
 	m.emu.mode.cpl = 3;
 	EXPECT_FAULT(GP_VECTOR, 0x6c);
 	EXPECT_FAULT(GP_VECTOR, 0x6e);
@@ -2770,13 +2770,13 @@ TEST(ports_need_iopl_where_the_cpu_has_not_checked)
 TEST(control_registers_by_number_width_and_privilege)
 {
 	machine_init(LONG64);
-	m.regs[RBX] = 7;
+	m.regs[MKVM_RBX] = 7;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x44, 0x0f, 0x22, 0xc3));	/* mov cr8, rbx */
 	EXPECT_EQ(7, m.cr[8]);
-	m.regs[RBX] = 6;
+	m.regs[MKVM_RBX] = 6;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0xf0, 0x0f, 0x22, 0xc3));	/* lock mov cr0 is cr8 */
 	EXPECT_EQ(6, m.cr[8]);
-	m.regs[RBX] = ~0ULL;
+	m.regs[MKVM_RBX] = ~0ULL;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x0f, 0x22, 0xe3));	/* mov cr4, rbx */
 	EXPECT_EQ(~0ULL, m.cr[4]);
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x0f, 0x22, 0x24));	/* mod is not looked at */
@@ -2784,13 +2784,13 @@ TEST(control_registers_by_number_width_and_privilege)
 	EXPECT_FAULT(UD_VECTOR, 0x0f, 0x22, 0xcb);		/* cr1 */
 	EXPECT_FAULT(UD_VECTOR, 0x44, 0x0f, 0x22, 0xcb);	/* cr9 */
 	EXPECT_FAULT(UD_VECTOR, 0xf0, 0x0f, 0x22, 0xdb);	/* lock mov cr3 */
-	m.regs[RBX] = 0xbad;
+	m.regs[MKVM_RBX] = 0xbad;
 	EXPECT_FAULT(GP_VECTOR, 0x0f, 0x22, 0xe3);
 	m.emu.mode.cpl = 3;
-	m.regs[RBX] = 0;
+	m.regs[MKVM_RBX] = 0;
 	EXPECT_FAULT(GP_VECTOR, 0x0f, 0x22, 0xc3);
 	machine_init(PROT32);
-	m.regs[RBX] = 0xffffffff00000001ULL;
+	m.regs[MKVM_RBX] = 0xffffffff00000001ULL;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x0f, 0x22, 0xe3));	/* 32 bits */
 	EXPECT_EQ(1, m.cr[4]);
 }
@@ -2800,33 +2800,33 @@ TEST(control_registers_are_read_by_number_width_and_privilege)
 	machine_init(LONG64);
 	m.cr[4] = 0x123456789;
 	m.cr[8] = 7;
-	m.regs[RBX] = m.regs[11] = ~0ULL;
+	m.regs[MKVM_RBX] = m.regs[11] = ~0ULL;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x0f, 0x20, 0xe3));	/* mov rbx, cr4 */
-	EXPECT_EQ(0x123456789, m.regs[RBX]);
+	EXPECT_EQ(0x123456789, m.regs[MKVM_RBX]);
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x41, 0x0f, 0x20, 0xe3));	/* mov r11, cr4 */
 	EXPECT_EQ(0x123456789, m.regs[11]);
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x66, 0x0f, 0x20, 0x24));	/* mov rsp, cr4: mod is not looked at */
-	EXPECT_EQ(0x123456789, m.regs[RSP]);
+	EXPECT_EQ(0x123456789, m.regs[MKVM_RSP]);
 	EXPECT_EQ(4, m.emu.insn_len);
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x45, 0x0f, 0x20, 0xc3));	/* mov r11, cr8 */
 	EXPECT_EQ(7, m.regs[11]);
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0xf0, 0x0f, 0x20, 0xc3));	/* lock mov rbx, cr0 is cr8 */
-	EXPECT_EQ(7, m.regs[RBX]);
+	EXPECT_EQ(7, m.regs[MKVM_RBX]);
 	EXPECT_FAULT(UD_VECTOR, 0x0f, 0x20, 0xcb);		/* cr1 */
 	EXPECT_FAULT(UD_VECTOR, 0xf0, 0x0f, 0x20, 0xe3);	/* lock mov rbx, cr4 */
 	m.emu.mode.cpl = 3;
 	EXPECT_FAULT(GP_VECTOR, 0x0f, 0x20, 0xe3);
-	EXPECT_EQ(7, m.regs[RBX]);
+	EXPECT_EQ(7, m.regs[MKVM_RBX]);
 	machine_init(PROT32);
 	m.cr[4] = 0x123456789;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x0f, 0x20, 0xe3));	/* 32 bits */
-	EXPECT_EQ(0x23456789, (u32)m.regs[RBX]);
+	EXPECT_EQ(0x23456789, (u32)m.regs[MKVM_RBX]);
 }
 
 TEST(undefined_forms_fault_and_unknown_ones_do_not)
 {
 	machine_init(LONG64);
-	m.regs[RBX] = m.ram_base + 0x2000;
+	m.regs[MKVM_RBX] = m.ram_base + 0x2000;
 	EXPECT_FAULT(UD_VECTOR, 0xf0, 0x89, 0x03);		/* lock mov */
 	EXPECT_FAULT(UD_VECTOR, 0xf0, 0x03, 0x03);		/* lock add register, memory */
 	EXPECT_FAULT(UD_VECTOR, 0xf0, 0x39, 0x03);		/* lock cmp */
@@ -2851,8 +2851,8 @@ TEST(undefined_forms_fault_and_unknown_ones_do_not)
 TEST(what_cpuid_does_not_show_is_undefined_or_what_it_was_before)
 {
 	machine_init(LONG64);
-	m.regs[RBX] = m.ram_base + 0x2000;
-	ram_put(m.regs[RBX], 0x80, 8);
+	m.regs[MKVM_RBX] = m.ram_base + 0x2000;
+	ram_put(m.regs[MKVM_RBX], 0x80, 8);
 	m.lacks = X86_FEATURE_MOVBE;
 	EXPECT_FAULT(UD_VECTOR, 0x0f, 0x38, 0xf0, 0x03);
 	m.lacks = X86_FEATURE_POPCNT;
@@ -2864,39 +2864,39 @@ TEST(what_cpuid_does_not_show_is_undefined_or_what_it_was_before)
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x0f, 0xc7, 0x0b));
 	m.lacks = X86_FEATURE_ABM;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0xf3, 0x0f, 0xbd, 0x0b));	/* lzcnt is bsr */
-	EXPECT_EQ(7, m.regs[RCX]);
+	EXPECT_EQ(7, m.regs[MKVM_RCX]);
 	m.lacks = 0;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0xf3, 0x0f, 0xbd, 0x0b));
-	EXPECT_EQ(24, m.regs[RCX]);
+	EXPECT_EQ(24, m.regs[MKVM_RCX]);
 }
 
 TEST(division_faults_where_the_quotient_does_not_fit)
 {
 	machine_init(LONG64);
-	m.regs[RBX] = m.ram_base + 0x2000;
-	ram_put(m.regs[RBX], 0, 8);
+	m.regs[MKVM_RBX] = m.ram_base + 0x2000;
+	ram_put(m.regs[MKVM_RBX], 0, 8);
 	EXPECT_FAULT(DE_VECTOR, 0x48, 0xf7, 0x33);		/* div [rbx]: by 0 */
-	ram_put(m.regs[RBX], 7, 8);
-	m.regs[RDX] = 7;
+	ram_put(m.regs[MKVM_RBX], 7, 8);
+	m.regs[MKVM_RDX] = 7;
 	EXPECT_FAULT(DE_VECTOR, 0x48, 0xf7, 0x33);
 	EXPECT_EQ(false, m.emu.fault.has_error);
-	m.regs[RDX] = 6;
-	m.regs[RAX] = ~0ULL;
+	m.regs[MKVM_RDX] = 6;
+	m.regs[MKVM_RAX] = ~0ULL;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x48, 0xf7, 0x33));
-	EXPECT_EQ(~0ULL, m.regs[RAX]);
-	EXPECT_EQ(6, m.regs[RDX]);
-	ram_put(m.regs[RBX], ~0ULL, 8);				/* the lowest number by -1 */
-	m.regs[RDX] = ~0ULL;
-	m.regs[RAX] = 1ULL << 63;
+	EXPECT_EQ(~0ULL, m.regs[MKVM_RAX]);
+	EXPECT_EQ(6, m.regs[MKVM_RDX]);
+	ram_put(m.regs[MKVM_RBX], ~0ULL, 8);				/* the lowest number by -1 */
+	m.regs[MKVM_RDX] = ~0ULL;
+	m.regs[MKVM_RAX] = 1ULL << 63;
 	EXPECT_FAULT(DE_VECTOR, 0x48, 0xf7, 0x3b);		/* idiv [rbx] */
-	ram_put(m.regs[RBX], 1, 8);
+	ram_put(m.regs[MKVM_RBX], 1, 8);
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x48, 0xf7, 0x3b));
-	EXPECT_EQ(1ULL << 63, m.regs[RAX]);
-	m.regs[RAX] = 0xff80;					/* -128 by 1, and by -1 */
+	EXPECT_EQ(1ULL << 63, m.regs[MKVM_RAX]);
+	m.regs[MKVM_RAX] = 0xff80;					/* -128 by 1, and by -1 */
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0xf6, 0x3b));
-	EXPECT_EQ(0x80, m.regs[RAX] & 0xffff);
-	ram_put(m.regs[RBX], 0xff, 1);
-	m.regs[RAX] = 0xff80;
+	EXPECT_EQ(0x80, m.regs[MKVM_RAX] & 0xffff);
+	ram_put(m.regs[MKVM_RBX], 0xff, 1);
+	m.regs[MKVM_RAX] = 0xff80;
 	EXPECT_FAULT(DE_VECTOR, 0xf6, 0x3b);
 }
 
@@ -2923,60 +2923,60 @@ TEST(an_operand_that_another_processor_changes_is_not_written_over)
 
 	for (n = 0; n < ARRAY_SIZE(replacing); n++) {
 		machine_init(LONG64);
-		m.regs[RBX] = m.ram_base + 0x2000;
-		m.regs[RCX] = 0x1122334455667788;
-		ram_put(m.regs[RBX], 0x55, 8);
-		ram_put(m.regs[RBX] + 8, 0, 8);
+		m.regs[MKVM_RBX] = m.ram_base + 0x2000;
+		m.regs[MKVM_RCX] = 0x1122334455667788;
+		ram_put(m.regs[MKVM_RBX], 0x55, 8);
+		ram_put(m.regs[MKVM_RBX] + 8, 0, 8);
 		put_code(code_la(), replacing[n], sizeof(replacing[n]));
-		m.meddle = m.regs[RBX];
+		m.meddle = m.regs[MKVM_RBX];
 		before = m;
-		if (!EXPECT_EQ(MKVM_EMU_RETRY, run_once()) || !EXPECT_EQ(0xaa, ram_get(m.regs[RBX], 8)) ||
+		if (!EXPECT_EQ(MKVM_EMU_RETRY, run_once()) || !EXPECT_EQ(0xaa, ram_get(m.regs[MKVM_RBX], 8)) ||
 		    !EXPECT_FALSE(memcmp(m.regs, before.regs, sizeof(m.regs))) ||
 		    !EXPECT_EQ(before.emu.rip, m.emu.rip) || !EXPECT_EQ(before.emu.rflags, m.emu.rflags))
 			printf("# case %u\n", n);
 		EXPECT_EQ(MKVM_EMU_DONE, run_once());
 		if (n == 4)
-			EXPECT_EQ(0x55667788 + 0xaa, ram_get(m.regs[RBX], 8));
+			EXPECT_EQ(0x55667788 + 0xaa, ram_get(m.regs[MKVM_RBX], 8));
 	}
 }
 
 TEST(pairs_are_compared_and_always_written)
 {
 	machine_init(LONG64);
-	m.regs[RSI] = m.ram_base + 0x2000;
-	ram_put(m.regs[RSI], 0x1111111122222222, 8);
-	m.regs[RAX] = 0x22222222;
-	m.regs[RDX] = 0x11111111;
-	m.regs[RBX] = 0x33333333;
-	m.regs[RCX] = 0x44444444;
+	m.regs[MKVM_RSI] = m.ram_base + 0x2000;
+	ram_put(m.regs[MKVM_RSI], 0x1111111122222222, 8);
+	m.regs[MKVM_RAX] = 0x22222222;
+	m.regs[MKVM_RDX] = 0x11111111;
+	m.regs[MKVM_RBX] = 0x33333333;
+	m.regs[MKVM_RCX] = 0x44444444;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0xf0, 0x0f, 0xc7, 0x0e));	/* lock cmpxchg8b [rsi] */
 	EXPECT_EQ(0x40, m.emu.rflags & 0x40);
-	EXPECT_EQ(0x4444444433333333, ram_get(m.regs[RSI], 8));
+	EXPECT_EQ(0x4444444433333333, ram_get(m.regs[MKVM_RSI], 8));
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0xf0, 0x0f, 0xc7, 0x0e));
 	EXPECT_EQ(0, m.emu.rflags & 0x40);
-	EXPECT_EQ(0x33333333, m.regs[RAX]);
-	EXPECT_EQ(0x44444444, m.regs[RDX]);
+	EXPECT_EQ(0x33333333, m.regs[MKVM_RAX]);
+	EXPECT_EQ(0x44444444, m.regs[MKVM_RDX]);
 	EXPECT_EQ(2, m.nr);
-	ram_put(m.regs[RSI] + 8, 5, 8);
-	m.regs[RAX] = 0x4444444433333333;
-	m.regs[RDX] = 5;
+	ram_put(m.regs[MKVM_RSI] + 8, 5, 8);
+	m.regs[MKVM_RAX] = 0x4444444433333333;
+	m.regs[MKVM_RDX] = 5;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x48, 0x0f, 0xc7, 0x0e));
-	EXPECT_EQ(0x33333333, ram_get(m.regs[RSI], 8));
-	EXPECT_EQ(0x44444444, ram_get(m.regs[RSI] + 8, 8));
-	m.regs[RSI] += 8;
+	EXPECT_EQ(0x33333333, ram_get(m.regs[MKVM_RSI], 8));
+	EXPECT_EQ(0x44444444, ram_get(m.regs[MKVM_RSI] + 8, 8));
+	m.regs[MKVM_RSI] += 8;
 	EXPECT_FAULT(GP_VECTOR, 0x48, 0x0f, 0xc7, 0x0e);	/* not aligned to 16 bytes */
 }
 
 TEST(bounds_are_of_the_operands_size)
 {
 	machine_init(PROT32);
-	m.regs[RBX] = m.ram_base + 0x2000;
-	ram_put(m.regs[RBX], 0x0000000500000000 | (u32)-5, 8);
-	m.regs[RAX] = 5;
+	m.regs[MKVM_RBX] = m.ram_base + 0x2000;
+	ram_put(m.regs[MKVM_RBX], 0x0000000500000000 | (u32)-5, 8);
+	m.regs[MKVM_RAX] = 5;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x62, 0x03));
-	m.regs[RAX] = (u32)-5;
+	m.regs[MKVM_RAX] = (u32)-5;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x62, 0x03));
-	m.regs[RAX] = 6;
+	m.regs[MKVM_RAX] = 6;
 	EXPECT_EQ(MKVM_EMU_FAULT, RUN(0x62, 0x03));
 	EXPECT_EQ(BR_VECTOR, m.emu.fault.vector);
 	EXPECT_FALSE(m.emu.fault.has_error);
@@ -2985,24 +2985,24 @@ TEST(bounds_are_of_the_operands_size)
 TEST(enter_copies_the_frame_pointers_of_the_levels_above)
 {
 	machine_init(LONG64);
-	m.regs[RSP] = m.ram_base + 0x3000;
-	m.regs[RBP] = m.ram_base + 0x2800;
-	ram_put(m.regs[RBP] - 8, 0x1111, 8);
-	ram_put(m.regs[RBP] - 16, 0x2222, 8);
+	m.regs[MKVM_RSP] = m.ram_base + 0x3000;
+	m.regs[MKVM_RBP] = m.ram_base + 0x2800;
+	ram_put(m.regs[MKVM_RBP] - 8, 0x1111, 8);
+	ram_put(m.regs[MKVM_RBP] - 16, 0x2222, 8);
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0xc8, 0x20, 0x00, 0x03));	/* enter 32, 3 */
 	EXPECT_EQ(m.ram_base + 0x2800, ram_get(m.ram_base + 0x2ff8, 8));
 	EXPECT_EQ(0x1111, ram_get(m.ram_base + 0x2ff0, 8));
 	EXPECT_EQ(0x2222, ram_get(m.ram_base + 0x2fe8, 8));
 	EXPECT_EQ(m.ram_base + 0x2ff8, ram_get(m.ram_base + 0x2fe0, 8));
-	EXPECT_EQ(m.ram_base + 0x2ff8, m.regs[RBP]);
-	EXPECT_EQ(m.ram_base + 0x2fe0 - 0x20, m.regs[RSP]);
+	EXPECT_EQ(m.ram_base + 0x2ff8, m.regs[MKVM_RBP]);
+	EXPECT_EQ(m.ram_base + 0x2fe0 - 0x20, m.regs[MKVM_RSP]);
 }
 
 TEST(a_popped_operand_by_the_stack_pointer_is_at_the_new_one)
 {
 	machine_init(LONG64);
-	m.regs[RSP] = m.ram_base + 0x3000;
-	ram_put(m.regs[RSP], 0x77, 8);
+	m.regs[MKVM_RSP] = m.ram_base + 0x3000;
+	ram_put(m.regs[MKVM_RSP], 0x77, 8);
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x8f, 0x44, 0x24, 0x08));	/* pop [rsp + 8] */
 	EXPECT_EQ(0x77, ram_get(m.ram_base + 0x3010, 8));
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x5c));			/* pop rsp */
@@ -3011,9 +3011,9 @@ TEST(a_popped_operand_by_the_stack_pointer_is_at_the_new_one)
 TEST(flags_are_popped_as_privilege_allows)
 {
 	machine_init(LONG64);
-	m.regs[RSP] = m.ram_base + 0x3000;
-	ram_put(m.regs[RSP], 0x3f7fd7, 8);
-	ram_put(m.regs[RSP] + 8, 2, 8);
+	m.regs[MKVM_RSP] = m.ram_base + 0x3000;
+	ram_put(m.regs[MKVM_RSP], 0x3f7fd7, 8);
+	ram_put(m.regs[MKVM_RSP] + 8, 2, 8);
 	m.emu.mode.cpl = 3;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x9d));
 	EXPECT_EQ(0x244dd7, m.emu.rflags);			/* neither IF nor IOPL, VM, RF, VIF, VIP */
@@ -3031,17 +3031,17 @@ TEST(flags_are_popped_as_privilege_allows)
 TEST(branches_out_of_the_segment_or_to_no_address_fault)
 {
 	machine_init(LONG64);
-	m.regs[RSP] = m.ram_base + 0x3000;
-	m.regs[RBX] = m.ram_base + 0x2000;
-	ram_put(m.regs[RBX], 0x800000000000, 8);
+	m.regs[MKVM_RSP] = m.ram_base + 0x3000;
+	m.regs[MKVM_RBX] = m.ram_base + 0x2000;
+	ram_put(m.regs[MKVM_RBX], 0x800000000000, 8);
 	EXPECT_FAULT(GP_VECTOR, 0xff, 0x13);			/* call [rbx] */
-	EXPECT_EQ(m.ram_base + 0x3000, m.regs[RSP]);
+	EXPECT_EQ(m.ram_base + 0x3000, m.regs[MKVM_RSP]);
 	EXPECT_FAULT(GP_VECTOR, 0xff, 0x23);			/* jmp [rbx] */
 	machine_init(PROT32);
-	m.regs[RBX] = m.ram_base + 0x2000;
-	m.regs[RSP] = m.ram_base + 0x3000;
+	m.regs[MKVM_RBX] = m.ram_base + 0x2000;
+	m.regs[MKVM_RSP] = m.ram_base + 0x3000;
 	m.seg[MKVM_CS].limit = m.ram_base + 0x4fff;
-	ram_put(m.regs[RBX], m.ram_base + 0x5000, 4);
+	ram_put(m.regs[MKVM_RBX], m.ram_base + 0x5000, 4);
 	EXPECT_FAULT(GP_VECTOR, 0xff, 0x23);
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x66, 0xff, 0x23));	/* 16 bits of it */
 	EXPECT_EQ(0x5000, m.emu.rip);
@@ -3050,7 +3050,7 @@ TEST(branches_out_of_the_segment_or_to_no_address_fault)
 TEST(programs_that_ask_for_it_hear_of_addresses_that_are_not_aligned)
 {
 	machine_init(LONG64);
-	m.regs[RBX] = m.ram_base + 0x2001;
+	m.regs[MKVM_RBX] = m.ram_base + 0x2001;
 	m.emu.rflags |= X86_EFLAGS_AC;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x8b, 0x03));
 	m.emu.mode.cr0 |= X86_CR0_AM;
@@ -3062,9 +3062,9 @@ TEST(programs_that_ask_for_it_hear_of_addresses_that_are_not_aligned)
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x0f, 0x10, 0x03));	/* movups has no alignment */
 	EXPECT_FAULT(AC_VECTOR, 0xdb, 0x2b);			/* fld of 10 bytes: 8 */
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x8a, 0x03));
-	m.regs[RBX] = 0x666001;					/* before the page is found to be missing */
+	m.regs[MKVM_RBX] = 0x666001;					/* before the page is found to be missing */
 	EXPECT_FAULT(AC_VECTOR, 0x8b, 0x03);
-	m.regs[RBX] = m.ram_base + 0x2001;
+	m.regs[MKVM_RBX] = m.ram_base + 0x2001;
 	m.emu.rflags &= ~(u64)X86_EFLAGS_AC;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x8b, 0x03));
 }
@@ -3083,7 +3083,7 @@ static void put_gdt(void)
 	ram_put(at + 0x20, 0, 8);
 	ram_put(at + 0x28, 0x000082004000002f, 8);
 	ram_put(at + 0x30, 0, 8);
-	m.regs[RBX] = m.ram_base + 0x2000;
+	m.regs[MKVM_RBX] = m.ram_base + 0x2000;
 }
 
 #define EXPECT_SELECTOR_FAULT(vec, selector, ...) do {				\
@@ -3096,7 +3096,7 @@ TEST(segment_registers_are_loaded_with_all_checks)
 {
 	machine_init(PROT32);
 	put_gdt();
-	ram_put(m.regs[RBX], 0x10, 2);
+	ram_put(m.regs[MKVM_RBX], 0x10, 2);
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x8e, 0x1b));		/* mov ds, [ebx] */
 	EXPECT_EQ(0x10, m.seg[MKVM_DS].selector);
 	EXPECT_EQ(0xffffffff, m.seg[MKVM_DS].limit);
@@ -3106,23 +3106,23 @@ TEST(segment_registers_are_loaded_with_all_checks)
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x8e, 0x13));		/* mov ss, [ebx] */
 	EXPECT_TRUE(m.emu.ss_loaded);
 	EXPECT_FAULT(UD_VECTOR, 0x8e, 0x0b);			/* mov cs, [ebx] */
-	ram_put(m.regs[RBX], 8, 2);
+	ram_put(m.regs[MKVM_RBX], 8, 2);
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x8e, 0x03));		/* readable code in ES */
 	EXPECT_SELECTOR_FAULT(GP_VECTOR, 8, 0x8e, 0x13);	/* not in SS */
-	ram_put(m.regs[RBX], 0x18, 2);
+	ram_put(m.regs[MKVM_RBX], 0x18, 2);
 	EXPECT_SELECTOR_FAULT(GP_VECTOR, 0x18, 0x8e, 0x1b);	/* a TSS */
-	ram_put(m.regs[RBX], 0x3b, 2);
+	ram_put(m.regs[MKVM_RBX], 0x3b, 2);
 	EXPECT_SELECTOR_FAULT(GP_VECTOR, 0x38, 0x8e, 0x1b);	/* beyond the table */
-	ram_put(m.regs[RBX], 0x14, 2);
+	ram_put(m.regs[MKVM_RBX], 0x14, 2);
 	m.seg[MKVM_EMU_LDTR].unusable = 1;
 	EXPECT_SELECTOR_FAULT(GP_VECTOR, 0x14, 0x8e, 0x1b);	/* no LDT */
-	ram_put(m.regs[RBX], 0x13, 2);
+	ram_put(m.regs[MKVM_RBX], 0x13, 2);
 	EXPECT_SELECTOR_FAULT(GP_VECTOR, 0x10, 0x8e, 0x1b);	/* RPL above DPL */
 	ram_put(m.ram_base + 0x3015, 0x13, 1);
-	ram_put(m.regs[RBX], 0x10, 2);
+	ram_put(m.regs[MKVM_RBX], 0x10, 2);
 	EXPECT_SELECTOR_FAULT(NP_VECTOR, 0x10, 0x8e, 0x1b);
 	EXPECT_SELECTOR_FAULT(SS_VECTOR, 0x10, 0x8e, 0x13);
-	ram_put(m.regs[RBX], 3, 2);				/* no segment */
+	ram_put(m.regs[MKVM_RBX], 3, 2);				/* no segment */
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x8e, 0x2b));		/* mov gs, [ebx] */
 	EXPECT_TRUE(m.seg[MKVM_GS].unusable);
 	EXPECT_SELECTOR_FAULT(GP_VECTOR, 0, 0x8e, 0x13);
@@ -3131,19 +3131,19 @@ TEST(segment_registers_are_loaded_with_all_checks)
 TEST(segment_registers_of_real_mode_take_any_selector)
 {
 	machine_init(REAL);
-	m.regs[RBX] = 0x2000;
+	m.regs[MKVM_RBX] = 0x2000;
 	ram_put(0x2000, 0x12345678, 4);
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0xc4, 0x0f));		/* les cx, [bx] */
-	EXPECT_EQ(0x5678, m.regs[RCX]);
+	EXPECT_EQ(0x5678, m.regs[MKVM_RCX]);
 	EXPECT_EQ(0x1234, m.seg[MKVM_ES].selector);
 	EXPECT_EQ(0x12340, m.seg[MKVM_ES].base);
 	EXPECT_EQ(0xffff, m.seg[MKVM_ES].limit);
-	m.regs[RSP] = 0x3000;
+	m.regs[MKVM_RSP] = 0x3000;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x06));			/* push es */
 	EXPECT_EQ(0x1234, ram_get(0x2ffe, 2));
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x1f));			/* pop ds */
 	EXPECT_EQ(0x12340, m.seg[MKVM_DS].base);
-	EXPECT_EQ(0x3000, m.regs[RSP]);
+	EXPECT_EQ(0x3000, m.regs[MKVM_RSP]);
 	m.seg[MKVM_DS].base = 0;
 	EXPECT_EQ(MKVM_EMU_FAULT, RUN(0x0f, 0x00, 0x1f));	/* ltr [bx] */
 	EXPECT_EQ(UD_VECTOR, m.emu.fault.vector);
@@ -3157,7 +3157,7 @@ TEST(the_task_register_marks_its_descriptor_unless_that_is_in_a_rom)
 		machine_init(LONG64);
 		put_gdt();
 		m.rom_end = rom ? m.ram_base + RAM_SIZE : 0;
-		m.regs[RCX] = 0x18;
+		m.regs[MKVM_RCX] = 0x18;
 		EXPECT_EQ(MKVM_EMU_DONE, RUN(0x0f, 0x00, 0xd9));	/* ltr cx */
 		EXPECT_EQ(0x18, m.seg[MKVM_EMU_TR].selector);
 		EXPECT_EQ(11, m.seg[MKVM_EMU_TR].type);
@@ -3166,7 +3166,7 @@ TEST(the_task_register_marks_its_descriptor_unless_that_is_in_a_rom)
 		if (!rom)
 			EXPECT_SELECTOR_FAULT(GP_VECTOR, 0x18, 0x0f, 0x00, 0xd9);	/* busy */
 	}
-	m.regs[RCX] = 0x28;
+	m.regs[MKVM_RCX] = 0x28;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x0f, 0x00, 0xd1));	/* lldt cx */
 	EXPECT_EQ(0x2f, m.seg[MKVM_EMU_LDTR].limit);
 	EXPECT_SELECTOR_FAULT(GP_VECTOR, 0x28, 0x0f, 0x00, 0xd9);
@@ -3178,7 +3178,7 @@ TEST(a_descriptor_that_another_processor_changes_is_checked_again)
 {
 	machine_init(LONG64);
 	put_gdt();
-	m.regs[RCX] = 0x18;
+	m.regs[MKVM_RCX] = 0x18;
 	m.meddle = m.ram_base + 0x301d;
 	put_code(code_la(), (const u8 []){ 0x0f, 0x00, 0xd9 }, 3);	/* ltr cx */
 	EXPECT_EQ(MKVM_EMU_RETRY, run_once());
@@ -3186,7 +3186,7 @@ TEST(a_descriptor_that_another_processor_changes_is_checked_again)
 	EXPECT_EQ(0, m.seg[MKVM_EMU_TR].selector);
 	ram_put(m.ram_base + 0x301d, 0x8b, 1);			/* another one has loaded it */
 	EXPECT_SELECTOR_FAULT(GP_VECTOR, 0x18, 0x0f, 0x00, 0xd9);
-	m.regs[RCX] = 0x10;
+	m.regs[MKVM_RCX] = 0x10;
 	m.meddle = m.ram_base + 0x3015;
 	put_code(code_la(), (const u8 []){ 0x8e, 0xd9 }, 2);	/* mov ds, ecx */
 	EXPECT_EQ(MKVM_EMU_RETRY, run_once());
@@ -3199,27 +3199,27 @@ TEST(descriptor_tables_and_system_registers_are_stored_and_loaded)
 	machine_init(LONG64);
 	put_gdt();
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x0f, 0x01, 0x03));	/* sgdt [rbx] */
-	EXPECT_EQ(0x37, ram_get(m.regs[RBX], 2));
-	EXPECT_EQ(m.ram_base + 0x3000, ram_get(m.regs[RBX] + 2, 8));
+	EXPECT_EQ(0x37, ram_get(m.regs[MKVM_RBX], 2));
+	EXPECT_EQ(m.ram_base + 0x3000, ram_get(m.regs[MKVM_RBX] + 2, 8));
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x0f, 0x01, 0x1b));	/* lidt [rbx] */
 	EXPECT_EQ(0x37, m.dt[1].limit);
 	EXPECT_EQ(m.ram_base + 0x3000, m.dt[1].base);
-	ram_put(m.regs[RBX] + 2, 0x800000000000, 8);
+	ram_put(m.regs[MKVM_RBX] + 2, 0x800000000000, 8);
 	EXPECT_FAULT(GP_VECTOR, 0x0f, 0x01, 0x13);		/* lgdt [rbx] */
 	m.seg[MKVM_EMU_TR].selector = 0x18;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x0f, 0x00, 0x0b));	/* str [rbx] */
-	EXPECT_EQ(0x18, ram_get(m.regs[RBX], 2));
+	EXPECT_EQ(0x18, ram_get(m.regs[MKVM_RBX], 2));
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x0f, 0x01, 0x23));	/* smsw [rbx] */
-	EXPECT_EQ(1, ram_get(m.regs[RBX], 2));
-	m.regs[RAX] = ~0ULL;
+	EXPECT_EQ(1, ram_get(m.regs[MKVM_RBX], 2));
+	m.regs[MKVM_RAX] = ~0ULL;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x66, 0x0f, 0x01, 0xe0));	/* smsw ax */
-	EXPECT_EQ(~0xffffULL | (u16)m.emu.mode.cr0, m.regs[RAX]);
+	EXPECT_EQ(~0xffffULL | (u16)m.emu.mode.cr0, m.regs[MKVM_RAX]);
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x0f, 0x01, 0xe0));	/* smsw eax */
-	EXPECT_EQ((u32)m.emu.mode.cr0, m.regs[RAX]);
-	ram_put(m.regs[RBX], 0xfffa, 2);			/* PE stays */
+	EXPECT_EQ((u32)m.emu.mode.cr0, m.regs[MKVM_RAX]);
+	ram_put(m.regs[MKVM_RBX], 0xfffa, 2);			/* PE stays */
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x0f, 0x01, 0x33));	/* lmsw [rbx] */
 	EXPECT_EQ(0xb, m.cr[0]);
-	m.regs[RAX] = 0xfff5;
+	m.regs[MKVM_RAX] = 0xfff5;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x0f, 0x01, 0xf0));	/* lmsw ax */
 	EXPECT_EQ(5, m.cr[0]);
 	m.emu.mode.cpl = 3;
@@ -3228,8 +3228,8 @@ TEST(descriptor_tables_and_system_registers_are_stored_and_loaded)
 	EXPECT_FAULT(GP_VECTOR, 0x0f, 0x01, 0x03);
 	EXPECT_FAULT(GP_VECTOR, 0x0f, 0x01, 0x33);
 	machine_init(PROT32);
-	m.regs[RBX] = m.ram_base + 0x2000;
-	ram_put(m.regs[RBX], 0xff445566001fULL, 6);
+	m.regs[MKVM_RBX] = m.ram_base + 0x2000;
+	ram_put(m.regs[MKVM_RBX], 0xff445566001fULL, 6);
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x66, 0x0f, 0x01, 0x13));	/* 24 bits of the base */
 	EXPECT_EQ(0x445566, m.dt[0].base);
 }
@@ -3238,10 +3238,10 @@ TEST(far_branches_within_a_level_change_cs)
 {
 	machine_init(PROT32);
 	put_gdt();
-	m.regs[RSP] = m.ram_base + 0x5000;
+	m.regs[MKVM_RSP] = m.ram_base + 0x5000;
 	m.seg[MKVM_CS].selector = 0x30;
-	ram_put(m.regs[RBX], 0x8000000000ULL | (u32)(m.ram_base + 0x1800), 6);
-	ram_put(m.regs[RBX] + 4, 8, 2);
+	ram_put(m.regs[MKVM_RBX], 0x8000000000ULL | (u32)(m.ram_base + 0x1800), 6);
+	ram_put(m.regs[MKVM_RBX] + 4, 8, 2);
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0xff, 0x1b));		/* call far [ebx] */
 	EXPECT_EQ(m.ram_base + 0x1800, m.emu.rip);
 	EXPECT_EQ(8, m.seg[MKVM_CS].selector);
@@ -3251,10 +3251,10 @@ TEST(far_branches_within_a_level_change_cs)
 	ram_put(m.ram_base + 0x4ffc, 8, 4);
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0xca, 0x04, 0x00));	/* retf 4 */
 	EXPECT_EQ(m.ram_base + 0x1002, m.emu.rip);
-	EXPECT_EQ(m.ram_base + 0x5004, m.regs[RSP]);
-	ram_put(m.regs[RBX] + 4, 0x10, 2);
+	EXPECT_EQ(m.ram_base + 0x5004, m.regs[MKVM_RSP]);
+	ram_put(m.regs[MKVM_RBX] + 4, 0x10, 2);
 	EXPECT_SELECTOR_FAULT(GP_VECTOR, 0x10, 0xff, 0x2b);	/* jmp far to data */
-	ram_put(m.regs[RBX] + 4, 0x18, 2);
+	ram_put(m.regs[MKVM_RBX] + 4, 0x18, 2);
 	ram_put(m.ram_base + 0x301d, 0x8c, 1);
 	EXPECT_EQ(MKVM_EMU_UNHANDLED, RUN(0xff, 0x2b));		/* to a call gate */
 	machine_init(REAL);
@@ -3267,22 +3267,22 @@ TEST(selectors_are_verified_without_a_fault)
 {
 	machine_init(PROT32);
 	put_gdt();
-	m.regs[RCX] = 0x10;
+	m.regs[MKVM_RCX] = 0x10;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x0f, 0x00, 0xe9));	/* verw cx */
 	EXPECT_EQ(0x40, m.emu.rflags & 0x40);
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x0f, 0x03, 0xd1));	/* lsl edx, cx */
-	EXPECT_EQ(0xffffffff, m.regs[RDX]);
+	EXPECT_EQ(0xffffffff, m.regs[MKVM_RDX]);
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x0f, 0x02, 0xd1));	/* lar edx, cx */
-	EXPECT_EQ(0xcf9200, m.regs[RDX]);
-	m.regs[RCX] = 8;
+	EXPECT_EQ(0xcf9200, m.regs[MKVM_RDX]);
+	m.regs[MKVM_RCX] = 8;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x0f, 0x00, 0xe9));	/* code cannot be written */
 	EXPECT_EQ(0, m.emu.rflags & 0x40);
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x0f, 0x00, 0xe1));	/* verr cx */
 	EXPECT_EQ(0x40, m.emu.rflags & 0x40);
-	m.regs[RCX] = 0x1000;
+	m.regs[MKVM_RCX] = 0x1000;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x0f, 0x03, 0xd1));
 	EXPECT_EQ(0, m.emu.rflags & 0x40);
-	EXPECT_EQ(0xcf9200, m.regs[RDX]);
+	EXPECT_EQ(0xcf9200, m.regs[MKVM_RDX]);
 	m.emu.rflags |= FLAG_VM;
 	EXPECT_FAULT(UD_VECTOR, 0x0f, 0x00, 0xe1);
 }
@@ -3290,14 +3290,14 @@ TEST(selectors_are_verified_without_a_fault)
 TEST(bit_offsets_wrap_with_the_address_size)
 {
 	machine_init(REAL);
-	m.regs[RBX] = 0xfff0;
-	m.regs[RAX] = 0x101;
+	m.regs[MKVM_RBX] = 0xfff0;
+	m.regs[MKVM_RAX] = 0x101;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x0f, 0xab, 0x07));	/* bts [bx], ax */
 	EXPECT_EQ(0x10, m.log[0].addr);
 	EXPECT_EQ('m', m.log[0].kind);
 	EXPECT_EQ(0x10, m.log[1].addr);
-	m.regs[RBX] = 0x2000;
-	m.regs[RAX] = 0xfff1;					/* bit -15 */
+	m.regs[MKVM_RBX] = 0x2000;
+	m.regs[MKVM_RAX] = 0xfff1;					/* bit -15 */
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x0f, 0xa3, 0x07));	/* bt [bx], ax */
 	EXPECT_EQ(0x1ffe, m.log[0].addr);
 	EXPECT_EQ('r', m.log[0].kind);
@@ -3306,15 +3306,15 @@ TEST(bit_offsets_wrap_with_the_address_size)
 TEST(a_round_of_repe_cmps_leaves_its_flags)
 {
 	machine_init(LONG64);
-	m.regs[RSI] = m.regs[RDI] = m.ram_base + 0x2000;
-	m.regs[RCX] = 3;
+	m.regs[MKVM_RSI] = m.regs[MKVM_RDI] = m.ram_base + 0x2000;
+	m.regs[MKVM_RCX] = 3;
 	m.emu.rflags = 0x10003;
 	EXPECT_EQ(MKVM_EMU_AGAIN, RUN(0xf3, 0xa6));
 	EXPECT_EQ(0x10046, m.emu.rflags);			/* RF stays until the end */
-	m.regs[RDI]++;
-	ram_put(m.regs[RSI], 0x0201, 2);
+	m.regs[MKVM_RDI]++;
+	ram_put(m.regs[MKVM_RSI], 0x0201, 2);
 	EXPECT_EQ(MKVM_EMU_DONE, run_once());
-	EXPECT_EQ(1, m.regs[RCX]);
+	EXPECT_EQ(1, m.regs[MKVM_RCX]);
 	EXPECT_EQ(1, m.emu.rflags & 0x10041);
 }
 
@@ -3323,10 +3323,10 @@ TEST(push_uses_as_much_of_the_stack_pointer_as_the_stack_segment_says)
 	machine_init(PROT32);
 	m.seg[MKVM_SS].db = 0;					/* SP, not ESP */
 	m.seg[MKVM_SS].base = m.ram_base;
-	m.regs[RSP] = 0x50000;
-	m.regs[RBX] = m.ram_base + 0x2000;
+	m.regs[MKVM_RSP] = 0x50000;
+	m.regs[MKVM_RBX] = m.ram_base + 0x2000;
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0x66, 0xff, 0x33));	/* push word [ebx] */
-	EXPECT_EQ(0x5fffe, m.regs[RSP]);
+	EXPECT_EQ(0x5fffe, m.regs[MKVM_RSP]);
 	EXPECT_EQ(m.ram_base + 0xfffe, m.log[1].addr);
 }
 

@@ -776,12 +776,12 @@ TEST(without_ioapic_the_eoi_of_a_level_vector_of_userspace_is_told)
 				 reg_write(apic, APIC_SPIV, spiv);
 			EXPECT_EQ(spiv, lapic_get(apic, APIC_SPIV));
 			vcpu->vm->wants_eoi[0x41] = i & 1;
-			vcpu->eois_told = 0;
+			vcpu->eois_reported = 0;
 			send_fixed(apic, 0x41, i & 2);
 			mkvm_lapic_ack(apic, 0x41);
-			EXPECT_EQ(0, vcpu->eois_told);
+			EXPECT_EQ(0, vcpu->eois_reported);
 			lapic_eoi(apic);
-			EXPECT_EQ(i == 3, vcpu->eois_told);
+			EXPECT_EQ(i == 3, vcpu->eois_reported);
 		}
 		EXPECT_EQ(0x41, vcpu->last_eoi);
 	}

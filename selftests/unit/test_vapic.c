@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * test_vapic.c - a local APIC that a CPU with virtual-interrupt delivery works on: what it
+ * test_apicv.c - a local APIC that a CPU with virtual-interrupt delivery works on: what it
  * is lent and what comes back, against a plain model and with senders at work. The CPU is
  * played by cpu_deliver and cpu_eoi, which do what the manual says.
  */
@@ -9,7 +9,7 @@
 
 #include <pthread.h>	/* after shim/, whose time.h it would take for the system's */
 
-#include "../../kmod/irqchip/vapic.c"
+#include "../../kmod/irqchip/apicv.c"
 
 static struct mkvm_vcpu *vcpu;
 static struct mkvm_lapic *apic;
@@ -191,7 +191,7 @@ TEST(an_eoi_that_exits_is_done_by_the_lapic)
 		EXPECT_EQ(0, mkvm_lapic_msr_write(apic, 0x80b, 0));
 		EXPECT_EQ(0x31, mkvm_lapic_highest_isr(apic));
 		EXPECT_EQ(!split, fixture_ioapic.eois);
-		EXPECT_EQ(split, vcpu->eois_told);
+		EXPECT_EQ(split, vcpu->eois_reported);
 	}
 }
 

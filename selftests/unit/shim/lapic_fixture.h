@@ -33,7 +33,7 @@ struct mkvm_vcpu {
 		u64 gpa_reserved;
 	} guest_cpuid;
 	/* recorded */
-	int eois_told, last_eoi, tpr_reads, tpr_writes;
+	int eois_reported, last_eoi, tpr_reads, tpr_writes;
 	int kicks, nmis, smis, inits, sipis;
 	u8 sipi_vector;
 	struct {
@@ -69,8 +69,8 @@ void mkvm_vcpu_post_init(struct mkvm_vcpu *vcpu) { vcpu->inits++; }
 void mkvm_vcpu_post_sipi(struct mkvm_vcpu *vcpu, u8 vector) { vcpu->sipis++; vcpu->sipi_vector = vector; }
 u64 mkvm_vcpu_tsc_offset(struct mkvm_vcpu *vcpu) { return vcpu->tsc.offset; }
 
-void mkvm_vcpu_tell_eoi(struct mkvm_vcpu *vcpu, u8 vector) { vcpu->eois_told++; vcpu->last_eoi = vector; }
-void mkvm_vcpu_tell_tpr(struct mkvm_vcpu *vcpu, bool write) { (*(write ? &vcpu->tpr_writes : &vcpu->tpr_reads))++; }
+void mkvm_vcpu_report_eoi(struct mkvm_vcpu *vcpu, u8 vector) { vcpu->eois_reported++; vcpu->last_eoi = vector; }
+void mkvm_vcpu_report_tpr(struct mkvm_vcpu *vcpu, bool write) { (*(write ? &vcpu->tpr_writes : &vcpu->tpr_reads))++; }
 bool mkvm_routing_wants_eoi(struct mkvm *vm, u8 vector) { return vm->wants_eoi[vector]; }
 
 bool mkvm_pic_line(struct mkvm_pic *pic) { return pic->line; }

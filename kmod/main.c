@@ -185,7 +185,7 @@ out_setup:
 	return r;
 }
 
-static void __exit mkvm_exit(void)
+static void __exit mkvm_unload(void)
 {
 	misc_deregister(&mkvm_device);
 	mkvm_debugfs_teardown();
@@ -197,6 +197,6 @@ static void __exit mkvm_exit(void)
 }
 
 module_init(mkvm_init);
-module_exit(mkvm_exit);
+module_exit(mkvm_unload);
 MODULE_LICENSE("GPL");
 MODULE_DESCRIPTION("A KVM that can be read: the KVM x86 ioctl ABI with a complete, explained interrupt path");

@@ -151,7 +151,7 @@ struct mkvm {
 	u32 user_msr_reasons;				/* (l) KVM_MSR_EXIT_REASON_*; READ_ONCE */
 	struct mkvm_msr_filter __rcu *msr_filter;	/* (r) NULL: all accesses are allowed */
 	u32 nr_mmu_pages;				/* (l) is only read back */
-	DECLARE_BITMAP(told, 512);			/* (a) logged by mkvm_not_offered */
+	DECLARE_BITMAP(logged, 512);			/* (a) requests, by mkvm_not_offered */
 
 	struct {
 		spinlock_t lock;			/* an innermost lock */
@@ -290,7 +290,7 @@ struct mkvm_mce {
 
 struct mkvm_vcpu {
 	/* touched on each entry and exit */
-	u64 regs[16];			/* (v) in encoding order; stale in the guest */
+	u64 regs[MKVM_NR_REGS];			/* (v) in encoding order; stale in the guest */
 	u64 rip, rflags;		/* (v) stale in the guest */
 	unsigned long pending;		/* (a) 1 << enum mkvm_pending */
 	int where;			/* (a) enum mkvm_where */
@@ -510,6 +510,8 @@ int mkvm_report_internal_error(struct mkvm_vcpu *vcpu, u32 suberror, const u64 *
 
 /* cpu/inject.c: chooses the next event. Own thread, unless a line says otherwise. */
 #define MKVM_DR7_GD BIT(13)
+/* The bits of DR6 that tell why #DB was raised. AMD APM vol. 2, "Debug-Status Register (DR6)". */
+#define MKVM_DR6_CAUSES (DR_TRAP_BITS | MKVM_DR6_BD | DR_STEP | DR_SWITCH)
 void mkvm_queue_exception(struct mkvm_vcpu *vcpu, u8 vector, bool has_error, u32 error);
 void mkvm_queue_page_fault(struct mkvm_vcpu *vcpu, u64 cr2, u32 error);
 void mkvm_queue_machine_check(struct mkvm_vcpu *vcpu);

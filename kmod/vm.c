@@ -139,7 +139,7 @@ void mkvm_not_offered(struct mkvm *vm, bool cap, u32 number)
 {
 	const char *what = cap ? "KVM_ENABLE_CAP of capability" : "ioctl number";
 
-	if (!test_and_set_bit((cap ? 256 : 0) + min(number, 255u), vm->told))
+	if (!test_and_set_bit((cap ? 256 : 0) + min(number, 255u), vm->logged))
 		pr_info_ratelimited("mkvm: %s[%d] asks for %s %u, which is not offered\n",
 				    current->comm, task_pid_nr(current), what, number);
 }

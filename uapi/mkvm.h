@@ -44,7 +44,7 @@ enum mkvm_pending {
 	MKVM_PEND_SMI,
 	MKVM_PEND_EVENT,	/* IRR, ExtINT or a queued event changed: look again */
 	MKVM_PEND_MSRS,		/* the MSR filter changed, or this vCPU has not looked at it */
-	MKVM_PEND_REPORT,		/* an EOI or an access to TPR waits to be reported to userspace */
+	MKVM_PEND_REPORT,	/* an EOI or an access to TPR waits to be reported to userspace */
 	MKVM_PEND_NMI2,		/* a second NMI, behind the first one */
 	MKVM_NR_PEND,
 	MKVM_PEND_UNSEEN = 8,

@@ -43,7 +43,7 @@ int mkvm_set_guest_debug(struct mkvm_vcpu *vcpu, const struct kvm_guest_debug *d
 		control = 0;
 	vcpu->debug.control = control;
 	memcpy(vcpu->debug.dr, dbg->arch.debugreg, sizeof(vcpu->debug.dr));
-	vcpu->debug.dr7 = dbg->arch.debugreg[7] | 0x400;
+	vcpu->debug.dr7 = dbg->arch.debugreg[7] | MKVM_DR7_FIXED;
 	vcpu->debug.traps = 0;
 	mkvm_hw->guest_debug_changed(vcpu);
 	mkvm_pending_set(vcpu, MKVM_PEND_EVENT);	/* BLOCKIRQ may have held events back */

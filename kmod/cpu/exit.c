@@ -211,8 +211,9 @@ int mkvm_handle_mwait(struct mkvm_vcpu *vcpu)
 int mkvm_handle_mov_dr(struct mkvm_vcpu *vcpu, unsigned int dr, bool write)
 {
 	if (vcpu->debug.dr7 & MKVM_DR7_GD)
-		return mkvm_report_debug(vcpu, X86_TRAP_DB, DR6_RESERVED | BIT(13));
-	return mkvm_handle_intercepted(vcpu, write ? MKVM_INTERCEPT_SET_DR : MKVM_INTERCEPT_GET_DR, dr);
+		return mkvm_report_debug(vcpu, X86_TRAP_DB, DR6_RESERVED | MKVM_DR6_BD);
+	return mkvm_handle_intercepted(vcpu,
+				       write ? MKVM_INTERCEPT_SET_DR : MKVM_INTERCEPT_GET_DR, dr);
 }
 
 /* ---- RDMSR and WRMSR ---- */
@@ -486,7 +487,8 @@ int mkvm_handle_walk_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
 }
 
 /*
- * mkvm_handle_intercepted - emulate an intercepted instruction: string I/O, control and debug registers
+ * mkvm_handle_intercepted - emulate an intercepted instruction: string I/O, accesses to control
+ * and debug registers
  * @what: the only instruction that the emulator may run, since the CPU has checked this one
  * @number: see enum mkvm_intercept
  *
@@ -506,7 +508,7 @@ int mkvm_handle_intercepted(struct mkvm_vcpu *vcpu, enum mkvm_intercept what, un
 }
 
 /*
- * mkvm_handle_task_switch - do a task switch, by an instruction or an event, which the CPU intercepts
+ * mkvm_handle_task_switch - emulate an intercepted task switch, by an instruction or an event
  *
  * The emulator does not depend on what the CPU reports about it. Context and return: as
  * mkvm_handle_tdp_fault.

@@ -47,7 +47,7 @@ static int merge_faults(u8 first, u8 second)
 	return second;
 }
 
-#define DR6_ACTIVE_HIGH	(DR_TRAP_BITS | BIT(13) | DR_STEP | DR_SWITCH)
+#define DR6_ACTIVE_HIGH	MKVM_DR6_CAUSES
 #define DR6_ACTIVE_LOW	(BIT(11) | BIT(16))		/* a payload has them inverted */
 
 /* Applies the payload that userspace gave with vcpu->ev.raised, which is now delivered. */

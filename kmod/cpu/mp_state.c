@@ -34,6 +34,8 @@ static void change(struct mkvm_vcpu *vcpu, u32 state, const char *why)
 
 /* ---- reset ---- */
 
+#define NO_CPUID_SIGNATURE 0x600	/* RDX where CPUID gives no family: that of the P6 */
+
 /*
  * mkvm_vcpu_reset - set the power-up state, or the state after INIT
  *
@@ -101,7 +103,7 @@ void mkvm_vcpu_reset(struct mkvm_vcpu *vcpu, bool init)
 	vcpu->user_irqchip.vector = -1;
 	vcpu->rip = 0xfff0;
 	vcpu->rflags = X86_EFLAGS_FIXED;
-	vcpu->regs[MKVM_RDX] = mkvm_cpuid(vcpu, 1, 0)->eax ?: 0x600;
+	vcpu->regs[MKVM_RDX] = mkvm_cpuid(vcpu, 1, 0)->eax ?: NO_CPUID_SIGNATURE;
 	vcpu->user_irqchip.cr8 = 0;
 	mkvm_trace(reset, vcpu);
 	mkvm_pending_drop_nmis(vcpu);

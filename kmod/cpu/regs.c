@@ -396,8 +396,7 @@ int mkvm_debugregs_set(struct mkvm_vcpu *vcpu, const struct kvm_debugregs *regs)
 	if (regs->flags || (regs->dr6 >> 32) || (regs->dr7 >> 32))
 		return -EINVAL;
 	memcpy(vcpu->dr, regs->db, sizeof(vcpu->dr));
-	mkvm_hw->set_dr(vcpu, 6,
-			(regs->dr6 & (DR_TRAP_BITS | DR_STEP | BIT(13) | BIT(15))) | DR6_RESERVED);
-	mkvm_hw->set_dr(vcpu, 7, regs->dr7 | 0x400);
+	mkvm_hw->set_dr(vcpu, 6, (regs->dr6 & MKVM_DR6_CAUSES) | DR6_RESERVED);
+	mkvm_hw->set_dr(vcpu, 7, regs->dr7 | MKVM_DR7_FIXED);
 	return 0;
 }

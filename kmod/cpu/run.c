@@ -230,7 +230,8 @@ static int vcpu_loop(struct mkvm_vcpu *vcpu)
 		if (unlikely(vcpu->ev.triple_fault))
 			return mkvm_report_shutdown(vcpu);
 		if (unlikely(vcpu->debug.traps))
-			return mkvm_report_debug(vcpu, X86_TRAP_DB, DR6_RESERVED | vcpu->debug.traps);
+			return mkvm_report_debug(vcpu, X86_TRAP_DB,
+						 DR6_RESERVED | vcpu->debug.traps);
 		if (likely(vcpu->mp_state == KVM_MP_STATE_RUNNABLE))
 			r = enter_guest(vcpu);
 		else

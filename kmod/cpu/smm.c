@@ -353,7 +353,7 @@ static void set_entry_state(struct mkvm_vcpu *vcpu, struct kvm_sregs *s)
 	s->cs.type = 0xb;
 	if (mkvm_sregs_set(vcpu, s))
 		vcpu->ev.triple_fault = true;	/* its state was one that no CPU can be in */
-	mkvm_hw->set_dr(vcpu, 7, 0x400);
+	mkvm_hw->set_dr(vcpu, 7, MKVM_DR7_FIXED);
 	mkvm_hw->set_shadow(vcpu, 0);
 	vcpu->rip = SMM_ENTRY;
 	vcpu->rflags = X86_EFLAGS_FIXED;

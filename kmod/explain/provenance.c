@@ -292,7 +292,8 @@ void mkvm_trace_consume(struct mkvm_vcpu *vcpu, int bit, unsigned long before, c
 {
 	u32 id = take(&vcpu->ids.pending[bit]) ?: known(&vcpu->ids.posted[bit]);
 
-	trace_consume(vcpu, id, pending_names[bit], before, before & ~MKVM_PEND_MARKED(bit), how);
+	trace_consume(vcpu, id, pending_names[bit], before, before & ~MKVM_PEND_MARKED(bit),
+		      how);
 	if (bit == MKVM_PEND_SMI)
 		vcpu->ids.smi = id;
 	else if (bit == MKVM_PEND_NMI)

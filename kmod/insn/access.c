@@ -403,7 +403,7 @@ void mkvm_emu_dr(struct mkvm_emu *emu, int dr, u64 *val, bool write)
 	else if (write)
 		mkvm_hw->set_dr(vcpu, dr,
 				dr == 6 ? (*val & ~(u64)BIT(12)) | 0xffff0ff0 :
-					  (*val & ~0xd800ULL) | 0x400);
+					  (*val & ~0xd800ULL) | MKVM_DR7_FIXED);
 	else
 		*val = mkvm_hw->get_dr(vcpu, dr);
 }

@@ -35,9 +35,11 @@ static enum mkvm_emu_result operand(struct mkvm_emu *c, unsigned int where, enum
 			*val = reg_read(c, reg, size);
 		return MKVM_EMU_DONE;
 	case SI:
-		return mkvm_emu_mem(c, how, c->seg, c->regs[MKVM_RSI] & size_mask(c->ad), size, val);
+		return mkvm_emu_mem(c, how, c->seg, c->regs[MKVM_RSI] & size_mask(c->ad), size,
+				    val);
 	case DI:
-		return mkvm_emu_mem(c, how, MKVM_ES, c->regs[MKVM_RDI] & size_mask(c->ad), size, val);
+		return mkvm_emu_mem(c, how, MKVM_ES, c->regs[MKVM_RDI] & size_mask(c->ad), size,
+				    val);
 	case CL: case ONE:
 		*val = where == CL ? c->regs[MKVM_RCX] & 0xff : 1;
 		return MKVM_EMU_DONE;

@@ -43,6 +43,15 @@ struct mkvm_mode {
 	bool cs_l, cs_db;
 };
 
+/* The general registers in the order of their encoding. */
+enum {
+	MKVM_RAX, MKVM_RCX, MKVM_RDX, MKVM_RBX, MKVM_RSP, MKVM_RBP, MKVM_RSI, MKVM_RDI,
+	MKVM_NR_REGS = 16,
+};
+
+#define MKVM_DR7_FIXED	BIT(10)		/* reads 1 always, and is DR7's value after a reset */
+#define MKVM_DR6_BD	BIT(13)		/* a debug register was accessed under DR7.GD */
+
 /* How to execute an opcode; decode.h defines the values. */
 struct mkvm_opcode {
 	u8 op;
@@ -65,7 +74,7 @@ struct mkvm_vex {
 
 struct mkvm_emu {
 	struct mkvm_vcpu *vcpu;		/* in: for the supplied functions */
-	u64 *regs;			/* in, out: RAX RCX RDX RBX RSP RBP RSI RDI R8..R15 */
+	u64 *regs;			/* in, out: MKVM_NR_REGS of them */
 	u64 rip, rflags;		/* in, out */
 	struct mkvm_mode mode;		/* in */
 	bool io_checked;		/* in: the CPU has checked the port of INS or OUTS */

@@ -39,8 +39,8 @@ static int svm_handle_ioio(struct mkvm_vcpu *vcpu)
 
 	vcpu->stats[MKVM_STAT_IO_EXITS]++;
 	if (info & SVM_IOIO_STR_MASK)
-		return mkvm_handle_intercepted(vcpu, info & SVM_IOIO_TYPE_MASK ? MKVM_INTERCEPT_INS :
-					 MKVM_INTERCEPT_OUTS, size);
+		return mkvm_handle_intercepted(vcpu, info & SVM_IOIO_TYPE_MASK ?
+					       MKVM_INTERCEPT_INS : MKVM_INTERCEPT_OUTS, size);
 	vcpu->insn.next_rip = c->exit_info_2;
 	return mkvm_handle_pio(vcpu, info >> 16, size, info & SVM_IOIO_TYPE_MASK);
 }
@@ -50,7 +50,8 @@ static int svm_handle_cr_read(struct mkvm_vcpu *vcpu)
 {
 	unsigned int cr = to_svm(vcpu)->vmcb->control.exit_code - SVM_EXIT_READ_CR0;
 
-	return mkvm_handle_intercepted(vcpu, MKVM_INTERCEPT_GET_CR, svm_on_tcg() ? MKVM_ANY_CR : cr);
+	return mkvm_handle_intercepted(vcpu, MKVM_INTERCEPT_GET_CR,
+				       svm_on_tcg() ? MKVM_ANY_CR : cr);
 }
 
 static int svm_handle_cr_write(struct mkvm_vcpu *vcpu)

@@ -291,7 +291,7 @@ static void reset_save_area(struct svm_vcpu *svm, bool init)
 	s->efer = EFER_SVME;
 	s->cr0 = X86_CR0_ET | cache;
 	s->dr6 = DR6_RESERVED;
-	s->dr7 = 0x400;
+	s->dr7 = MKVM_DR7_FIXED;
 	s->g_pat = svm->vcpu.msr.pat;
 	if (!init)
 		return;

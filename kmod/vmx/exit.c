@@ -88,7 +88,7 @@ static int vmx_handle_dr(struct mkvm_vcpu *vcpu)
 }
 
 /* Handles instructions that the CPU lacks: AMD's VMMCALL, and RSM outside the CPU's own SMM. */
-static int exit_ud(struct mkvm_vcpu *vcpu)
+static int handle_ud(struct mkvm_vcpu *vcpu)
 {
 	enum mkvm_insn insn = mkvm_insn_at_rip(vcpu, NULL);
 
@@ -98,7 +98,7 @@ static int exit_ud(struct mkvm_vcpu *vcpu)
 	return insn == MKVM_INSN_RSM ? mkvm_handle_rsm(vcpu) : mkvm_handle_ud(vcpu);
 }
 
-static int exit_soft_fault(struct mkvm_vcpu *vcpu, u64 la)
+static int handle_soft_fault(struct mkvm_vcpu *vcpu, u64 la)
 {
 	if (unlikely(vcpu->rflags & X86_EFLAGS_TF))
 		vmx_forget_step();
@@ -113,7 +113,7 @@ static int vmx_handle_exception(struct mkvm_vcpu *vcpu)
 {
 	struct vmx_vcpu *vmx = to_vmx(vcpu);
 	u32 info = vmx->intr_info, type = info & INTR_INFO_INTR_TYPE_MASK;
-	u64 qual = vmx_read(EXIT_QUALIFICATION), traps = qual & (DR_TRAP_BITS | BIT(13) | DR_STEP);
+	u64 qual = vmx_read(EXIT_QUALIFICATION), traps = qual & MKVM_DR6_CAUSES;
 	u8 vector = info & INTR_INFO_VECTOR_MASK;
 	u32 error;
 
@@ -121,9 +121,9 @@ static int vmx_handle_exception(struct mkvm_vcpu *vcpu)
 		return 1;
 	vmx_keep_nmi_mask(vmx, info);
 	if (vector == X86_TRAP_UD)
-		return exit_ud(vcpu);
+		return handle_ud(vcpu);
 	if (vector == X86_TRAP_PF && vcpu->soft_tlb.root)
-		return exit_soft_fault(vcpu, qual);
+		return handle_soft_fault(vcpu, qual);
 	if (vector == X86_TRAP_DB)	/* Bochs leaves it pending after the exit */
 		vmx_write(GUEST_PENDING_DBG_EXCEPTIONS, 0);
 	if (mkvm_debug_takes(vcpu, vector))
@@ -163,7 +163,7 @@ static int vmx_handle_ept_violation(struct mkvm_vcpu *vcpu)
 }
 
 /* INVLPG and INVPCID drop translations; they exit only while soft_tlb.c holds them. */
-static int vmx_exit_invlpg(struct mkvm_vcpu *vcpu)
+static int vmx_handle_invlpg(struct mkvm_vcpu *vcpu)
 {
 	mkvm_hw->flush_tlb(vcpu);
 	return mkvm_skip_instruction(vcpu);
@@ -228,7 +228,7 @@ static void dump_vmcs(struct vmx_vcpu *vmx, u32 reason)
 }
 
 /* The entry has failed because the guest's state or the injected event is not valid. */
-static int exit_fail_entry(struct mkvm_vcpu *vcpu, u32 reason)
+static int report_fail_entry(struct mkvm_vcpu *vcpu, u32 reason)
 {
 	dump_vmcs(to_vmx(vcpu), reason);
 	return mkvm_report_fail_entry(vcpu, reason);
@@ -247,7 +247,7 @@ static int (*const handlers[])(struct mkvm_vcpu *vcpu) = {
 	[EXIT_REASON_HLT] = mkvm_handle_halt,
 	/* Caches are coherent and no device bypasses them, so INVD and WBINVD need do nothing. */
 	[EXIT_REASON_INVD] = mkvm_skip_instruction,
-	[EXIT_REASON_INVLPG] = vmx_exit_invlpg,
+	[EXIT_REASON_INVLPG] = vmx_handle_invlpg,
 	[EXIT_REASON_RDPMC] = mkvm_handle_gp,	/* no performance counters are shown */
 	[EXIT_REASON_VMCALL] = mkvm_handle_hypercall,
 	[EXIT_REASON_VMCLEAR ... EXIT_REASON_VMON] = mkvm_handle_ud,
@@ -265,7 +265,7 @@ static int (*const handlers[])(struct mkvm_vcpu *vcpu) = {
 	[EXIT_REASON_INVVPID] = mkvm_handle_ud,
 	[EXIT_REASON_WBINVD] = mkvm_skip_instruction,
 	[EXIT_REASON_XSETBV] = mkvm_handle_xsetbv,
-	[EXIT_REASON_INVPCID] = vmx_exit_invlpg,
+	[EXIT_REASON_INVPCID] = vmx_handle_invlpg,
 	[EXIT_REASON_RDRAND] = mkvm_handle_ud,		/* exits where CPUID hides it */
 	[EXIT_REASON_RDSEED] = mkvm_handle_ud,
 };
@@ -300,9 +300,9 @@ int vmx_handle_exit(struct mkvm_vcpu *vcpu)
 	u32 reason = vmx->exit_reason;
 
 	if (unlikely(vmx->entry_error))
-		return exit_fail_entry(vcpu, vmx->entry_error);
+		return report_fail_entry(vcpu, vmx->entry_error);
 	if (unlikely(reason & VMX_EXIT_REASONS_FAILED_VMENTRY))
-		return exit_fail_entry(vcpu, reason);
+		return report_fail_entry(vcpu, reason);
 	if (reason < ARRAY_SIZE(handlers)) {
 		int (*handler)(struct mkvm_vcpu * vcpu) =
 			handlers[array_index_nospec(reason, ARRAY_SIZE(handlers))];

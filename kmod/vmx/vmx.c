@@ -816,7 +816,7 @@ static void reset_guest_state(struct vmx_vcpu *vmx, bool init)
 	vmx_set_cr(&vmx->vcpu, 4, 0);
 	vmx->cr2 = 0;
 	vmx->dr6 = DR6_RESERVED;
-	vmx_write(GUEST_DR7, 0x400);
+	vmx_write(GUEST_DR7, MKVM_DR7_FIXED);
 	vmx_write(GUEST_IA32_DEBUGCTL, 0);
 	vmx_write(GUEST_IA32_PAT, vmx->vcpu.msr.pat);
 	vmx_write(GUEST_PENDING_DBG_EXCEPTIONS, 0);

@@ -195,8 +195,8 @@ void mkvm_emu_mask(struct mkvm_emu *emu, unsigned int n, u64 *val, bool write);
 /* Reads or writes the x87, MMX and XMM registers. */
 void mkvm_emu_fx(struct mkvm_emu *emu, struct mkvm_fx *fx, bool write);
 /*
- * Executes the decoded x87 or MMX instruction on the registers in fx. mem: operand, 16 bytes, or 108
- * for a whole state or environment, in the format of 32-bit protected mode.
+ * Executes the decoded x87 or MMX instruction on the registers in fx. mem: operand, 16 bytes, or
+ * 108 for a whole state or environment, in the format of 32-bit protected mode.
  */
 void mkvm_emu_x87(struct mkvm_emu *emu, struct mkvm_fx *fx, void *mem);
 /* Returns the guest's XCR0. */

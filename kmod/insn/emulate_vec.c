@@ -400,11 +400,13 @@ static enum mkvm_emu_result run_mxcsr(struct mkvm_emu *c)
 
 static const s8 x87_bytes[8][8] = {
 	{4, 4, 4, 4, 4, 4, 4, 4},	 /* D8: arithmetic with a short real */
-	{4, 0, -4, -4, X87_ENV, 2, -X87_ENV, -2}, /* FLD, FST, FSTP, FLDENV, FLDCW, FNSTENV, FNSTCW */
+	/* FLD, FST, FSTP, FLDENV, FLDCW, FNSTENV, FNSTCW */
+	{4, 0, -4, -4, X87_ENV, 2, -X87_ENV, -2},
 	{4, 4, 4, 4, 4, 4, 4, 4},	 /* with a short integer */
 	{4, -4, -4, -4, 0, 10, 0, -10},	 /* FILD, FISTTP, FIST, FISTP, FLD, FSTP */
 	{8, 8, 8, 8, 8, 8, 8, 8},	 /* with a long real */
-	{8, -8, -8, -8, X87_STATE, 0, -X87_STATE, -2}, /* FLD, FISTTP, FST, FSTP, FRSTOR, FNSAVE, FNSTSW */
+	/* FLD, FISTTP, FST, FSTP, FRSTOR, FNSAVE, FNSTSW */
+	{8, -8, -8, -8, X87_STATE, 0, -X87_STATE, -2},
 	{2, 2, 2, 2, 2, 2, 2, 2},	 /* with a word integer */
 	{2, -2, -2, -2, 10, 8, -10, -8}, /* FILD, FISTTP, FIST, FISTP, FBLD, FILD, FBSTP, FISTP */
 };

@@ -44,8 +44,8 @@ static int vmx_handle_io(struct mkvm_vcpu *vcpu)
  * Handles a write of CR8, or a change of bits of CR0 or CR4 that the VMCS reserves to the host. The
  * bits of CR0 and CR4.MCE change only in the read shadow; CR4.PKE changes in the CPU, and
  * PKRU's handling with it. Then the guest executes the instruction again: it no longer exits, and
- * the CPU does the rest, including a change of the paging mode. While soft_tlb.c does the walks, the
- * emulator runs the instruction, as the CPU could not even fetch it without soft_tlb.c.
+ * the CPU does the rest, including a change of the paging mode. While soft_tlb.c does the walks,
+ * the emulator runs the instruction, as the CPU could not even fetch it without soft_tlb.c.
  */
 static int vmx_handle_cr(struct mkvm_vcpu *vcpu)
 {

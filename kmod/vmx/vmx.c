@@ -983,8 +983,8 @@ static void refresh_host_state(struct vmx_vcpu *vmx)
 
 /*
  * Changes of these CR4 bits exit: bits that CPUID does not offer, to be refused; VMXE and MCE,
- * which stay set in the CPU; PKE, which mkvm tracks; while soft_tlb.c does the walks, all. Userspace
- * may change CPUID between entries.
+ * which stay set in the CPU; PKE, which mkvm tracks; all while soft_tlb.c does the walks.
+ * Userspace may change CPUID between entries.
  */
 static void refresh_cr4_mask(struct vmx_vcpu *vmx)
 {

@@ -768,7 +768,15 @@ TEST(page_tables_and_descriptors_may_both_be_in_rom)
 #define RAM_STACK (AREA + 0x1000)
 #define RFLAGS_IOPL3 (3ull << 12)
 #define TARGET_PORT 0x71
-enum { RET_CS = 0x08, RET_SS = 0x10, RET_USER_CS = 0x1b, RET_USER_SS = 0x23, RET_GATE = 0x2b, RET_TR = 0x38 };
+#define FLAGS (RFLAGS_FIXED | RFLAGS_IOPL3)
+enum {
+	RET_CS = 0x08,
+	RET_SS = 0x10,
+	RET_USER_CS = 0x1b,
+	RET_USER_SS = 0x23,
+	RET_GATE = 0x2b,
+	RET_TR = 0x38,
+};
 
 CODE_BLOB(ret_code, 64,
 	  "iretq; nop; nop; nop; nop; nop; nop\n"	/* 0 */
@@ -807,7 +815,7 @@ static void run_ret_scene(const struct ret_scene *s)
 {
 	struct kvm_regs regs = {
 		.rip = RET_CODE + s->code, .rsp = ROM_DATA, .rbx = RET_POINTER,
-		.rflags = RFLAGS_FIXED | RFLAGS_IOPL3,
+		.rflags = FLAGS,
 	};
 	struct kvm_sregs sregs;
 	struct vm *vm;
@@ -847,10 +855,10 @@ static void run_ret_scene(const struct ret_scene *s)
 TEST(iret_from_a_stack_in_rom)
 {
 	static const struct ret_scene same = {
-		.frame = { RET_TARGET, RET_CS, RFLAGS_FIXED | RFLAGS_IOPL3, RAM_STACK, RET_SS },
+		.frame = { RET_TARGET, RET_CS, FLAGS, RAM_STACK, RET_SS },
 	}, outer = {
 		.to_user = true,
-		.frame = { RET_TARGET, RET_USER_CS, RFLAGS_FIXED | RFLAGS_IOPL3, RAM_STACK, RET_USER_SS },
+		.frame = { RET_TARGET, RET_USER_CS, FLAGS, RAM_STACK, RET_USER_SS },
 	};
 
 	run_ret_scene(&same);
@@ -859,8 +867,13 @@ TEST(iret_from_a_stack_in_rom)
 
 TEST(far_returns_from_a_stack_in_rom)
 {
-	static const struct ret_scene same = { .code = 8, .frame = { RET_TARGET, RET_CS } }, outer = {
-		.code = 8, .to_user = true, .frame = { RET_TARGET, RET_USER_CS, RAM_STACK, RET_USER_SS },
+	static const struct ret_scene same = {
+		.code = 8,
+		.frame = { RET_TARGET, RET_CS },
+	}, outer = {
+		.code = 8,
+		.to_user = true,
+		.frame = { RET_TARGET, RET_USER_CS, RAM_STACK, RET_USER_SS },
 	};
 
 	run_ret_scene(&same);
@@ -869,7 +882,8 @@ TEST(far_returns_from_a_stack_in_rom)
 
 TEST(calls_through_a_gate_in_rom)
 {
-	static const struct ret_scene same = { .code = 16 }, inner = { .code = 16, .from_user = true };
+	static const struct ret_scene same = { .code = 16 };
+	static const struct ret_scene inner = { .code = 16, .from_user = true };
 
 	run_ret_scene(&same);
 	run_ret_scene(&inner);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * mkvm.h - the module's own structures, and what each file offers to others.
+ * mkvm.h - the module's own structures; it includes what each room offers to others.
  *
  * The fields have tags that say who may access them, and when. Locks have none; in a group, the
  * tag of the first line or of the group counts.
@@ -29,6 +29,7 @@
 #include <linux/kernel.h>
 #include <linux/cpumask.h>
 #include <linux/kvm.h>
+#include <linux/lockdep.h>
 #include <linux/mm_types.h>
 #include <linux/mmu_notifier.h>
 #include <linux/mutex.h>
@@ -426,355 +427,31 @@ struct mkvm_vcpu {
 	struct mkvm_vcpu_ids ids;	/* its fields have their own tags */
 };
 
+/*
+ * Asserts that this is the vCPU's own thread, which holds its mutex. The checks of lockdep are in
+ * the debug kernel only; a vCPU that is not published yet must not be asked.
+ */
+static inline void mkvm_assert_owner(struct mkvm_vcpu *vcpu)
+{
+	lockdep_assert_held(&vcpu->mutex);
+}
+
 /* vcpu.c: creation, and loading onto a host CPU. May sleep; load and put: vcpu->mutex held. */
 int mkvm_vcpu_create_fd(struct mkvm *vm, unsigned long id);
 void mkvm_vcpu_destroy(struct mkvm_vcpu *vcpu);
 void mkvm_vcpu_load(struct mkvm_vcpu *vcpu);
 void mkvm_vcpu_put(struct mkvm_vcpu *vcpu);
 
-/* cpu/run.c */
-int mkvm_vcpu_run(struct mkvm_vcpu *vcpu);
-
-/* Reports KVM_EXIT_INTR for a thread that must leave KVM_RUN. Own thread. Return: @why (-errno). */
-static inline int mkvm_interrupted(struct mkvm_vcpu *vcpu, int why)
-{
-	vcpu->stats[MKVM_STAT_SIGNAL_EXITS]++;
-	vcpu->run->exit_reason = KVM_EXIT_INTR;
-	return why;
-}
-
-/* cpu/pending.c. Kicking and posting: any context. */
-void mkvm_vcpu_kick(struct mkvm_vcpu *vcpu);
-void mkvm_vcpu_post(struct mkvm_vcpu *vcpu, enum mkvm_pending bit);
-/* The following are for the vCPU's own thread or the holder of vcpu->mutex. */
-unsigned long mkvm_pending_take_init_sipi(struct mkvm_vcpu *vcpu);
-void mkvm_pending_take_smi(struct mkvm_vcpu *vcpu);
-void mkvm_pending_take_nmi(struct mkvm_vcpu *vcpu, const char *how);
-void mkvm_pending_merge_nmis(struct mkvm_vcpu *vcpu);
-void mkvm_pending_drop_nmis(struct mkvm_vcpu *vcpu);
-void mkvm_pending_seen(struct mkvm_vcpu *vcpu, unsigned long bits);
-void mkvm_pending_restore(struct mkvm_vcpu *vcpu, enum mkvm_pending bit, bool set);
-void mkvm_pending_restore_nmis(struct mkvm_vcpu *vcpu, unsigned int nr);
-
 /*
- * Sets a bit that userspace does not see and that needs no kick: MKVM_PEND_EVENT, _MSRS or _TELL.
- * Any context.
+ * Checks struct kvm_device_attr and finds its value. May sleep. Return: 0, -EINVAL for flags,
+ * -ENXIO for another attribute, -EFAULT.
  */
-static inline void mkvm_pending_set(struct mkvm_vcpu *vcpu, enum mkvm_pending bit)
-{
-	set_bit(bit, &vcpu->pending);
-}
-
-/* Clears such a bit. Own thread. Return: whether it was set. */
-static inline bool mkvm_pending_take(struct mkvm_vcpu *vcpu, enum mkvm_pending bit)
-{
-	return test_and_clear_bit(bit, &vcpu->pending);
-}
-
-/* cpu/mp_state.c: mp_state, reset and sleeping. Own thread. */
-void mkvm_vcpu_reset(struct mkvm_vcpu *vcpu, bool init);
-void mkvm_accept_init_sipi(struct mkvm_vcpu *vcpu);
-int mkvm_vcpu_set_mp_state(struct mkvm_vcpu *vcpu, u32 state);
-int mkvm_halt(struct mkvm_vcpu *vcpu);
-void mkvm_wake(struct mkvm_vcpu *vcpu, const char *why);
-bool mkvm_vcpu_runnable(struct mkvm_vcpu *vcpu);
-int mkvm_vcpu_block(struct mkvm_vcpu *vcpu);
-
-/*
- * cpu/exit.c: handlers that the vendors' exit tables name. Own thread, interrupts on, may sleep.
- * Return: 1 to enter the guest again, 0 to exit to userspace, or -errno.
- */
-int mkvm_handle_halt(struct mkvm_vcpu *vcpu);
-int mkvm_handle_cpuid(struct mkvm_vcpu *vcpu);
-int mkvm_handle_monitor(struct mkvm_vcpu *vcpu);
-int mkvm_handle_mwait(struct mkvm_vcpu *vcpu);
-int mkvm_handle_hypercall(struct mkvm_vcpu *vcpu);
-int mkvm_handle_mov_dr(struct mkvm_vcpu *vcpu, unsigned int dr, bool write);
-int mkvm_handle_rdmsr(struct mkvm_vcpu *vcpu);
-int mkvm_handle_wrmsr(struct mkvm_vcpu *vcpu);
-int mkvm_handle_xsetbv(struct mkvm_vcpu *vcpu);
-int mkvm_handle_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size, bool in);
-int mkvm_handle_tdp_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fetch);
-int mkvm_handle_walk_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write);
-int mkvm_handle_intercepted(struct mkvm_vcpu *vcpu, enum mkvm_intercept what, unsigned int number);
-int mkvm_handle_task_switch(struct mkvm_vcpu *vcpu);
-int mkvm_handle_triple_fault(struct mkvm_vcpu *vcpu);
-int mkvm_report_shutdown(struct mkvm_vcpu *vcpu);
-int mkvm_report_fail_entry(struct mkvm_vcpu *vcpu, u64 reason);
-int mkvm_handle_nothing(struct mkvm_vcpu *vcpu);
-int mkvm_handle_host_interrupt(struct mkvm_vcpu *vcpu);
-int mkvm_handle_ud(struct mkvm_vcpu *vcpu);
-int mkvm_handle_gp(struct mkvm_vcpu *vcpu);
-int mkvm_report_unknown(struct mkvm_vcpu *vcpu, u64 code);
-int mkvm_report_internal_error(struct mkvm_vcpu *vcpu, u32 suberror, const u64 *data, u32 n);
-
-/* cpu/inject.c: chooses the next event. Own thread, unless a line says otherwise. */
-#define MKVM_DR7_GD BIT(13)
-/* The bits of DR6 that tell why #DB was raised. AMD APM vol. 2, "Debug-Status Register (DR6)". */
-#define MKVM_DR6_CAUSES (DR_TRAP_BITS | MKVM_DR6_BD | DR_STEP | DR_SWITCH)
-void mkvm_queue_exception(struct mkvm_vcpu *vcpu, u8 vector, bool has_error, u32 error);
-void mkvm_queue_page_fault(struct mkvm_vcpu *vcpu, u64 cr2, u32 error);
-void mkvm_queue_machine_check(struct mkvm_vcpu *vcpu);
-void mkvm_payload_settle(struct mkvm_vcpu *vcpu);
-void mkvm_events_inject(struct mkvm_vcpu *vcpu);
-bool mkvm_has_extint(struct mkvm_vcpu *vcpu);
-enum mkvm_hold mkvm_interrupt_waits(struct mkvm_vcpu *vcpu, int *vector);	/* any context */
-enum mkvm_hold mkvm_nmi_waits(struct mkvm_vcpu *vcpu);				/* any context */
-void mkvm_trace_waits(struct mkvm_vcpu *vcpu, bool irq, bool nmi);
-bool mkvm_wakes_halted(struct mkvm_vcpu *vcpu);
-bool mkvm_ready_for_user_interrupt(struct mkvm_vcpu *vcpu);
-bool mkvm_user_window_open(struct mkvm_vcpu *vcpu);
-int mkvm_interrupt_get(struct mkvm_vcpu *vcpu);
-void mkvm_interrupt_set(struct mkvm_vcpu *vcpu, u8 vector);
-void mkvm_restore_in_delivery(struct mkvm_vcpu *vcpu, enum mkvm_event_type type, u8 vector);
-
-/* cpu/events.c: KVM_GET_VCPU_EVENTS and KVM_SET_VCPU_EVENTS. vcpu->mutex held. */
-void mkvm_events_seen(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev);
-void mkvm_events_get(struct mkvm_vcpu *vcpu, struct kvm_vcpu_events *ev);
-bool mkvm_events_valid(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev);
-int mkvm_events_set(struct mkvm_vcpu *vcpu, const struct kvm_vcpu_events *ev);
-
-/* Whether this exception has an error code. AMD APM vol. 2, "Error Codes". Any context. */
-static inline bool mkvm_has_error_code(u8 vector)
-{
-	return vector == X86_TRAP_DF || (vector >= X86_TRAP_TS && vector <= X86_TRAP_PF) ||
-	       vector == X86_TRAP_AC;
-}
-
-/* Queues #GP(0). Own thread. */
-/* Only faults set RFLAGS.RF in the handler's frame. AMD APM vol. 2, "Exception Types". */
-static inline bool mkvm_is_fault(u8 vector)
-{
-	return vector != X86_TRAP_DB && vector != X86_TRAP_BP && vector != X86_TRAP_OF &&
-	       vector != X86_TRAP_DF && vector != X86_TRAP_MC;
-}
-
-static inline void mkvm_queue_gp(struct mkvm_vcpu *vcpu)
-{
-	mkvm_queue_exception(vcpu, 13, true, 0);
-}
-
-/*
- * cpu/smm.c: SMI and RSM. Own thread. The state-save area describes the I/O instruction that an SMI
- * follows as port << 16 | size << 4 | MKVM_SMM_IO_*.
- */
-#define MKVM_SMM_IO_IN		BIT(0)
-#define MKVM_SMM_IO_VALID	BIT(1)
-void mkvm_smm_set(struct mkvm_vcpu *vcpu, bool smm);
-void mkvm_accept_smi(struct mkvm_vcpu *vcpu, u32 io);
-int mkvm_handle_rsm(struct mkvm_vcpu *vcpu);
-
-/* cpu/debug.c: breakpoints and single steps, the guest's and userspace's. Own thread. */
-#define MKVM_GUESTDBG_FLAGS                                                         \
-	(KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_SW_BP |   \
-	 KVM_GUESTDBG_USE_HW_BP | KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP | \
-	 KVM_GUESTDBG_BLOCKIRQ)
-int mkvm_set_guest_debug(struct mkvm_vcpu *vcpu, const struct kvm_guest_debug *dbg);
-bool mkvm_debug_takes(struct mkvm_vcpu *vcpu, u8 vector);
-int mkvm_report_debug(struct mkvm_vcpu *vcpu, u8 vector, u64 dr6);
-enum mkvm_watch { MKVM_WATCH_READ, MKVM_WATCH_WRITE, MKVM_WATCH_PORT };
-bool mkvm_watching(struct mkvm_vcpu *vcpu);
-u32 mkvm_breakpoints_met(struct mkvm_vcpu *vcpu, enum mkvm_watch how, u64 addr, unsigned int len);
-void mkvm_debug_trap(struct mkvm_vcpu *vcpu, u32 traps);
-
-/* explain/state.c: a snapshot of a vCPU. mkvm_vcpu_state: any context; the ioctl may sleep. */
-void mkvm_vcpu_state(struct mkvm_vcpu *vcpu, struct mkvm_vcpu_state *s);
-int mkvm_vcpu_state_ioctl(struct mkvm *vm, struct mkvm_vcpu_state __user *arg);
-
-/* explain/debugfs.c: the directories of the module and of each VM. May sleep. */
-void mkvm_debugfs_setup(void);
-void mkvm_debugfs_teardown(void);
-void mkvm_debugfs_add(struct mkvm *vm);
-void mkvm_debugfs_remove(struct mkvm *vm);
-
-/* cpu/regs.c: registers for userspace, and writes of control registers. Own thread, vCPU loaded. */
-extern u64 mkvm_host_xcr0;
-#define MKVM_GUEST_XCR0                                                               \
-	(mkvm_host_xcr0 & (XFEATURE_MASK_FP | XFEATURE_MASK_SSE | XFEATURE_MASK_YMM | \
-			   XFEATURE_MASK_AVX512 | XFEATURE_MASK_PKRU))
-void mkvm_regs_setup(void);
-void mkvm_regs_get(struct mkvm_vcpu *vcpu, struct kvm_regs *regs);
-void mkvm_regs_set(struct mkvm_vcpu *vcpu, const struct kvm_regs *regs);
-void mkvm_sregs_get(struct mkvm_vcpu *vcpu, struct kvm_sregs *sregs);
-int mkvm_sregs_set(struct mkvm_vcpu *vcpu, const struct kvm_sregs *sregs);
-void mkvm_fpu_get(struct mkvm_vcpu *vcpu, struct kvm_fpu *fpu);
-int mkvm_fpu_set(struct mkvm_vcpu *vcpu, const struct kvm_fpu *fpu);
-void mkvm_xcrs_get(struct mkvm_vcpu *vcpu, struct kvm_xcrs *xcrs);
-int mkvm_xcrs_set(struct mkvm_vcpu *vcpu, const struct kvm_xcrs *xcrs);
-int mkvm_xcr_write(struct mkvm_vcpu *vcpu, u32 index, u64 val);
-void mkvm_update_pkru(struct mkvm_vcpu *vcpu);
-void mkvm_debugregs_get(struct mkvm_vcpu *vcpu, struct kvm_debugregs *regs);
-int mkvm_debugregs_set(struct mkvm_vcpu *vcpu, const struct kvm_debugregs *regs);
-u64 mkvm_get_cr8(struct mkvm_vcpu *vcpu);
-int mkvm_set_cr8(struct mkvm_vcpu *vcpu, u64 val);
-u64 mkvm_get_apic_base(struct mkvm_vcpu *vcpu);
-int mkvm_set_apic_base(struct mkvm_vcpu *vcpu, u64 base, bool host);
-int mkvm_cr_write(struct mkvm_vcpu *vcpu, int cr, u64 val);
-bool mkvm_cr4_valid(struct mkvm_vcpu *vcpu, u64 cr4);
-bool mkvm_efer_valid(struct mkvm_vcpu *vcpu, u64 efer);
-
-/*
- * cpu/msr.c: model-specific registers. Own thread, vCPU loaded. mkvm_msr_get and mkvm_msr_set
- * return 0, or 1 for an MSR that does not exist or a value that it does not accept.
- */
-int mkvm_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host);
-int mkvm_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host);
-int mkvm_msr_index_list(struct kvm_msr_list __user *list, bool features);
-int mkvm_msrs_ioctl(struct mkvm_vcpu *vcpu, struct kvm_msrs __user *arg, bool set);
 int mkvm_find_attribute(void __user *argp, u32 group, u64 nr, u64 __user **where);
-bool mkvm_msr_hidden(struct mkvm_vcpu *vcpu, u32 index);
-void mkvm_msr_reset(struct mkvm_vcpu *vcpu);
 
-/* cpu/tsc.c: the guest's TSC. Own thread, but for mkvm_tsc_init and mkvm_tsc_set_khz. */
-void mkvm_tsc_init(struct mkvm *vm);
-void mkvm_tsc_create(struct mkvm_vcpu *vcpu);
-u64 mkvm_tsc_get(struct mkvm_vcpu *vcpu);
-void mkvm_tsc_set(struct mkvm_vcpu *vcpu, u64 val, bool host);
-void mkvm_tsc_set_adjust(struct mkvm_vcpu *vcpu, u64 val, bool host);
-void mkvm_tsc_set_offset(struct mkvm_vcpu *vcpu, s64 offset);
-int mkvm_tsc_set_khz(u32 *where, unsigned long khz);
-
-/* The guest's TSC less the host's, in cycles. Any context. */
-static inline u64 mkvm_vcpu_tsc_offset(struct mkvm_vcpu *vcpu)
-{
-	return READ_ONCE(vcpu->tsc.offset);
-}
-
-/* cpu/msr_filter.c: MSRs that userspace denies the guest. May sleep. */
-struct mkvm_msr_filter;
-int mkvm_msr_filter_set(struct mkvm *vm, const struct kvm_msr_filter *user);
-void mkvm_msr_filter_free(struct mkvm_msr_filter *filter);
-bool mkvm_msr_filter_allows(struct mkvm_vcpu *vcpu, u32 index, u32 access);
-bool mkvm_msrs_allowed(struct mkvm_vcpu *vcpu, const u32 *index, u32 n);
-u32 mkvm_msr_refusal(struct mkvm_vcpu *vcpu, u32 index, bool filtered);
-
-/*
- * mkvm_msr_allowed - whether userspace's filter allows the guest an access to this register
- * @access: KVM_MSR_FILTER_READ or KVM_MSR_FILTER_WRITE
- *
- * The registers of x2APIC are always allowed. Context: may sleep.
- */
-static inline bool mkvm_msr_allowed(struct mkvm_vcpu *vcpu, u32 index, u32 access)
-{
-	return likely(!rcu_access_pointer(vcpu->vm->msr_filter)) ||
-	       mkvm_msr_filter_allows(vcpu, index, access);
-}
-
-/* explain/stats.c: names of the counters, and the file of KVM_GET_STATS_FD. */
-const char *mkvm_stat_name(u32 i, bool vcpu);
-int mkvm_stats_fd(struct mkvm *vm, struct mkvm_vcpu *vcpu);
-
-/* cpu/mce.c: machine-check registers. Own thread. MSR get and set return 1 for other registers. */
-void mkvm_mce_reset(struct mkvm_vcpu *vcpu);
-int mkvm_mce_setup(struct mkvm_vcpu *vcpu, u64 cap);
-int mkvm_mce_msr_get(struct mkvm_vcpu *vcpu, u32 index, u64 *val, bool host);
-int mkvm_mce_msr_set(struct mkvm_vcpu *vcpu, u32 index, u64 val, bool host);
-int mkvm_mce_inject(struct mkvm_vcpu *vcpu, const struct kvm_x86_mce *m);
-
-/* cpu/cpuid.c: CPUID. Own thread for calls with a vCPU; the ioctls may sleep. */
-int mkvm_cpuid_supported(struct kvm_cpuid2 __user *arg);
-int mkvm_cpuid_emulated(struct kvm_cpuid2 __user *arg);
-int mkvm_cpuid_set(struct mkvm_vcpu *vcpu, struct kvm_cpuid2 __user *arg);
-int mkvm_cpuid_get(struct mkvm_vcpu *vcpu, struct kvm_cpuid2 __user *arg);
-const struct kvm_cpuid_entry2 *mkvm_cpuid(struct mkvm_vcpu *vcpu, u32 leaf, u32 index);
-bool mkvm_cpuid_has(struct mkvm_vcpu *vcpu, unsigned int feature);
-void mkvm_cpuid_update(struct mkvm_vcpu *vcpu);
-void mkvm_cpuid_setup(void);
-bool mkvm_has_mwait(struct mkvm_vcpu *vcpu);
-
-/*
- * mem/memslot.c. mkvm_memslot_set may sleep; mkvm_slot_by_id needs vm->slots_lock, the other two
- * vm->srcu.
- */
-int mkvm_memslot_set(struct mkvm *vm, const struct kvm_userspace_memory_region *mem);
-const struct mkvm_memslot *mkvm_gfn_to_slot(struct mkvm_vcpu *vcpu, u64 gfn);
-void __user *mkvm_gpa_to_user(struct mkvm_vcpu *vcpu, u64 gpa, bool write);
-const struct mkvm_memslot *mkvm_slot_by_id(struct mkvm *vm, u32 id);
-
-/* mem/dirty_log.c. mkvm_mark_dirty needs vm->srcu; the ioctls may sleep. */
-#define MKVM_DIRTY_MANUAL_FLAGS (KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET)
-void mkvm_mark_dirty(struct mkvm_vcpu *vcpu, u64 gpa);
-int mkvm_dirty_log_get(struct mkvm *vm, const struct kvm_dirty_log *log);
-int mkvm_dirty_log_clear(struct mkvm *vm, const struct kvm_clear_dirty_log *log);
-
-/* mem/tdp.c: second-level tables. All may sleep, but for mkvm_tdp_write_protect under mmu_lock. */
-int mkvm_tdp_create(struct mkvm *vm);
-void mkvm_tdp_destroy(struct mkvm *vm);
-int mkvm_tdp_fault(struct mkvm_vcpu *vcpu, const struct mkvm_memslot *slot, u64 gpa, bool write);
-void mkvm_tdp_zap_gfns(struct mkvm *vm, unsigned int as, u64 first, u64 end);
-bool mkvm_tdp_write_protect(struct mkvm *vm, unsigned int as, u64 gfn, u64 mask);
-void mkvm_tdp_flush(struct mkvm *vm);
-void mkvm_tdp_free_pages(struct mkvm_vcpu *vcpu);
-void mkvm_tdp_clone_path(struct mkvm *vm, u64 *from, u64 **tables, u64 gpa, u64 page_pa);
-u64 mkvm_tdp_leaf(struct mkvm_vcpu *vcpu, u64 gfn);
-
-/* What mkvm_tdp_fault returns, beside -errno. */
-#define MKVM_FAULT_MAPPED	0	/* a mapping exists now: run the guest again */
-#define MKVM_FAULT_MMIO		1	/* no slot has this address */
-#define MKVM_FAULT_ROM		2	/* a write to read-only memory, which is MMIO as well */
-
-/* insn/skip.c: the end of an instruction. Own thread. Return: as handle_exit. */
-int mkvm_skip_instruction(struct mkvm_vcpu *vcpu);
-int mkvm_skip_and_trap(struct mkvm_vcpu *vcpu, u32 traps);
-void mkvm_end_instruction(struct mkvm_vcpu *vcpu, u32 traps);
-int mkvm_emulation_failed(struct mkvm_vcpu *vcpu, const struct mkvm_emu *emu);
-
-/* insn/run_insn.c, access.c, walk.c: the emulator's view of a vCPU. Own thread, vm->srcu held. */
-int mkvm_run_insn(struct mkvm_vcpu *vcpu, enum mkvm_cause cause);
-#define MKVM_NOT_DELIVERED 2	/* mkvm_run_delivery could not deliver the event */
-int mkvm_run_delivery(struct mkvm_vcpu *vcpu);
-int mkvm_skip_by_decoding(struct mkvm_vcpu *vcpu);
-enum mkvm_insn {
-	MKVM_INSN_OTHER,
-	MKVM_INSN_HYPERCALL,
-	MKVM_INSN_RSM,
-	MKVM_INSN_INT1,
-	MKVM_INSN_INT3,
-	MKVM_INSN_INTO,
-	MKVM_INSN_INT_N
-};
-enum mkvm_insn mkvm_insn_at_rip(struct mkvm_vcpu *vcpu, u8 *vector);
-bool mkvm_insn_is_emulated(struct mkvm_vcpu *vcpu);
-bool mkvm_translate(struct mkvm_vcpu *vcpu, u64 la, u64 *gpa);
-void mkvm_forget_io(struct mkvm_vcpu *vcpu);
-
-/* The result of a walk of the guest's page tables. */
-struct mkvm_translation {
-	u64 gpa;
-	u64 all, any, leaf;	/* the entries of all levels ANDed and ORed, and the last one */
-	u32 error;		/* the error code of the #PF, if there is one */
-};
-
-#define MKVM_WALK_UNCHECKED BIT(31)	/* finds the address without checking permissions */
-enum mkvm_emu_result mkvm_walk(struct mkvm_vcpu *vcpu, u64 la, u32 access,
-			       struct mkvm_translation *t);
-
-/* mem/soft_tlb.c: walks of guest page tables that are not in RAM. Own thread, may sleep. */
-int mkvm_soft_begin(struct mkvm_vcpu *vcpu);
-void mkvm_soft_flush(struct mkvm_vcpu *vcpu);
-void mkvm_soft_free(struct mkvm_vcpu *vcpu);
-int mkvm_handle_soft_fault(struct mkvm_vcpu *vcpu, u64 la, u32 error);
-int mkvm_soft_fault_gpa(struct mkvm_vcpu *vcpu, u64 *gpa, bool write);
-void mkvm_soft_mapped(struct mkvm_vcpu *vcpu);
-
-u64 *mkvm_soft_space(struct mkvm_vcpu *vcpu, u64 *gpa);
-u64 mkvm_soft_pdpte(struct mkvm_vcpu *vcpu, unsigned int i);
-
-/* mem/overlay.c: one instruction runs with read-only memory replaced. Own thread. */
-bool mkvm_overlay_fault(struct mkvm_vcpu *vcpu, u64 gpa);
-void mkvm_overlay_end(struct mkvm_vcpu *vcpu);
-void mkvm_overlay_free(struct mkvm_vcpu *vcpu);
-
-/*
- * insn/iodev.c: devices in the kernel, ioeventfds and coalesced writes. The first three run on the
- * vCPU's own thread and return whether a device in the kernel has answered; the rest may sleep.
- */
-bool mkvm_kernel_pio(struct mkvm_vcpu *vcpu, u16 port, unsigned int size, bool in, void *data);
-bool mkvm_kernel_mmio(struct mkvm_vcpu *vcpu, u64 gpa, unsigned int len, bool write, void *data);
-bool mkvm_fast_mmio(struct mkvm_vcpu *vcpu, u64 gpa);
-int mkvm_ioeventfd_ioctl(struct mkvm *vm, const struct kvm_ioeventfd *arg);
-int mkvm_coalesced_ioctl(struct mkvm *vm, const struct kvm_coalesced_mmio_zone *zone, bool add);
-int mkvm_iodev_init(struct mkvm *vm);
-void mkvm_iodev_destroy(struct mkvm *vm);
+/* The front doors of the rooms; irqchip/irqchip.h is above. */
+#include "cpu/cpu.h"
+#include "mem/mem.h"
+#include "insn/insn.h"
+#include "explain/explain.h"
 
 #endif

@@ -15,7 +15,7 @@
 #include <asm/processor.h>
 #include <asm/tsc.h>
 
-#include "hw_ops.h"
+#include "internal.h"
 
 #define F(x)	BIT_ULL(X86_FEATURE_##x & 31)
 

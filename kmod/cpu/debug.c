@@ -13,7 +13,7 @@
 #include <linux/errno.h>
 #include <linux/string.h>
 
-#include "hw_ops.h"
+#include "internal.h"
 #include <asm/debugreg.h>
 
 /*

@@ -11,7 +11,7 @@
 #include <linux/kernel.h>
 #include <linux/string.h>
 
-#include "hw_ops.h"
+#include "internal.h"
 #include "explain/trace.h"
 
 /* Returns the bits of the pending word that are set in userspace's copy. */

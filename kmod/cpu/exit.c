@@ -18,7 +18,7 @@
 #include <asm/debugreg.h>
 #include <uapi/linux/kvm_para.h>
 
-#include "hw_ops.h"
+#include "internal.h"
 #include "compat.h"
 #include "explain/trace.h"
 

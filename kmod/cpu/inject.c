@@ -16,7 +16,7 @@
 #include <linux/string.h>
 #include <uapi/asm/debugreg.h>
 
-#include "hw_ops.h"
+#include "internal.h"
 #include "explain/trace.h"
 
 /* Classes for double faults: AMD APM vol. 2, "#DF - Double-Fault Exception". */
@@ -90,6 +90,7 @@ void mkvm_queue_exception(struct mkvm_vcpu *vcpu, u8 vector, bool has_error, u32
 	const struct mkvm_event *first = NULL;
 	int merged = vector;
 
+	mkvm_assert_owner(vcpu);
 	if (vcpu->ev.delivering.type == MKVM_EV_EXCEPTION)
 		first = &vcpu->ev.delivering;
 	else if (vcpu->ev.raised.type)
@@ -135,6 +136,7 @@ static void deliver_exception(struct mkvm_vcpu *vcpu)
  */
 void mkvm_queue_machine_check(struct mkvm_vcpu *vcpu)
 {
+	mkvm_assert_owner(vcpu);
 	if (vcpu->ev.raised.type != MKVM_EV_NONE && vcpu->ev.delivering.type == MKVM_EV_NONE)
 		deliver_exception(vcpu);
 	vcpu->ev.has_payload = false;
@@ -328,6 +330,7 @@ bool mkvm_user_window_open(struct mkvm_vcpu *vcpu)
  */
 int mkvm_interrupt_get(struct mkvm_vcpu *vcpu)
 {
+	mkvm_assert_owner(vcpu);
 	if (vcpu->ev.delivering.type == MKVM_EV_INTR)
 		return vcpu->ev.delivering.vector;
 	return vcpu->lapic ? -1 : vcpu->user_irqchip.vector;
@@ -372,6 +375,7 @@ void mkvm_events_inject(struct mkvm_vcpu *vcpu)
 	bool irq, nmi, again = vcpu->ev.delivering.type != MKVM_EV_NONE;
 	unsigned long pending;
 
+	mkvm_assert_owner(vcpu);
 	mkvm_pending_take(vcpu, MKVM_PEND_EVENT);
 	smp_mb__after_atomic(); /* before IRR is read: a later interrupt sets the bit again */
 	mkvm_pending_merge_nmis(vcpu);
@@ -422,6 +426,7 @@ void mkvm_restore_in_delivery(struct mkvm_vcpu *vcpu, enum mkvm_event_type type,
 {
 	bool second = READ_ONCE(vcpu->pending) & BIT(MKVM_PEND_NMI);
 
+	mkvm_assert_owner(vcpu);
 	if (vcpu->ev.delivering.type == MKVM_EV_NMI) {
 		mkvm_pending_restore(vcpu, second ? MKVM_PEND_NMI2 : MKVM_PEND_NMI, true);
 		mkvm_hw->set_nmi_masked(vcpu, false);
@@ -441,6 +446,7 @@ void mkvm_restore_in_delivery(struct mkvm_vcpu *vcpu, enum mkvm_event_type type,
  */
 void mkvm_interrupt_set(struct mkvm_vcpu *vcpu, u8 vector)
 {
+	mkvm_assert_owner(vcpu);
 	if (vcpu->lapic) {
 		mkvm_restore_in_delivery(vcpu, MKVM_EV_INTR, vector);
 		return;

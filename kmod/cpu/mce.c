@@ -11,7 +11,7 @@
 #include <linux/uaccess.h>
 #include <asm/mce.h>
 
-#include "hw_ops.h"
+#include "internal.h"
 
 enum { MCE_CTL, MCE_STATUS, MCE_ADDR, MCE_MISC };
 

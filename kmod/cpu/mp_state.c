@@ -21,7 +21,7 @@
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 
-#include "hw_ops.h"
+#include "internal.h"
 #include "compat.h"
 #include "explain/testpoint.h"
 #include "explain/trace.h"

@@ -17,7 +17,7 @@
 #include <asm/msr-index.h>
 #include <asm/mtrr.h>
 
-#include "hw_ops.h"
+#include "internal.h"
 
 #define NR_MTRR_VAR	8
 #define MTRR_CAP	(NR_MTRR_VAR | 1 << 8 | 1 << 10)	/* fixed ranges, write-combining */

@@ -14,7 +14,7 @@
 #include <linux/uaccess.h>
 #include <asm/apicdef.h>
 
-#include "hw_ops.h"
+#include "internal.h"
 
 struct mkvm_msr_filter {
 	bool allow;			/* registers in no range are allowed */

@@ -16,7 +16,7 @@
 #include <linux/smp.h>
 #include <trace/events/ipi.h>
 
-#include "hw_ops.h"
+#include "internal.h"
 #include "compat.h"
 #include "explain/trace.h"
 

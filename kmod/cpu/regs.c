@@ -12,7 +12,7 @@
 #include <asm/debugreg.h>
 #include <asm/fpu/xcr.h>
 
-#include "hw_ops.h"
+#include "internal.h"
 
 u64 mkvm_host_xcr0;
 static u32 mxcsr_valid;		/* bits that the CPU supports */

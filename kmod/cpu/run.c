@@ -22,7 +22,7 @@
 #include <asm/pkru.h>
 #include <trace/events/ipi.h>
 
-#include "hw_ops.h"
+#include "internal.h"
 #include "compat.h"
 #include "explain/testpoint.h"
 #include "explain/trace.h"

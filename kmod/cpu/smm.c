@@ -18,7 +18,7 @@
 #include <linux/srcu.h>
 #include <linux/uaccess.h>
 
-#include "hw_ops.h"
+#include "internal.h"
 #include "explain/trace.h"
 
 #define SMM_ENTRY 0x8000 /* offset of the handler, and of the upper half that holds the state */

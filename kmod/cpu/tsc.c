@@ -25,7 +25,7 @@
  */
 #include <asm/tsc.h>
 
-#include "hw_ops.h"
+#include "internal.h"
 
 /* Initialises the TSC of a new VM, which is 0 now. */
 void mkvm_tsc_init(struct mkvm *vm)

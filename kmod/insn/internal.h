@@ -40,4 +40,12 @@ struct mkvm_emu *mkvm_emu_begin(struct mkvm_vcpu *vcpu);
  */
 unsigned int mkvm_decode_at_rip(struct mkvm_vcpu *vcpu, struct mkvm_emu **emu);
 
+/* skip.c: ends an instruction that was emulated; traps: bits of DR6. Own thread. */
+void mkvm_end_instruction(struct mkvm_vcpu *vcpu, u32 traps);
+/*
+ * skip.c: reports KVM_INTERNAL_ERROR_EMULATION with the instruction's bytes. Own thread. Return:
+ * 0.
+ */
+int mkvm_emulation_failed(struct mkvm_vcpu *vcpu, const struct mkvm_emu *emu);
+
 #endif

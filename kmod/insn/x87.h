@@ -36,8 +36,9 @@
  * Environments and states have the format of 32-bit protected mode. Context: the FPU belongs to the
  * caller (fpregs_lock); an x87 exception is pending only if the instruction does not wait for it.
  */
-static inline void x87_on_memory(u8 opcode, u8 reg, void *mem, u32 rip, u32 ea)
+static inline void x87_on_memory(u8 opcode, u8 modrm, void *mem, u32 rip, u32 ea)
 {
+	u8 reg = modrm >> 3 & 7;
 	u32 env[7];
 
 	switch (opcode << 3 | reg) {
@@ -49,7 +50,7 @@ static inline void x87_on_memory(u8 opcode, u8 reg, void *mem, u32 rip, u32 ea)
 		return;
 	asm volatile("fnstenv %0" : "=m" (env));
 	env[3] = rip;
-	env[4] = (opcode & 7) << 24 | reg << 19;
+	env[4] = (opcode & 7) << 24 | modrm << 16;
 	env[5] = ea;
 	env[6] = 0;
 	asm volatile("fldenv %0" : : "m" (env));

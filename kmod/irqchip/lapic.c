@@ -225,6 +225,7 @@ void mkvm_lapic_ack(struct mkvm_lapic *apic, u8 vector)
 {
 	unsigned int w = vector >> 5;
 
+	mkvm_assert_owner(apic->vcpu);
 	mkvm_trace(ack, apic->vcpu, vector);
 	__set_bit(vector & 31, lapic_word(apic, APIC_ISR, vector));
 	smp_mb__before_atomic();	/* ISR set before IRR is cleared: mkvm_lapic_unfinished */
@@ -625,6 +626,7 @@ int mkvm_lapic_mmio_read(struct mkvm_lapic *apic, u32 offset, unsigned int len, 
 {
 	u32 reg = offset & ~0xfu, byte = offset & 0xf, data;
 
+	mkvm_assert_owner(apic->vcpu);
 	if (unlikely(apic->mmio_page == ~0ull)) {
 		memset(val, 0xff, len);
 		return 0;
@@ -652,6 +654,7 @@ int mkvm_lapic_mmio_write(struct mkvm_lapic *apic, u32 offset, unsigned int len,
 {
 	u32 data;
 
+	mkvm_assert_owner(apic->vcpu);
 	if (len != sizeof(data) || (offset & 0xf) || apic->mmio_page == ~0ull)
 		return 0;
 	memcpy(&data, val, sizeof(data));
@@ -670,6 +673,7 @@ int mkvm_lapic_msr_read(struct mkvm_lapic *apic, u32 msr, u64 *val)
 {
 	u32 index = msr - APIC_BASE_MSR;
 
+	mkvm_assert_owner(apic->vcpu);
 	if (!apic->x2apic || index > REG(APIC_SELF_IPI) || !(LAPIC_X2APIC_READ >> index & 1))
 		return 1;
 	index = array_index_nospec(index, REG(APIC_SELF_IPI) + 1);
@@ -689,6 +693,7 @@ int mkvm_lapic_msr_write(struct mkvm_lapic *apic, u32 msr, u64 val)
 {
 	u32 index = msr - APIC_BASE_MSR, reg, writable;
 
+	mkvm_assert_owner(apic->vcpu);
 	if (!apic->x2apic || index > REG(APIC_SELF_IPI) || !(LAPIC_X2APIC_WRITE >> index & 1))
 		return 1;
 	index = array_index_nospec(index, REG(APIC_SELF_IPI) + 1);
@@ -722,6 +727,7 @@ u64 mkvm_lapic_get_deadline(struct mkvm_lapic *apic)
  */
 void mkvm_lapic_set_deadline(struct mkvm_lapic *apic, u64 tsc)
 {
+	mkvm_assert_owner(apic->vcpu);
 	if (apic->timer_mode != LAPIC_TIMER_DEADLINE)
 		return;
 	mkvm_lapic_timer_stop(apic);
@@ -930,6 +936,7 @@ int mkvm_lapic_set_state(struct mkvm_lapic *apic, const struct kvm_lapic_state *
 {
 	u32 id, count;
 
+	mkvm_assert_owner(apic->vcpu);
 	memcpy(&id, state->regs + APIC_ID, sizeof(id));
 	memcpy(&count, state->regs + APIC_TMCCT, sizeof(count));
 	if (apic->x2apic && id != apic->vcpu->id << lapic_image_id_shift(apic))

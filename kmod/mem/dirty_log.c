@@ -15,7 +15,7 @@
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
-#include "mkvm.h"
+#include "internal.h"
 
 static size_t dirty_bytes(const struct mkvm_memslot *slot)
 {

@@ -15,7 +15,7 @@
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
-#include "mkvm.h"
+#include "internal.h"
 
 #define MAX_SLOT_PAGES	((1UL << 31) - 1)
 #define SLOT_DEAD	(1U << 31)	/* being removed: visible only to the MMU notifier */

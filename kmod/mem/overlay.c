@@ -17,6 +17,7 @@
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
+#include "internal.h"
 #include "hw_ops.h"
 
 struct mkvm_overlay {

@@ -30,6 +30,7 @@
 #include <linux/srcu.h>
 #include <asm/trap_pf.h>
 
+#include "internal.h"
 #include "hw_ops.h"
 
 #define SOFT_TABLES	128

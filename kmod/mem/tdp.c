@@ -26,6 +26,7 @@
 #include <linux/slab.h>
 #include <linux/smp.h>
 
+#include "internal.h"
 #include "hw_ops.h"
 #include "explain/testpoint.h"
 

@@ -62,6 +62,8 @@ struct mkvm {
 #define mkvm_for_each_vcpu(i, vcpu, vm) \
 	for ((i) = 0; (i) < (vm)->nr_vcpus && ((vcpu) = (vm)->vcpus[i]); (i)++)
 
+/* A test's threads take turns as the owner of a vCPU, where it matters. */
+static inline void mkvm_assert_owner(struct mkvm_vcpu *vcpu) { (void)vcpu; }
 void mkvm_vcpu_kick_event(struct mkvm_vcpu *vcpu) { __atomic_fetch_add(&vcpu->kicks, 1, __ATOMIC_SEQ_CST); }
 void mkvm_vcpu_post_nmi(struct mkvm_vcpu *vcpu) { vcpu->nmis++; }
 void mkvm_vcpu_post_smi(struct mkvm_vcpu *vcpu) { vcpu->smis++; }

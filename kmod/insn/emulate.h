@@ -194,7 +194,10 @@ void mkvm_emu_vec(struct mkvm_emu *emu, unsigned int n, struct mkvm_vec *buf, un
 void mkvm_emu_mask(struct mkvm_emu *emu, unsigned int n, u64 *val, bool write);
 /* Reads or writes the x87, MMX and XMM registers. */
 void mkvm_emu_fx(struct mkvm_emu *emu, struct mkvm_fx *fx, bool write);
-/* Executes the decoded x87 or MMX instruction on the registers in fx; mem: operand, 16 bytes. */
+/*
+ * Executes the decoded x87 or MMX instruction on the registers in fx. mem: operand, 16 bytes, or
+ * 108 for a whole state or environment, in the format of 32-bit protected mode.
+ */
 void mkvm_emu_x87(struct mkvm_emu *emu, struct mkvm_fx *fx, void *mem);
 /* Returns the guest's XCR0. */
 u64 mkvm_emu_xcr0(struct mkvm_emu *emu);
@@ -213,6 +216,7 @@ enum mkvm_emu_result mkvm_emulate(struct mkvm_emu *emu);
 struct mkvm_emu_event {
 	u8 vector;
 	bool soft;		/* INT n, INT3, INTO: the gate's DPL counts, faults lack EXT */
+	bool int_n;		/* INT n: CR4.VME applies in virtual-8086 mode */
 	bool has_error;
 	u32 error;
 	u64 rip, rflags;	/* to be pushed on the handler's stack */
@@ -224,7 +228,7 @@ struct mkvm_emu_event {
  * emu->implicit must be set. Return: DONE, FAULT, RETRY or UNHANDLED, as for an instruction. FAULT
  * leaves the delivery's own fault in emu->fault; the caller combines it with the event (#DF).
  * UNHANDLED means that nothing has been written, and that the delivery would access a device or a
- * hole, or depends on the virtual-8086 mode extensions (CR4.VME).
+ * hole.
  */
 enum mkvm_emu_result mkvm_emu_deliver(struct mkvm_emu *emu, const struct mkvm_emu_event *ev);
 

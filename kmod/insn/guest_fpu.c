@@ -124,7 +124,8 @@ void mkvm_emu_x87(struct mkvm_emu *emu, struct mkvm_fx *fx, void *mem)
 	fxsave(&guest);
 	fxrstor(fx);
 	if (emu->opcode >= 0xd8 && emu->opcode <= 0xdf)
-		x87_on_memory(emu->opcode, emu->reg & 7, mem, emu->rip, emu->ea);
+		x87_on_memory(emu->opcode, emu->mod << 6 | (emu->reg & 7) << 3 | (emu->rm & 7), mem,
+			      emu->rip, emu->ea);
 	else
 		mmx_on_memory(emu->reg, mem, emu->d.dst != RM);
 	fxsave(fx);

@@ -116,6 +116,8 @@ static int end_emulation(struct mkvm_vcpu *vcpu, enum mkvm_emu_result r, u32 tra
 		/* No trap is delivered between a load of SS and the next instruction. */
 		if (emu->ss_loaded && !mkvm_debug_takes(vcpu, X86_TRAP_DB))
 			traps = 0;
+		if (unlikely(emu->fault_after))		/* comes instead of a single step's trap */
+			traps = 0;
 		mkvm_end_instruction(vcpu, traps);
 		if (unlikely(emu->new_task))		/* its RF is from its TSS */
 			vcpu->rflags |= emu->rflags & X86_EFLAGS_RF;
@@ -231,6 +233,7 @@ static bool event_cut_off(struct mkvm_vcpu *vcpu, struct mkvm_emu_event *ev)
 			   (e->vector == X86_TRAP_BP || e->vector == X86_TRAP_OF));
 		ev->has_error = e->has_error;
 		ev->error = e->error;
+		ev->int_n = e->type == MKVM_EV_SOFT;
 		if (e->type == MKVM_EV_SOFT)
 			ev->rip += mkvm_hw->soft_event_len;
 		if (e->type == MKVM_EV_EXCEPTION && mkvm_is_fault(e->vector))
@@ -247,6 +250,7 @@ static bool event_cut_off(struct mkvm_vcpu *vcpu, struct mkvm_emu_event *ev)
 	else if (insn != MKVM_INSN_INT_N)
 		return false;
 	ev->soft = insn != MKVM_INSN_INT1;
+	ev->int_n = insn == MKVM_INSN_INT_N;
 	ev->rip += vcpu->insn.emu.insn_len;
 	return vector == ev->vector;
 }

@@ -499,7 +499,7 @@ static enum mkvm_emu_result run_x87_state(struct mkvm_emu *c, unsigned int bytes
 			return res;
 		unpack_env(c, image);
 	}
-	mkvm_emu_x87(c, &fx, image);
+	mkvm_emu_x87(c, &fx, image, !store);
 	if (store) {
 		memmove(image + pack_env(c, image), image + X87_ENV, bytes - X87_ENV);
 		res = mem_operand(c, MKVM_EMU_WRITE, len, image);
@@ -524,7 +524,7 @@ static enum mkvm_emu_result run_on_buffer(struct mkvm_emu *c, unsigned int size,
 		if (res)
 			return res;
 	}
-	mkvm_emu_x87(c, &fx, buf);
+	mkvm_emu_x87(c, &fx, buf, !store);
 	/* The CPU does not store if an unmasked exception occurs; none was pending before. */
 	if (store && !(waits(c) && (fx.fsw & FSW_PENDING) && (fx.fsw & ~fx.fcw & FSW_NO_STORE))) {
 		res = mkvm_emu_mem(c, MKVM_EMU_WRITE, c->seg, c->ea, size, buf);

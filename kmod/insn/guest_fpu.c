@@ -11,7 +11,7 @@
 #include <asm/fpu/api.h>
 
 #include "mkvm.h"
-#include "decode.h"
+#include "emulate.h"
 #include "x87.h"
 
 /* Loads the guest's registers into the CPU and disables preemption, until fpregs_unlock. */
@@ -116,7 +116,7 @@ void mkvm_emu_fx(struct mkvm_emu *emu, struct mkvm_fx *fx, bool write)
 	fpregs_unlock();
 }
 
-void mkvm_emu_x87(struct mkvm_emu *emu, struct mkvm_fx *fx, void *mem)
+void mkvm_emu_x87(struct mkvm_emu *emu, struct mkvm_fx *fx, void *mem, bool load)
 {
 	struct mkvm_fx guest;
 
@@ -127,7 +127,7 @@ void mkvm_emu_x87(struct mkvm_emu *emu, struct mkvm_fx *fx, void *mem)
 		x87_on_memory(emu->opcode, emu->mod << 6 | (emu->reg & 7) << 3 | (emu->rm & 7), mem,
 			      emu->rip, emu->ea);
 	else
-		mmx_on_memory(emu->reg, mem, emu->d.dst != RM);
+		mmx_on_memory(emu->reg, mem, load);
 	fxsave(fx);
 	fxrstor(&guest);
 	fpregs_unlock();

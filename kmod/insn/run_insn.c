@@ -12,7 +12,7 @@
 #include <linux/srcu.h>
 #include <asm/debugreg.h>
 
-#include "decode.h"
+#include "emulate.h"
 #include "internal.h"
 #include "hw_ops.h"
 #include "explain/testpoint.h"
@@ -38,38 +38,14 @@ static int complete_emulation(struct mkvm_vcpu *vcpu)
 	return r;
 }
 
-/* Is the instruction at RIP still the one that the CPU has checked and intercepted? */
-static bool is_intercepted(const struct mkvm_emu *emu)
-{
-	unsigned int what = emu->vcpu->insn.intercept.what,
-		     number = emu->vcpu->insn.intercept.number;
-
-	switch (what) {
-	case MKVM_INTERCEPT_INS: case MKVM_INTERCEPT_OUTS:
-		return (emu->d.flags & STRING) && emu->size == number &&
-		       (what == MKVM_INTERCEPT_INS ? emu->d.src : emu->d.dst) == PORT;
-	case MKVM_INTERCEPT_GET_CR:
-		if (emu->d.op == OP_SMSW)
-			return number == MKVM_ANY_CR;
-		return emu->d.op == OP_GET_CR && (number == MKVM_ANY_CR || emu->reg == number);
-	case MKVM_INTERCEPT_SET_CR:	/* AMD: LOCK makes CR0 CR8 */
-		if (emu->d.op == OP_LMSW)
-			return !number;
-		return emu->d.op == OP_SET_CR && (emu->prefix[LOCK] ? 8 : emu->reg) == number;
-	case MKVM_INTERCEPT_TASK:
-		return emu->d.op == OP_JMP_FAR || emu->d.op == OP_CALL_FAR || emu->d.op == OP_IRET;
-	default:
-		return emu->reg == number &&
-		       emu->d.op == (what == MKVM_INTERCEPT_SET_DR ? OP_SET_DR : OP_GET_DR);
-	}
-}
-
 /* RETRY: another vCPU has changed the code since the exit; the guest runs the new code instead. */
 static enum mkvm_emu_result check_intercepted(struct mkvm_emu *emu)
 {
 	enum mkvm_emu_result r = mkvm_decode(emu);
 
-	if (r == MKVM_EMU_DONE && is_intercepted(emu))
+	if (r == MKVM_EMU_DONE &&
+	    mkvm_emu_is_intercepted(emu, emu->vcpu->insn.intercept.what,
+				    emu->vcpu->insn.intercept.number))
 		return MKVM_EMU_DONE;
 	if (r == MKVM_EMU_FAULT || emu->host_fault)
 		return r;
@@ -121,7 +97,7 @@ static int end_emulation(struct mkvm_vcpu *vcpu, enum mkvm_emu_result r, u32 tra
 		mkvm_end_instruction(vcpu, traps);
 		if (unlikely(emu->new_task))		/* its RF is from its TSS */
 			vcpu->rflags |= emu->rflags & X86_EFLAGS_RF;
-		if (unlikely(emu->d.op == OP_IRET))
+		if (unlikely(mkvm_emu_unmasks_nmi(emu)))
 			mkvm_hw->set_nmi_masked(vcpu, false);
 		if (unlikely(emu->fault_after))
 			queue_fault(vcpu, emu);

@@ -17,6 +17,7 @@
 
 #include "ktap.h"
 #include "../../kmod/insn/decode.c"
+#include "../../kmod/insn/identify.c"
 #include "../../kmod/insn/operand.c"
 #include "../../kmod/insn/descriptor.c"
 #include "../../kmod/insn/emulate.c"
@@ -288,7 +289,7 @@ void mkvm_emu_mask(struct mkvm_emu *emu, unsigned int n, u64 *val, bool write)
 }
 
 /* This program's own FPU lends its registers. */
-void mkvm_emu_x87(struct mkvm_emu *emu, struct mkvm_fx *fx, void *mem)
+void mkvm_emu_x87(struct mkvm_emu *emu, struct mkvm_fx *fx, void *mem, bool load)
 {
 	struct mkvm_fx own;
 
@@ -298,7 +299,7 @@ void mkvm_emu_x87(struct mkvm_emu *emu, struct mkvm_fx *fx, void *mem)
 		x87_on_memory(emu->opcode, emu->mod << 6 | (emu->reg & 7) << 3 | (emu->rm & 7), mem,
 			      emu->rip, emu->ea);
 	else
-		mmx_on_memory(emu->reg, mem, emu->d.dst != RM);
+		mmx_on_memory(emu->reg, mem, load);
 	asm volatile("fxsave64 %0" : "=m" (*fx));
 	asm volatile("fxrstor64 %0" : : "m" (own));
 }

@@ -14,6 +14,7 @@
 #include <asm/msr.h>
 
 #include "mkvm.h"
+#include "compat.h"
 #include "explain/testpoint.h"
 
 /* The format of second-level page-table entries. Both vendors have four levels of 512 entries. */

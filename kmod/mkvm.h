@@ -327,12 +327,13 @@ struct mkvm_vcpu {
 		u32 base;		/* (v) */
 	} smm;				/* cpu/smm.c */
 	struct {
-		struct fpu_guest state;	/* (v) */
+		struct fpu_guest guest;	/* (v) used by cpu/fpu_kernel.c only */
+		union fpregs_state *image;	/* (v) stale while the CPU has the registers */
 		u64 xcr0;		/* (v) the guest's XCR0 */
 		u64 xcr0_mask;		/* (v) XCR0 bits that CPUID lets the guest set */
 		u32 pkru;		/* (v) the guest's PKRU; stale in the guest */
 		bool has_pkru;		/* (v) the guest can read PKRU or depends on it */
-	} fpu;				/* and XCR0, PKRU */
+	} fpu;				/* and XCR0, PKRU: cpu/fpu.h, cpu/regs.c */
 	struct {
 		s64 offset;		/* (v) guest less host TSC; others use READ_ONCE */
 		u64 adjust;		/* (v) IA32_TSC_ADJUST */

@@ -104,4 +104,9 @@ void mkvm_tsc_set_adjust(struct mkvm_vcpu *vcpu, u64 val, bool host);
 const struct kvm_cpuid_entry2 *mkvm_cpuid(struct mkvm_vcpu *vcpu, u32 leaf, u32 index);
 bool mkvm_has_mwait(struct mkvm_vcpu *vcpu);
 
+/* ---- regs.c, cpuid.c: for fpu_own.c; any context ---- */
+
+bool mkvm_mxcsr_valid(u32 mxcsr);
+u32 mkvm_xsave_component(unsigned int i, u32 *offset);
+
 #endif

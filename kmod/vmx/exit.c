@@ -147,7 +147,7 @@ static int vmx_handle_ept_violation(struct mkvm_vcpu *vcpu)
 {
 	u64 qual = vmx_read(EXIT_QUALIFICATION);
 	bool operand = (qual & WALK_DONE) == WALK_DONE &&
-		       !(qual & BIT(EPT_VIOLATION_ACC_INSTR_BIT));
+		       !(qual & EPT_VIOLATION_ACC_INSTR);
 
 	vmx_keep_nmi_mask(to_vmx(vcpu), qual);
 	if (unlikely(vcpu->rflags & X86_EFLAGS_TF))
@@ -157,9 +157,9 @@ static int vmx_handle_ept_violation(struct mkvm_vcpu *vcpu)
 	vcpu->insn.fault_la = operand ? vmx_read(GUEST_LINEAR_ADDRESS) : ~0ULL;
 	if ((qual & WALK_DONE) == HAS_ADDRESS)
 		return mkvm_handle_walk_fault(vcpu, vmx_read(GUEST_PHYSICAL_ADDRESS),
-					    qual & BIT(EPT_VIOLATION_ACC_WRITE_BIT));
+					    qual & EPT_VIOLATION_ACC_WRITE);
 	return mkvm_handle_tdp_fault(vcpu, vmx_read(GUEST_PHYSICAL_ADDRESS),
-				   qual & BIT(EPT_VIOLATION_ACC_WRITE_BIT), !operand);
+				   qual & EPT_VIOLATION_ACC_WRITE, !operand);
 }
 
 /* INVLPG and INVPCID drop translations; they exit only while soft_tlb.c holds them. */
@@ -299,6 +299,8 @@ int vmx_handle_exit(struct mkvm_vcpu *vcpu)
 	struct vmx_vcpu *vmx = to_vmx(vcpu);
 	u32 reason = vmx->exit_reason;
 
+	if (unlikely(vmx->refused))
+		return vmx->refused;
 	if (unlikely(vmx->entry_error))
 		return report_fail_entry(vcpu, vmx->entry_error);
 	if (unlikely(reason & VMX_EXIT_REASONS_FAILED_VMENTRY))

@@ -68,6 +68,8 @@ static void vmcs_clear(void *vmcs)
 {
 	u64 pa = __pa(vmcs);
 
+	if (IS_ENABLED(MKVM_STANDALONE))
+		return;			/* window.c does it */
 	asm volatile("1: vmclear %0\n2:\n" _ASM_EXTABLE(1b, 2b) : : "m"(pa) : "cc", "memory");
 }
 
@@ -75,6 +77,8 @@ static void vmcs_load(void *vmcs)
 {
 	u64 pa = __pa(vmcs);
 
+	if (IS_ENABLED(MKVM_STANDALONE))
+		return;
 	asm volatile("1: vmptrld %0\n2:\n" _ASM_EXTABLE(1b, 2b) : : "m"(pa) : "cc", "memory");
 }
 
@@ -204,10 +208,45 @@ static bool vmx_tdp_five_levels(void)
 	return false;
 }
 
+/* Enters VMX operation on this CPU, to stay in it. Return: 0 or -EIO. */
+static int hold_vmx(struct vmx_cpu *c)
+{
+	mkvm_hold_vmxe(true);
+	if (!enter_vmx_operation(c->vmxon)) {
+		mkvm_hold_vmxe(false);
+		pr_err("mkvm: CPU %u: VMXON failed\n", smp_processor_id());
+		return -EIO;
+	}
+	flush_ept(0);
+	return 0;
+}
+
+static void release_vmx(void)
+{
+	asm volatile("1: vmxoff\n2:\n" _ASM_EXTABLE(1b, 2b) : : : "cc", "memory");
+	mkvm_hold_vmxe(false);
+}
+
+/* Tries whether this CPU can enter VMX operation. Return: as vmx_window_open. */
+static int try_vmx(void)
+{
+	unsigned long flags;
+	int r;
+
+	local_irq_save(flags);
+	r = vmx_window_open(NULL);
+	if (!r) {
+		flush_ept(0);
+		vmx_window_close(NULL);
+	}
+	local_irq_restore(flags);
+	return r;
+}
+
 static int vmx_cpu_enable(void)
 {
 	struct vmx_cpu *c = this_cpu_ptr(&vmx_cpus);
-	int i;
+	int i, r;
 
 	if (__read_cr4() & X86_CR4_VMXE)
 		return -EBUSY;
@@ -215,17 +254,11 @@ static int vmx_cpu_enable(void)
 		rdmsrl(syscall_msrs[i], c->syscall_msrs[i]);
 	if (boot_cpu_has(X86_FEATURE_RDTSCP))
 		rdmsrl(MSR_TSC_AUX, c->tsc_aux);
-	intel_pt_handle_vmx(1);
-	cr4_set_bits(X86_CR4_VMXE);
-	if (!enter_vmx_operation(c->vmxon)) {
-		cr4_clear_bits(X86_CR4_VMXE);
-		intel_pt_handle_vmx(0);
-		pr_err("mkvm: CPU %u: VMXON failed\n", smp_processor_id());
-		return -EIO;
-	}
+	r = IS_ENABLED(MKVM_STANDALONE) ? try_vmx() : hold_vmx(c);
+	if (r)
+		return r;
 	c->current_vcpu = NULL;
 	c->on = true;
-	flush_ept(0);
 	return 0;
 }
 
@@ -255,9 +288,8 @@ static void vmx_cpu_disable(void)
 		list_for_each_entry_safe(vmx, next, &c->vcpus, loaded)
 			deactivate(vmx);
 		c->on = false;
-		asm volatile("1: vmxoff\n2:\n" _ASM_EXTABLE(1b, 2b) : : : "cc", "memory");
-		cr4_clear_bits(X86_CR4_VMXE);
-		intel_pt_handle_vmx(0);
+		if (!IS_ENABLED(MKVM_STANDALONE))
+			release_vmx();
 	}
 	local_irq_restore(flags);
 }
@@ -659,7 +691,8 @@ static struct mkvm_vcpu *vmx_vcpu_create(void)
 		return ERR_PTR(-ENOMEM);
 	vmx->vmcs = alloc_vmcs(GFP_KERNEL_ACCOUNT);
 	vmx->apic_page = (void *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
-	if (!vmx->vmcs || !vmx->apic_page) {
+	if (!vmx->vmcs || !vmx->apic_page ||
+	    (IS_ENABLED(MKVM_STANDALONE) && !vmx_copy_create(vmx))) {
 		free_page((unsigned long)vmx->vmcs);
 		free_page((unsigned long)vmx->apic_page);
 		kfree(vmx);
@@ -686,6 +719,8 @@ static void vmx_vcpu_destroy(struct mkvm_vcpu *vcpu)
 	deactivate_anywhere(vmx);
 	if (vmx->vpid)
 		ida_free(&vpids, vmx->vpid);
+	if (IS_ENABLED(MKVM_STANDALONE))
+		vmx_copy_destroy(vmx);
 	free_page((unsigned long)vmx->vmcs);
 	free_page((unsigned long)vmx->apic_page);
 	kfree(vmx);
@@ -898,6 +933,7 @@ static void vmx_vcpu_load(struct mkvm_vcpu *vcpu, int cpu)
 	struct vmx_cpu *c = this_cpu_ptr(&vmx_cpus);
 	struct vmx_vcpu *vmx = to_vmx(vcpu);
 
+	c->copy = vmx->copy;
 	if (vmx->vmcs_cpu != cpu) {
 		activate(vmx, c, cpu);
 	} else if (c->current_vcpu != vmx) {
@@ -1057,7 +1093,7 @@ static void before_entry(struct vmx_vcpu *vmx)
 	if (unlikely(vcpu->dr_live))
 		set_debugreg(vmx->dr6, 6);
 	/* A guest can read the L1 cache through its page tables (CVE-2018-3646). */
-	if (static_cpu_has_bug(X86_BUG_L1TF) && static_cpu_has(X86_FEATURE_FLUSH_L1D) &&
+	if (boot_cpu_has_bug(X86_BUG_L1TF) && cpu_feature_enabled(X86_FEATURE_FLUSH_L1D) &&
 	    !cpu_mitigations_off())
 		wrmsrl(MSR_IA32_FLUSH_CMD, L1D_FLUSH);
 }
@@ -1136,8 +1172,8 @@ static void take_lapic_back(struct vmx_vcpu *vmx, bool entered)
 			     eoi ? (u8)vmx_read(EXIT_QUALIFICATION) : -1);
 }
 
-/* hw_ops enter. */
-static void vmx_enter(struct mkvm_vcpu *vcpu)
+/* Enters the guest once. If its VMCS is active on this CPU, it is also current. */
+static void enter_current(struct mkvm_vcpu *vcpu)
 {
 	struct vmx_vcpu *vmx = to_vmx(vcpu);
 	u8 cr8 = mkvm_get_cr8(vcpu), new_cr8, *vtpr = vmx->apic_page + APIC_TASKPRI;
@@ -1176,6 +1212,27 @@ static void vmx_enter(struct mkvm_vcpu *vcpu)
 		mkvm_set_cr8(vcpu, new_cr8);
 	if (mkvm_tracing())
 		trace_vmx_exit(vmx);
+}
+
+/* hw_ops enter. */
+static void vmx_enter(struct mkvm_vcpu *vcpu)
+{
+	struct vmx_vcpu *vmx = to_vmx(vcpu);
+
+	if (!IS_ENABLED(MKVM_STANDALONE)) {
+		enter_current(vcpu);
+		return;
+	}
+	vmx->refused = 0;
+	if (unlikely(vmx->vmcs_cpu != vcpu->cpu)) {
+		enter_current(vcpu);	/* finds VMX off */
+		return;
+	}
+	vmx->refused = vmx_window_open(vmx);
+	if (unlikely(vmx->refused))
+		return;
+	enter_current(vcpu);
+	vmx_window_close(vmx);
 }
 
 struct mkvm_hw_ops mkvm_vmx_ops = {

@@ -229,22 +229,6 @@ struct mkvm_io_log {
 	u64 data[MKVM_LOG_ENTRIES];
 };
 
-/*
- * The instruction that the CPU has intercepted. The emulator runs no other one: the code in memory
- * may have changed since.
- */
-enum mkvm_intercept {
-	MKVM_INTERCEPT_INS,	/* number: bytes per element */
-	MKVM_INTERCEPT_OUTS,
-	MKVM_INTERCEPT_GET_CR,	/* number: the register's number, or MKVM_ANY_CR */
-	MKVM_INTERCEPT_SET_CR,	/* number: the register's number */
-	MKVM_INTERCEPT_TASK,	/* a far JMP or CALL, or IRET */
-	MKVM_INTERCEPT_GET_DR,
-	MKVM_INTERCEPT_SET_DR,
-};
-
-#define MKVM_ANY_CR 0xff	/* the CPU reports a control register but not which one */
-
 /* The reason why an instruction is emulated. */
 enum mkvm_cause {
 	MKVM_BY_INTERCEPT,	/* the CPU intercepted this instruction */

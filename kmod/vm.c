@@ -351,41 +351,28 @@ static int set_clock(struct mkvm *vm, struct kvm_clock_data __user *arg)
 	return 0;
 }
 
-static int set_memory(struct mkvm *vm, void __user *argp)
-{
-	struct kvm_userspace_memory_region mem;
-
-	if (copy_from_user(&mem, argp, sizeof(mem)))
-		return -EFAULT;
-	return mkvm_memslot_set(vm, &mem);
-}
-
-static int get_dirty_log(struct mkvm *vm, void __user *argp)
-{
-	struct kvm_dirty_log log;
-
-	return copy_from_user(&log, argp, sizeof(log)) ? -EFAULT : mkvm_dirty_log_get(vm, &log);
-}
-
-static int clear_dirty_log(struct mkvm *vm, void __user *argp)
-{
-	struct kvm_clear_dirty_log log;
-
-	return copy_from_user(&log, argp, sizeof(log)) ? -EFAULT : mkvm_dirty_log_clear(vm, &log);
-}
-
-/* Ioctls that pass one struct to irqfd.c or iodev.c. The ioctl's number encodes its size. */
-static int event_ioctl(struct mkvm *vm, unsigned int ioctl, void __user *argp)
+/* Ioctls that pass one struct, without vm->lock. The ioctl's number encodes the struct's size. */
+static int struct_ioctl(struct mkvm *vm, unsigned int ioctl, void __user *argp)
 {
 	union {
+		struct kvm_userspace_memory_region memory;
+		struct kvm_dirty_log dirty;
+		struct kvm_clear_dirty_log clear;
 		struct kvm_irqfd irqfd;
 		struct kvm_ioeventfd ioeventfd;
 		struct kvm_coalesced_mmio_zone zone;
 	} arg;
 
-	if (copy_from_user(&arg, argp, _IOC_SIZE(ioctl)))
+	/* What KVM_SET_USER_MEMORY_REGION2 adds is for flags that are not offered. */
+	if (copy_from_user(&arg, argp, min_t(size_t, _IOC_SIZE(ioctl), sizeof(arg))))
 		return -EFAULT;
 	switch (ioctl) {
+	case KVM_SET_USER_MEMORY_REGION: case KVM_SET_USER_MEMORY_REGION2:
+		return mkvm_memslot_set(vm, &arg.memory);
+	case KVM_GET_DIRTY_LOG:
+		return mkvm_dirty_log_get(vm, &arg.dirty);
+	case KVM_CLEAR_DIRTY_LOG:
+		return mkvm_dirty_log_clear(vm, &arg.clear);
 	case KVM_IRQFD:
 		return mkvm_irqfd_ioctl(vm, &arg.irqfd);
 	case KVM_IOEVENTFD:
@@ -460,8 +447,6 @@ static long vm_ioctl(struct file *file, unsigned int ioctl, unsigned long arg)
 	switch (ioctl) {
 	case KVM_CHECK_EXTENSION:
 		return mkvm_check_extension(arg);
-	case KVM_SET_USER_MEMORY_REGION: case KVM_SET_USER_MEMORY_REGION2:
-		return set_memory(vm, argp);
 	case KVM_SET_TSS_ADDR:
 		/* Real mode runs natively here: three pages below 4 GiB are not needed. */
 		return arg > (u32)(-3 * PAGE_SIZE) ? -EINVAL : 0;
@@ -480,21 +465,21 @@ static long vm_ioctl(struct file *file, unsigned int ioctl, unsigned long arg)
 		return get_clock(vm, argp);
 	case KVM_SET_CLOCK:
 		return set_clock(vm, argp);
-	case KVM_GET_DIRTY_LOG:
-		return get_dirty_log(vm, argp);
-	case KVM_CLEAR_DIRTY_LOG:
-		return clear_dirty_log(vm, argp);
 	case KVM_SET_GSI_ROUTING:
 		return mkvm_irqchip_set_routing(vm, argp);
 	case KVM_GET_IRQCHIP:
 		return mkvm_irqchip_get(vm, argp);
 	case KVM_SET_IRQCHIP:
 		return mkvm_irqchip_set(vm, argp);
+	case KVM_SET_USER_MEMORY_REGION:
+	case KVM_SET_USER_MEMORY_REGION2:
+	case KVM_GET_DIRTY_LOG:
+	case KVM_CLEAR_DIRTY_LOG:
 	case KVM_IRQFD:
 	case KVM_IOEVENTFD:
 	case KVM_REGISTER_COALESCED_MMIO:
 	case KVM_UNREGISTER_COALESCED_MMIO:
-		return event_ioctl(vm, ioctl, argp);
+		return struct_ioctl(vm, ioctl, argp);
 	case KVM_GET_PIT2:
 	case KVM_SET_PIT2:
 	case KVM_REINJECT_CONTROL:

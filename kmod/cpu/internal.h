@@ -44,6 +44,7 @@ int mkvm_report_shutdown(struct mkvm_vcpu *vcpu);
 /* ---- inject.c, events.c ---- */
 
 void mkvm_queue_machine_check(struct mkvm_vcpu *vcpu);
+void mkvm_payload_settle(struct mkvm_vcpu *vcpu);
 void mkvm_events_inject(struct mkvm_vcpu *vcpu);	/* before each entry with work */
 void mkvm_trace_waits(struct mkvm_vcpu *vcpu, bool irq, bool nmi);
 bool mkvm_wakes_halted(struct mkvm_vcpu *vcpu);

@@ -218,6 +218,7 @@ void mkvm_sregs_get(struct mkvm_vcpu *vcpu, struct kvm_sregs *s)
 {
 	struct mkvm_mode mode;
 
+	mkvm_payload_settle(vcpu);
 	memset(s, 0, sizeof(*s));
 	mkvm_hw->get_segment(vcpu, MKVM_CS, &s->cs);
 	mkvm_hw->get_segment(vcpu, MKVM_DS, &s->ds);
@@ -389,6 +390,7 @@ int mkvm_xcrs_set(struct mkvm_vcpu *vcpu, const struct kvm_xcrs *xcrs)
 
 void mkvm_debugregs_get(struct mkvm_vcpu *vcpu, struct kvm_debugregs *regs)
 {
+	mkvm_payload_settle(vcpu);
 	memset(regs, 0, sizeof(*regs));
 	memcpy(regs->db, vcpu->dr, sizeof(vcpu->dr));
 	regs->dr6 = mkvm_hw->get_dr(vcpu, 6);

@@ -8,7 +8,7 @@
  */
 #include "mkvm.h"
 #include "cpu/fpu.h"
-#include "decode.h"
+#include "emulate.h"
 #include "x87.h"
 
 #define MOVE(n, insn, reg)								\
@@ -105,7 +105,7 @@ void mkvm_emu_fx(struct mkvm_emu *emu, struct mkvm_fx *fx, bool write)
 	mkvm_fpu_unlock(emu->vcpu);
 }
 
-void mkvm_emu_x87(struct mkvm_emu *emu, struct mkvm_fx *fx, void *mem)
+void mkvm_emu_x87(struct mkvm_emu *emu, struct mkvm_fx *fx, void *mem, bool load)
 {
 	struct mkvm_fx guest;
 
@@ -113,9 +113,10 @@ void mkvm_emu_x87(struct mkvm_emu *emu, struct mkvm_fx *fx, void *mem)
 	fxsave(&guest);
 	fxrstor(fx);
 	if (emu->opcode >= 0xd8 && emu->opcode <= 0xdf)
-		x87_on_memory(emu->opcode, emu->reg & 7, mem, emu->rip, emu->ea);
+		x87_on_memory(emu->opcode, emu->mod << 6 | (emu->reg & 7) << 3 | (emu->rm & 7), mem,
+			      emu->rip, emu->ea);
 	else
-		mmx_on_memory(emu->reg, mem, emu->d.dst != RM);
+		mmx_on_memory(emu->reg, mem, load);
 	fxsave(fx);
 	fxrstor(&guest);
 	mkvm_fpu_unlock(emu->vcpu);

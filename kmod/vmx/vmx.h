@@ -31,7 +31,6 @@ struct vmx_vcpu {
 	int vmcs_cpu;			/* the CPU on which the VMCS is active; -1: none */
 	struct list_head loaded;	/* in that CPU's list; accessed there, interrupts off */
 	bool launched;
-	bool walks_read;		/* EPT's A and D bits are off, so walks count as reads */
 	bool flush;			/* the TLB may hold stale entries of this guest */
 	bool pdptes_stale;		/* the VMCS's PDPTEs for PAE paging are out of date */
 	int vpid;			/* 0: none */
@@ -47,7 +46,7 @@ struct vmx_vcpu {
 	u32 cpu_ctl_written;		/* those in the VMCS: see refresh_cpu_ctl */
 	u32 shadow;			/* interruptibility state */
 	bool stepping, step_had_tf;	/* TF is set for a step; the guest had set it itself */
-	u64 cr4_mask;			/* CR4 bits whose changes exit */
+	u64 cr0_mask, cr4_mask;		/* bits of CR0 and CR4 whose changes exit */
 	u64 cr2, dr6;			/* the guest's; the VMCS has no field for them */
 	bool debugged;			/* the VMCS has userspace's breakpoints, */
 	u64 guest_dr7;			/* and the guest's DR7 is here */

@@ -70,6 +70,14 @@ static void __user *ram_at(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
 	(write ? put_user(*(type *)data, (type __user *)p) : \
 		 get_user(*(type *)data, (type __user *)p))
 
+enum mkvm_emu_result mkvm_emu_host_fault(struct mkvm_emu *emu, const void __user *p, bool write)
+{
+	if (!emu->asked && mkvm_host_page_missing(p, write) == MKVM_FAULT_MAPPED)
+		return MKVM_EMU_RETRY;
+	emu->host_fault = true;
+	return MKVM_EMU_UNHANDLED;
+}
+
 /*
  * Reads or writes RAM. Accesses of 1, 2, 4 and 8 bytes are single accesses, as a CPU's are, so that
  * other vCPUs never see half of one. Returns true if the host has no memory there.
@@ -149,8 +157,7 @@ static enum mkvm_emu_result replace_ram(struct mkvm_emu *emu, void __user *p, vo
 fault:
 	user_access_end();
 no_access:
-	emu->host_fault = true;
-	return MKVM_EMU_UNHANDLED;
+	return mkvm_emu_host_fault(emu, p, true);
 }
 
 /*
@@ -166,8 +173,9 @@ static enum mkvm_emu_result ram_access(struct mkvm_emu *emu, void __user *p, voi
 		mkvm_test_point(MKVM_POINT_REPLACE);
 	if (how == MKVM_EMU_REPLACE && in_line)
 		return replace_ram(emu, p, data, len);
-	emu->host_fault = copy_ram(p, data, len, how >= MKVM_EMU_WRITE);
-	return emu->host_fault ? MKVM_EMU_UNHANDLED : MKVM_EMU_DONE;
+	if (unlikely(copy_ram(p, data, len, how >= MKVM_EMU_WRITE)))
+		return mkvm_emu_host_fault(emu, p, how >= MKVM_EMU_WRITE);
+	return MKVM_EMU_DONE;
 }
 
 /* Accesses RAM within one guest page, or devices in pieces of at most 8 bytes. */
@@ -304,6 +312,7 @@ enum mkvm_emu_result mkvm_emu_fetch(struct mkvm_emu *emu, u64 la, void *buf, uns
 {
 	u64 gpa, *to = buf, __user *p;
 	enum mkvm_emu_result r;
+	bool missing;
 
 	r = mkvm_emu_translate(emu, la, ACC_FETCH, &gpa);
 	if (r != MKVM_EMU_DONE)
@@ -313,10 +322,10 @@ enum mkvm_emu_result mkvm_emu_fetch(struct mkvm_emu *emu, u64 la, void *buf, uns
 		return MKVM_EMU_UNHANDLED;
 	/* Two loads are faster than a copy. */
 	if ((gpa & ~PAGE_MASK) <= PAGE_SIZE - 16)
-		emu->host_fault = get_user(to[0], p) || get_user(to[1], p + 1);
+		missing = get_user(to[0], p) || get_user(to[1], p + 1);
 	else
-		emu->host_fault = copy_from_user(buf, p, len);
-	return emu->host_fault ? MKVM_EMU_UNHANDLED : MKVM_EMU_DONE;
+		missing = copy_from_user(buf, p, len);
+	return unlikely(missing) ? mkvm_emu_host_fault(emu, p, false) : MKVM_EMU_DONE;
 }
 
 /* ---- ports, segments, control registers ---- */
@@ -445,6 +454,7 @@ struct mkvm_emu *mkvm_emu_begin(struct mkvm_vcpu *vcpu)
 	emu->insn_len = vcpu->insn.len;
 	emu->implicit = false;
 	emu->host_fault = false;
+	emu->asked = false;
 	emu->patient = vcpu->insn.log.nr || vcpu->insn.pio.done;
 	emu->watched = mkvm_watching(vcpu);
 	return emu;

@@ -91,9 +91,10 @@ struct mkvm_emu {
 	/*
 	 * Private to the supplied functions. host_fault: the host has no memory for a guest page.
 	 * patient: the instruction has side effects, so a signal must not end it soon. watched:
-	 * accesses must be compared with the breakpoints.
+	 * accesses must be compared with the breakpoints. asked: it is not the guest that accesses
+	 * memory, but an ioctl that asks for an address.
 	 */
-	bool host_fault, patient, watched;
+	bool host_fault, patient, watched, asked;
 	u32 traps;			/* breakpoints hit in this call, as bits of DR6 */
 	struct {
 		u64 all, any, leaf;

@@ -43,23 +43,25 @@ static enum mkvm_emu_result page_fault(struct mkvm_emu *emu, u64 la, u32 error)
 
 /*
  * Reads one entry of 4 or 8 bytes. Where the guest has no memory it reads all ones, as on a bus
- * without a device. Returns false if the host has no memory there.
+ * without a device. Returns as mkvm_emu_host_fault if the host has no memory there.
  */
-static bool read_entry(struct mkvm_vcpu *vcpu, u64 gpa, bool wide, u64 *entry)
+static enum mkvm_emu_result read_entry(struct mkvm_emu *emu, u64 gpa, bool wide, u64 *entry)
 {
-	void __user *p = mkvm_gpa_to_user(vcpu, gpa, false);
+	void __user *p = mkvm_gpa_to_user(emu->vcpu, gpa, false);
 	u32 narrow;
 	int r;
 
 	if (unlikely(!p)) {
 		*entry = wide ? ~0ULL : ~0U;
-		return true;
+		return MKVM_EMU_DONE;
 	}
-	if (likely(wide))
-		return !get_user(*entry, (u64 __user *)p);
-	r = get_user(narrow, (u32 __user *)p);
-	*entry = narrow;
-	return !r;
+	if (likely(wide)) {
+		r = get_user(*entry, (u64 __user *)p);
+	} else {
+		r = get_user(narrow, (u32 __user *)p);
+		*entry = narrow;
+	}
+	return unlikely(r) ? mkvm_emu_host_fault(emu, p, false) : MKVM_EMU_DONE;
 }
 
 /*
@@ -82,8 +84,7 @@ static noinline enum mkvm_emu_result set_bits(struct mkvm_emu *emu, u64 gpa, u32
 	return done ? MKVM_EMU_DONE : MKVM_EMU_AGAIN;
 fault:
 	user_access_end();
-	emu->host_fault = true;
-	return MKVM_EMU_UNHANDLED;
+	return mkvm_emu_host_fault(emu, p, true);
 }
 
 /* Calls set_bits if any of the bits is clear, which is rare. */
@@ -153,10 +154,9 @@ static __always_inline enum mkvm_emu_result walk(struct mkvm_emu *emu, u64 la, u
 	for (;; level--) {
 		shift -= bits;
 		at = table + (la >> shift & ((1 << bits) - 1)) * (wide ? 8 : 4);
-		if (!read_entry(emu->vcpu, at, wide, &entry)) {
-			emu->host_fault = true;
-			return MKVM_EMU_UNHANDLED;
-		}
+		r = read_entry(emu, at, wide, &entry);
+		if (unlikely(r))
+			return r;
 		if (!(entry & PTE_P))
 			return page_fault(emu, la, acc);
 		leaf = level == 1 || ((entry & PTE_PS) && (wide || (m->cr4 & X86_CR4_PSE)));
@@ -236,7 +236,8 @@ enum mkvm_emu_result mkvm_emu_translate(struct mkvm_emu *emu, u64 la, u32 acc, u
  * @access: bits of a #PF error code (write, user, fetch), or MKVM_WALK_UNCHECKED
  *
  * Return: DONE; FAULT with t->error; RETRY if a signal is pending or an entry keeps changing;
- * UNHANDLED if the host has no memory where an entry should be.
+ * UNHANDLED if the host has no memory where an entry should be. If that memory has failed, the
+ * thread has got SIGBUS.
  * Context: the vCPU's own thread, vm->srcu held, may sleep; the guest has paging enabled.
  */
 enum mkvm_emu_result mkvm_walk(struct mkvm_vcpu *vcpu, u64 la, u32 access,
@@ -272,7 +273,8 @@ enum mkvm_emu_result mkvm_walk(struct mkvm_vcpu *vcpu, u64 la, u32 access,
  */
 bool mkvm_translate(struct mkvm_vcpu *vcpu, u64 la, u64 *gpa)
 {
-	struct mkvm_emu emu = { .vcpu = vcpu, .rflags = X86_EFLAGS_AC, .patient = true };
+	struct mkvm_emu emu = { .vcpu = vcpu, .rflags = X86_EFLAGS_AC,
+				.patient = true, .asked = true };
 	int idx = srcu_read_lock(&vcpu->vm->srcu);
 	bool mapped;
 

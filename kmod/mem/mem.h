@@ -44,6 +44,8 @@ int mkvm_tdp_fault(struct mkvm_vcpu *vcpu, const struct mkvm_memslot *slot, u64 
 #define MKVM_FAULT_MAPPED	0	/* a mapping exists now: run the guest again */
 #define MKVM_FAULT_MMIO		1	/* no slot has this address */
 #define MKVM_FAULT_ROM		2	/* a write to read-only memory, which is MMIO as well */
+/* SIGBUS for memory that has failed. Own thread. Return: MKVM_FAULT_MAPPED, or -EFAULT. */
+int mkvm_host_page_missing(const void __user *p, bool write);
 void mkvm_tdp_flush(struct mkvm *vm);	/* makes all vCPUs flush their TLB before they go on */
 void mkvm_tdp_free_pages(struct mkvm_vcpu *vcpu);	/* with the vCPU */
 

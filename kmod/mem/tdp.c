@@ -453,14 +453,16 @@ static struct page *host_page(unsigned long hva, bool readonly, bool *writable)
 }
 
 /*
- * Handles the case that the host has no page at hva for this access. If the memory has failed
- * (hardware poison), the thread gets the SIGBUS that an access of its own would raise; clients use
- * it to inject a machine check. A thread that blocks the signal gets only the error. Returns
- * MKVM_FAULT_MAPPED if a signal is pending or the page exists by now, else -EFAULT. Context: the
- * vCPU's own thread, may sleep.
+ * mkvm_host_page_missing - handle the case that the host has no page at p for a guest's access
+ *
+ * If the memory has failed (hardware poison), the thread gets the SIGBUS that an access of its own
+ * would raise; clients use it to inject a machine check. A thread that blocks the signal gets only
+ * the error. Return: MKVM_FAULT_MAPPED if a signal is pending or the page exists by now, else
+ * -EFAULT. Context: the vCPU's own thread, may sleep.
  */
-static int host_page_missing(unsigned long hva, bool write)
+int mkvm_host_page_missing(const void __user *p, bool write)
 {
+	unsigned long hva = (unsigned long)p & PAGE_MASK;
 	struct page *page;
 	long r = get_user_pages_unlocked(hva, 1, &page, (write ? FOLL_WRITE : 0) | FOLL_HWPOISON);
 
@@ -506,7 +508,7 @@ int mkvm_tdp_fault(struct mkvm_vcpu *vcpu, const struct mkvm_memslot *slot, u64 
 	smp_rmb();		/* read the host's tables after the sequence count */
 	page = host_page(hva, readonly, &writable);
 	if (!page)
-		return host_page_missing(hva, write);
+		return mkvm_host_page_missing((void __user *)hva, write);
 	if (mkvm_hw->tdp.huge && !slot->dirty && fits_huge(slot, gfn, hva, page) &&
 	    host_maps_huge(vm->mm, hva))
 		level = 2;

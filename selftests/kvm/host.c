@@ -368,6 +368,85 @@ TEST(so_is_a_part_of_a_huge_page_that_fails)
 	use_memory_that_fails(true);
 }
 
+/* A guest page table that is the page that fails, and the address that it maps. */
+#define TABLE_VA (1024 * MIB)
+
+enum { EMULATED_READ, EMULATED_WRITE, EMULATED_WALK, NR_EMULATED };
+
+/* The CPU finds the device first, so the emulator accesses the memory. */
+static void touch_after_a_device(u64 way)
+{
+	u64 source = MMIO_GPA, to = way == EMULATED_WALK ? TABLE_VA : BAD_GPA;
+
+	guest_pd[1][0] = BAD_GPA | 7;
+	asm volatile("invlpg (%0)" :: "r"(TABLE_VA) : "memory");
+	for (u32 i = 1; i <= 2; i++) {
+		if (way == EMULATED_READ)
+			asm volatile("cmpsb" :: "S"(source), "D"(to) : "memory", "cc");
+		else
+			asm volatile("movsb" :: "S"(source), "D"(to) : "memory");
+		stage(i);
+	}
+}
+
+/* KVM_RUN with the device's answers, until there is something else. Returns its result. */
+static int run_with_device(struct vcpu *vcpu, u32 *reads)
+{
+	int r;
+
+	while (!(r = ioctl(vcpu->fd, KVM_RUN, 0)) && vcpu->run->exit_reason == KVM_EXIT_MMIO) {
+		EXPECT_TRUE(!vcpu->run->mmio.is_write);
+		vcpu->run->mmio.data[0] = RET_INSN;
+		++*reads;
+	}
+	return r;
+}
+
+static void emulate_on_memory_that_fails(u32 way)
+{
+	struct sigaction action = { .sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO };
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_add(vm, touch_after_a_device, way);
+	u8 *page = (u8 *)vm_add_memory(vm, SLOT_TEST, 0, TEST_GPA, 4 * MIB) + MIB;
+	u32 reads = 0;
+
+	ASSERT_OK(madvise(page - MIB, 4 * MIB, MADV_NOHUGEPAGE));
+	*(u64 *)page = TEST_GPA | 7;
+	ASSERT_OK(run_with_device(vcpu, &reads));
+	ASSERT_EQ(KVM_EXIT_IO, vcpu->run->exit_reason);
+	EXPECT_EQ(1, reads);
+	ASSERT_OK(sigaction(SIGBUS, &action, NULL));
+	if (madvise(page, PAGE_SIZE, MADV_HWPOISON))
+		SKIP("the kernel cannot let memory fail (CONFIG_MEMORY_FAILURE, and root's rights): %s",
+		     strerror(errno));
+	for (u32 count = 1; count <= 2; count++) {
+		EXPECT_ERRNO(EINTR, run_with_device(vcpu, &reads));
+		EXPECT_EQ(count, bus_error.count);
+		EXPECT_EQ(BUS_MCEERR_AR, bus_error.code);
+		EXPECT_EQ((u64)page, bus_error.address);
+		EXPECT_EQ(12, bus_error.lsb);
+	}
+	ASSERT_TRUE(mmap(page, PAGE_SIZE, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == page);
+	*(u64 *)page = TEST_GPA | 7;
+	ASSERT_OK(run_with_device(vcpu, &reads));
+	ASSERT_EQ(KVM_EXIT_IO, vcpu->run->exit_reason);
+	EXPECT_EQ(2, reads);
+	EXPECT_EQ(2, bus_error.count);
+}
+
+/* The instruction goes on when there is memory again, and reads the device once. */
+TEST(memory_that_fails_under_an_emulated_instruction_is_told_in_the_same_way)
+{
+	if (is_linux_kvm())
+		SKIP("Linux KVM takes such memory for a device, or gives up the instruction");
+	for (u32 way = 0; way < NR_EMULATED; way++) {
+		ktap_about("way %u", way);
+		bus_error.count = 0;
+		emulate_on_memory_that_fails(way);
+	}
+}
+
 TEST(a_thread_that_blocks_sigbus_gets_an_error_for_memory_that_fails)
 {
 	struct vcpu *vcpu;

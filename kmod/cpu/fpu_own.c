@@ -126,7 +126,7 @@ int mkvm_fpu_set_xsave(struct mkvm_vcpu *vcpu, const struct kvm_xsave *xsave)
 		memcpy(&vcpu->fpu.pkru, (const u8 *)xsave + offset,
 		       sizeof(vcpu->fpu.pkru));
 	}
-	/* XRSTOR loads MXCSR whatever the header says. A value that was not checked is not taken. */
+	/* XRSTOR loads MXCSR whatever the header says. One that was not checked is not taken. */
 	init_components(image, features);
 	image->xsave.header.xfeatures = features & components();
 	return 0;

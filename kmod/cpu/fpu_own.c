@@ -99,7 +99,8 @@ static bool xsave_valid(struct mkvm_vcpu *vcpu, const union fpregs_state *in)
 	u64 features = header->xfeatures;
 
 	if (!boot_cpu_has(X86_FEATURE_XSAVE))
-		return !(features & ~(u64)XFEATURE_MASK_FPSSE) && mkvm_mxcsr_valid(in->fxsave.mxcsr);
+		return !(features & ~(u64)XFEATURE_MASK_FPSSE) &&
+		       mkvm_mxcsr_valid(in->fxsave.mxcsr);
 	if ((features & ~vcpu->fpu.xcr0_mask) || header->xcomp_bv ||
 	    memchr_inv(header->reserved, 0, sizeof(header->reserved)))
 		return false;
@@ -122,9 +123,10 @@ int mkvm_fpu_set_xsave(struct mkvm_vcpu *vcpu, const struct kvm_xsave *xsave)
 	features = image->xsave.header.xfeatures;
 	if (features & XFEATURE_MASK_PKRU) {
 		mkvm_xsave_component(XFEATURE_PKRU, &offset);
-		memcpy(&vcpu->fpu.pkru, (const u8 *)xsave + offset, sizeof(vcpu->fpu.pkru));
+		memcpy(&vcpu->fpu.pkru, (const u8 *)xsave + offset,
+		       sizeof(vcpu->fpu.pkru));
 	}
-	/* XRSTOR loads MXCSR whatever the header says. A value that was not checked is not taken. */
+	/* XRSTOR loads MXCSR whatever the header says. One that was not checked is not taken. */
 	init_components(image, features);
 	image->xsave.header.xfeatures = features & components();
 	return 0;

@@ -40,20 +40,26 @@ static void fill(struct registers *r, u64 seed)
 	r->pad = 0;
 }
 
-#define EACH_XMM(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
+#define EACH_XMM(X)							\
+	X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)				\
+	X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
 #define LOAD(n) "movdqu 16*" #n "(%[from]), %%xmm" #n "\n\t"
 #define STORE(n) "movdqu %%xmm" #n ", 16*" #n "(%[to])\n\t"
 #define LOAD_ALL EACH_XMM(LOAD) "ldmxcsr 256(%[from])\n\tfldcw 260(%[from])\n\t"
 #define STORE_ALL EACH_XMM(STORE) "stmxcsr 256(%[to])\n\tfnstcw 260(%[to])\n\t"
 
-/* The program is compiled without these registers. ioctl(fd, KVM_RUN) with these values in the registers; what they are after it goes to *to. */
+/*
+ * Calls ioctl(fd, KVM_RUN) with these values in the registers, and stores in *to what they are
+ * after it. The program is compiled without these registers.
+ */
 static long run_between(int fd, const struct registers *from, struct registers *to)
 {
 	long r;
 
 	asm volatile(LOAD_ALL "syscall\n\t" STORE_ALL
 		     : "=a"(r)
-		     : "0"(SYS_ioctl), "D"((long)fd), "S"((long)KVM_RUN), "d"(0l), [from]"r"(from), [to]"r"(to)
+		     : "0"(SYS_ioctl), "D"((long)fd), "S"((long)KVM_RUN), "d"(0l),
+		       [from]"r"(from), [to]"r"(to)
 		     : "rcx", "r11", "memory");
 	return r;
 }
@@ -139,7 +145,8 @@ static void *run_often(void *arg)
 		runner->wrong += memcmp(&mine, &seen, sizeof(mine)) != 0;
 		if (r == -EINTR)
 			continue;
-		if (r || runner->vcpu->run->exit_reason != KVM_EXIT_IO || runner->vcpu->run->io.port != PORT) {
+		if (r || runner->vcpu->run->exit_reason != KVM_EXIT_IO ||
+		    runner->vcpu->run->io.port != PORT) {
 			runner->odd++;
 			break;
 		}

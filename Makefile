@@ -52,7 +52,8 @@ help:
 	@echo "  make install    module, launcher, mkvm-top, mkvm.h, man pages and udev rule for the running kernel"
 	@echo "  make uninstall  removes them;   make clean  removes everything built"
 	@echo
-	@echo "  KERNEL=6.12     use Debian's 6.12 kernel (default: 6.1); KERNEL=debug: in the lab a 6.1 that"
+	@echo "  KERNEL=6.12     use Debian's 6.12 kernel (default: 6.1); KERNEL=7.3, newest or newest-rt: with"
+	@echo "                  setup, fetched and unpacked beside the system; KERNEL=debug: in the lab a 6.1 that"
 	@echo "                  checks itself (KASAN, lockdep), built once from Debian's sources in 6 minutes;"
 	@echo "                  KERNEL=intel, with setup and modules: for the emulated Intel machine"
 	@echo "  HOST=1          with make run, as root: load the module into this machine's own kernel,"

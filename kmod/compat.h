@@ -1,13 +1,20 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * compat.h - kernel versions: one name for what 6.1 and 6.12 spell differently. Only this file
- * distinguishes them. Assembly files include it as well.
+ * compat.h - kernel versions: one name for what 6.1, 6.12 and 7.3 spell differently. Only this
+ * file and Kbuild distinguish them. Assembly files include it as well.
  */
 #ifndef MKVM_COMPAT_H
 #define MKVM_COMPAT_H
 
 #include <linux/version.h>
 #include <asm/nospec-branch.h>
+
+/*
+ * The oldest kernel that works, and the newest series that was built and run. Kbuild reads both: it
+ * refuses an older kernel and warns of a newer one.
+ */
+#define MKVM_OLDEST_KERNEL	KERNEL_VERSION(6, 1, 0)
+#define MKVM_NEWEST_TESTED	KERNEL_VERSION(7, 3, 0)
 
 #ifdef __ASSEMBLY__
 
@@ -18,20 +25,39 @@
 #define MKVM_UNTRAIN_RET	UNTRAIN_RET
 #endif
 
+/* The feature bit by which the kernel's own KVM fills the return predictions after #VMEXIT. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0)
+#define MKVM_SVM_RSB_FEATURE	X86_FEATURE_RSB_VMEXIT
+#else
+#define MKVM_SVM_RSB_FEATURE	X86_FEATURE_RETPOLINE
+#endif
+
 /*
- * Clears CPU buffers before a VMX entry. Kernels that have both macros use this one's feature bit
- * for Intel's vulnerabilities; the other bit may stand for AMD's only.
+ * Clear CPU buffers before an entry. Up to 6.18, kernels that have both macros use
+ * CLEAR_CPU_BUFFERS's feature bit for Intel's vulnerabilities; the other bit may stand for AMD's
+ * only. Later kernels have one bit for both vendors, and another for CPUs where only a guest with
+ * access to MMIO can read the buffers; mkvm does not ask which guest has that.
  */
+#ifndef VM_CLEAR_CPU_BUFFERS
+#define MKVM_SVM_CLEAR_CPU_BUFFERS							\
+	ALTERNATIVE_2 "", __CLEAR_CPU_BUFFERS, X86_FEATURE_CLEAR_CPU_BUF_VM_MMIO,	\
+		      __CLEAR_CPU_BUFFERS, X86_FEATURE_CLEAR_CPU_BUF_VM
+#define MKVM_VMX_CLEAR_CPU_BUFFERS	MKVM_SVM_CLEAR_CPU_BUFFERS
+#else
+#define MKVM_SVM_CLEAR_CPU_BUFFERS	VM_CLEAR_CPU_BUFFERS
 #ifdef CLEAR_CPU_BUFFERS
 #define MKVM_VMX_CLEAR_CPU_BUFFERS	CLEAR_CPU_BUFFERS
 #else
 #define MKVM_VMX_CLEAR_CPU_BUFFERS	VM_CLEAR_CPU_BUFFERS
 #endif
+#endif
 
 #else /* C */
 
 #include <linux/eventfd.h>
+#include <linux/hrtimer.h>
 #include <linux/kvm.h>
+#include <linux/mmu_notifier.h>
 #include <linux/percpu.h>
 #include <linux/rcupdate.h>
 #include <linux/sched/signal.h>
@@ -39,6 +65,59 @@
 #include <linux/syscore_ops.h>
 #include <asm/cpufeature.h>
 #include <asm/mce.h>
+#include <asm/msr.h>
+#include <asm/perf_event.h>
+#include <asm/processor.h>
+#include <asm/tlbflush.h>
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 0, 0)
+#include <asm/cpuid/api.h>	/* which asm/processor.h included once */
+#endif
+
+/* Renamed in 6.16. */
+#ifdef rdmsrq
+#undef rdmsrl
+#undef rdmsrl_safe
+#undef wrmsrl
+#undef wrmsrl_safe
+#define rdmsrl(msr, val)	rdmsrq(msr, val)
+#define rdmsrl_safe(msr, p)	rdmsrq_safe(msr, p)
+#define wrmsrl(msr, val)	wrmsrq(msr, val)
+#define wrmsrl_safe(msr, val)	wrmsrq_safe(msr, val)
+#endif
+
+/*
+ * The VMCB's field that enables nested paging, renamed in 7.0. The structure is complete where
+ * asm/svm.h is included (svm/svm.h).
+ */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 0, 0)
+#define MKVM_VMCB_MISC_CTL	misc_ctl
+#define MKVM_VMCB_NP_ENABLE	SVM_MISC_ENABLE_NP
+#else
+#define MKVM_VMCB_MISC_CTL	nested_ctl
+#define MKVM_VMCB_NP_ENABLE	SVM_NESTED_CTL_NP_ENABLE
+#endif
+
+/* What callbacks return that ask for accessed bits: int, and bool in newer kernels. */
+typedef typeof(((struct mmu_notifier_ops *)NULL)->test_young(NULL, NULL, 0)) mkvm_young_t;
+
+/* Prepares a timer; it does not run yet. */
+static inline void mkvm_hrtimer_setup(struct hrtimer *timer,
+				      enum hrtimer_restart (*function)(struct hrtimer *),
+				      clockid_t clock, enum hrtimer_mode mode)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 15, 0)
+	hrtimer_setup(timer, function, clock, mode);
+#else
+	hrtimer_init(timer, clock, mode);
+	timer->function = function;
+#endif
+}
+
+/* Whether the module was built for a series newer than the newest that was tested. */
+static inline bool mkvm_kernel_is_untested(void)
+{
+	return LINUX_VERSION_CODE >= MKVM_NEWEST_TESTED + KERNEL_VERSION(0, 1, 0);
+}
 
 /*
  * The kernel has these since 6.8. The struct begins with struct kvm_userspace_memory_region; the
@@ -63,6 +142,33 @@ static inline void mkvm_eventfd_signal(struct eventfd_ctx *ctx)
 	eventfd_signal(ctx);
 #else
 	eventfd_signal(ctx, 1);
+#endif
+}
+
+/*
+ * Writes CR4 without the kernel's knowledge: it must have its old value again before interrupts
+ * are on, because the kernel writes CR4 from a copy of its own. The kernel's function is not
+ * exported from 6.19 on. Context: interrupts off.
+ */
+static inline void mkvm_write_cr4(unsigned long cr4)
+{
+	asm volatile("mov %0, %%cr4" : : "r" (cr4) : "memory");
+}
+
+/*
+ * Sets CR4.VMXE to stay set, and keeps Intel Processor Trace off, which VMX operation would stop;
+ * or ends both. A standalone module cannot: see vmx/window.h. Context: preemption off.
+ */
+static inline void mkvm_hold_vmxe(bool on)
+{
+#ifndef MKVM_STANDALONE
+	if (on) {
+		intel_pt_handle_vmx(1);
+		cr4_set_bits(X86_CR4_VMXE);
+	} else {
+		cr4_clear_bits(X86_CR4_VMXE);
+		intel_pt_handle_vmx(0);
+	}
 #endif
 }
 

@@ -14,6 +14,7 @@
 #include <asm/msr.h>
 
 #include "mkvm.h"
+#include "compat.h"
 #include "explain/testpoint.h"
 
 /* The format of second-level page-table entries. Both vendors have four levels of 512 entries. */
@@ -109,7 +110,7 @@ struct mkvm_hw_ops {
 	/*
 	 * Lets mem/soft_tlb.c walk the guest's page tables. root_pa is the root of its own tables
 	 * and is kept in vcpu->soft_tlb.root; 0 lets the CPU walk again. Flushes the CPU's TLB,
-	 * too, but not what soft_tlb.c remembers. NULL: the vendor does not support this.
+	 * too, but not what soft_tlb.c remembers.
 	 */
 	void (*set_soft_tlb)(struct mkvm_vcpu *vcpu, u64 root_pa);
 	/*
@@ -118,11 +119,6 @@ struct mkvm_hw_ops {
 	 * its next instruction. Return: false if that is impossible; nothing has changed then.
 	 */
 	bool (*use_root)(struct mkvm_vcpu *vcpu, u64 root_pa, bool step);
-	/*
-	 * Makes the CPU report walks that set no bit as reads from now on. Return: false if it did
-	 * so already or cannot. NULL: the CPU cannot.
-	 */
-	bool (*walks_read)(struct mkvm_vcpu *vcpu);
 };
 
 enum { MKVM_TR = 6, MKVM_LDTR = 7 };

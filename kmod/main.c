@@ -172,6 +172,8 @@ static int __init mkvm_init(void)
 		       devname, r);
 		goto out_cpus;
 	}
+	if (mkvm_kernel_is_untested())
+		pr_notice("mkvm: was not tested with this kernel: it is newer than any that was\n");
 	pr_info("mkvm: ready on /dev/%s (%s)\n", devname, mkvm_hw->name);
 	return 0;
 

@@ -229,22 +229,6 @@ struct mkvm_io_log {
 	u64 data[MKVM_LOG_ENTRIES];
 };
 
-/*
- * The instruction that the CPU has intercepted. The emulator runs no other one: the code in memory
- * may have changed since.
- */
-enum mkvm_intercept {
-	MKVM_INTERCEPT_INS,	/* number: bytes per element */
-	MKVM_INTERCEPT_OUTS,
-	MKVM_INTERCEPT_GET_CR,	/* number: the register's number, or MKVM_ANY_CR */
-	MKVM_INTERCEPT_SET_CR,	/* number: the register's number */
-	MKVM_INTERCEPT_TASK,	/* a far JMP or CALL, or IRET */
-	MKVM_INTERCEPT_GET_DR,
-	MKVM_INTERCEPT_SET_DR,
-};
-
-#define MKVM_ANY_CR 0xff	/* the CPU reports a control register but not which one */
-
 /* The reason why an instruction is emulated. */
 enum mkvm_cause {
 	MKVM_BY_INTERCEPT,	/* the CPU intercepted this instruction */
@@ -343,12 +327,13 @@ struct mkvm_vcpu {
 		u32 base;		/* (v) */
 	} smm;				/* cpu/smm.c */
 	struct {
-		struct fpu_guest state;	/* (v) */
+		struct fpu_guest guest;	/* (v) used by cpu/fpu_kernel.c only */
+		union fpregs_state *image;	/* (v) stale while the CPU has the registers */
 		u64 xcr0;		/* (v) the guest's XCR0 */
 		u64 xcr0_mask;		/* (v) XCR0 bits that CPUID lets the guest set */
 		u32 pkru;		/* (v) the guest's PKRU; stale in the guest */
 		bool has_pkru;		/* (v) the guest can read PKRU or depends on it */
-	} fpu;				/* and XCR0, PKRU */
+	} fpu;				/* and XCR0, PKRU: cpu/fpu.h, cpu/regs.c */
 	struct {
 		s64 offset;		/* (v) guest less host TSC; others use READ_ONCE */
 		u64 adjust;		/* (v) IA32_TSC_ADJUST */

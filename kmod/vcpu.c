@@ -20,6 +20,7 @@
 
 #include "hw_ops.h"
 #include "compat.h"
+#include "cpu/fpu.h"
 #include "explain/testpoint.h"
 #include "explain/trace.h"
 
@@ -198,8 +199,7 @@ static int vcpu_get_state(struct mkvm_vcpu *vcpu, unsigned int ioctl, union vcpu
 		return 0;
 	case KVM_GET_XSAVE:
 	case KVM_GET_XSAVE2:		/* no component lies beyond struct kvm_xsave */
-		fpu_copy_guest_fpstate_to_uabi(&vcpu->fpu.state, &s->xsave, sizeof(s->xsave),
-					       vcpu->fpu.xcr0_mask, vcpu->fpu.pkru);
+		mkvm_fpu_get_xsave(vcpu, &s->xsave);
 		return 0;
 	case KVM_GET_XCRS:
 		mkvm_xcrs_get(vcpu, &s->xcrs);
@@ -229,8 +229,7 @@ static int vcpu_set_state(struct mkvm_vcpu *vcpu, unsigned int ioctl, const unio
 	case KVM_SET_FPU:
 		return mkvm_fpu_set(vcpu, &s->fpu);
 	case KVM_SET_XSAVE:
-		return fpu_copy_uabi_to_guest_fpstate(&vcpu->fpu.state, s->xsave.region,
-						      vcpu->fpu.xcr0_mask, &vcpu->fpu.pkru);
+		return mkvm_fpu_set_xsave(vcpu, &s->xsave);
 	case KVM_SET_XCRS:
 		return mkvm_xcrs_set(vcpu, &s->xcrs);
 	case KVM_SET_DEBUGREGS:
@@ -460,8 +459,7 @@ void mkvm_vcpu_destroy(struct mkvm_vcpu *vcpu)
 	mkvm_soft_free(vcpu);
 	mkvm_overlay_free(vcpu);
 	kvfree(vcpu->guest_cpuid.entries);
-	if (vcpu->fpu.state.fpstate)
-		fpu_free_guest_fpstate(&vcpu->fpu.state);
+	mkvm_fpu_destroy(vcpu);
 	for (i = 0; vcpu->run && i < MKVM_RUN_PAGES; i++)
 		__free_page(virt_to_page((void *)vcpu->run + i * PAGE_SIZE));
 	mkvm_hw->vcpu_destroy(vcpu);
@@ -498,7 +496,7 @@ static struct mkvm_vcpu *vcpu_create(struct mkvm *vm, u32 id)
 	rcuwait_init(&vcpu->wait);
 	preempt_notifier_init(&vcpu->preempt, &preempt_ops);
 	vcpu->run = alloc_run_pages();
-	if (!vcpu->run || !fpu_alloc_guest_fpstate(&vcpu->fpu.state))
+	if (!vcpu->run || !mkvm_fpu_create(vcpu))
 		goto out;
 	mkvm_cpuid_update(vcpu);
 	vcpu->user_irqchip.apic_base = MKVM_LAPIC_BASE | MSR_IA32_APICBASE_ENABLE |

@@ -116,6 +116,16 @@ void mkvm_cpuid_setup(void)
 	}
 }
 
+/*
+ * Returns the size in bytes of a component of the XSAVE area, or 0, and stores its offset in the
+ * standard format. i is 2 to 62.
+ */
+u32 mkvm_xsave_component(unsigned int i, u32 *offset)
+{
+	*offset = components[i].offset;
+	return components[i].size;
+}
+
 /* Returns the bytes of an XSAVE area with these components. Intel SDM vol. 1, "XSAVE Area". */
 static u32 xsave_size(u64 features, bool compacted)
 {

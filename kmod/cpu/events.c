@@ -49,6 +49,7 @@ void mkvm_events_get(struct mkvm_vcpu *vcpu, struct kvm_vcpu_events *ev)
 		      vcpu->ev.delivering.type != MKVM_EV_EXCEPTION;
 	const struct mkvm_event *x = raised ? &vcpu->ev.raised : &vcpu->ev.delivering;
 
+	mkvm_payload_settle(vcpu);
 	mkvm_pending_merge_nmis(vcpu);
 	bits = READ_ONCE(vcpu->pending);
 	memset(ev, 0, sizeof(*ev));

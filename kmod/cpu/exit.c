@@ -464,8 +464,7 @@ int mkvm_handle_tdp_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write, bool fetc
 /*
  * mkvm_handle_walk_fault - as mkvm_handle_tdp_fault, for the CPU's walk of the guest's page tables
  *
- * Tables that are not in RAM, where the CPU cannot walk them, are walked in software: by
- * mem/soft_tlb.c, or by the emulator for each instruction if the vendor does not support that.
+ * Tables that are not in RAM, where the CPU cannot walk them, are walked by mem/soft_tlb.c.
  * Context: interrupts on, may sleep. Return: as handle_exit.
  */
 int mkvm_handle_walk_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
@@ -484,10 +483,7 @@ int mkvm_handle_walk_fault(struct mkvm_vcpu *vcpu, u64 gpa, bool write)
 		vcpu->stats[MKVM_STAT_PF_TAKEN]++;
 		return r ?: 1;
 	}
-	if (write && mkvm_hw->walks_read && mkvm_hw->walks_read(vcpu))
-		return 1;
-	return mkvm_hw->set_soft_tlb ? mkvm_soft_begin(vcpu) :
-				       mkvm_handle_tdp_fault(vcpu, gpa, write, true);
+	return mkvm_soft_begin(vcpu);
 }
 
 /*

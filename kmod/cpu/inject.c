@@ -68,6 +68,19 @@ static void deliver_payload(struct mkvm_vcpu *vcpu)
 }
 
 /*
+ * mkvm_payload_settle - apply a pending payload if userspace no longer wants to see payloads
+ *
+ * KVM_CAP_EXCEPTION_PAYLOAD may be disabled while an exception with a payload is pending. Then
+ * KVM_GET_VCPU_EVENTS cannot report the payload, so CR2 or DR6 has it before any of them is read.
+ * Context: vcpu->mutex held, vCPU loaded.
+ */
+void mkvm_payload_settle(struct mkvm_vcpu *vcpu)
+{
+	if (unlikely(vcpu->ev.has_payload) && !READ_ONCE(vcpu->vm->payload_events))
+		deliver_payload(vcpu);
+}
+
+/*
  * mkvm_queue_exception - have the guest take an exception at the next entry
  *
  * It merges with one that was being delivered. Context: own thread.

@@ -44,6 +44,7 @@ int mkvm_report_shutdown(struct mkvm_vcpu *vcpu);
 /* ---- inject.c, events.c ---- */
 
 void mkvm_queue_machine_check(struct mkvm_vcpu *vcpu);
+void mkvm_payload_settle(struct mkvm_vcpu *vcpu);
 void mkvm_events_inject(struct mkvm_vcpu *vcpu);	/* before each entry with work */
 void mkvm_trace_waits(struct mkvm_vcpu *vcpu, bool irq, bool nmi);
 bool mkvm_wakes_halted(struct mkvm_vcpu *vcpu);
@@ -102,5 +103,10 @@ void mkvm_tsc_set_adjust(struct mkvm_vcpu *vcpu, u64 val, bool host);
 
 const struct kvm_cpuid_entry2 *mkvm_cpuid(struct mkvm_vcpu *vcpu, u32 leaf, u32 index);
 bool mkvm_has_mwait(struct mkvm_vcpu *vcpu);
+
+/* ---- regs.c, cpuid.c: for fpu_own.c; any context ---- */
+
+bool mkvm_mxcsr_valid(u32 mxcsr);
+u32 mkvm_xsave_component(unsigned int i, u32 *offset);
 
 #endif

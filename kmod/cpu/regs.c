@@ -218,6 +218,7 @@ void mkvm_sregs_get(struct mkvm_vcpu *vcpu, struct kvm_sregs *s)
 {
 	struct mkvm_mode mode;
 
+	mkvm_payload_settle(vcpu);
 	memset(s, 0, sizeof(*s));
 	mkvm_hw->get_segment(vcpu, MKVM_CS, &s->cs);
 	mkvm_hw->get_segment(vcpu, MKVM_DS, &s->ds);
@@ -303,9 +304,15 @@ int mkvm_sregs_set(struct mkvm_vcpu *vcpu, const struct kvm_sregs *s)
 
 /* ---- FPU ---- */
 
+/* Returns whether the CPU has all these bits of MXCSR; loading others would fault. */
+bool mkvm_mxcsr_valid(u32 mxcsr)
+{
+	return !(mxcsr & ~mxcsr_valid);
+}
+
 void mkvm_fpu_get(struct mkvm_vcpu *vcpu, struct kvm_fpu *fpu)
 {
-	const struct fxregs_state *fx = &vcpu->fpu.state.fpstate->regs.fxsave;
+	const struct fxregs_state *fx = &vcpu->fpu.image->fxsave;
 
 	memset(fpu, 0, sizeof(*fpu));
 	memcpy(fpu->fpr, fx->st_space, sizeof(fpu->fpr));
@@ -325,9 +332,9 @@ void mkvm_fpu_get(struct mkvm_vcpu *vcpu, struct kvm_fpu *fpu)
  */
 int mkvm_fpu_set(struct mkvm_vcpu *vcpu, const struct kvm_fpu *fpu)
 {
-	struct fxregs_state *fx = &vcpu->fpu.state.fpstate->regs.fxsave;
+	struct fxregs_state *fx = &vcpu->fpu.image->fxsave;
 
-	if (fpu->mxcsr & ~mxcsr_valid)
+	if (!mkvm_mxcsr_valid(fpu->mxcsr))
 		return -EINVAL;
 	memcpy(fx->st_space, fpu->fpr, sizeof(fpu->fpr));
 	fx->cwd = fpu->fcw;
@@ -339,7 +346,7 @@ int mkvm_fpu_set(struct mkvm_vcpu *vcpu, const struct kvm_fpu *fpu)
 	fx->mxcsr = fpu->mxcsr;
 	memcpy(fx->xmm_space, fpu->xmm, sizeof(fx->xmm_space));
 	if (boot_cpu_has(X86_FEATURE_XSAVE))
-		vcpu->fpu.state.fpstate->regs.xsave.header.xfeatures |= XFEATURE_MASK_FPSSE;
+		vcpu->fpu.image->xsave.header.xfeatures |= XFEATURE_MASK_FPSSE;
 	return 0;
 }
 
@@ -383,6 +390,7 @@ int mkvm_xcrs_set(struct mkvm_vcpu *vcpu, const struct kvm_xcrs *xcrs)
 
 void mkvm_debugregs_get(struct mkvm_vcpu *vcpu, struct kvm_debugregs *regs)
 {
+	mkvm_payload_settle(vcpu);
 	memset(regs, 0, sizeof(*regs));
 	memcpy(regs->db, vcpu->dr, sizeof(vcpu->dr));
 	regs->dr6 = mkvm_hw->get_dr(vcpu, 6);

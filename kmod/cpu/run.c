@@ -24,6 +24,7 @@
 
 #include "internal.h"
 #include "compat.h"
+#include "cpu/fpu.h"
 #include "explain/testpoint.h"
 #include "explain/trace.h"
 
@@ -57,12 +58,36 @@ static void save_guest_dr(struct mkvm_vcpu *vcpu)
 }
 
 /*
+ * An exit clears DR7, and the guest may have used DR0-3. The kernel has a function that loads its
+ * breakpoints again, but exports it from Linux 6.19 on to modules named kvm, kvm-amd and kvm-intel
+ * only.
+ */
+static void save_host_dr(unsigned long *dr)
+{
+	get_debugreg(dr[0], 0);
+	get_debugreg(dr[1], 1);
+	get_debugreg(dr[2], 2);
+	get_debugreg(dr[3], 3);
+}
+
+static void restore_host_dr(const unsigned long *dr)
+{
+	set_debugreg(dr[0], 0);
+	set_debugreg(dr[1], 1);
+	set_debugreg(dr[2], 2);
+	set_debugreg(dr[3], 3);
+	set_debugreg(DR6_RESERVED, 6);
+	set_debugreg(__this_cpu_read(cpu_dr7), 7);
+}
+
+/*
  * Loads the guest's state, runs the guest until its exit, and restores the host's. Interrupts are
  * off.
  */
 static void enter_guest_irqoff(struct mkvm_vcpu *vcpu)
 {
 	long tlb_gen = atomic_long_read(&vcpu->vm->tlb_gen);
+	unsigned long host_dr[4];
 	u64 host_xcr0 = mkvm_host_xcr0;
 	u32 host_pkru = 0;
 
@@ -75,14 +100,15 @@ static void enter_guest_irqoff(struct mkvm_vcpu *vcpu)
 	}
 	mkvm_trace_event(enter, vcpu, "", 0, 0, 0,
 			 vcpu->ev.delivering.type ? vcpu->ev.delivering.vector | BIT(31) : 0);
-	if (test_thread_flag(TIF_NEED_FPU_LOAD))
-		switch_fpu_return();
+	mkvm_fpu_load(vcpu);
 	if (vcpu->fpu.xcr0 != host_xcr0)
 		xsetbv(XCR_XFEATURE_ENABLED_MASK, vcpu->fpu.xcr0);
 	if (unlikely(vcpu->fpu.has_pkru)) {
 		host_pkru = read_pkru();
 		write_pkru(vcpu->fpu.pkru);
 	}
+	if (unlikely(hw_breakpoint_active()))
+		save_host_dr(host_dr);
 	if (unlikely(vcpu->dr_live))
 		load_dr(vcpu->dr);
 	else if (unlikely(vcpu->debug.control & KVM_GUESTDBG_USE_HW_BP))
@@ -98,13 +124,14 @@ static void enter_guest_irqoff(struct mkvm_vcpu *vcpu)
 	if (unlikely(vcpu->dr_live))
 		save_guest_dr(vcpu);
 	if (unlikely(hw_breakpoint_active()))
-		hw_breakpoint_restore();
+		restore_host_dr(host_dr);
 	if (unlikely(vcpu->fpu.has_pkru)) {
 		vcpu->fpu.pkru = read_pkru();
 		write_pkru(host_pkru);
 	}
 	if (vcpu->fpu.xcr0 != host_xcr0)
 		xsetbv(XCR_XFEATURE_ENABLED_MASK, host_xcr0);
+	mkvm_fpu_save(vcpu);
 }
 
 /*
@@ -146,6 +173,7 @@ static int enter_guest(struct mkvm_vcpu *vcpu)
 		tpr_page_store(vcpu);
 
 	preempt_disable();
+	mkvm_fpu_claim();
 	local_irq_disable();
 	/*
 	 * Announced before the last look at pending; pairs with mkvm_vcpu_kick and mem/tdp.c's
@@ -157,12 +185,14 @@ static int enter_guest(struct mkvm_vcpu *vcpu)
 		     mkvm_user_work_pending())) {
 		WRITE_ONCE(vcpu->where, MKVM_OUTSIDE);
 		local_irq_enable();
+		mkvm_fpu_release();
 		preempt_enable();
 		return 1;
 	}
 	enter_guest_irqoff(vcpu);
 	local_irq_enable();		/* the host's interrupts are served here */
 	current->flags &= ~PF_VCPU;
+	mkvm_fpu_release();
 	preempt_enable();
 	if (unlikely(vcpu->ev.exit_soon) && vcpu->ev.delivering.type == MKVM_EV_NONE) {
 		vcpu->ev.exit_soon = false;
@@ -373,9 +403,9 @@ int mkvm_vcpu_run(struct mkvm_vcpu *vcpu)
 	WRITE_ONCE(vcpu->task, current);
 	if (vcpu->signals.active)
 		sigprocmask(SIG_SETMASK, &vcpu->signals.set, &saved);
-	fpu_swap_kvm_fpstate(&vcpu->fpu.state, true);
+	mkvm_fpu_begin_run(vcpu);
 	r = run_prepared(vcpu);
-	fpu_swap_kvm_fpstate(&vcpu->fpu.state, false);
+	mkvm_fpu_end_run(vcpu);
 	fill_run(vcpu);
 	mkvm_trace_event(user_exit, vcpu, "", READ_ONCE(run->exit_reason), r, 0, 0);
 	if (unlikely(READ_ONCE(run->kvm_valid_regs)))

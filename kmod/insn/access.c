@@ -15,7 +15,7 @@
 #include <asm/cpufeature.h>
 #include <asm/debugreg.h>
 
-#include "decode.h"
+#include "emulate.h"
 #include "internal.h"
 #include "hw_ops.h"
 #include "explain/testpoint.h"

@@ -193,6 +193,9 @@ static const struct row {
 	{ 1, 0x28, PP_INT, ALL, 0, LOAD_VEC(0, ALIGNED | MASKS) },	/* MOVAPS, MOVAPD */
 	{ 1, 0x29, PP_INT, ALL, 0, STORE_VEC(0, ALIGNED | MASKS) },
 	{ 1, 0x2b, PP_INT, ALL, 0, STORE_VEC(0, ALIGNED) },	/* MOVNTPS, MOVNTPD */
+	/* AMD's MOVNTSS and MOVNTSD */
+	{ 1, 0x2b, PP_F3, LEGACY, 0, { OP_VEC, RM, VEC, 4, MODRM | WR, X86_FEATURE_SSE4A } },
+	{ 1, 0x2b, PP_F2, LEGACY, 0, { OP_VEC, RM, VEC, 8, MODRM | WR, X86_FEATURE_SSE4A } },
 	{ 1, 0x6e, PP_66, ALL, 0, LOAD_VEC(0, BY_W | VEX_128) },	/* MOVD, MOVQ */
 	{ 1, 0x7e, PP_66, ALL, 0, STORE_VEC(0, BY_W | VEX_128) },
 	{ 1, 0x7e, PP_F3, ALL, 0, LOAD_VEC(8, VEX_128) },	/* MOVQ */

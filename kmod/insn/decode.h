@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * decode.h - the description of a decoded instruction, and helpers, shared by decode.c, operand.c
- * and emulate*.c. Outside the emulator only access.c, guest_fpu.c, run_insn.c, skip.c and walk.c
- * include it.
+ * decode.h - the description of a decoded instruction, and helpers: private to decode.c,
+ * identify.c, operand.c and emulate*.c. What others may ask of an instruction is in emulate.h.
  *
  * Read next: decode.c, emulate.c.
  */
@@ -90,15 +89,6 @@ enum { REX, SEGMENT, OPSIZE, ADSIZE, LOCK, REP };	/* prefixes, as in emu->prefix
 #define EVEX_BYTES	4	/* emu->vex.kind of EVEX */
 
 /*
- * mkvm_decode - decode the instruction at emu->rip
- *
- * Bytes beyond emu->insn_len are fetched. Return: DONE; FAULT with #GP if the instruction is longer
- * than 15 bytes or runs past the end of CS; UNHANDLED if it is not in the tables; else as
- * mkvm_emu_fetch. Context: as mkvm_emulate.
- */
-enum mkvm_emu_result mkvm_decode(struct mkvm_emu *c);
-
-/*
  * Returns the size in bytes of a vector instruction's memory operand. An 8-bit displacement after
  * EVEX is in units of it.
  */
@@ -113,41 +103,6 @@ static inline unsigned int vec_bytes(const struct mkvm_emu *c)
 	if (c->d.width && c->d.op != OP_VEC_DUP && c->d.op != OP_VEC_BY_SIGN)
 		return c->d.width;
 	return 16 << c->vex.length;
-}
-
-/* Does the exception push an error code? AMD APM vol. 2, "Error Codes". */
-static inline bool vector_has_error(u8 vector)
-{
-	return (vector >= TS_VECTOR && vector <= PF_VECTOR) || vector == AC_VECTOR;
-}
-
-/* Fills in emu->fault; real mode pushes no error code. */
-static inline enum mkvm_emu_result fault_with(struct mkvm_emu *c, u8 vector, u32 error)
-{
-	c->fault.vector = vector;
-	c->fault.has_error = vector_has_error(vector) && (c->mode.cr0 & X86_CR0_PE);
-	c->fault.error = error;
-	return MKVM_EMU_FAULT;
-}
-
-static inline enum mkvm_emu_result fault(struct mkvm_emu *c, u8 vector)
-{
-	return fault_with(c, vector, 0);
-}
-
-static inline u64 size_mask(unsigned int size)
-{
-	return ~0ULL >> (64 - 8 * size);
-}
-
-static inline s64 sign_extend(u64 v, unsigned int size)
-{
-	return (s64)(v << (64 - 8 * size)) >> (64 - 8 * size);
-}
-
-static inline bool canonical(u64 la)
-{
-	return (u64)sign_extend(la, 6) == la;
 }
 
 /* Virtual-8086 mode does not count as protected mode here. */

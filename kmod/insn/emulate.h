@@ -195,8 +195,11 @@ void mkvm_emu_vec(struct mkvm_emu *emu, unsigned int n, struct mkvm_vec *buf, un
 void mkvm_emu_mask(struct mkvm_emu *emu, unsigned int n, u64 *val, bool write);
 /* Reads or writes the x87, MMX and XMM registers. */
 void mkvm_emu_fx(struct mkvm_emu *emu, struct mkvm_fx *fx, bool write);
-/* Executes the decoded x87 or MMX instruction on the registers in fx; mem: operand, 16 bytes. */
-void mkvm_emu_x87(struct mkvm_emu *emu, struct mkvm_fx *fx, void *mem);
+/*
+ * Executes the decoded x87 or MMX instruction on the registers in fx. mem: operand, 16 bytes, or
+ * 108 for a whole state or environment, in the format of 32-bit protected mode. load: it is read.
+ */
+void mkvm_emu_x87(struct mkvm_emu *emu, struct mkvm_fx *fx, void *mem, bool load);
 /* Returns the guest's XCR0. */
 u64 mkvm_emu_xcr0(struct mkvm_emu *emu);
 /* Reads or writes DR0 to DR3, DR6 or DR7; the emulator has made all checks. */
@@ -214,6 +217,7 @@ enum mkvm_emu_result mkvm_emulate(struct mkvm_emu *emu);
 struct mkvm_emu_event {
 	u8 vector;
 	bool soft;		/* INT n, INT3, INTO: the gate's DPL counts, faults lack EXT */
+	bool int_n;		/* INT n: CR4.VME applies in virtual-8086 mode */
 	bool has_error;
 	u32 error;
 	u64 rip, rflags;	/* to be pushed on the handler's stack */
@@ -225,7 +229,7 @@ struct mkvm_emu_event {
  * emu->implicit must be set. Return: DONE, FAULT, RETRY or UNHANDLED, as for an instruction. FAULT
  * leaves the delivery's own fault in emu->fault; the caller combines it with the event (#DF).
  * UNHANDLED means that nothing has been written, and that the delivery would access a device or a
- * hole, or depends on the virtual-8086 mode extensions (CR4.VME).
+ * hole.
  */
 enum mkvm_emu_result mkvm_emu_deliver(struct mkvm_emu *emu, const struct mkvm_emu_event *ev);
 
@@ -237,5 +241,95 @@ enum mkvm_emu_result mkvm_emu_deliver(struct mkvm_emu *emu, const struct mkvm_em
  * or 0 if it could not be fetched or decoded. Context: as mkvm_emulate.
  */
 unsigned int mkvm_insn_length(struct mkvm_emu *emu);
+
+/*
+ * ---- what the surroundings may ask of a decoded instruction: identify.c ----
+ */
+
+/*
+ * mkvm_decode - decode the instruction at emu->rip
+ *
+ * Bytes beyond emu->insn_len are fetched. Return: DONE; FAULT with #GP if the instruction is longer
+ * than 15 bytes or runs past the end of CS; UNHANDLED if it is not in the tables; else as
+ * mkvm_emu_fetch. Context: as mkvm_emulate.
+ */
+enum mkvm_emu_result mkvm_decode(struct mkvm_emu *emu);
+
+/*
+ * The instruction that the CPU has intercepted. The emulator runs no other one: the code in memory
+ * may have changed since.
+ */
+enum mkvm_intercept {
+	MKVM_INTERCEPT_INS,	/* number: bytes per element */
+	MKVM_INTERCEPT_OUTS,
+	MKVM_INTERCEPT_GET_CR,	/* number: the register's number, or MKVM_ANY_CR */
+	MKVM_INTERCEPT_SET_CR,	/* number: the register's number */
+	MKVM_INTERCEPT_TASK,	/* a far JMP or CALL, or IRET */
+	MKVM_INTERCEPT_GET_DR,
+	MKVM_INTERCEPT_SET_DR,
+};
+
+#define MKVM_ANY_CR 0xff	/* the CPU reports a control register but not which one */
+
+/* Is the decoded instruction the one that the CPU has checked and intercepted? */
+bool mkvm_emu_is_intercepted(const struct mkvm_emu *emu, enum mkvm_intercept what,
+			     unsigned int number);
+
+/* Instructions that some CPU does not have, or does not identify in its exit. */
+enum mkvm_insn {
+	MKVM_INSN_OTHER,
+	MKVM_INSN_HYPERCALL,
+	MKVM_INSN_RSM,
+	MKVM_INSN_INT1,
+	MKVM_INSN_INT3,
+	MKVM_INSN_INTO,
+	MKVM_INSN_INT_N
+};
+
+/* Which of them it is, @len bytes long; *vector, if not NULL: that of INT n. */
+enum mkvm_insn mkvm_emu_identify(const struct mkvm_emu *emu, unsigned int len, u8 *vector);
+
+/* Does mkvm_emulate execute it? False for IRET, of which it knows only the return to a task. */
+bool mkvm_emu_is_known(const struct mkvm_emu *emu);
+
+/* Does it end the handling of an NMI? Only IRET does. */
+bool mkvm_emu_unmasks_nmi(const struct mkvm_emu *emu);
+
+/* ---- helpers of the emulator and of its surroundings ---- */
+
+/* Does the exception push an error code? AMD APM vol. 2, "Error Codes". */
+static inline bool vector_has_error(u8 vector)
+{
+	return (vector >= TS_VECTOR && vector <= PF_VECTOR) || vector == AC_VECTOR;
+}
+
+/* Fills in emu->fault; real mode pushes no error code. */
+static inline enum mkvm_emu_result fault_with(struct mkvm_emu *c, u8 vector, u32 error)
+{
+	c->fault.vector = vector;
+	c->fault.has_error = vector_has_error(vector) && (c->mode.cr0 & X86_CR0_PE);
+	c->fault.error = error;
+	return MKVM_EMU_FAULT;
+}
+
+static inline enum mkvm_emu_result fault(struct mkvm_emu *c, u8 vector)
+{
+	return fault_with(c, vector, 0);
+}
+
+static inline u64 size_mask(unsigned int size)
+{
+	return ~0ULL >> (64 - 8 * size);
+}
+
+static inline s64 sign_extend(u64 v, unsigned int size)
+{
+	return (s64)(v << (64 - 8 * size)) >> (64 - 8 * size);
+}
+
+static inline bool canonical(u64 la)
+{
+	return (u64)sign_extend(la, 6) == la;
+}
 
 #endif

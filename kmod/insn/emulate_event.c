@@ -21,6 +21,8 @@
 
 #define ERROR_IDT	2	/* error code: the index is that of an IDT gate */
 
+#define IO_MAP_BASE	102	/* of the I/O bitmap's offset in a TSS */
+
 #define MAX_FRAME	10	/* words, from virtual-8086 mode and with an error code */
 
 struct delivery {
@@ -28,6 +30,7 @@ struct delivery {
 	struct mkvm_descriptor gate, code, stack;
 	unsigned int width;		/* of each pushed word, in bytes */
 	bool is_task;			/* it is a task gate; the fields below are unset */
+	bool redirected;		/* CR4.VME: to a handler in virtual-8086 mode */
 	bool inner;			/* the privilege level changes */
 	unsigned int cpl;		/* the handler's */
 	struct kvm_segment cs, ss;
@@ -199,6 +202,22 @@ static u16 selector_of(struct mkvm_emu *c, int seg)
 	return s.selector;
 }
 
+/* A handler in virtual-8086 mode below IOPL 3 sees VIF as its IF, and an IOPL of 3. */
+static void redirected_frame(struct mkvm_emu *c, struct delivery *d)
+{
+	u64 flags = d->ev->rflags, interrupt = X86_EFLAGS_IF;
+
+	if ((flags & X86_EFLAGS_IOPL) != X86_EFLAGS_IOPL) {
+		interrupt = X86_EFLAGS_VIF;
+		flags = (flags & ~(u64)X86_EFLAGS_IF) | X86_EFLAGS_IOPL |
+			(flags & X86_EFLAGS_VIF ? X86_EFLAGS_IF : 0);
+	}
+	push(d, flags);
+	push(d, selector_of(c, MKVM_CS));
+	push(d, d->ev->rip);
+	d->rflags = c->rflags & ~(X86_EFLAGS_TF | X86_EFLAGS_RF | interrupt);
+}
+
 /* Computes the frame that the handler finds on its stack, and the handler's flags. */
 static void make_frame(struct mkvm_emu *c, struct delivery *d)
 {
@@ -206,6 +225,10 @@ static void make_frame(struct mkvm_emu *c, struct delivery *d)
 	u64 clear = X86_EFLAGS_TF | X86_EFLAGS_RF;
 	int seg;
 
+	if (d->redirected) {
+		redirected_frame(c, d);
+		return;
+	}
 	if (c->rflags & X86_EFLAGS_VM) {
 		for (seg = MKVM_GS; seg >= MKVM_DS; seg--)
 			push(d, selector_of(c, seg));
@@ -253,7 +276,8 @@ static enum mkvm_emu_result put_frame(struct mkvm_emu *c, struct delivery *d, en
 static void enter_mode(struct mkvm_emu *c, const struct delivery *d)
 {
 	c->rflags = d->rflags;
-	c->mode.cpl = d->cpl;
+	if (!d->redirected)
+		c->mode.cpl = d->cpl;
 	c->mode64 = long_mode(c);
 	c->mode.cs_l = long_mode(c);
 }
@@ -267,7 +291,7 @@ static void enter_handler(struct mkvm_emu *c, const struct delivery *d)
 	mkvm_emu_set_segment(c, MKVM_CS, &d->cs);
 	if (d->inner)
 		mkvm_emu_set_segment(c, MKVM_SS, &d->ss);
-	if (d->ev->rflags & X86_EFLAGS_VM) {
+	if ((d->ev->rflags & X86_EFLAGS_VM) && !d->redirected) {
 		mkvm_emu_set_segment(c, MKVM_ES, &null);
 		for (seg = MKVM_DS; seg <= MKVM_GS; seg++)
 			mkvm_emu_set_segment(c, seg, &null);
@@ -276,19 +300,13 @@ static void enter_handler(struct mkvm_emu *c, const struct delivery *d)
 	c->rip = d->rip;
 }
 
-/*
- * In real mode the IDT holds far pointers. AMD APM vol. 2, "Real-Mode Interrupt Control Transfers".
- */
-static enum mkvm_emu_result real_mode_handler(struct mkvm_emu *c, struct delivery *d)
+/* Reads the handler's far pointer from a table of such pointers. */
+static enum mkvm_emu_result far_handler(struct mkvm_emu *c, struct delivery *d, u64 table)
 {
-	enum mkvm_emu_result res;
-	struct kvm_dtable idt;
 	u64 pointer = 0;
+	enum mkvm_emu_result res;
 
-	mkvm_emu_dt(c, true, &idt, false);
-	if (d->ev->vector * 4 + 3 > idt.limit)
-		return fault(c, GP_VECTOR);
-	res = mkvm_emu_system(c, (u32)(idt.base + d->ev->vector * 4), &pointer, 4, MKVM_EMU_READ);
+	res = mkvm_emu_system(c, (u32)(table + d->ev->vector * 4), &pointer, 4, MKVM_EMU_READ);
 	d->width = 2;
 	d->rip = pointer & 0xffff;
 	mkvm_emu_get_segment(c, MKVM_CS, &d->cs);
@@ -297,18 +315,63 @@ static enum mkvm_emu_result real_mode_handler(struct mkvm_emu *c, struct deliver
 	return res;
 }
 
+/*
+ * In real mode the IDT holds far pointers. AMD APM vol. 2, "Real-Mode Interrupt Control Transfers".
+ */
+static enum mkvm_emu_result real_mode_handler(struct mkvm_emu *c, struct delivery *d)
+{
+	struct kvm_dtable idt;
+
+	mkvm_emu_dt(c, true, &idt, false);
+	if (d->ev->vector * 4 + 3 > idt.limit)
+		return fault(c, GP_VECTOR);
+	return far_handler(c, d, idt.base);
+}
+
+/*
+ * Virtual-8086 mode with CR4.VME: a bitmap below the TSS's I/O bitmap decides which INT n has its
+ * handler there, by the table of far pointers at address 0. INT3 and INTO never have. AMD APM vol.
+ * 2, "Virtual-8086 Mode Interrupts"; Intel SDM vol. 3, "Class 3 - Software Interrupt Handling in
+ * Virtual-8086 Mode".
+ */
+static enum mkvm_emu_result redirect(struct mkvm_emu *c, struct delivery *d)
+{
+	u64 map = 0, bits = 0;
+	enum mkvm_emu_result res;
+	unsigned int off;
+	struct kvm_segment tr;
+
+	mkvm_emu_get_segment(c, MKVM_EMU_TR, &tr);
+	if (tr.limit < IO_MAP_BASE + 1)
+		return fault(c, GP_VECTOR);
+	res = read_tss(c, IO_MAP_BASE, 2, &map);
+	if (res)
+		return res;
+	off = map - 32 + d->ev->vector / 8;
+	if (off > tr.limit)
+		return fault(c, GP_VECTOR);
+	res = read_tss(c, off, 1, &bits);
+	if (res)
+		return res;
+	d->redirected = !(bits >> d->ev->vector % 8 & 1);
+	if (d->redirected)
+		return far_handler(c, d, 0);
+	if ((c->rflags & X86_EFLAGS_IOPL) != X86_EFLAGS_IOPL)
+		return fault(c, GP_VECTOR);
+	return MKVM_EMU_DONE;
+}
+
 static enum mkvm_emu_result find_handler(struct mkvm_emu *c, struct delivery *d)
 {
 	enum mkvm_emu_result res;
 
 	if (!(c->mode.cr0 & X86_CR0_PE))
 		return real_mode_handler(c, d);
-	/*
-	 * The TSS's redirection bitmap may send INT n to the virtual-8086 table; the CPU has
-	 * checked IOPL.
-	 */
-	if (d->ev->soft && (c->rflags & X86_EFLAGS_VM) && (c->mode.cr4 & X86_CR4_VME))
-		return MKVM_EMU_UNHANDLED;
+	if (d->ev->int_n && (c->rflags & X86_EFLAGS_VM) && (c->mode.cr4 & X86_CR4_VME)) {
+		res = redirect(c, d);
+		if (res || d->redirected)
+			return res;
+	}
 	res = read_gate(c, d);
 	d->is_task = !res && desc_type(&d->gate) == TASK_GATE;
 	return res || d->is_task ? res : load_handler(c, d);

@@ -7,10 +7,13 @@
  * are never accessed.
  *
  * A switch has two halves. Faults in the first half, up to reading the new TSS, belong to the old
- * task, which is unchanged. Faults in the second half belong to the new task: the switch has taken
- * place, segments that could not be loaded are unusable, and emu->fault is delivered afterwards
- * (emu->fault_after). Both halves read everything before anything is written, so a switch that is
- * not possible leaves no trace.
+ * task, which is unchanged. Faults in the second half belong to the new task: the switch has
+ * taken place, segments that could not be loaded are unusable, and emu->fault is delivered
+ * afterwards (emu->fault_after). The T bit of the new TSS is looked at last: it traps "after
+ * program control has passed to the new task", which a fault prevents, so beside such a fault
+ * there is neither #DB nor DR6.BT (Intel SDM vol. 3, "Task-Switch Exception Condition", "Task
+ * Switching"). Both halves read everything before anything is written, so a switch that is not
+ * possible leaves no trace.
  *
  * State: none, as in emulate.c.
  *
@@ -351,7 +354,7 @@ static void enter_task(struct mkvm_emu *c, struct task *s)
 		mkvm_emu_access(c, s->error_la, &error, s->to->width, MKVM_EMU_WRITE);
 		reg_write(c, MKVM_RSP, s->seg[MKVM_SS].db ? 4 : 2, s->sp);
 	}
-	if (s->to->width == 4 && (s->word[TASK_WORDS - 1] & 1))
+	if (s->to->width == 4 && (s->word[TASK_WORDS - 1] & 1) && !s->faulted)
 		c->traps |= DR6_SWITCH;
 	c->next_rip = s->word[s->to->ip];
 	c->flags = s->flags;

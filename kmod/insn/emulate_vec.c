@@ -8,8 +8,7 @@
  * names are accessed, in ascending order, in the largest pieces of up to 8 bytes that are aligned
  * within the operand. The CPU executes an x87 instruction, on a copy of the guest's registers with
  * a buffer for its operand; the copy becomes the guest's after memory has been accessed. Other
- * vector instructions, and saves and loads of a whole FPU state but FXSAVE and FXRSTOR, stay
- * UNHANDLED.
+ * vector instructions, and XSAVE and XRSTOR, stay UNHANDLED.
  *
  * State: none, as in emulate.c.
  *
@@ -393,24 +392,122 @@ static enum mkvm_emu_result run_mxcsr(struct mkvm_emu *c)
 /* ---- x87 and MMX ---- */
 
 /*
- * Size in bytes of the operand, by opcode and ModRM.reg; negative if it is written. 0: undefined,
- * or the operand is a whole FPU state or environment.
+ * Size in bytes of the operand, by opcode and ModRM.reg; negative if it is written. 0: undefined.
+ * Environments and whole states have 14 and 94 bytes with 16-bit operands.
  */
+#define X87_ENV		28
+#define X87_STATE	108
+
 static const s8 x87_bytes[8][8] = {
 	{4, 4, 4, 4, 4, 4, 4, 4},	 /* D8: arithmetic with a short real */
-	{4, 0, -4, -4, 0, 2, 0, -2},	 /* FLD, FST, FSTP, FLDENV, FLDCW, FNSTENV, FNSTCW */
+	/* FLD, FST, FSTP, FLDENV, FLDCW, FNSTENV, FNSTCW */
+	{4, 0, -4, -4, X87_ENV, 2, -X87_ENV, -2},
 	{4, 4, 4, 4, 4, 4, 4, 4},	 /* with a short integer */
 	{4, -4, -4, -4, 0, 10, 0, -10},	 /* FILD, FISTTP, FIST, FISTP, FLD, FSTP */
 	{8, 8, 8, 8, 8, 8, 8, 8},	 /* with a long real */
-	{8, -8, -8, -8, 0, 0, 0, -2},	 /* FLD, FISTTP, FST, FSTP, FRSTOR, FNSAVE, FNSTSW */
+	/* FLD, FISTTP, FST, FSTP, FRSTOR, FNSAVE, FNSTSW */
+	{8, -8, -8, -8, X87_STATE, 0, -X87_STATE, -2},
 	{2, 2, 2, 2, 2, 2, 2, 2},	 /* with a word integer */
 	{2, -2, -2, -2, 10, 8, -10, -8}, /* FILD, FISTTP, FIST, FISTP, FBLD, FILD, FBSTP, FISTP */
 };
 
-/* FNSTCW and FNSTSW do not wait for a pending exception. */
+/* FNSTCW, FNSTSW, FNSTENV and FNSAVE do not wait for a pending exception. */
 static bool waits(const struct mkvm_emu *c)
 {
-	return c->d.op == OP_MMX || (c->reg & 7) != 7 || (c->opcode != 0xd9 && c->opcode != 0xdd);
+	return c->d.op == OP_MMX || (c->reg & 7) < 6 || (c->opcode != 0xd9 && c->opcode != 0xdd);
+}
+
+/* The head of a state, as the CPU stores it in 32-bit protected mode; only FOP shares a word. */
+struct x87_env {
+	u32 fcw, fsw, ftw, fip, fop, fdp, fds;
+};
+
+/*
+ * Converts the head of a state to the format of the guest's mode, in place, and returns its size.
+ * In real and virtual-8086 mode the upper bits of the pointers replace the selectors. The selectors
+ * are 0, as on current CPUs. AMD APM vol. 2, "x87 Environment".
+ */
+static unsigned int pack_env(const struct mkvm_emu *c, void *image)
+{
+	struct x87_env env = *(struct x87_env *)image;
+	u32 fop = env.fop >> 16 & 0x7ff, *wide = image;
+	bool real = !protected_mode(c);
+	u16 *narrow = image;
+
+	if (c->size == 2) {
+		narrow[0] = env.fcw;
+		narrow[1] = env.fsw;
+		narrow[2] = env.ftw;
+		narrow[3] = env.fip;
+		narrow[4] = real ? (env.fip >> 4 & 0xf000) | fop : 0;
+		narrow[5] = env.fdp;
+		narrow[6] = real ? env.fdp >> 4 & 0xf000 : 0;
+		return 14;
+	}
+	wide[4] = fop << 16;
+	wide[6] = env.fds & 0xffff0000;
+	if (real) {
+		wide[3] = (env.fds & 0xffff0000) | (u16)env.fip;
+		wide[4] = (env.fip >> 16) << 12 | fop;
+		wide[5] = (env.fds & 0xffff0000) | (u16)env.fdp;
+		wide[6] = (env.fdp >> 16) << 12;
+	}
+	return X87_ENV;
+}
+
+/* Does the opposite; registers, if any, move behind the larger head. */
+static void unpack_env(const struct mkvm_emu *c, void *image)
+{
+	bool real = !protected_mode(c);
+	struct x87_env env = *(struct x87_env *)image;
+	const u16 *narrow = image;
+
+	if (c->size == 2) {
+		env = (struct x87_env){
+			.fcw = narrow[0],
+			.fsw = narrow[1],
+			.ftw = narrow[2],
+			.fip = narrow[3] | (real ? (narrow[4] & 0xf000U) << 4 : 0),
+			.fop = real ? (narrow[4] & 0x7ffU) << 16 : 0,
+			.fdp = narrow[5] | (real ? (narrow[6] & 0xf000U) << 4 : 0),
+		};
+		memmove(image + X87_ENV, image + 14, X87_STATE - X87_ENV);
+	} else if (real) {
+		env.fip = (u16)env.fip | (env.fop >> 12 & 0xffff) << 16;
+		env.fop = (env.fop & 0x7ff) << 16;
+		env.fdp = (u16)env.fdp | (env.fds >> 12 & 0xffff) << 16;
+	}
+	env.fop &= 0x7ff0000;		/* without the selectors */
+	env.fds = 0;
+	*(struct x87_env *)image = env;
+}
+
+/* FLDENV, FNSTENV, FRSTOR and FNSAVE; bytes: size of the operand with 32-bit operands. */
+static enum mkvm_emu_result run_x87_state(struct mkvm_emu *c, unsigned int bytes, bool store)
+{
+	unsigned int head = c->size == 2 ? 14 : X87_ENV, len = bytes - X87_ENV + head;
+	u8 image[X87_STATE] __aligned(4) = { 0 };
+	enum mkvm_emu_result res;
+	struct mkvm_fx fx;
+
+	mkvm_emu_fx(c, &fx, false);
+	if (!store && (fx.fsw & FSW_PENDING))
+		return fault(c, MF_VECTOR);
+	if (!store) {
+		res = mem_operand(c, MKVM_EMU_READ, len, image);
+		if (res)
+			return res;
+		unpack_env(c, image);
+	}
+	mkvm_emu_x87(c, &fx, image, !store);
+	if (store) {
+		memmove(image + pack_env(c, image), image + X87_ENV, bytes - X87_ENV);
+		res = mem_operand(c, MKVM_EMU_WRITE, len, image);
+		if (res)
+			return res;
+	}
+	mkvm_emu_fx(c, &fx, true);
+	return MKVM_EMU_DONE;
 }
 
 static enum mkvm_emu_result run_on_buffer(struct mkvm_emu *c, unsigned int size, bool store)
@@ -427,7 +524,7 @@ static enum mkvm_emu_result run_on_buffer(struct mkvm_emu *c, unsigned int size,
 		if (res)
 			return res;
 	}
-	mkvm_emu_x87(c, &fx, buf);
+	mkvm_emu_x87(c, &fx, buf, !store);
 	/* The CPU does not store if an unmasked exception occurs; none was pending before. */
 	if (store && !(waits(c) && (fx.fsw & FSW_PENDING) && (fx.fsw & ~fx.fcw & FSW_NO_STORE))) {
 		res = mkvm_emu_mem(c, MKVM_EMU_WRITE, c->seg, c->ea, size, buf);
@@ -448,6 +545,8 @@ static enum mkvm_emu_result run_x87(struct mkvm_emu *c)
 		return MKVM_EMU_UNHANDLED;
 	if ((c->reg & 7) == 1 && bytes < 0 && !mkvm_emu_has(c, X86_FEATURE_XMM3))	/* FISTTP */
 		return fault(c, UD_VECTOR);
+	if (abs(bytes) >= X87_ENV)
+		return run_x87_state(c, abs(bytes), bytes < 0);
 	return run_on_buffer(c, abs(bytes), bytes < 0);
 }
 

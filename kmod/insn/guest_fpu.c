@@ -2,25 +2,14 @@
 /*
  * guest_fpu.c - access to the guest's FPU and vector registers for the emulator.
  *
- * During KVM_RUN the thread's FPU registers are the guest's: they are in the CPU, or the kernel
- * has saved them and loads them again here.
+ * Between mkvm_fpu_lock and mkvm_fpu_unlock the guest's registers are in the CPU (cpu/fpu.h).
  *
  * State: none. Read next: emulate_vec.c.
  */
-#include <linux/sched.h>
-#include <asm/fpu/api.h>
-
 #include "mkvm.h"
-#include "decode.h"
+#include "cpu/fpu.h"
+#include "emulate.h"
 #include "x87.h"
-
-/* Loads the guest's registers into the CPU and disables preemption, until fpregs_unlock. */
-static void registers_lock(void)
-{
-	fpregs_lock();
-	if (test_thread_flag(TIF_NEED_FPU_LOAD))
-		switch_fpu_return();
-}
 
 #define MOVE(n, insn, reg)								\
 	case n:										\
@@ -62,14 +51,14 @@ static void move_zmm(unsigned int n, struct mkvm_vec *buf, bool write)
 void mkvm_emu_vec(struct mkvm_emu *emu, unsigned int n, struct mkvm_vec *buf, unsigned int len,
 		  bool write)
 {
-	registers_lock();
+	mkvm_fpu_lock(emu->vcpu);
 	if (len == 16)
 		move_xmm(n, buf, write);
 	else if (len == 32)
 		move_ymm(n, buf, write);
 	else
 		move_zmm(n, buf, write);
-	fpregs_unlock();
+	mkvm_fpu_unlock(emu->vcpu);
 }
 
 #define MOVE_MASK(n)									\
@@ -88,12 +77,12 @@ void mkvm_emu_mask(struct mkvm_emu *emu, unsigned int n, u64 *val, bool write)
 {
 	if (!write)
 		*val = 0;
-	registers_lock();
+	mkvm_fpu_lock(emu->vcpu);
 	switch (n) {
 	MOVE_MASK(0) MOVE_MASK(1) MOVE_MASK(2) MOVE_MASK(3)
 	MOVE_MASK(4) MOVE_MASK(5) MOVE_MASK(6) MOVE_MASK(7)
 	}
-	fpregs_unlock();
+	mkvm_fpu_unlock(emu->vcpu);
 }
 
 static void fxsave(struct mkvm_fx *fx)
@@ -108,28 +97,29 @@ static void fxrstor(const struct mkvm_fx *fx)
 
 void mkvm_emu_fx(struct mkvm_emu *emu, struct mkvm_fx *fx, bool write)
 {
-	registers_lock();
+	mkvm_fpu_lock(emu->vcpu);
 	if (write)
 		fxrstor(fx);
 	else
 		fxsave(fx);
-	fpregs_unlock();
+	mkvm_fpu_unlock(emu->vcpu);
 }
 
-void mkvm_emu_x87(struct mkvm_emu *emu, struct mkvm_fx *fx, void *mem)
+void mkvm_emu_x87(struct mkvm_emu *emu, struct mkvm_fx *fx, void *mem, bool load)
 {
 	struct mkvm_fx guest;
 
-	registers_lock();
+	mkvm_fpu_lock(emu->vcpu);
 	fxsave(&guest);
 	fxrstor(fx);
 	if (emu->opcode >= 0xd8 && emu->opcode <= 0xdf)
-		x87_on_memory(emu->opcode, emu->reg & 7, mem, emu->rip, emu->ea);
+		x87_on_memory(emu->opcode, emu->mod << 6 | (emu->reg & 7) << 3 | (emu->rm & 7), mem,
+			      emu->rip, emu->ea);
 	else
-		mmx_on_memory(emu->reg, mem, emu->d.dst != RM);
+		mmx_on_memory(emu->reg, mem, load);
 	fxsave(fx);
 	fxrstor(&guest);
-	fpregs_unlock();
+	mkvm_fpu_unlock(emu->vcpu);
 }
 
 u64 mkvm_emu_xcr0(struct mkvm_emu *emu)

@@ -22,15 +22,6 @@
 int mkvm_skip_instruction(struct mkvm_vcpu *vcpu);		/* as handle_exit */
 int mkvm_skip_and_trap(struct mkvm_vcpu *vcpu, u32 traps);	/* likewise; traps: bits of DR6 */
 int mkvm_skip_by_decoding(struct mkvm_vcpu *vcpu);	/* for CPUs that do not tell the length */
-enum mkvm_insn {
-	MKVM_INSN_OTHER,
-	MKVM_INSN_HYPERCALL,
-	MKVM_INSN_RSM,
-	MKVM_INSN_INT1,
-	MKVM_INSN_INT3,
-	MKVM_INSN_INTO,
-	MKVM_INSN_INT_N
-};
 enum mkvm_insn mkvm_insn_at_rip(struct mkvm_vcpu *vcpu, u8 *vector);
 bool mkvm_insn_is_emulated(struct mkvm_vcpu *vcpu);	/* does the emulator know it? */
 

@@ -12,7 +12,7 @@
 #include <linux/srcu.h>
 #include <asm/debugreg.h>
 
-#include "decode.h"
+#include "emulate.h"
 #include "internal.h"
 #include "hw_ops.h"
 #include "explain/testpoint.h"
@@ -38,38 +38,14 @@ static int complete_emulation(struct mkvm_vcpu *vcpu)
 	return r;
 }
 
-/* Is the instruction at RIP still the one that the CPU has checked and intercepted? */
-static bool is_intercepted(const struct mkvm_emu *emu)
-{
-	unsigned int what = emu->vcpu->insn.intercept.what,
-		     number = emu->vcpu->insn.intercept.number;
-
-	switch (what) {
-	case MKVM_INTERCEPT_INS: case MKVM_INTERCEPT_OUTS:
-		return (emu->d.flags & STRING) && emu->size == number &&
-		       (what == MKVM_INTERCEPT_INS ? emu->d.src : emu->d.dst) == PORT;
-	case MKVM_INTERCEPT_GET_CR:
-		if (emu->d.op == OP_SMSW)
-			return number == MKVM_ANY_CR;
-		return emu->d.op == OP_GET_CR && (number == MKVM_ANY_CR || emu->reg == number);
-	case MKVM_INTERCEPT_SET_CR:	/* AMD: LOCK makes CR0 CR8 */
-		if (emu->d.op == OP_LMSW)
-			return !number;
-		return emu->d.op == OP_SET_CR && (emu->prefix[LOCK] ? 8 : emu->reg) == number;
-	case MKVM_INTERCEPT_TASK:
-		return emu->d.op == OP_JMP_FAR || emu->d.op == OP_CALL_FAR || emu->d.op == OP_IRET;
-	default:
-		return emu->reg == number &&
-		       emu->d.op == (what == MKVM_INTERCEPT_SET_DR ? OP_SET_DR : OP_GET_DR);
-	}
-}
-
 /* RETRY: another vCPU has changed the code since the exit; the guest runs the new code instead. */
 static enum mkvm_emu_result check_intercepted(struct mkvm_emu *emu)
 {
 	enum mkvm_emu_result r = mkvm_decode(emu);
 
-	if (r == MKVM_EMU_DONE && is_intercepted(emu))
+	if (r == MKVM_EMU_DONE &&
+	    mkvm_emu_is_intercepted(emu, emu->vcpu->insn.intercept.what,
+				    emu->vcpu->insn.intercept.number))
 		return MKVM_EMU_DONE;
 	if (r == MKVM_EMU_FAULT || emu->host_fault)
 		return r;
@@ -116,10 +92,12 @@ static int end_emulation(struct mkvm_vcpu *vcpu, enum mkvm_emu_result r, u32 tra
 		/* No trap is delivered between a load of SS and the next instruction. */
 		if (emu->ss_loaded && !mkvm_debug_takes(vcpu, X86_TRAP_DB))
 			traps = 0;
+		if (unlikely(emu->fault_after))		/* comes instead of a single step's trap */
+			traps = 0;
 		mkvm_end_instruction(vcpu, traps);
 		if (unlikely(emu->new_task))		/* its RF is from its TSS */
 			vcpu->rflags |= emu->rflags & X86_EFLAGS_RF;
-		if (unlikely(emu->d.op == OP_IRET))
+		if (unlikely(mkvm_emu_unmasks_nmi(emu)))
 			mkvm_hw->set_nmi_masked(vcpu, false);
 		if (unlikely(emu->fault_after))
 			queue_fault(vcpu, emu);
@@ -231,6 +209,7 @@ static bool event_cut_off(struct mkvm_vcpu *vcpu, struct mkvm_emu_event *ev)
 			   (e->vector == X86_TRAP_BP || e->vector == X86_TRAP_OF));
 		ev->has_error = e->has_error;
 		ev->error = e->error;
+		ev->int_n = e->type == MKVM_EV_SOFT;
 		if (e->type == MKVM_EV_SOFT)
 			ev->rip += mkvm_hw->soft_event_len;
 		if (e->type == MKVM_EV_EXCEPTION && mkvm_is_fault(e->vector))
@@ -247,6 +226,7 @@ static bool event_cut_off(struct mkvm_vcpu *vcpu, struct mkvm_emu_event *ev)
 	else if (insn != MKVM_INSN_INT_N)
 		return false;
 	ev->soft = insn != MKVM_INSN_INT1;
+	ev->int_n = insn == MKVM_INSN_INT_N;
 	ev->rip += vcpu->insn.emu.insn_len;
 	return vector == ev->vector;
 }

@@ -13,7 +13,7 @@
 #include <linux/srcu.h>
 #include <uapi/asm/debugreg.h>
 
-#include "decode.h"
+#include "emulate.h"
 #include "internal.h"
 #include "hw_ops.h"
 #include "explain/testpoint.h"
@@ -42,7 +42,7 @@ bool mkvm_insn_is_emulated(struct mkvm_vcpu *vcpu)
 {
 	struct mkvm_emu *emu;
 
-	return mkvm_decode_at_rip(vcpu, &emu) && emu->d.op != OP_LENGTH && emu->d.op != OP_IRET;
+	return mkvm_decode_at_rip(vcpu, &emu) && mkvm_emu_is_known(emu);
 }
 
 /*
@@ -56,35 +56,10 @@ bool mkvm_insn_is_emulated(struct mkvm_vcpu *vcpu)
  */
 enum mkvm_insn mkvm_insn_at_rip(struct mkvm_vcpu *vcpu, u8 *vector)
 {
-	static const struct {
-		u8 len, bytes[3];
-		enum mkvm_insn insn;
-	} known[] = {
-		{ 3, { 0x0f, 0x01, 0xc1 }, MKVM_INSN_HYPERCALL },
-		{ 3, { 0x0f, 0x01, 0xd9 }, MKVM_INSN_HYPERCALL },
-		{ 2, { 0x0f, 0xaa }, MKVM_INSN_RSM },
-		{ 1, { 0xcc }, MKVM_INSN_INT3 },
-		{ 1, { 0xce }, MKVM_INSN_INTO },
-		{ 1, { 0xf1 }, MKVM_INSN_INT1 },
-	};
 	struct mkvm_emu *emu;
-	unsigned int len = mkvm_decode_at_rip(vcpu, &emu), i;
-	const u8 *end = emu->insn + len;
+	unsigned int len = mkvm_decode_at_rip(vcpu, &emu);
 
-	if (!len || emu->d.op != OP_LENGTH || emu->prefix[LOCK] ||
-	    ((emu->d.flags & MODRM) && emu->mod != 3))
-		return MKVM_INSN_OTHER;
-	/* Among the opcodes of which only the length is known, INT n alone has an immediate. */
-	if (emu->d.src == IMM8) {
-		if (vector)
-			*vector = end[-1];
-		return MKVM_INSN_INT_N;
-	}
-	for (i = 0; i < ARRAY_SIZE(known); i++)
-		if (len >= known[i].len &&
-		    !memcmp(end - known[i].len, known[i].bytes, known[i].len))
-			return known[i].insn;
-	return MKVM_INSN_OTHER;
+	return len ? mkvm_emu_identify(emu, len, vector) : MKVM_INSN_OTHER;
 }
 
 static unsigned int bytes_in(u32 opcode)

@@ -16,7 +16,7 @@
 #include <asm/cpufeature.h>
 #include <asm/pkru.h>
 
-#include "decode.h"
+#include "emulate.h"
 #include "internal.h"
 #include "hw_ops.h"
 #include "explain/testpoint.h"

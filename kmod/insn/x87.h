@@ -33,22 +33,24 @@
  * x87_on_memory - run an instruction of opcode D8 to DF with mem as its operand
  * @rip, @ea: the guest's instruction and operand addresses, stored in the FPU's pointers
  *
- * Context: the FPU belongs to the caller (fpregs_lock), and no x87 exception is pending.
+ * Environments and states have the format of 32-bit protected mode. Context: the FPU belongs to the
+ * caller (fpregs_lock); an x87 exception is pending only if the instruction does not wait for it.
  */
-static inline void x87_on_memory(u8 opcode, u8 reg, void *mem, u32 rip, u32 ea)
+static inline void x87_on_memory(u8 opcode, u8 modrm, void *mem, u32 rip, u32 ea)
 {
+	u8 reg = modrm >> 3 & 7;
 	u32 env[7];
 
 	switch (opcode << 3 | reg) {
 	X87_CASES(0xd8) X87_CASES(0xd9) X87_CASES(0xda) X87_CASES(0xdb)
 	X87_CASES(0xdc) X87_CASES(0xdd) X87_CASES(0xde) X87_CASES(0xdf)
 	}
-	/* FLDCW, FNSTCW and FNSTSW leave the pointers alone. */
-	if ((opcode == 0xd9 && reg >= 5) || (opcode == 0xdd && reg == 7))
+	/* FLDCW, FNSTCW and FNSTSW leave the pointers alone; the others have them in mem. */
+	if ((opcode == 0xd9 || opcode == 0xdd) && reg >= 4)
 		return;
 	asm volatile("fnstenv %0" : "=m" (env));
 	env[3] = rip;
-	env[4] = (opcode & 7) << 24 | reg << 19;
+	env[4] = (opcode & 7) << 24 | modrm << 16;
 	env[5] = ea;
 	env[6] = 0;
 	asm volatile("fldenv %0" : : "m" (env));

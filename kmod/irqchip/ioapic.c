@@ -21,6 +21,7 @@
 
 #include "mkvm.h"
 #include "internal.h"
+#include "compat.h"
 
 #define IOAPIC_SELECT		0x00	/* MMIO offsets */
 #define IOAPIC_WINDOW		0x10
@@ -403,8 +404,8 @@ int mkvm_ioapic_create(struct mkvm *vm)
 	ioapic->reg.base_address = MKVM_IOAPIC_BASE;
 	for (pin = 0; pin < KVM_IOAPIC_NUM_PINS; pin++)
 		ioapic->reg.redirtbl[pin].bits = RTE_MASKED;
-	hrtimer_init(&ioapic->storm_timer, CLOCK_MONOTONIC, HRTIMER_MODE_REL_HARD);
-	ioapic->storm_timer.function = ioapic_storm_over;
+	mkvm_hrtimer_setup(&ioapic->storm_timer, ioapic_storm_over, CLOCK_MONOTONIC,
+			   HRTIMER_MODE_REL_HARD);
 	vm->irqchip.ioapic = ioapic;
 	return 0;
 }

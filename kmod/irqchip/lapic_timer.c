@@ -19,6 +19,7 @@
 #include "mkvm.h"
 #include "internal.h"
 #include "lapic.h"
+#include "compat.h"
 
 /* A guest must not keep the host busy with a period of a few ns. Linux KVM has this bound. */
 #define LAPIC_MIN_PERIOD_NS	200000ull
@@ -83,8 +84,7 @@ static enum hrtimer_restart lapic_timer_fire(struct hrtimer *timer)
 /* Context: the APIC is not yet published. */
 void mkvm_lapic_timer_init(struct mkvm_lapic *apic)
 {
-	hrtimer_init(&apic->timer, CLOCK_MONOTONIC, HRTIMER_MODE_ABS_HARD);
-	apic->timer.function = lapic_timer_fire;
+	mkvm_hrtimer_setup(&apic->timer, lapic_timer_fire, CLOCK_MONOTONIC, HRTIMER_MODE_ABS_HARD);
 	apic->timer_mode = LAPIC_TIMER_ONESHOT;
 	apic->timer_shift = 1;
 }

@@ -26,6 +26,7 @@
 
 #include "mkvm.h"
 #include "internal.h"
+#include "compat.h"
 
 #define PIT_HZ			1193182
 #define PIT_MIN_PERIOD_NS (200 * NSEC_PER_USEC) /* between two timer callbacks, as in Linux KVM */
@@ -505,8 +506,7 @@ int mkvm_pit_create(struct mkvm *vm, const struct kvm_pit_config *config)
 							     .count = 0x10000,
 							     .gate = i != 2,
 							     .count_load_time = PIT_STOPPED };
-	hrtimer_init(&pit->timer, CLOCK_MONOTONIC, HRTIMER_MODE_ABS_HARD);
-	pit->timer.function = pit_timer_fired;
+	mkvm_hrtimer_setup(&pit->timer, pit_timer_fired, CLOCK_MONOTONIC, HRTIMER_MODE_ABS_HARD);
 	init_irq_work(&pit->ack_work, pit_raise_pending);
 	smp_store_release(&vm->irqchip.pit, pit);
 	return 0;

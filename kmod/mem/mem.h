@@ -53,6 +53,7 @@ void mkvm_tdp_free_pages(struct mkvm_vcpu *vcpu);	/* with the vCPU */
 
 int mkvm_soft_begin(struct mkvm_vcpu *vcpu);
 void mkvm_soft_flush(struct mkvm_vcpu *vcpu);	/* the guest flushed its TLB */
+u64 mkvm_soft_pdpte(struct mkvm_vcpu *vcpu, unsigned int i);
 void mkvm_soft_free(struct mkvm_vcpu *vcpu);
 int mkvm_handle_soft_fault(struct mkvm_vcpu *vcpu, u64 la, u32 error);	/* as handle_exit */
 int mkvm_soft_fault_gpa(struct mkvm_vcpu *vcpu, u64 *gpa, bool write);

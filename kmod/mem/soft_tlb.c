@@ -2,10 +2,11 @@
 /*
  * soft_tlb.c - a TLB filled by software, for a guest whose page tables are not in RAM.
  *
- * A CPU with nested paging treats its reads of the guest's page tables as writes, because it
- * may set accessed and dirty bits. So it cannot walk tables in read-only memory, and absent memory
- * cannot answer it with all ones, as a bus without a device does. For such a guest mkvm_walk does
- * the walks in software and drops their writes to read-only memory. The CPU walks shadow tables
+ * A CPU with nested paging treats its reads of the guest's page tables as writes (Intel's: while
+ * EPT has accessed bits), because it may set accessed and dirty bits. So it cannot walk tables in
+ * read-only memory, and absent memory cannot answer it with all ones, as a bus without a device
+ * does. For such a guest mkvm_walk does the walks in software and drops their writes to read-only
+ * memory. The CPU walks shadow tables
  * instead, which hold the translations of the pages that the guest has used. To the guest these
  * tables are a TLB, and whatever flushes a TLB empties them. The CPU finds them in a private
  * guest-physical address space:
@@ -21,7 +22,8 @@
  *
  * State: vcpu->soft_tlb.tlb, which only the vCPU's thread accesses.
  *
- * Read next: mkvm_walk in insn/walk.c, svm_set_soft_tlb in svm/svm.c.
+ * Read next: mkvm_walk in insn/walk.c, svm_set_soft_tlb in svm/svm.c, vmx_set_soft_tlb in
+ * vmx/vmx.c.
  */
 #include <linux/mm.h>
 #include <linux/slab.h>
@@ -400,6 +402,19 @@ u64 *mkvm_soft_space(struct mkvm_vcpu *vcpu, u64 *gpa)
 
 	*gpa = soft->base + (SOFT_TABLES + soft->fault) * PAGE_SIZE;
 	return soft->npt[0];
+}
+
+/*
+ * mkvm_soft_pdpte - return entry i of the four that PAE paging has in registers
+ *
+ * In other paging modes the value has no meaning. Context: the vCPU's own thread; interrupts may be
+ * off.
+ */
+u64 mkvm_soft_pdpte(struct mkvm_vcpu *vcpu, unsigned int i)
+{
+	struct mkvm_soft_tlb *soft = vcpu->soft_tlb.tlb;
+
+	return ((u64 *)(soft->top + (soft->cr3 & 0xfe0)))[i];
 }
 
 /*

@@ -28,6 +28,7 @@
 
 #include "internal.h"
 #include "hw_ops.h"
+#include "compat.h"
 #include "explain/testpoint.h"
 
 #define TDP_LEVELS	4
@@ -684,19 +685,20 @@ static int young_in(struct mmu_notifier *mn, unsigned long start, unsigned long 
 	return young;
 }
 
-static int mn_clear_flush_young(struct mmu_notifier *mn, struct mm_struct *mm, unsigned long start,
-				unsigned long end)
+static mkvm_young_t mn_clear_flush_young(struct mmu_notifier *mn, struct mm_struct *mm,
+					 unsigned long start, unsigned long end)
 {
 	return young_in(mn, start, end, true, true);
 }
 
-static int mn_clear_young(struct mmu_notifier *mn, struct mm_struct *mm, unsigned long start,
-			  unsigned long end)
+static mkvm_young_t mn_clear_young(struct mmu_notifier *mn, struct mm_struct *mm,
+				   unsigned long start, unsigned long end)
 {
 	return young_in(mn, start, end, true, false);
 }
 
-static int mn_test_young(struct mmu_notifier *mn, struct mm_struct *mm, unsigned long address)
+static mkvm_young_t mn_test_young(struct mmu_notifier *mn, struct mm_struct *mm,
+				  unsigned long address)
 {
 	return young_in(mn, address, address + PAGE_SIZE, false, false);
 }

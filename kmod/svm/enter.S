@@ -30,7 +30,7 @@ SYM_FUNC_START(svm_vmrun)
 	LOAD_GUEST_REGS
 	mov (%rsp), %rax
 	vmload %rax
-	VM_CLEAR_CPU_BUFFERS
+	MKVM_SVM_CLEAR_CPU_BUFFERS
 	sti
 	vmrun %rax
 	cli
@@ -42,7 +42,7 @@ SYM_FUNC_START(svm_vmrun)
 	SAVE_GUEST_REGS
 
 	/* The guest's register values and predictions must not influence host speculation. */
-	FILL_RETURN_BUFFER %rax, RSB_CLEAR_LOOPS, X86_FEATURE_RETPOLINE
+	FILL_RETURN_BUFFER %rax, RSB_CLEAR_LOOPS, MKVM_SVM_RSB_FEATURE
 	MKVM_UNTRAIN_RET
 	xor %eax, %eax
 	xor %ecx, %ecx

@@ -12,7 +12,6 @@
 #include <asm/cpufeature.h>
 #include <asm/mce.h>
 #include <asm/msr.h>
-#include <asm/tlbflush.h>
 
 #include "compat.h"
 #include "mce.h"
@@ -36,6 +35,7 @@ void svm_mce_cpu_enable(void)
  */
 static bool forget_erratum_383(void)
 {
+	unsigned long cr4 = __read_cr4();
 	u64 status;
 	int i;
 
@@ -46,8 +46,8 @@ static bool forget_erratum_383(void)
 		wrmsrl_safe(MSR_IA32_MCx_STATUS(i), 0);
 	if (!rdmsrl_safe(MSR_IA32_MCG_STATUS, &status))
 		wrmsrl_safe(MSR_IA32_MCG_STATUS, status & ~MCG_STATUS_MCIP);
-	cr4_clear_bits(X86_CR4_PGE);	/* flushes global entries as well */
-	cr4_set_bits(X86_CR4_PGE);
+	mkvm_write_cr4(cr4 ^ X86_CR4_PGE);	/* flushes global entries as well */
+	mkvm_write_cr4(cr4);
 	return true;
 }
 

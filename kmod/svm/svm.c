@@ -320,7 +320,7 @@ static void svm_vcpu_reset(struct mkvm_vcpu *vcpu, bool init)
 	c->msrpm_base_pa = __pa(page_address(msrpm));
 	c->tsc_offset = vcpu->tsc.offset;
 	c->int_ctl = V_INTR_MASKING_MASK;
-	c->nested_ctl = SVM_NESTED_CTL_NP_ENABLE;
+	c->MKVM_VMCB_MISC_CTL = MKVM_VMCB_NP_ENABLE;
 	c->nested_cr3 = vcpu->vm->tdp[vcpu->smm.active].root_pa;
 	svm->asid.gen = 0;
 	svm->nmi_masked = false;
@@ -431,7 +431,7 @@ static void svm_set_tdp_root(struct mkvm_vcpu *vcpu, u64 root_pa)
 static const char *svm_last_exit(struct mkvm_vcpu *vcpu)
 {
 	static const struct {
-		u32 code;
+		u64 code;		/* only its lower half: an error is -1 of 32 or 64 bits */
 		const char *name;
 	} names[] = { SVM_EXIT_REASONS };
 	static u8 found[256];	/* index in names, by low byte; races are harmless */
@@ -439,10 +439,10 @@ static const char *svm_last_exit(struct mkvm_vcpu *vcpu)
 	unsigned int i = READ_ONCE(found[code & 0xff]);
 
 	static_assert(ARRAY_SIZE(names) <= 256);
-	if (names[i].code == code)
+	if ((u32)names[i].code == code)
 		return names[i].name;
 	for (i = 0; i < ARRAY_SIZE(names); i++) {
-		if (names[i].code == code) {
+		if ((u32)names[i].code == code) {
 			WRITE_ONCE(found[code & 0xff], i);
 			return names[i].name;
 		}
@@ -494,7 +494,7 @@ static void svm_enter(struct mkvm_vcpu *vcpu)
 		vmcb->control.exit_code = SVM_EXIT_INTR;
 		return;
 	}
-	if (unlikely(vmcb->control.exit_code == (u32)SVM_EXIT_ERR))
+	if (unlikely((u32)vmcb->control.exit_code == (u32)SVM_EXIT_ERR))
 		svm_asid_refused(&svm->asid, &c->asids);
 
 	mkvm_restore_ldt(ldt);

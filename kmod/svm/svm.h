@@ -7,7 +7,9 @@
 #ifndef MKVM_SVM_H
 #define MKVM_SVM_H
 
-#include <asm/svm.h>
+#include <linux/bitops.h>
+#include <linux/mm.h>
+#include <asm/svm.h>	/* is not self-contained in newer kernels */
 
 #include "hw_ops.h"
 #include "asid.h"

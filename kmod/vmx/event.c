@@ -87,7 +87,7 @@ void vmx_settle_shadow(struct vmx_vcpu *vmx)
 
 /*
  * With PAE paging the entry takes the four PDPTEs from the VMCS. Reads them from guest memory after
- * userspace or RSM has changed CR3.
+ * userspace, RSM or the emulator has changed CR3.
  */
 static void load_pdptes(struct vmx_vcpu *vmx)
 {
@@ -216,6 +216,8 @@ void vmx_update_exceptions(struct vmx_vcpu *vmx)
 		bitmap = ~0u & ~BIT(X86_TRAP_NMI);
 	if (vmx->vcpu.debug.control & KVM_GUESTDBG_USE_SW_BP)
 		bitmap |= BIT(X86_TRAP_BP);
+	if (vmx->vcpu.soft_tlb.root)
+		bitmap |= BIT(X86_TRAP_PF);
 	vmx_write(EXCEPTION_BITMAP, bitmap);
 }
 

@@ -44,13 +44,16 @@ static int vmx_handle_io(struct mkvm_vcpu *vcpu)
  * Handles a write of CR8, or a change of bits of CR0 or CR4 that the VMCS reserves to the host. The
  * bits of CR0 and CR4.MCE change only in the read shadow; CR4.PKE changes in the CPU, and
  * PKRU's handling with it. Then the guest executes the instruction again: it no longer exits, and
- * the CPU does the rest, including a change of the paging mode.
+ * the CPU does the rest, including a change of the paging mode. While soft_tlb.c does the walks,
+ * the emulator runs the instruction, as the CPU could not even fetch it without soft_tlb.c.
  */
 static int vmx_handle_cr(struct mkvm_vcpu *vcpu)
 {
 	u64 qual = vmx_read(EXIT_QUALIFICATION);
 	u64 val = vcpu->regs[qual >> 8 & 15], shadow;
 
+	if (unlikely(vcpu->soft_tlb.root))
+		return mkvm_handle_intercepted(vcpu, MKVM_INTERCEPT_SET_CR, qual & 15);
 	switch (qual & 15) {
 	case 0:
 		if (val >> 32 || ((val & X86_CR0_NW) && !(val & X86_CR0_CD)) ||
@@ -95,6 +98,13 @@ static int handle_ud(struct mkvm_vcpu *vcpu)
 	return insn == MKVM_INSN_RSM ? mkvm_handle_rsm(vcpu) : mkvm_handle_ud(vcpu);
 }
 
+static int handle_soft_fault(struct mkvm_vcpu *vcpu, u64 la)
+{
+	if (unlikely(vcpu->rflags & X86_EFLAGS_TF))
+		vmx_forget_step();
+	return mkvm_handle_soft_fault(vcpu, la, vmx_read(VM_EXIT_INTR_ERROR_CODE));
+}
+
 /*
  * Reflects an intercepted exception to the guest, unless it is userspace's. vmx_enter has handled
  * NMI and #MC.
@@ -112,6 +122,8 @@ static int vmx_handle_exception(struct mkvm_vcpu *vcpu)
 	vmx_keep_nmi_mask(vmx, info);
 	if (vector == X86_TRAP_UD)
 		return handle_ud(vcpu);
+	if (vector == X86_TRAP_PF && vcpu->soft_tlb.root)
+		return handle_soft_fault(vcpu, qual);
 	if (vector == X86_TRAP_DB)	/* Bochs leaves it pending after the exit */
 		vmx_write(GUEST_PENDING_DBG_EXCEPTIONS, 0);
 	if (mkvm_debug_takes(vcpu, vector))
@@ -135,7 +147,7 @@ static int vmx_handle_ept_violation(struct mkvm_vcpu *vcpu)
 {
 	u64 qual = vmx_read(EXIT_QUALIFICATION);
 	bool operand = (qual & WALK_DONE) == WALK_DONE &&
-		       !(qual & BIT(EPT_VIOLATION_ACC_INSTR_BIT));
+		       !(qual & EPT_VIOLATION_ACC_INSTR);
 
 	vmx_keep_nmi_mask(to_vmx(vcpu), qual);
 	if (unlikely(vcpu->rflags & X86_EFLAGS_TF))
@@ -145,9 +157,16 @@ static int vmx_handle_ept_violation(struct mkvm_vcpu *vcpu)
 	vcpu->insn.fault_la = operand ? vmx_read(GUEST_LINEAR_ADDRESS) : ~0ULL;
 	if ((qual & WALK_DONE) == HAS_ADDRESS)
 		return mkvm_handle_walk_fault(vcpu, vmx_read(GUEST_PHYSICAL_ADDRESS),
-					    qual & BIT(EPT_VIOLATION_ACC_WRITE_BIT));
+					    qual & EPT_VIOLATION_ACC_WRITE);
 	return mkvm_handle_tdp_fault(vcpu, vmx_read(GUEST_PHYSICAL_ADDRESS),
-				   qual & BIT(EPT_VIOLATION_ACC_WRITE_BIT), !operand);
+				   qual & EPT_VIOLATION_ACC_WRITE, !operand);
+}
+
+/* INVLPG and INVPCID drop translations; they exit only while soft_tlb.c holds them. */
+static int vmx_handle_invlpg(struct mkvm_vcpu *vcpu)
+{
+	mkvm_hw->flush_tlb(vcpu);
+	return mkvm_skip_instruction(vcpu);
 }
 
 /*
@@ -228,6 +247,7 @@ static int (*const handlers[])(struct mkvm_vcpu *vcpu) = {
 	[EXIT_REASON_HLT] = mkvm_handle_halt,
 	/* Caches are coherent and no device bypasses them, so INVD and WBINVD need do nothing. */
 	[EXIT_REASON_INVD] = mkvm_skip_instruction,
+	[EXIT_REASON_INVLPG] = vmx_handle_invlpg,
 	[EXIT_REASON_RDPMC] = mkvm_handle_gp,	/* no performance counters are shown */
 	[EXIT_REASON_VMCALL] = mkvm_handle_hypercall,
 	[EXIT_REASON_VMCLEAR ... EXIT_REASON_VMON] = mkvm_handle_ud,
@@ -245,6 +265,7 @@ static int (*const handlers[])(struct mkvm_vcpu *vcpu) = {
 	[EXIT_REASON_INVVPID] = mkvm_handle_ud,
 	[EXIT_REASON_WBINVD] = mkvm_skip_instruction,
 	[EXIT_REASON_XSETBV] = mkvm_handle_xsetbv,
+	[EXIT_REASON_INVPCID] = vmx_handle_invlpg,
 	[EXIT_REASON_RDRAND] = mkvm_handle_ud,		/* exits where CPUID hides it */
 	[EXIT_REASON_RDSEED] = mkvm_handle_ud,
 };
@@ -278,6 +299,8 @@ int vmx_handle_exit(struct mkvm_vcpu *vcpu)
 	struct vmx_vcpu *vmx = to_vmx(vcpu);
 	u32 reason = vmx->exit_reason;
 
+	if (unlikely(vmx->refused))
+		return vmx->refused;
 	if (unlikely(vmx->entry_error))
 		return report_fail_entry(vcpu, vmx->entry_error);
 	if (unlikely(reason & VMX_EXIT_REASONS_FAILED_VMENTRY))

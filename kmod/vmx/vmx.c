@@ -68,6 +68,8 @@ static void vmcs_clear(void *vmcs)
 {
 	u64 pa = __pa(vmcs);
 
+	if (IS_ENABLED(MKVM_STANDALONE))
+		return;			/* window.c does it */
 	asm volatile("1: vmclear %0\n2:\n" _ASM_EXTABLE(1b, 2b) : : "m"(pa) : "cc", "memory");
 }
 
@@ -75,6 +77,8 @@ static void vmcs_load(void *vmcs)
 {
 	u64 pa = __pa(vmcs);
 
+	if (IS_ENABLED(MKVM_STANDALONE))
+		return;
 	asm volatile("1: vmptrld %0\n2:\n" _ASM_EXTABLE(1b, 2b) : : "m"(pa) : "cc", "memory");
 }
 
@@ -204,10 +208,45 @@ static bool vmx_tdp_five_levels(void)
 	return false;
 }
 
+/* Enters VMX operation on this CPU, to stay in it. Return: 0 or -EIO. */
+static int hold_vmx(struct vmx_cpu *c)
+{
+	mkvm_hold_vmxe(true);
+	if (!enter_vmx_operation(c->vmxon)) {
+		mkvm_hold_vmxe(false);
+		pr_err("mkvm: CPU %u: VMXON failed\n", smp_processor_id());
+		return -EIO;
+	}
+	flush_ept(0);
+	return 0;
+}
+
+static void release_vmx(void)
+{
+	asm volatile("1: vmxoff\n2:\n" _ASM_EXTABLE(1b, 2b) : : : "cc", "memory");
+	mkvm_hold_vmxe(false);
+}
+
+/* Tries whether this CPU can enter VMX operation. Return: as vmx_window_open. */
+static int try_vmx(void)
+{
+	unsigned long flags;
+	int r;
+
+	local_irq_save(flags);
+	r = vmx_window_open(NULL);
+	if (!r) {
+		flush_ept(0);
+		vmx_window_close(NULL);
+	}
+	local_irq_restore(flags);
+	return r;
+}
+
 static int vmx_cpu_enable(void)
 {
 	struct vmx_cpu *c = this_cpu_ptr(&vmx_cpus);
-	int i;
+	int i, r;
 
 	if (__read_cr4() & X86_CR4_VMXE)
 		return -EBUSY;
@@ -215,17 +254,11 @@ static int vmx_cpu_enable(void)
 		rdmsrl(syscall_msrs[i], c->syscall_msrs[i]);
 	if (boot_cpu_has(X86_FEATURE_RDTSCP))
 		rdmsrl(MSR_TSC_AUX, c->tsc_aux);
-	intel_pt_handle_vmx(1);
-	cr4_set_bits(X86_CR4_VMXE);
-	if (!enter_vmx_operation(c->vmxon)) {
-		cr4_clear_bits(X86_CR4_VMXE);
-		intel_pt_handle_vmx(0);
-		pr_err("mkvm: CPU %u: VMXON failed\n", smp_processor_id());
-		return -EIO;
-	}
+	r = IS_ENABLED(MKVM_STANDALONE) ? try_vmx() : hold_vmx(c);
+	if (r)
+		return r;
 	c->current_vcpu = NULL;
 	c->on = true;
-	flush_ept(0);
 	return 0;
 }
 
@@ -255,9 +288,8 @@ static void vmx_cpu_disable(void)
 		list_for_each_entry_safe(vmx, next, &c->vcpus, loaded)
 			deactivate(vmx);
 		c->on = false;
-		asm volatile("1: vmxoff\n2:\n" _ASM_EXTABLE(1b, 2b) : : : "cc", "memory");
-		cr4_clear_bits(X86_CR4_VMXE);
-		intel_pt_handle_vmx(0);
+		if (!IS_ENABLED(MKVM_STANDALONE))
+			release_vmx();
 	}
 	local_irq_restore(flags);
 }
@@ -354,7 +386,7 @@ static void vmx_set_dt(struct mkvm_vcpu *vcpu, bool idt, const struct kvm_dtable
 /* CR0 and CR4 combine the CPU's bits with those of the read shadow, which the guest has set. */
 static u64 vmx_get_cr(struct mkvm_vcpu *vcpu, int cr)
 {
-	u64 mask = cr == 0 ? VMX_CR0_MASK : to_vmx(vcpu)->cr4_mask;
+	u64 mask = cr == 0 ? to_vmx(vcpu)->cr0_mask : to_vmx(vcpu)->cr4_mask;
 
 	switch (cr) {
 	case 0:
@@ -368,11 +400,56 @@ static u64 vmx_get_cr(struct mkvm_vcpu *vcpu, int cr)
 	}
 }
 
+/* Has vmx_inject read the PDPTEs of PAE paging again before the next entry. */
+static void forget_pdptes(struct mkvm_vcpu *vcpu)
+{
+	to_vmx(vcpu)->pdptes_stale = true;
+	mkvm_pending_set(vcpu, MKVM_PEND_EVENT);
+}
+
+static void set_ept_root(struct vmx_vcpu *vmx, u64 root_pa)
+{
+	bool ad = vmx_caps.ept & VMX_EPT_AD_BIT;
+
+	vmx_write(EPT_POINTER,
+		  root_pa | VMX_EPTP_MT_WB | VMX_EPTP_PWL_4 | (ad ? VMX_EPTP_AD_ENABLE_BIT : 0));
+	vmx->flush = true;
+}
+
+/*
+ * hw_ops set_soft_tlb: while the mode is on, whatever changes the guest's paging or drops
+ * translations exits: loads of CR3, changes of CR0.PG and CR0.WP and of any bit of CR4
+ * (refresh_cr4_mask), INVLPG and INVPCID. Writes of EFER and task switches always do.
+ */
+static void vmx_set_soft_tlb(struct mkvm_vcpu *vcpu, u64 root_pa)
+{
+	struct vmx_vcpu *vmx = to_vmx(vcpu);
+	bool on = root_pa;
+
+	vcpu->soft_tlb.root = root_pa;
+	vmx_write(CR0_READ_SHADOW, mkvm_hw->get_cr(vcpu, 0));
+	vmx->cr0_mask = VMX_CR0_MASK | (on ? X86_CR0_PG | X86_CR0_WP : 0);
+	vmx_write(CR0_GUEST_HOST_MASK, vmx->cr0_mask);
+	vmx_set_cpu_ctl(vmx, CPU_BASED_CR3_LOAD_EXITING | CPU_BASED_INVLPG_EXITING, on);
+	vmx_update_exceptions(vmx);
+	forget_pdptes(vcpu);
+	set_ept_root(vmx, root_pa ?: vcpu->vm->tdp[vcpu->smm.active].root_pa);
+}
+
+/* The guest's paging changes: the CPU may be able to walk its tables again. */
+static void end_soft_tlb(struct mkvm_vcpu *vcpu)
+{
+	if (unlikely(vcpu->soft_tlb.root))
+		vmx_set_soft_tlb(vcpu, 0);
+}
+
 static void vmx_set_cr(struct mkvm_vcpu *vcpu, int cr, u64 val)
 {
 	struct vmx_vcpu *vmx = to_vmx(vcpu);
 
-	vmx->pdptes_stale = true;
+	if (cr != 2)
+		end_soft_tlb(vcpu);
+	forget_pdptes(vcpu);
 	switch (cr) {
 	case 0:
 		vmx_write(GUEST_CR0, (val & ~(u64)VMX_CR0_MASK) | X86_CR0_ET | vmx_caps.cr0_fixed);
@@ -392,7 +469,8 @@ static void vmx_set_cr(struct mkvm_vcpu *vcpu, int cr, u64 val)
 
 static void vmx_set_efer(struct mkvm_vcpu *vcpu, u64 efer)
 {
-	to_vmx(vcpu)->pdptes_stale = true;
+	end_soft_tlb(vcpu);
+	forget_pdptes(vcpu);
 	vmx_write(GUEST_IA32_EFER, efer & (EFER_SCE | EFER_LME | EFER_LMA | EFER_NX));
 	vmx_write(VM_ENTRY_CONTROLS, vmx_caps.entry | (efer & EFER_LMA ? VM_ENTRY_IA32E_MODE : 0));
 }
@@ -613,7 +691,8 @@ static struct mkvm_vcpu *vmx_vcpu_create(void)
 		return ERR_PTR(-ENOMEM);
 	vmx->vmcs = alloc_vmcs(GFP_KERNEL_ACCOUNT);
 	vmx->apic_page = (void *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
-	if (!vmx->vmcs || !vmx->apic_page) {
+	if (!vmx->vmcs || !vmx->apic_page ||
+	    (IS_ENABLED(MKVM_STANDALONE) && !vmx_copy_create(vmx))) {
 		free_page((unsigned long)vmx->vmcs);
 		free_page((unsigned long)vmx->apic_page);
 		kfree(vmx);
@@ -640,6 +719,8 @@ static void vmx_vcpu_destroy(struct mkvm_vcpu *vcpu)
 	deactivate_anywhere(vmx);
 	if (vmx->vpid)
 		ida_free(&vpids, vmx->vpid);
+	if (IS_ENABLED(MKVM_STANDALONE))
+		vmx_copy_destroy(vmx);
 	free_page((unsigned long)vmx->vmcs);
 	free_page((unsigned long)vmx->apic_page);
 	kfree(vmx);
@@ -679,7 +760,9 @@ static void write_controls(struct vmx_vcpu *vmx)
 		vmx_write(VIRTUAL_PROCESSOR_ID, vmx->vpid);
 	write_msr_bitmap(vmx);
 	vmx_write(VIRTUAL_APIC_PAGE_ADDR, __pa(vmx->apic_page));
-	vmx_write(CR0_GUEST_HOST_MASK, VMX_CR0_MASK);
+	vmx->vcpu.soft_tlb.root = 0;
+	vmx->cr0_mask = VMX_CR0_MASK;
+	vmx_write(CR0_GUEST_HOST_MASK, vmx->cr0_mask);
 	vmx->cr4_mask = ~0ULL;
 	vmx_write(CR4_GUEST_HOST_MASK, vmx->cr4_mask);
 	vmx_write(TSC_OFFSET, vmx->vcpu.tsc.offset);
@@ -709,18 +792,10 @@ static void write_host_state(void)
 	vmx_write(HOST_IA32_EFER, val);
 }
 
-static void set_ept_root(struct vmx_vcpu *vmx, u64 root_pa)
-{
-	bool ad = (vmx_caps.ept & VMX_EPT_AD_BIT) && !vmx->walks_read;
-
-	vmx_write(EPT_POINTER,
-		  root_pa | VMX_EPTP_MT_WB | VMX_EPTP_PWL_4 | (ad ? VMX_EPTP_AD_ENABLE_BIT : 0));
-	vmx->flush = true;
-}
-
 /* hw_ops set_tdp_root. */
 static void vmx_set_tdp_root(struct mkvm_vcpu *vcpu, u64 root_pa)
 {
+	end_soft_tlb(vcpu);
 	set_ept_root(to_vmx(vcpu), root_pa);
 	vmx_update_exceptions(to_vmx(vcpu));
 }
@@ -730,23 +805,9 @@ static bool vmx_use_root(struct mkvm_vcpu *vcpu, u64 root_pa, bool step)
 {
 	if (step)
 		return false;
-	set_ept_root(to_vmx(vcpu), root_pa ?: vcpu->vm->tdp[vcpu->smm.active].root_pa);
-	return true;
-}
-
-/*
- * hw_ops walks_read: with accessed and dirty bits enabled in EPT, every access by a walk to the
- * guest's page tables counts as a write; without them, only one that sets a bit does. Intel SDM
- * vol. 3, "Accessed and Dirty Flags for EPT".
- */
-static bool vmx_walks_read(struct mkvm_vcpu *vcpu)
-{
-	struct vmx_vcpu *vmx = to_vmx(vcpu);
-
-	if (!(vmx_caps.ept & VMX_EPT_AD_BIT) || vmx->walks_read)
-		return false;
-	vmx->walks_read = true;
-	set_ept_root(vmx, vcpu->vm->tdp[vcpu->smm.active].root_pa);
+	if (!root_pa)
+		root_pa = vcpu->soft_tlb.root ?: vcpu->vm->tdp[vcpu->smm.active].root_pa;
+	set_ept_root(to_vmx(vcpu), root_pa);
 	return true;
 }
 
@@ -872,6 +933,7 @@ static void vmx_vcpu_load(struct mkvm_vcpu *vcpu, int cpu)
 	struct vmx_cpu *c = this_cpu_ptr(&vmx_cpus);
 	struct vmx_vcpu *vmx = to_vmx(vcpu);
 
+	c->copy = vmx->copy;
 	if (vmx->vmcs_cpu != cpu) {
 		activate(vmx, c, cpu);
 	} else if (c->current_vcpu != vmx) {
@@ -925,6 +987,8 @@ static void vmx_vcpu_put(struct mkvm_vcpu *vcpu)
 
 static void vmx_flush_tlb(struct mkvm_vcpu *vcpu)
 {
+	if (unlikely(vcpu->soft_tlb.root))
+		mkvm_soft_flush(vcpu);
 	to_vmx(vcpu)->flush = true;
 }
 
@@ -955,14 +1019,18 @@ static void refresh_host_state(struct vmx_vcpu *vmx)
 
 /*
  * Changes of these CR4 bits exit: bits that CPUID does not offer, to be refused; VMXE and MCE,
- * which stay set in the CPU; PKE, which mkvm tracks. Userspace may change CPUID between entries.
+ * which stay set in the CPU; PKE, which mkvm tracks; all while soft_tlb.c does the walks.
+ * Userspace may change CPUID between entries.
  */
 static void refresh_cr4_mask(struct vmx_vcpu *vmx)
 {
 	u64 mask = vmx->vcpu.guest_cpuid.cr4_reserved | X86_CR4_VMXE | X86_CR4_MCE | X86_CR4_PKE;
 
+	if (unlikely(vmx->vcpu.soft_tlb.root))
+		mask = ~0ULL;
 	if (likely(mask == vmx->cr4_mask))
 		return;
+	vmx_write(CR4_READ_SHADOW, vmx_get_cr(&vmx->vcpu, 4));
 	vmx->cr4_mask = mask;
 	vmx_write(CR4_GUEST_HOST_MASK, mask);
 }
@@ -976,6 +1044,15 @@ static void refresh_cpu_ctl(struct vmx_vcpu *vmx)
 		return;
 	vmx->cpu_ctl_written = ctl;
 	vmx_write(CPU_BASED_VM_EXEC_CONTROL, ctl);
+}
+
+/* While soft_tlb.c does the walks, PAE paging starts at its PDPTEs, which any exit may change. */
+static void write_soft_pdptes(struct mkvm_vcpu *vcpu)
+{
+	int i;
+
+	for (i = 0; i < 4; i++)
+		vmx_write(GUEST_PDPTR0 + 2 * i, mkvm_soft_pdpte(vcpu, i));
 }
 
 static void before_entry(struct vmx_vcpu *vmx)
@@ -997,6 +1074,8 @@ static void before_entry(struct vmx_vcpu *vmx)
 		vmx_write(VMX_PREEMPTION_TIMER_VALUE, vcpu->ev.exit_soon ? 0 : vmx_stay);
 	if (vmx->apicv)
 		lend_lapic(vmx);
+	if (unlikely(vcpu->soft_tlb.root))
+		write_soft_pdptes(vcpu);
 	if (unlikely(vmx->flush)) {
 		flush_ept(vmx_read(EPT_POINTER));
 		vmx->flush = false;
@@ -1014,7 +1093,7 @@ static void before_entry(struct vmx_vcpu *vmx)
 	if (unlikely(vcpu->dr_live))
 		set_debugreg(vmx->dr6, 6);
 	/* A guest can read the L1 cache through its page tables (CVE-2018-3646). */
-	if (static_cpu_has_bug(X86_BUG_L1TF) && static_cpu_has(X86_FEATURE_FLUSH_L1D) &&
+	if (boot_cpu_has_bug(X86_BUG_L1TF) && cpu_feature_enabled(X86_FEATURE_FLUSH_L1D) &&
 	    !cpu_mitigations_off())
 		wrmsrl(MSR_IA32_FLUSH_CMD, L1D_FLUSH);
 }
@@ -1093,8 +1172,8 @@ static void take_lapic_back(struct vmx_vcpu *vmx, bool entered)
 			     eoi ? (u8)vmx_read(EXIT_QUALIFICATION) : -1);
 }
 
-/* hw_ops enter. */
-static void vmx_enter(struct mkvm_vcpu *vcpu)
+/* Enters the guest once. If its VMCS is active on this CPU, it is also current. */
+static void enter_current(struct mkvm_vcpu *vcpu)
 {
 	struct vmx_vcpu *vmx = to_vmx(vcpu);
 	u8 cr8 = mkvm_get_cr8(vcpu), new_cr8, *vtpr = vmx->apic_page + APIC_TASKPRI;
@@ -1133,6 +1212,27 @@ static void vmx_enter(struct mkvm_vcpu *vcpu)
 		mkvm_set_cr8(vcpu, new_cr8);
 	if (mkvm_tracing())
 		trace_vmx_exit(vmx);
+}
+
+/* hw_ops enter. */
+static void vmx_enter(struct mkvm_vcpu *vcpu)
+{
+	struct vmx_vcpu *vmx = to_vmx(vcpu);
+
+	if (!IS_ENABLED(MKVM_STANDALONE)) {
+		enter_current(vcpu);
+		return;
+	}
+	vmx->refused = 0;
+	if (unlikely(vmx->vmcs_cpu != vcpu->cpu)) {
+		enter_current(vcpu);	/* finds VMX off */
+		return;
+	}
+	vmx->refused = vmx_window_open(vmx);
+	if (unlikely(vmx->refused))
+		return;
+	enter_current(vcpu);
+	vmx_window_close(vmx);
 }
 
 struct mkvm_hw_ops mkvm_vmx_ops = {
@@ -1189,6 +1289,6 @@ struct mkvm_hw_ops mkvm_vmx_ops = {
 	.open_window = vmx_open_window,
 	.flush_tlb = vmx_flush_tlb,
 	.set_tdp_root = vmx_set_tdp_root,
-	.walks_read = vmx_walks_read,
+	.set_soft_tlb = vmx_set_soft_tlb,
 	.use_root = vmx_use_root,
 };

@@ -4,7 +4,8 @@
  * access to the current VMCS.
  *
  * A VMCS can be read and written only while it is current: on the CPU on which vmx_vcpu_load has
- * loaded it, while VMX is enabled there.
+ * loaded it, while VMX is enabled there. On kernels that do not let mkvm keep VMX enabled the
+ * accesses below go to a copy (window.h).
  *
  * Manual: Intel SDM vol. 3, "Introduction to Virtual Machine Extensions" and the chapters after
  * it. Read next: vmx.c.
@@ -16,6 +17,7 @@
 #include <asm/vmx.h>
 
 #include "hw_ops.h"
+#include "window.h"
 
 #define VMX_NR_SYSCALL_MSRS	4
 
@@ -29,21 +31,22 @@ struct vmx_vcpu {
 	int vmcs_cpu;			/* the CPU on which the VMCS is active; -1: none */
 	struct list_head loaded;	/* in that CPU's list; accessed there, interrupts off */
 	bool launched;
-	bool walks_read;		/* EPT's A and D bits are off, so walks count as reads */
 	bool flush;			/* the TLB may hold stale entries of this guest */
 	bool pdptes_stale;		/* the VMCS's PDPTEs for PAE paging are out of date */
 	int vpid;			/* 0: none */
+	struct vmx_copy *copy;		/* of the VMCS's fields, see window.h; else NULL */
 
 	/* of the last exit */
 	u32 exit_reason;		/* READ_ONCE by anybody */
 	u32 intr_info;			/* of EXCEPTION_NMI */
 	u32 entry_error;		/* VM-instruction error if the entry failed, else 0 */
+	int refused;			/* why VMX operation could not be entered, -errno; or 0 */
 
 	u32 cpu_ctl;			/* wanted primary controls, with MOV-DR exiting */
 	u32 cpu_ctl_written;		/* those in the VMCS: see refresh_cpu_ctl */
 	u32 shadow;			/* interruptibility state */
 	bool stepping, step_had_tf;	/* TF is set for a step; the guest had set it itself */
-	u64 cr4_mask;			/* CR4 bits whose changes exit */
+	u64 cr0_mask, cr4_mask;		/* bits of CR0 and CR4 whose changes exit */
 	u64 cr2, dr6;			/* the guest's; the VMCS has no field for them */
 	bool debugged;			/* the VMCS has userspace's breakpoints, */
 	u64 guest_dr7;			/* and the guest's DR7 is here */
@@ -58,7 +61,9 @@ struct vmx_vcpu {
 };
 
 struct vmx_cpu {
-	bool on;
+	bool on;			/* VMX may be used */
+	bool inside;			/* in a window, see window.h; interrupts off */
+	struct vmx_copy *copy;		/* the loaded vCPU's, see window.h */
 	void *vmxon;			/* region */
 	struct list_head vcpus;		/* those whose VMCS is active here; interrupts off */
 	struct vmx_vcpu *current_vcpu;	/* the one whose VMCS is current */
@@ -91,6 +96,8 @@ static inline u64 vmx_read(unsigned long field)
 	u64 val = 0;
 	u32 done = 0;
 
+	if (IS_ENABLED(MKVM_STANDALONE))
+		return vmx_copy_read(field);
 	do {
 		asm volatile("1: vmread %2, %0\n\tmovl $1, %1\n2:\n" _ASM_EXTABLE(1b, 2b)
 			     : "+r"(val), "+r"(done) : "r"(field) : "cc");
@@ -102,6 +109,10 @@ static inline void vmx_write(unsigned long field, u64 val)
 {
 	u32 done = 0;
 
+	if (IS_ENABLED(MKVM_STANDALONE)) {
+		vmx_copy_write(field, val);
+		return;
+	}
 	do {
 		asm volatile("1: vmwrite %1, %2\n\tmovl $1, %0\n2:\n" _ASM_EXTABLE(1b, 2b)
 			     : "+r"(done) : "r"(val), "r"(field) : "cc", "memory");

@@ -32,12 +32,17 @@ static const u32 parts[] = { ROM_LOWER, ROM_UPPER, ROM_GDT, ROM_LOWER | ROM_UPPE
 
 #define PORT_HANDLER 0x70
 #define VECTOR 0x60
+#define VEC_OF 4
 #define VEC_TS 10
 #define VEC_SS 12
+#define RFLAGS_OF (1u << 11)
 #define RFLAGS_IOPL3 (3u << 12)
 #define RFLAGS_NT (1u << 14)
 #define RFLAGS_VM (1u << 17)
+#define RFLAGS_VIF (1u << 19)
 #define FILL 0x5a
+#define TSS_SIZE 169u		/* with a bitmap of INTs, and one of ports up to 255 */
+#define CR4_VME 1u
 
 /* None of the descriptors says "accessed". */
 enum {
@@ -79,6 +84,8 @@ struct scene {
 	u8 code[4];
 	u8 vector;		/* the handler that starts */
 	u64 rflags;
+	bool vme, redirected;	/* CR4.VME; the TSS's bitmap sends INT n to virtual-8086 mode */
+	bool low_iopl;
 };
 
 struct machine {
@@ -98,6 +105,11 @@ static void put_gate(struct machine *m, const struct scene *s, u32 vector)
 	u64 cs = s->fault_cs && vector < 32 && vector != VEC_DF ? s->fault_cs : s->handler_cs;
 	u64 gate = entry | cs << 16 | (u64)(0xe000 | s->gate << 8 | s->ist) << 32;
 
+	if (s->redirected) {
+		entry = vector * 16 | HANDLERS >> 4 << 16;
+		memcpy(m->vm->low + vector * 4, &entry, 4);
+		entry = HANDLERS + vector * 16;
+	}
 	if (s->mode == REAL) {
 		entry = vector * 16 | HANDLERS >> 4 << 16;
 		memcpy(m->vm->low + IDT + vector * 4, &entry, 4);
@@ -112,8 +124,12 @@ static void put_tss(struct machine *m, const struct scene *s, u64 top)
 {
 	u8 *tss = m->vm->low + TSS;
 	u32 sp = (s->ss0 & ~7) == DATA16 ? top - LOWER : top;
+	u16 io_map = 136;
 
-	memset(tss, 0, 104);
+	memset(tss, 0, TSS_SIZE);
+	memcpy(tss + 102, &io_map, 2);
+	memset(tss + 104, s->redirected ? 0 : 0xff, 32);
+	tss[TSS_SIZE - 1] = 0xff;
 	if (s->mode == LONG || s->mode == COMPATIBILITY) {
 		memcpy(tss + 4, &top, 8);
 		memcpy(tss + 36, &top, 8);
@@ -190,7 +206,7 @@ static void set_registers(struct machine *m, const struct scene *s, u64 top)
 	vcpu_get_sregs(m->vcpu, sregs);
 	if (!is_long) {
 		sregs->cr0 = s->mode == REAL ? CR0_ET | CR0_NE : CR0_PE | CR0_ET | CR0_NE;
-		sregs->cr4 = 0;
+		sregs->cr4 = s->vme ? CR4_VME : 0;
 		sregs->efer = 0;
 	}
 	set_segments(sregs, s);
@@ -200,7 +216,7 @@ static void set_registers(struct machine *m, const struct scene *s, u64 top)
 	sregs->idt.limit = 0xfff;
 	/* TCG ends itself where a delivery finds a TSS that is busy. */
 	sregs->tr = (struct kvm_segment){
-		.base = TSS, .limit = 103, .selector = 8, .present = 1,
+		.base = TSS, .limit = s->vme ? TSS_SIZE - 1 : 103, .selector = 8, .present = 1,
 		.type = (s->tss16 ? 1 : 9) | (cpu_is_tcg() ? 0 : 2),
 	};
 	sregs->ldt = (struct kvm_segment){ .unusable = 1 };
@@ -217,7 +233,7 @@ static void set_registers(struct machine *m, const struct scene *s, u64 top)
 		.rbp = 0x7777,
 		.rip = CODE,
 		.rsp = lower ? top - LOWER : top,
-		.rflags = RFLAGS_FIXED | RFLAGS_IOPL3 | s->rflags |
+		.rflags = RFLAGS_FIXED | (s->low_iopl ? 0 : RFLAGS_IOPL3) | s->rflags |
 			  (s->mode == VM86 ? RFLAGS_VM : 0),
 	};
 	vcpu_set_regs(m->vcpu, &m->regs);
@@ -328,13 +344,15 @@ static void compare(const struct scene *s)
 {
 	bool tcg_lacks = s->ss0 == ABSENT_DATA || s->ss0 == SMALL_DATA ||
 			 (s->event == BY_NMI && s->mode == PROTECTED);
-	u64 start = s->mode == REAL ? 0 : HANDLERS;
+	u64 start = s->mode == REAL || s->redirected ? 0 : HANDLERS;
 	struct machine ram, m;
 
 	if (is_linux_kvm())
 		SKIP("on Linux KVM such a delivery ends the VM with an internal error");
 	if (tcg_lacks && cpu_is_tcg())
 		SKIP("TCG sets RF for an NMI, has #TS for an inner stack that is absent, and checks no limit");
+	if (s->vme && cpu_is_tcg())
+		SKIP("TCG has no virtual-8086 mode extensions (CR4.VME)");
 	NEED_CAP(KVM_CAP_READONLY_MEM);
 	for (u32 i = 0; i < sizeof(beyond) / sizeof(beyond[0]); i++) {
 		if (cpu_is_bochs() && beyond[i] != 4)	/* which is slow */
@@ -364,6 +382,7 @@ static void compare(const struct scene *s)
 
 #define INT_N { 0xcd, VECTOR }
 #define INT3 { 0xcc }
+#define INTO { 0xce }
 #define UD2 { 0x0f, 0x0b }
 #define HLT { 0xf4 }			/* at CPL 3: #GP(0) */
 #define LOOP { 0xeb, 0xfe }
@@ -433,6 +452,18 @@ SCENE(a_second_fault_is_a_double_fault, .mode = PROTECTED, .user = true, .gate =
 
 SCENE(int_n_in_virtual_8086_mode, .mode = VM86, .gate = GATE_INT, .handler_cs = CODE32, .ss0 = DATA,
       .code = INT_N, .vector = VECTOR, .rflags = RFLAGS_IF)
+SCENE(int3_in_virtual_8086_mode_with_vme, .mode = VM86, .gate = GATE_INT, .handler_cs = CODE32,
+      .ss0 = DATA, .code = INT3, .vector = VEC_BP, .rflags = RFLAGS_IF, .vme = true)
+SCENE(into_in_virtual_8086_mode_with_vme, .mode = VM86, .gate = GATE_INT, .handler_cs = CODE32,
+      .ss0 = DATA, .code = INTO, .vector = VEC_OF, .rflags = RFLAGS_OF, .vme = true)
+SCENE(int3_below_iopl_3_with_vme, .mode = VM86, .gate = GATE_INT, .handler_cs = CODE32,
+      .ss0 = DATA, .code = INT3, .vector = VEC_BP, .vme = true, .low_iopl = true)
+SCENE(int_n_that_vme_does_not_redirect, .mode = VM86, .gate = GATE_INT, .handler_cs = CODE32,
+      .ss0 = DATA, .code = INT_N, .vector = VECTOR, .rflags = RFLAGS_IF, .vme = true)
+SCENE(int_n_that_vme_redirects, .mode = VM86, .code = INT_N, .vector = VECTOR,
+      .rflags = RFLAGS_IF, .vme = true, .redirected = true)
+SCENE(int_n_that_vme_redirects_below_iopl_3, .mode = VM86, .code = INT_N, .vector = VECTOR,
+      .rflags = RFLAGS_VIF, .vme = true, .redirected = true, .low_iopl = true)
 SCENE(a_fault_in_virtual_8086_mode, .mode = VM86, .gate = GATE_INT, .handler_cs = CODE32,
       .ss0 = DATA, .code = HLT, .vector = VEC_GP)
 

@@ -93,6 +93,19 @@ BLOCK(lsl, "mov %ds, %ecx; mov %ecx, (%rdi); lsl (%rdi), %eax");
 
 BLOCK(fld, "fninit; fldl (%rdi); fmull (%rdi); fstpt 16(%rdi)");
 BLOCK(fild, "fninit; fildll (%rdi); fistpl 32(%rdi); fnstcw 40(%rdi); fnstsw 44(%rdi); fldcw 40(%rdi)");
+/*
+ * Pointers to instructions and data depend on where the operand is, and selectors on the CPU: both
+ * are cleared in memory.
+ */
+#define CLEAR32 "movl $0, 12(%rdi); movw $0, 16(%rdi); movq $0, 20(%rdi);"
+#define CLEAR16 "movq $0, 6(%rdi);"
+BLOCK(fnstenv, "fninit; fldpi; fnstenv (%rdi);" CLEAR32 "fldenv (%rdi); fstpl 32(%rdi); fnstcw 40(%rdi)");
+BLOCK(fnstenv16, "fninit; fldpi; fld1; data16 fnstenv (%rdi);" CLEAR16 "data16 fldenv (%rdi); fnstsw 62(%rdi);"
+      "fstpl 32(%rdi); fninit");
+BLOCK(fnsave, "fninit; fldpi; fildl 120(%rdi); fnsave (%rdi);" CLEAR32 "fnstsw 112(%rdi); fnstcw 114(%rdi);"
+      "frstor (%rdi); fstpl 120(%rdi); fstpl 128(%rdi)");
+BLOCK(fnsave16, "fninit; fldpi; fildl 120(%rdi); data16 fnsave (%rdi);" CLEAR16 "fnstsw 112(%rdi);"
+      "data16 frstor (%rdi); fstpl 120(%rdi); fstpl 128(%rdi)");
 BLOCK(mmx, "movq (%rdi), %mm3; movd %mm3, 32(%rdi); movq %mm3, 40(%rdi); emms");
 BLOCK(half, "movlps (%rdi), %xmm1; movhpd 8(%rdi), %xmm1; movlpd %xmm1, 48(%rdi); movups %xmm1, 16(%rsi)");
 BLOCK(mxcsr, "stmxcsr (%rdi); ldmxcsr (%rdi)");
@@ -154,6 +167,7 @@ static const struct insn_case more_cases[] = {
 
 static const struct insn_case vector_cases[] = {
 	CASE(fld, ARITH),	 CASE(fild, ARITH),  CASE(mmx, ARITH),	CASE(half, ARITH),
+	CASE(fnstenv, ARITH),	 CASE(fnstenv16, ARITH), CASE(fnsave, ARITH), CASE(fnsave16, ARITH),
 	CASE(mxcsr, ARITH),	 CASE(lddqu, ARITH), CASE(sse3, ARITH), CASE(pinsr, ARITH),
 	CASE(maskmovdqu, ARITH), CASE(fx, ARITH),
 };

@@ -192,12 +192,6 @@ static void run_with_tables(u32 in_rom, u64 flags)
 		SKIP("Linux KVM loses stores of a guest with page tables in ROM, or ends it"); \
 } while (0)
 
-/* Without accessed bits in ROM the emulator runs each instruction there. */
-#define NOT_ON_INTEL() do {						\
-	if (cpu_is_intel())						\
-		SKIP("on Intel page tables in ROM must have their accessed bits set"); \
-} while (0)
-
 TEST(page_tables_in_rom_that_are_accessed_and_dirty_are_walked)
 {
 	NOT_ON_LINUX_KVM();
@@ -207,28 +201,24 @@ TEST(page_tables_in_rom_that_are_accessed_and_dirty_are_walked)
 TEST(page_tables_in_rom_are_walked_and_stay_as_they_are)
 {
 	NOT_ON_LINUX_KVM();
-	NOT_ON_INTEL();
 	run_with_tables(ROM_ALL, PTE_ALL);
 }
 
 TEST(the_upper_page_tables_alone_may_be_in_rom)
 {
 	NOT_ON_LINUX_KVM();
-	NOT_ON_INTEL();
 	run_with_tables(ROM_PML4 | ROM_PDPT, PTE_ALL);
 }
 
 TEST(the_page_directory_alone_may_be_in_rom)
 {
 	NOT_ON_LINUX_KVM();
-	NOT_ON_INTEL();
 	run_with_tables(ROM_PD, PTE_ALL);
 }
 
 TEST(the_last_page_table_alone_may_be_in_rom)
 {
 	NOT_ON_LINUX_KVM();
-	NOT_ON_INTEL();
 	run_with_tables(ROM_PT, PTE_ALL);
 }
 
@@ -320,7 +310,6 @@ TEST(a_first_write_sets_the_dirty_bit_in_a_table_in_ram)
 	struct vm *vm;
 
 	NOT_ON_LINUX_KVM();
-	NOT_ON_INTEL();
 	vcpu_run_to_done(rom_guest(&vm, dirty_bits, ROM_PML4 | ROM_PDPT | ROM_PD, PTE_ALL));
 }
 
@@ -351,7 +340,6 @@ TEST(changed_entries_below_tables_in_rom_are_seen)
 	struct vm *vm;
 
 	NOT_ON_LINUX_KVM();
-	NOT_ON_INTEL();
 	vcpu_run_to_done(rom_guest(&vm, remap, ROM_PML4 | ROM_PDPT | ROM_PD, PTE_ALL));
 }
 
@@ -374,7 +362,6 @@ TEST(a_guest_with_tables_in_rom_may_use_much_memory)
 	struct vm *vm;
 
 	NOT_ON_LINUX_KVM();
-	NOT_ON_INTEL();
 	vcpu_run_to_done(rom_guest(&vm, many_pages, ROM_ALL, PTE_ALL));
 }
 
@@ -403,7 +390,6 @@ TEST(a_guest_may_change_between_tables_in_rom_and_in_ram)
 	struct vm *vm;
 
 	NOT_ON_LINUX_KVM();
-	NOT_ON_INTEL();
 	vcpu_run_to_done(rom_guest(&vm, switch_tables, ROM_ALL, PTE_ALL));
 }
 
@@ -441,7 +427,6 @@ TEST(what_a_guest_writes_to_its_page_tables_in_rom_is_mmio)
 	struct kvm_run *run;
 
 	NOT_ON_LINUX_KVM();
-	NOT_ON_INTEL();
 	vcpu = rom_guest(&vm, own_accesses, ROM_ALL, PTE_ALL);
 	rom[ROM_DATA - ROM_GPA] = 0x55;
 	expect_mmio_write(vcpu, IN_ROM(pt) + 8, 0x1234567);
@@ -477,7 +462,6 @@ TEST(memory_below_tables_in_rom_follows_the_host)
 	struct vcpu *vcpu;
 
 	NOT_ON_LINUX_KVM();
-	NOT_ON_INTEL();
 	vcpu = rom_guest(&vm, read_all, ROM_ALL, PTE_ALL);
 	for (u32 i = 1; i < 10; i++) {
 		fill_area(i);
@@ -513,7 +497,6 @@ TEST(writes_below_tables_in_rom_are_logged)
 	struct vcpu *vcpu;
 
 	NOT_ON_LINUX_KVM();
-	NOT_ON_INTEL();
 	vcpu = rom_guest(&vm, write_all, ROM_ALL, PTE_ALL);
 	vcpu_run_to_stage(vcpu, 1);
 	ASSERT_OK(vm_set_slot(vm, SLOT_AREA, KVM_MEM_LOG_DIRTY_PAGES, AREA, 2 * MIB, area));
@@ -548,7 +531,6 @@ TEST(interrupts_and_nmis_are_delivered_by_way_of_tables_in_rom)
 	struct vcpu *vcpu;
 
 	NOT_ON_LINUX_KVM();
-	NOT_ON_INTEL();
 	vcpu = rom_guest(&vm, interrupted, ROM_ALL, PTE_ALL);
 	for (u32 i = 1; i <= 10; i++) {
 		vcpu_run_to_stage(vcpu, i);
@@ -556,6 +538,37 @@ TEST(interrupts_and_nmis_are_delivered_by_way_of_tables_in_rom)
 		ASSERT_OK(ioctl(vcpu->fd, KVM_NMI, 0));
 	}
 	vcpu_run_to_done(vcpu);
+}
+
+CODE_BLOB(smi_handler, 16, "incl %cs:0x9000\nrsm\n");
+
+static void count_stages(u64 arg)
+{
+	(void)arg;
+	for (u32 i = 1; i <= 10; i++) {
+		stage(i);
+		store_and_load();
+	}
+}
+
+TEST(smis_interrupt_a_guest_with_tables_in_rom)
+{
+	struct vm *vm;
+	struct vcpu *vcpu;
+	u8 *smram;
+
+	NOT_ON_LINUX_KVM();
+	NEED_CAP(KVM_CAP_X86_SMM);
+	vcpu = rom_guest(&vm, count_stages, ROM_ALL, PTE_ALL);
+	smram = vm_add_memory(vm, 0x10000, 0, 0x30000, 0x10000);
+	memcpy(smram + 0x8000, smi_handler, smi_handler_end - smi_handler);
+	for (u32 i = 1; i <= 10; i++) {
+		vcpu_run_to_stage(vcpu, i);
+		ASSERT_OK(ioctl(vcpu->fd, KVM_SMI));
+	}
+	vcpu_run_to_done(vcpu);
+	EXPECT_EQ(10, *(u32 *)(smram + 0x9000));
+	expect_rom_as_built();
 }
 
 /* --- Deliveries by way of tables in ROM, and over its end, behind which AREA is --- */
@@ -740,8 +753,140 @@ TEST(an_interrupt_loads_a_descriptor_in_rom_that_is_not_accessed)
 TEST(page_tables_and_descriptors_may_both_be_in_rom)
 {
 	NOT_ON_LINUX_KVM();
-	NOT_ON_INTEL();
+	if (cpu_is_intel())
+		SKIP("on Intel an IRET through such a descriptor ends the VM");
 	deliver_by_unaccessed_gdt(ROM_ALL);
+}
+
+/* --- IRET, RETF and call gates whose stack and descriptors are in ROM: they are only read --- */
+
+#define RET_CODE CODE_GPA
+#define RET_TARGET (CODE_GPA + 0x20)
+#define RET_GDT (ROM_DATA + 0x100)
+#define RET_POINTER (ROM_DATA + 0x200)
+#define RET_TSS (ROM_DATA + 0x300)
+#define RAM_STACK (AREA + 0x1000)
+#define RFLAGS_IOPL3 (3ull << 12)
+#define TARGET_PORT 0x71
+#define FLAGS (RFLAGS_FIXED | RFLAGS_IOPL3)
+enum {
+	RET_CS = 0x08,
+	RET_SS = 0x10,
+	RET_USER_CS = 0x1b,
+	RET_USER_SS = 0x23,
+	RET_GATE = 0x2b,
+	RET_TR = 0x38,
+};
+
+CODE_BLOB(ret_code, 64,
+	  "iretq; nop; nop; nop; nop; nop; nop\n"	/* 0 */
+	  "lretq; nop; nop; nop; nop; nop; nop\n"	/* 8 */
+	  "lcall *(%rbx)\n"				/* 16 */
+	  ".balign 16\n"
+	  "outb %al, $0x71\n"
+	  "hlt\n");
+
+struct ret_scene {
+	u32 code;		/* offset in ret_code */
+	bool from_user, to_user;
+	u64 frame[5];
+};
+
+static void put_rom(u64 gpa, u64 value)
+{
+	memcpy(rom + (gpa - ROM_GPA), &value, sizeof(value));
+}
+
+static void put_ret_tables(void)
+{
+	const u64 gdt[] = {
+		0, 0x00af9b000000ffff, 0x00cf93000000ffff, 0x00affb000000ffff, 0x00cff3000000ffff,
+		(RET_TARGET & 0xffff) | RET_CS << 16 | 0xecull << 40, 0,
+		0x67 | (RET_TSS & 0xffffff) << 16 | 0x8bull << 40 | RET_TSS >> 24 << 56, 0,
+	};
+
+	for (u32 i = 0; i < sizeof(gdt) / 8; i++)
+		put_rom(RET_GDT + i * 8, gdt[i]);
+	put_rom(RET_POINTER, (u64)RET_GATE << 32);
+	put_rom(RET_TSS + 4, RAM_STACK);
+}
+
+static void run_ret_scene(const struct ret_scene *s)
+{
+	struct kvm_regs regs = {
+		.rip = RET_CODE + s->code, .rsp = ROM_DATA, .rbx = RET_POINTER,
+		.rflags = FLAGS,
+	};
+	struct kvm_sregs sregs;
+	struct vm *vm;
+	struct vcpu *vcpu = rom_guest(&vm, take_interrupts, 0, PTE_ALL);
+	struct kvm_run *run;
+
+	vm_load(vm, RET_CODE, ret_code, ret_code_end);
+	put_ret_tables();
+	for (u32 i = 0; i < 5; i++)
+		put_rom(ROM_DATA + i * 8, s->frame[i]);
+	vcpu_get_sregs(vcpu, &sregs);
+	sregs.gdt.base = RET_GDT;
+	sregs.gdt.limit = 9 * 8 - 1;
+	sregs.tr = (struct kvm_segment){
+		.base = RET_TSS, .limit = 0x67, .selector = RET_TR, .type = 11, .present = 1,
+	};
+	sregs.cs.selector = s->from_user ? RET_USER_CS : RET_CS;
+	sregs.ss.selector = s->from_user ? RET_USER_SS : RET_SS;
+	sregs.cs.dpl = sregs.ss.dpl = s->from_user ? 3 : 0;
+	vcpu_set_sregs(vcpu, &sregs);
+	if (s->code == 16)
+		regs.rsp = AREA + 0x800;	/* a call writes to its stack */
+	vcpu_set_regs(vcpu, &regs);
+	run = vcpu_run_to_exit(vcpu, KVM_EXIT_IO);
+	EXPECT_EQ(TARGET_PORT, run->io.port);
+	vcpu_get_regs(vcpu, &regs);
+	vcpu_get_sregs(vcpu, &sregs);
+	EXPECT_EQ(RET_TARGET, regs.rip & ~15ull);
+	EXPECT_EQ(s->to_user ? RET_USER_CS : RET_CS, sregs.cs.selector);
+	EXPECT_EQ(s->to_user ? 3 : 0, sregs.ss.dpl);
+	if (s->code == 16)
+		EXPECT_EQ(s->from_user ? RAM_STACK - 32 : AREA + 0x800 - 16, regs.rsp);
+	else
+		EXPECT_EQ(s->to_user || !s->code ? RAM_STACK : ROM_DATA + 16, regs.rsp);
+}
+
+TEST(iret_from_a_stack_in_rom)
+{
+	static const struct ret_scene same = {
+		.frame = { RET_TARGET, RET_CS, FLAGS, RAM_STACK, RET_SS },
+	}, outer = {
+		.to_user = true,
+		.frame = { RET_TARGET, RET_USER_CS, FLAGS, RAM_STACK, RET_USER_SS },
+	};
+
+	run_ret_scene(&same);
+	run_ret_scene(&outer);
+}
+
+TEST(far_returns_from_a_stack_in_rom)
+{
+	static const struct ret_scene same = {
+		.code = 8,
+		.frame = { RET_TARGET, RET_CS },
+	}, outer = {
+		.code = 8,
+		.to_user = true,
+		.frame = { RET_TARGET, RET_USER_CS, RAM_STACK, RET_USER_SS },
+	};
+
+	run_ret_scene(&same);
+	run_ret_scene(&outer);
+}
+
+TEST(calls_through_a_gate_in_rom)
+{
+	static const struct ret_scene same = { .code = 16 };
+	static const struct ret_scene inner = { .code = 16, .from_user = true };
+
+	run_ret_scene(&same);
+	run_ret_scene(&inner);
 }
 
 #define TSS_IST1 36
@@ -883,10 +1028,10 @@ TEST(a_delivery_that_is_reported_has_changed_no_register)
 	}
 }
 
-static void save_whole_state(u64 arg)
+static void masked_move(u64 arg)
 {
 	(void)arg;
-	asm volatile("fnsave (%0)" :: "r"(ROM_DATA + 0x200) : "memory");
+	asm volatile("pcmpeqb %%mm0, %%mm0; maskmovq %%mm0, %%mm0" :: "D"(ROM_DATA + 0x200) : "memory");
 }
 
 /*
@@ -900,7 +1045,7 @@ TEST(a_write_to_rom_ends_though_the_gdt_wraps_at_the_end_of_addresses)
 	struct vcpu *vcpu;
 
 	for (u64 base = 0xffffffffffff0000; base; base += PAGE_SIZE * 5) {
-		vcpu = rom_guest(&vm, save_whole_state, 0, PTE_ALL);
+		vcpu = rom_guest(&vm, masked_move, 0, PTE_ALL);
 		vcpu_get_sregs(vcpu, &sregs);
 		sregs.gdt.base = base;
 		sregs.gdt.limit = 0xffff;

@@ -812,7 +812,7 @@ TEST(mmio_is_pushed_on_the_stack)
 static void undecodable_mmio(u64 arg)
 {
 	(void)arg;
-	asm volatile("fnsave (%0)" :: "r"(MMIO_GPA) : "memory");
+	asm volatile("paddb (%0), %%mm0" :: "r"(MMIO_GPA) : "memory");
 }
 
 TEST(an_mmio_instruction_that_cannot_be_emulated_is_an_internal_error)
@@ -867,10 +867,10 @@ static void enter_user(const void *code, u64 arg)
 
 static void user_fails_guest(u64 arg)
 {
-	static const u8 fnsave[] = { 0xdd, 0x37 };	/* (%rdi) */
+	static const u8 paddb[] = { 0x0f, 0xfc, 0x07 };	/* (%rdi), %mm0 */
 
 	(void)arg;
-	enter_user(fnsave, MMIO_GPA);
+	enter_user(paddb, MMIO_GPA);
 }
 
 TEST(what_cannot_be_emulated_in_user_mode_is_ud_or_told_on_request)
@@ -887,7 +887,7 @@ TEST(what_cannot_be_emulated_in_user_mode_is_ud_or_told_on_request)
 	EXPECT_EQ(KVM_INTERNAL_ERROR_EMULATION,
 		  vcpu_run_to_exit(vcpu, KVM_EXIT_INTERNAL_ERROR)->internal.suberror);
 	vcpu_get_regs(vcpu, &regs);
-	EXPECT_EQ(0xdd, *(u8 *)regs.rip);
+	EXPECT_EQ(0xfc0f, *(u16 *)regs.rip);
 }
 
 /* --- Hypercalls --- */

@@ -61,6 +61,7 @@ struct scene {
 	bool paging;
 	u16 b_ldt, b_ds;	/* b_ds: 0: what is right */
 	bool b_absent, b_busy, b_nowhere;
+	bool b_trap;		/* the T bit */
 	u8 vector;		/* the handler that starts, 0: B */
 	u32 error;		/* on its stack */
 };
@@ -105,6 +106,7 @@ static void put_tasks(struct machine *m, const struct scene *s)
 	b[19] = CODE32;
 	b[20] = DATA;
 	b[24] = s->b_ldt;
+	b[25] = s->b_trap;
 }
 
 static void put_gdt(struct machine *m, const struct scene *s)
@@ -343,6 +345,61 @@ SCENE(a_task_may_have_an_ldt, .how = JMP, .b_ldt = SEL_LDT)
 
 SCENE(a_segment_that_is_absent_is_a_fault_of_the_new_task, .how = JMP, .b_ds = ABSENT,
       .vector = VEC_NP, .error = ABSENT)
+
+/* --- The T bit --- */
+
+#define DR6_BT (1u << 15)
+
+static struct machine observe_trap(const struct scene *s, u32 rom, u64 *dr6)
+{
+	struct kvm_debugregs dr;
+	struct machine m;
+
+	if (is_linux_kvm())
+		SKIP("Linux KVM ignores the T bit of a TSS");
+	m = observe(s, rom);
+	ASSERT_EQ(KVM_EXIT_IO, m.exit);
+	EXPECT_EQ(HANDLERS + s->vector * 16u, m.regs.rip & ~15ull);
+	EXPECT_EQ(SEL_B, m.sregs.tr.selector);
+	ASSERT_OK(ioctl(m.vcpu->fd, KVM_GET_DEBUGREGS, &dr));
+	*dr6 = dr.dr6;
+	return m;
+}
+
+/* TCG's own task switches ignore the bit; those by way of ROM are not its own. */
+TEST(the_t_bit_traps_before_the_new_tasks_first_instruction)
+{
+	static const struct scene s = { .how = JMP, .b_trap = true, .vector = VEC_DB };
+	struct machine m;
+	u64 dr6;
+
+	for (u32 rom = cpu_is_tcg() ? ROM_TASKS : 0; rom < 4; rom++) {
+		m = observe_trap(&s, rom, &dr6);
+		EXPECT_EQ(DR6_BT, dr6 & DR6_BT);
+		EXPECT_EQ(b_regs[4] - 12, m.regs.rsp);
+		EXPECT_EQ(EIP_B, stack_top(&m));
+	}
+}
+
+TEST(the_t_bit_does_not_trap_beside_a_fault_of_the_new_task)
+{
+	static const struct scene scenes[] = {
+		{ .how = JMP, .b_trap = true, .b_ds = ABSENT, .vector = VEC_NP },
+		{ .how = INT_N, .b_trap = true, .b_ds = ABSENT, .vector = VEC_NP },
+	};
+	struct machine m;
+	u64 dr6;
+
+	for (u32 i = 0; i < 2; i++) {
+		for (u32 rom = cpu_is_tcg() ? ROM_TASKS : 0; rom < 4; rom++) {
+			ktap_about("scene %u, read-only parts 0x%x", i, rom);
+			m = observe_trap(&scenes[i], rom, &dr6);
+			EXPECT_EQ(0, dr6 & DR6_BT);
+			EXPECT_EQ(b_regs[4] - 16, m.regs.rsp);
+			EXPECT_EQ(ABSENT, stack_top(&m));
+		}
+	}
+}
 
 /* --- Faults of the old task --- */
 

@@ -17,6 +17,7 @@
 
 #include "ktap.h"
 #include "../../kmod/insn/decode.c"
+#include "../../kmod/insn/identify.c"
 #include "../../kmod/insn/operand.c"
 #include "../../kmod/insn/descriptor.c"
 #include "../../kmod/insn/emulate.c"
@@ -288,16 +289,17 @@ void mkvm_emu_mask(struct mkvm_emu *emu, unsigned int n, u64 *val, bool write)
 }
 
 /* This program's own FPU lends its registers. */
-void mkvm_emu_x87(struct mkvm_emu *emu, struct mkvm_fx *fx, void *mem)
+void mkvm_emu_x87(struct mkvm_emu *emu, struct mkvm_fx *fx, void *mem, bool load)
 {
 	struct mkvm_fx own;
 
 	asm volatile("fxsave64 %0" : "=m" (own));
 	asm volatile("fxrstor64 %0" : : "m" (*fx));
 	if (emu->opcode >= 0xd8 && emu->opcode <= 0xdf)
-		x87_on_memory(emu->opcode, emu->reg & 7, mem, emu->rip, emu->ea);
+		x87_on_memory(emu->opcode, emu->mod << 6 | (emu->reg & 7) << 3 | (emu->rm & 7), mem,
+			      emu->rip, emu->ea);
 	else
-		mmx_on_memory(emu->reg, mem, emu->d.dst != RM);
+		mmx_on_memory(emu->reg, mem, load);
 	asm volatile("fxsave64 %0" : "=m" (*fx));
 	asm volatile("fxrstor64 %0" : : "m" (own));
 }
@@ -1233,6 +1235,8 @@ static bool random_native_vector(u8 *code)
 	if (mkvm_decode(&m.emu) || undefined(&m.emu) || m.emu.d.op < OP_VEC || m.emu.d.op > OP_VEC_BY_BYTE ||
 	    m.emu.vex.kind == EVEX_BYTES || m.emu.ad != 8 || m.emu.prefix[SEGMENT])
 		return false;
+	if (m.emu.d.feature == X86_FEATURE_SSE4A && !__builtin_cpu_supports("sse4a"))
+		return false;
 	return m.emu.d.op == OP_VEC_BY_BYTE || (!m.emu.mod && m.emu.rm == MKVM_RBX);
 }
 
@@ -1331,6 +1335,7 @@ static bool moves_vector(const ZydisDecodedInstruction *i)
 		ZYDIS_MNEMONIC_VEXTRACTI32X8, ZYDIS_MNEMONIC_VEXTRACTI64X4, ZYDIS_MNEMONIC_VMASKMOVPS,
 		ZYDIS_MNEMONIC_VMASKMOVPD, ZYDIS_MNEMONIC_VPMASKMOVD, ZYDIS_MNEMONIC_VPMASKMOVQ,
 		ZYDIS_MNEMONIC_KMOVB, ZYDIS_MNEMONIC_KMOVW, ZYDIS_MNEMONIC_KMOVD, ZYDIS_MNEMONIC_KMOVQ,
+		ZYDIS_MNEMONIC_MOVNTSS, ZYDIS_MNEMONIC_MOVNTSD,
 		ZYDIS_MNEMONIC_FXSAVE, ZYDIS_MNEMONIC_FXSAVE64, ZYDIS_MNEMONIC_FXRSTOR, ZYDIS_MNEMONIC_FXRSTOR64,
 	};
 	unsigned int k;
@@ -1549,6 +1554,152 @@ TEST(zydis_knows_the_same_instructions_and_lengths_in_protected_mode)
 TEST(zydis_knows_the_same_instructions_and_lengths_in_long_mode)
 {
 	zydis_mode(LONG64, 300000);
+}
+
+/* ---- All encodings with an operand in memory ---- */
+
+/*
+ * Does it access memory by ModRM or on its own? Hints and LEA do not, and VSIB's forms are gathers
+ * and scatters.
+ */
+static bool accesses_memory(const ZydisDecodedInstruction *i)
+{
+	if (i->meta.category == ZYDIS_CATEGORY_PREFETCH || i->meta.category == ZYDIS_CATEGORY_WIDENOP ||
+	    i->meta.category == ZYDIS_CATEGORY_NOP || i->mnemonic == ZYDIS_MNEMONIC_LEA)
+		return false;
+	return i->attributes & ZYDIS_ATTRIB_HAS_MODRM && i->raw.modrm.mod != 3;
+}
+
+/* Its operands are vectors, or a scalar in a vector register. */
+static bool is_vector(const ZydisDecodedInstruction *i)
+{
+	static const char *const sets[] = {
+		"SSE", "AVX", "MMX", "PENTIUMMMX", "AES", "GFNI", "FMA", "F16C", "SHA", "PCLMULQDQ", "XOP",
+		"KEYLOCKER", "SSSE3", "VAES", "VPCLMULQDQ",
+	};
+	const char *set = ZydisISASetGetString(i->meta.isa_set);
+	unsigned int k;
+
+	for (k = 0; k < ARRAY_SIZE(sets); k++)
+		if (!strncmp(set, sets[k], strlen(sets[k])) || strstr(set, "MMX"))
+			return true;
+	return false;
+}
+
+/* The conversions PMOVSX, PMOVZX and VPMOV have "mov" in their names, but are no moves. */
+static bool is_move(const ZydisDecodedInstruction *i)
+{
+	static const char *const parts[] = {
+		"mov", "broadcast", "insert", "extract", "pinsr", "pextr", "lddqu", "mxcsr",
+	};
+	const char *name = ZydisMnemonicGetString(i->mnemonic);
+	unsigned int k;
+
+	if (!strncmp(name, "pmov", 4) || !strncmp(name, "vpmov", 5) ||
+	    (i->mnemonic == ZYDIS_MNEMONIC_PINSRW && i->meta.isa_ext != ZYDIS_ISA_EXT_SSE2))
+		return false;
+	for (k = 0; k < ARRAY_SIZE(parts); k++)
+		if (strstr(name, parts[k]))
+			return true;
+	return false;
+}
+
+/* Documentation/abi.rst lists what no driver does on a device. */
+static bool may_be_refused(const ZydisDecodedInstruction *i)
+{
+	static const char *const sets[] = {
+		"XSAVE", "MPX", "CET", "MOVDIR", "ENQCMD", "VTX", "AMX_TILE", "PT", "INVPCID",
+	};
+	const char *set = ZydisISASetGetString(i->meta.isa_set);
+	unsigned int k;
+
+	if (is_vector(i))
+		return !is_move(i);
+	/* INVLPG accesses no memory, UD0 and UD1 are undefined. */
+	if (i->mnemonic == ZYDIS_MNEMONIC_INVLPG || i->mnemonic == ZYDIS_MNEMONIC_UD0 ||
+	    i->mnemonic == ZYDIS_MNEMONIC_UD1)
+		return true;
+	for (k = 0; k < ARRAY_SIZE(sets); k++)
+		if (!strncmp(set, sets[k], strlen(sets[k])))
+			return true;
+	return false;
+}
+
+static unsigned int nr_known, nr_refused;
+
+static void try_encoding(const ZydisDecoder *z, const u8 *bytes, unsigned int len)
+{
+	u8 code[MKVM_MAX_INSN] = { 0 };
+	ZydisDecodedInstruction i;
+
+	memcpy(code, bytes, len);
+	if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(z, NULL, code, MKVM_MAX_INSN, &i)) ||
+	    !accesses_memory(&i))
+		return;
+	load_bytes(code);
+	if (mkvm_decode(&m.emu) == MKVM_EMU_DONE && m.emu.d.op != OP_LENGTH) {
+		nr_known++;
+		return;
+	}
+	nr_refused++;
+	if (!EXPECT_TRUE(may_be_refused(&i)))
+		printf("# %s of %s\n", ZydisMnemonicGetString(i.mnemonic), ZydisISASetGetString(i.meta.isa_set));
+}
+
+static void try_vex(const ZydisDecoder *z, unsigned int map, unsigned int pp, u8 opcode, u8 modrm)
+{
+	unsigned int w, l;
+
+	for (w = 0; w < 2; w++) {
+		for (l = 0; l < 3; l++) {
+			u8 vex[] = { 0xc4, 0xe0 | map, w << 7 | 0x78 | l << 2 | pp, opcode, modrm };
+			u8 evex[] = { 0x62, 0xf0 | map, w << 7 | 0x7c | pp, 0x08 | l << 5, opcode, modrm };
+
+			if (l < 2)
+				try_encoding(z, vex, sizeof(vex));
+			try_encoding(z, evex, sizeof(evex));
+		}
+	}
+}
+
+/* All opcodes of a map with all kinds of prefixes and each ModRM.reg, with the operand at [rbx]. */
+static void try_map(const ZydisDecoder *z, unsigned int map, unsigned int pp)
+{
+	static const u8 prefixes[] = { 0, 0x66, 0xf3, 0xf2 }, escapes[] = { 0, 0, 0x38, 0x3a };
+	unsigned int n = 0, opcode, reg;
+	u8 code[5];
+
+	if (pp)
+		code[n++] = prefixes[pp];
+	if (map)
+		code[n++] = 0x0f;
+	if (escapes[map])
+		code[n++] = escapes[map];
+	for (opcode = 0; opcode < 256; opcode++) {
+		for (reg = 0; reg < 8; reg++) {
+			code[n] = opcode;
+			code[n + 1] = reg << 3 | 3;
+			try_encoding(z, code, n + 2);
+			if (map)
+				try_vex(z, map, pp, opcode, code[n + 1]);
+		}
+	}
+}
+
+TEST(what_is_refused_is_no_drivers)
+{
+	unsigned int mode, map, pp;
+	ZydisDecoder z;
+
+	for (mode = REAL; mode <= LONG64; mode++) {
+		zydis_open(&z, mode);
+		machine_init(mode);
+		for (map = 0; map < 4; map++)
+			for (pp = 0; pp < 4; pp++)
+				try_map(&z, map, pp);
+	}
+	EXPECT_LT(8000, nr_known);
+	EXPECT_LT(8000, nr_refused);
 }
 
 /* One of rows[] with a prefix of a kind that it may have or not, masks and lengths of all kinds. */
@@ -2197,10 +2348,152 @@ TEST(x87_and_mmx_run_on_the_guests_registers)
 	EXPECT_FAULT(MF_VECTOR, 0xdd, 0x03);
 	EXPECT_FAULT(MF_VECTOR, 0x0f, 0x6f, 0x0b);
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0xdd, 0x3b));			/* fnstsw [rbx] */
-	EXPECT_EQ(MKVM_EMU_UNHANDLED, RUN(0xdd, 0x33));			/* fnsave [rbx] */
+	m.fx.fcw = 0x37e;
+	m.fx.fsw |= 0x81;
+	EXPECT_FAULT(MF_VECTOR, 0xdd, 0x23);				/* frstor [rbx] waits */
+	EXPECT_FAULT(MF_VECTOR, 0xd9, 0x23);				/* fldenv [rbx] */
+	EXPECT_EQ(MKVM_EMU_DONE, RUN(0xdd, 0x33));			/* fnsave [rbx] does not */
+	EXPECT_EQ(0, m.fx.fsw);
 	m.emu.mode.cr0 |= X86_CR0_EM;
 	EXPECT_FAULT(NM_VECTOR, 0xdd, 0x03);
+	EXPECT_FAULT(NM_VECTOR, 0xdd, 0x33);
 	EXPECT_FAULT(UD_VECTOR, 0x0f, 0x6f, 0x0b);
+}
+
+/* 1, pi, 2 at the top, with flags and other rounding, in m.fx and by the CPU in its own registers. */
+#define FILL_X87 "fninit; fildl %1; fldpi; fld1; fldcw %2; fcompp; fldl %0; fldpi; fld1"
+static const double x87_third = 1.0 / 3;
+static const u32 x87_two = 2;
+static const u16 x87_control = 0x77f;
+
+static void fill_x87(void)
+{
+	struct mkvm_fx own, mask = m.fx;
+
+	asm volatile("fxsave64 %0" : "=m" (own));
+	asm volatile(FILL_X87 : : "m" (x87_third), "m" (x87_two), "m" (x87_control));
+	asm volatile("fxsave64 %0; fxrstor64 %1" : "=m" (m.fx) : "m" (own));
+	m.fx.mxcsr = mask.mxcsr;
+	m.fx.mxcsr_mask = mask.mxcsr_mask;
+}
+
+#define X87_REGISTERS (8 * 10)
+
+/* Pointers and selectors differ between CPUs: only the rest of the head is compared. */
+static void expect_same_state(const u8 *mine, const u8 *other, bool wide, bool whole)
+{
+	unsigned int head = wide ? 28 : 14, i;
+
+	for (i = 0; i < 3; i++)
+		EXPECT_EQ(*(u16 *)(other + i * head / 7), *(u16 *)(mine + i * head / 7));
+	if (whole)
+		EXPECT_FALSE(memcmp(mine + head, other + head, X87_REGISTERS));
+}
+
+TEST(x87_states_are_what_the_cpu_stores)
+{
+	u8 native[108], prefix[] = { 0x66, 0xdd, 0x33 }, *mine;
+	unsigned int i;
+
+	for (i = 0; i < 4; i++) {
+		bool wide = i & 1, whole = i & 2;
+
+		machine_init(LONG64);
+		fill_x87();
+		m.regs[MKVM_RBX] = m.ram_base + 0x2000;
+		mine = ram_at(m.regs[MKVM_RBX], sizeof(native));
+		memset(mine, 0x5a, sizeof(native));
+		prefix[1] = whole ? 0xdd : 0xd9;
+		put_code(code_la(), prefix + wide, 3 - wide);
+		EXPECT_EQ(MKVM_EMU_DONE, run_once());
+		asm volatile(FILL_X87 : : "m" (x87_third), "m" (x87_two), "m" (x87_control));
+		if (whole && wide)
+			asm volatile("fnsave %0" : "=m" (native));
+		else if (whole)
+			asm volatile("data16 fnsave %0" : "=m" (native));
+		else if (wide)
+			asm volatile("fnstenv %0; fninit" : "=m" (native));
+		else
+			asm volatile("data16 fnstenv %0; fninit" : "=m" (native));
+		expect_same_state(mine, native, wide, whole);
+		EXPECT_EQ(m.regs[MKVM_RBX] + (wide ? 28 : 14) + (whole ? X87_REGISTERS : 0), m.hi);
+		EXPECT_EQ(whole ? 0x37f : 0x77f, m.fx.fcw);
+		EXPECT_EQ(!whole, !!m.fx.ftw);
+	}
+}
+
+TEST(x87_states_are_what_unicorn_stores)
+{
+	static const u8 fill[] = { 0xdb, 0xe3, 0xd9, 0xeb, 0xd9, 0xe8, 0xd9, 0xee }; /* fninit fldpi fld1 fldz */
+	static const struct { u8 code[3], len; bool wide, whole; } forms[] = {
+		{ { 0xd9, 0x33 }, 2, true, false }, { { 0x66, 0xd9, 0x33 }, 3, false, false },
+		{ { 0xdd, 0x33 }, 2, true, true }, { { 0x66, 0xdd, 0x33 }, 3, false, true },
+	};
+	u8 *mine;
+	unsigned int mode, i;
+
+	for (mode = PROT32; mode <= LONG64; mode++) {
+		if (!unicorn_open(mode))
+			SKIP("no Unicorn");
+		for (i = 0; i < ARRAY_SIZE(forms); i++) {
+			u64 regs[16] = { 0 }, flags = 2, rip, xmm[16][2] = { { 0 } };
+			struct mkvm_fx own;
+			u64 la;
+
+			machine_init(mode);
+			la = m.ram_base + 0x1000;
+			asm volatile("fxsave64 %0" : "=m" (own));
+			asm volatile("fninit; fldpi; fld1; fldz");
+			asm volatile("fxsave64 %0; fxrstor64 %1" : "=m" (m.fx) : "m" (own));
+			regs[MKVM_RBX] = m.regs[MKVM_RBX] = m.ram_base + 0x2000;
+			mine = ram_at(m.regs[MKVM_RBX], 108);
+			put_code(la, forms[i].code, forms[i].len);
+			EXPECT_EQ(MKVM_EMU_DONE, run_once());
+			memcpy(uc_ram + 0x1000, fill, sizeof(fill));
+			memcpy(uc_ram + 0x1000 + sizeof(fill), forms[i].code, forms[i].len);
+			EXPECT_EQ(UC_ERR_OK, unicorn_run(la, regs, xmm, &flags, &rip,
+							 sizeof(fill) + forms[i].len, false));
+			expect_same_state(mine, uc_ram + 0x2000, forms[i].wide, forms[i].whole);
+		}
+	}
+}
+
+/* The four formats of the head, with pointers of more than 16 bits, stored and loaded again. */
+TEST(x87_pointers_have_the_format_of_the_mode)
+{
+	static const struct { enum mode mode; bool wide; u8 head[28]; } forms[] = {
+		{ PROT32, true, { 0x7f, 3, 0xff, 0xff, 0, 0x38, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+				  0x78, 0x56, 3, 0, 0, 0, 0x45, 1, 0x21, 0x43, 5, 0, 0, 0, 0xff, 0xff } },
+		{ REAL, true, { 0x7f, 3, 0xff, 0xff, 0, 0x38, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+				0x78, 0x56, 0xff, 0xff, 0x45, 0x31, 0, 0, 0x21, 0x43, 0xff, 0xff,
+				0, 0x50, 0, 0 } },
+		{ PROT32, false, { 0x7f, 3, 0, 0x38, 0xff, 0xff, 0x78, 0x56, 0, 0, 0x21, 0x43, 0, 0 } },
+		{ REAL, false, { 0x7f, 3, 0, 0x38, 0xff, 0xff, 0x78, 0x56, 0x45, 0x31, 0x21, 0x43, 0, 0x50 } },
+	};
+	struct { u32 fcw, fsw, ftw, fip, fop, fdp, fds; } native = {
+		0xffff037f, 0xffff3800, 0xffffffff, 0x35678, 0x145 << 16, 0x54321, 0xffff0000,
+	}, env;
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(forms); i++) {
+		struct mkvm_emu *c = &m.emu;
+		u8 image[X87_STATE] = { 0 };
+
+		machine_init(forms[i].mode);
+		c->size = forms[i].wide ? 4 : 2;
+		memcpy(image, &native, sizeof(native));
+		EXPECT_EQ(forms[i].wide ? 28 : 14, pack_env(c, image));
+		if (!EXPECT_FALSE(memcmp(image, forms[i].head, forms[i].wide ? 28 : 14)))
+			printf("# form %u\n", i);
+		unpack_env(c, image);
+		memcpy(&env, image, sizeof(env));
+		EXPECT_EQ(0x037f, (u16)env.fcw);
+		EXPECT_EQ(0x3800, (u16)env.fsw);
+		EXPECT_EQ(0xffff, (u16)env.ftw);
+		EXPECT_EQ(forms[i].mode == PROT32 && !forms[i].wide ? 0x5678 : 0x35678, env.fip);
+		EXPECT_EQ(forms[i].mode == PROT32 && !forms[i].wide ? 0x4321 : 0x54321, env.fdp);
+		EXPECT_EQ(forms[i].mode == PROT32 && !forms[i].wide ? 0 : 0x145 << 16, env.fop);
+	}
 }
 
 TEST(segment_limits_are_the_last_byte)

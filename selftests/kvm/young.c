@@ -52,7 +52,8 @@ static u64 pagemap(const void *page)
 	u64 entry = 0;
 
 	ASSERT_OK(fd);
-	ASSERT_EQ(sizeof(entry), pread(fd, &entry, sizeof(entry), (u64)page / PAGE_SIZE * sizeof(entry)));
+	ASSERT_EQ(sizeof(entry),
+		  pread(fd, &entry, sizeof(entry), (u64)page / PAGE_SIZE * sizeof(entry)));
 	close(fd);
 	return entry;
 }

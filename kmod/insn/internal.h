@@ -30,8 +30,8 @@ enum mkvm_emu_result mkvm_emu_translate(struct mkvm_emu *emu, u64 la, u32 acc, u
 
 /*
  * access.c: handles an access for which the host has no page at p. If the memory has failed, the
- * thread gets SIGBUS. Return: RETRY if a signal is pending or the page exists by now; else UNHANDLED
- * with emu->host_fault set.
+ * thread gets SIGBUS. Return: RETRY if a signal is pending or the page exists by now; else
+ * UNHANDLED with emu->host_fault set.
  * Context: the vCPU's own thread, vm->srcu held; may sleep.
  */
 enum mkvm_emu_result mkvm_emu_host_fault(struct mkvm_emu *emu, const void __user *p, bool write);

@@ -424,7 +424,7 @@ static struct mkvm_opcode find_row(const struct mkvm_emu *c, unsigned int map, u
 		    (r->kinds & kind) && !(r->kinds & other_w) &&
 		    (!r->reg || (r->reg >> (modrm >> 3 & 7) & 1)))
 			return r->d;
-	return (struct mkvm_opcode){ OP_NONE };
+	return (struct mkvm_opcode){ .op = OP_NONE };
 }
 
 /* F3 and F2 override 66. */

@@ -10,6 +10,7 @@
  *
  * State: one machine, made anew by machine_init(). Read next: kmod/insn/emulate.c.
  */
+#include <cpuid.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <Zydis/Zydis.h>
@@ -1070,6 +1071,8 @@ static void native_run(const u8 *code, unsigned int len, u64 *regs_and_flags)
 
 static bool native_has(unsigned int feature)
 {
+	unsigned int a, b, c, d;
+
 	switch (feature) {
 	case X86_FEATURE_POPCNT:
 		return __builtin_cpu_supports("popcnt");
@@ -1079,7 +1082,7 @@ static bool native_has(unsigned int feature)
 	case X86_FEATURE_MOVBE:
 		return __builtin_cpu_supports("bmi");
 	case X86_FEATURE_BMI2: case X86_FEATURE_ADX:
-		return __builtin_cpu_supports("adx");
+		return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_ADX);
 	}
 	return feature != X86_FEATURE_MOVDIRI;
 }

@@ -99,13 +99,6 @@ bool mkvm_has_extint(struct mkvm_vcpu *vcpu);	/* does the PIC or KVM_INTERRUPT a
 enum mkvm_hold mkvm_interrupt_waits(struct mkvm_vcpu *vcpu, int *vector);
 enum mkvm_hold mkvm_nmi_waits(struct mkvm_vcpu *vcpu);
 
-/* Whether this exception has an error code. AMD APM vol. 2, "Error Codes". Any context. */
-static inline bool mkvm_has_error_code(u8 vector)
-{
-	return vector == X86_TRAP_DF || (vector >= X86_TRAP_TS && vector <= X86_TRAP_PF) ||
-	       vector == X86_TRAP_AC;
-}
-
 /* Only faults set RFLAGS.RF in the handler's frame. AMD APM vol. 2, "Exception Types". */
 static inline bool mkvm_is_fault(u8 vector)
 {

@@ -39,30 +39,15 @@
 
 /* ---- entering ---- */
 
-static void load_dr(const u64 *dr)
+static void write_dr(const u64 *dr)
 {
-	if (unlikely(hw_breakpoint_active()))
-		set_debugreg(0, 7);	/* the guest's addresses are not the host's breakpoints */
 	set_debugreg(dr[0], 0);
 	set_debugreg(dr[1], 1);
 	set_debugreg(dr[2], 2);
 	set_debugreg(dr[3], 3);
 }
 
-static void save_guest_dr(struct mkvm_vcpu *vcpu)
-{
-	get_debugreg(vcpu->dr[0], 0);
-	get_debugreg(vcpu->dr[1], 1);
-	get_debugreg(vcpu->dr[2], 2);
-	get_debugreg(vcpu->dr[3], 3);
-}
-
-/*
- * An exit clears DR7, and the guest may have used DR0-3. The kernel has a function that loads its
- * breakpoints again, but exports it from Linux 6.19 on to modules named kvm, kvm-amd and kvm-intel
- * only.
- */
-static void save_host_dr(unsigned long *dr)
+static void read_dr(u64 *dr)
 {
 	get_debugreg(dr[0], 0);
 	get_debugreg(dr[1], 1);
@@ -70,12 +55,21 @@ static void save_host_dr(unsigned long *dr)
 	get_debugreg(dr[3], 3);
 }
 
-static void restore_host_dr(const unsigned long *dr)
+static void load_guest_dr(const u64 *dr)
 {
-	set_debugreg(dr[0], 0);
-	set_debugreg(dr[1], 1);
-	set_debugreg(dr[2], 2);
-	set_debugreg(dr[3], 3);
+	if (unlikely(hw_breakpoint_active()))
+		set_debugreg(0, 7);	/* the guest's addresses are not the host's breakpoints */
+	write_dr(dr);
+}
+
+/*
+ * An exit clears DR7, and the guest may have used DR0-3. The kernel has a function that loads its
+ * breakpoints again, but exports it from Linux 6.19 on to modules named kvm, kvm-amd and kvm-intel
+ * only.
+ */
+static void restore_host_dr(const u64 *dr)
+{
+	write_dr(dr);
 	set_debugreg(DR6_RESERVED, 6);
 	set_debugreg(__this_cpu_read(cpu_dr7), 7);
 }
@@ -87,8 +81,7 @@ static void restore_host_dr(const unsigned long *dr)
 static void enter_guest_irqoff(struct mkvm_vcpu *vcpu)
 {
 	long tlb_gen = atomic_long_read(&vcpu->vm->tlb_gen);
-	unsigned long host_dr[4];
-	u64 host_xcr0 = mkvm_host_xcr0;
+	u64 host_xcr0 = mkvm_host_xcr0, host_dr[4];
 	u32 host_pkru = 0;
 
 	if (vcpu->tlb_seen != tlb_gen) {
@@ -108,11 +101,11 @@ static void enter_guest_irqoff(struct mkvm_vcpu *vcpu)
 		write_pkru(vcpu->fpu.pkru);
 	}
 	if (unlikely(hw_breakpoint_active()))
-		save_host_dr(host_dr);
+		read_dr(host_dr);
 	if (unlikely(vcpu->dr_live))
-		load_dr(vcpu->dr);
+		load_guest_dr(vcpu->dr);
 	else if (unlikely(vcpu->debug.control & KVM_GUESTDBG_USE_HW_BP))
-		load_dr(vcpu->debug.dr);
+		load_guest_dr(vcpu->debug.dr);
 	if (unlikely(vcpu->ev.exit_soon))
 		smp_send_reschedule(smp_processor_id());
 	current->flags |= PF_VCPU;	/* from here on a tick counts as guest time */
@@ -122,7 +115,7 @@ static void enter_guest_irqoff(struct mkvm_vcpu *vcpu)
 	vcpu->stats[MKVM_STAT_EXITS]++;
 	WRITE_ONCE(vcpu->where, MKVM_OUTSIDE);
 	if (unlikely(vcpu->dr_live))
-		save_guest_dr(vcpu);
+		read_dr(vcpu->dr);
 	if (unlikely(hw_breakpoint_active()))
 		restore_host_dr(host_dr);
 	if (unlikely(vcpu->fpu.has_pkru)) {

@@ -242,9 +242,7 @@ enum mkvm_emu_result mkvm_emu_deliver(struct mkvm_emu *emu, const struct mkvm_em
  */
 unsigned int mkvm_insn_length(struct mkvm_emu *emu);
 
-/*
- * ---- what the surroundings may ask of a decoded instruction: identify.c ----
- */
+/* ---- decode.c, identify.c: what the surroundings may ask of an instruction ---- */
 
 /*
  * mkvm_decode - decode the instruction at emu->rip
@@ -297,17 +295,18 @@ bool mkvm_emu_unmasks_nmi(const struct mkvm_emu *emu);
 
 /* ---- helpers of the emulator and of its surroundings ---- */
 
-/* Does the exception push an error code? AMD APM vol. 2, "Error Codes". */
-static inline bool vector_has_error(u8 vector)
+/* Does the exception push an error code? AMD APM vol. 2, "Error Codes". Any context. */
+static inline bool mkvm_has_error_code(u8 vector)
 {
-	return (vector >= TS_VECTOR && vector <= PF_VECTOR) || vector == AC_VECTOR;
+	return vector == DF_VECTOR || (vector >= TS_VECTOR && vector <= PF_VECTOR) ||
+	       vector == AC_VECTOR;
 }
 
 /* Fills in emu->fault; real mode pushes no error code. */
 static inline enum mkvm_emu_result fault_with(struct mkvm_emu *c, u8 vector, u32 error)
 {
 	c->fault.vector = vector;
-	c->fault.has_error = vector_has_error(vector) && (c->mode.cr0 & X86_CR0_PE);
+	c->fault.has_error = mkvm_has_error_code(vector) && (c->mode.cr0 & X86_CR0_PE);
 	c->fault.error = error;
 	return MKVM_EMU_FAULT;
 }

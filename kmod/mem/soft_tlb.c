@@ -6,10 +6,9 @@
  * EPT has accessed bits), because it may set accessed and dirty bits. So it cannot walk tables in
  * read-only memory, and absent memory cannot answer it with all ones, as a bus without a device
  * does. For such a guest mkvm_walk does the walks in software and drops their writes to read-only
- * memory. The CPU walks shadow tables
- * instead, which hold the translations of the pages that the guest has used. To the guest these
- * tables are a TLB, and whatever flushes a TLB empties them. The CPU finds them in a private
- * guest-physical address space:
+ * memory. The CPU walks shadow tables instead, which hold the translations of the pages that the
+ * guest has used. To the guest these tables are a TLB, and whatever flushes a TLB empties them. The
+ * CPU finds them in a private guest-physical address space:
  *
  *   the page that CR3 names	the top-level shadow table, so that CR3 need not change
  *   SOFT_TABLES pages at base	the other shadow tables

@@ -66,20 +66,14 @@ static const u32 syscall_msrs[VMX_NR_SYSCALL_MSRS] = { MSR_STAR, MSR_LSTAR, MSR_
 
 static void vmcs_clear(void *vmcs)
 {
-	u64 pa = __pa(vmcs);
-
-	if (IS_ENABLED(MKVM_STANDALONE))
-		return;			/* window.c does it */
-	asm volatile("1: vmclear %0\n2:\n" _ASM_EXTABLE(1b, 2b) : : "m"(pa) : "cc", "memory");
+	if (!IS_ENABLED(MKVM_STANDALONE))	/* window.c does it */
+		vmclear(__pa(vmcs));
 }
 
 static void vmcs_load(void *vmcs)
 {
-	u64 pa = __pa(vmcs);
-
-	if (IS_ENABLED(MKVM_STANDALONE))
-		return;
-	asm volatile("1: vmptrld %0\n2:\n" _ASM_EXTABLE(1b, 2b) : : "m"(pa) : "cc", "memory");
+	if (!IS_ENABLED(MKVM_STANDALONE))
+		vmptrld(__pa(vmcs));
 }
 
 /* Flushes the translations of one EPT pointer, or all if eptp is 0. */
@@ -95,16 +89,6 @@ static void flush_ept(u64 eptp)
 		     :
 		     : "m"(what), "r"(type)
 		     : "cc", "memory");
-}
-
-static bool enter_vmx_operation(void *region)
-{
-	u64 pa = __pa(region);
-	bool failed = true;
-
-	asm volatile("1: vmxon %1\n\tsetbe %0\n2:\n" _ASM_EXTABLE(1b, 2b)
-		     : "+q"(failed) : "m"(pa) : "cc", "memory");
-	return !failed;
 }
 
 /*
@@ -212,7 +196,7 @@ static bool vmx_tdp_five_levels(void)
 static int hold_vmx(struct vmx_cpu *c)
 {
 	mkvm_hold_vmxe(true);
-	if (!enter_vmx_operation(c->vmxon)) {
+	if (!vmxon(__pa(c->vmxon))) {
 		mkvm_hold_vmxe(false);
 		pr_err("mkvm: CPU %u: VMXON failed\n", smp_processor_id());
 		return -EIO;
@@ -223,7 +207,7 @@ static int hold_vmx(struct vmx_cpu *c)
 
 static void release_vmx(void)
 {
-	asm volatile("1: vmxoff\n2:\n" _ASM_EXTABLE(1b, 2b) : : : "cc", "memory");
+	vmxoff();
 	mkvm_hold_vmxe(false);
 }
 
@@ -447,9 +431,10 @@ static void vmx_set_cr(struct mkvm_vcpu *vcpu, int cr, u64 val)
 {
 	struct vmx_vcpu *vmx = to_vmx(vcpu);
 
-	if (cr != 2)
+	if (cr != 2) {
 		end_soft_tlb(vcpu);
-	forget_pdptes(vcpu);
+		forget_pdptes(vcpu);
+	}
 	switch (cr) {
 	case 0:
 		vmx_write(GUEST_CR0, (val & ~(u64)VMX_CR0_MASK) | X86_CR0_ET | vmx_caps.cr0_fixed);

@@ -90,6 +90,35 @@ static inline struct vmx_vcpu *to_vmx(struct mkvm_vcpu *vcpu)
 
 bool vmx_moved_on(void);
 
+/*
+ * Instructions on a VMCS or on VMX operation, by physical address. They have no effect if VMX is
+ * off. Context: preemption off.
+ */
+static inline void vmclear(u64 pa)
+{
+	asm volatile("1: vmclear %0\n2:\n" _ASM_EXTABLE(1b, 2b) : : "m"(pa) : "cc", "memory");
+}
+
+static inline void vmptrld(u64 pa)
+{
+	asm volatile("1: vmptrld %0\n2:\n" _ASM_EXTABLE(1b, 2b) : : "m"(pa) : "cc", "memory");
+}
+
+/* Return: whether the CPU is in VMX operation now. */
+static inline bool vmxon(u64 pa)
+{
+	bool failed = true;
+
+	asm volatile("1: vmxon %1\n\tsetbe %0\n2:\n" _ASM_EXTABLE(1b, 2b)
+		     : "+q"(failed) : "m"(pa) : "cc", "memory");
+	return !failed;
+}
+
+static inline void vmxoff(void)
+{
+	asm volatile("1: vmxoff\n2:\n" _ASM_EXTABLE(1b, 2b) : : : "cc", "memory");
+}
+
 /* Access fields of the current VMCS. If VMX is off, reads return 0 and writes are dropped. */
 static inline u64 vmx_read(unsigned long field)
 {

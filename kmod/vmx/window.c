@@ -53,7 +53,7 @@ static const u16 changed_fields[] = {
 	IDT_VECTORING_ERROR_CODE, VM_EXIT_INSTRUCTION_LEN, VMX_INSTRUCTION_INFO,
 };
 
-/* ---- instructions; in the window they cannot fault ---- */
+/* ---- accesses; in the window they cannot fault ---- */
 
 static u64 vmread(unsigned long field)
 {
@@ -66,30 +66,6 @@ static u64 vmread(unsigned long field)
 static void vmwrite(unsigned long field, u64 val)
 {
 	asm volatile("vmwrite %0, %1" : : "r"(val), "r"(field) : "cc", "memory");
-}
-
-static void vmclear(u64 pa)
-{
-	asm volatile("vmclear %0" : : "m"(pa) : "cc", "memory");
-}
-
-static void vmptrld(u64 pa)
-{
-	asm volatile("vmptrld %0" : : "m"(pa) : "cc", "memory");
-}
-
-static bool vmxon(u64 pa)
-{
-	bool failed = true;
-
-	asm volatile("1: vmxon %1\n\tsetbe %0\n2:\n" _ASM_EXTABLE(1b, 2b)
-		     : "+q"(failed) : "m"(pa) : "cc", "memory");
-	return !failed;
-}
-
-static void vmxoff(void)
-{
-	asm volatile("1: vmxoff\n2:\n" _ASM_EXTABLE(1b, 2b) : : : "cc", "memory");
 }
 
 /* ---- the copy ---- */

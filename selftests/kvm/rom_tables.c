@@ -188,19 +188,6 @@ static void put_gate(struct machine *m, u32 vector, const u8 *start, const u8 *e
 	memcpy(m->vm->low + IDT + vector * 8, &gate, 8);
 }
 
-static struct kvm_segment flat(u16 selector, u8 type)
-{
-	return (struct kvm_segment){
-		.selector = selector,
-		.limit = 0xffffffff,
-		.type = type,
-		.s = 1,
-		.present = 1,
-		.db = 1,
-		.g = 1,
-	};
-}
-
 static void set_registers(struct machine *m, enum paging paging)
 {
 	struct kvm_regs regs = { .rip = CODE, .rsp = STACK, .rflags = RFLAGS_FIXED };
@@ -213,8 +200,8 @@ static void set_registers(struct machine *m, enum paging paging)
 	if (paging == LARGE_PAGES)
 		s->cr4 = CR4_PSE;
 	s->efer = 0;
-	s->cs = flat(0x08, 11);
-	s->ss = s->ds = s->es = s->fs = s->gs = flat(0x10, 3);
+	s->cs = flat_segment(0x08, 11, false);
+	s->ss = s->ds = s->es = s->fs = s->gs = flat_segment(0x10, 3, false);
 	s->gdt.base = GDT;
 	s->gdt.limit = 0x27;
 	s->idt.base = IDT;

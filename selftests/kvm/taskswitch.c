@@ -167,19 +167,6 @@ static void put_code(struct machine *m, const struct scene *s)
 	memcpy(m->vm->low + CODE, code[s->how], 8);
 }
 
-static struct kvm_segment flat(u16 selector, u8 type)
-{
-	return (struct kvm_segment){
-		.selector = selector,
-		.limit = 0xffffffff,
-		.type = type,
-		.s = 1,
-		.present = 1,
-		.db = 1,
-		.g = 1,
-	};
-}
-
 static void set_registers(struct machine *m, const struct scene *s)
 {
 	struct kvm_sregs *sregs = &m->sregs;
@@ -192,8 +179,8 @@ static void set_registers(struct machine *m, const struct scene *s)
 	sregs->cr3 = DIRECTORY_A;
 	sregs->cr4 = CR4_PSE;
 	sregs->efer = 0;
-	sregs->cs = flat(CODE32, 11);
-	sregs->ss = sregs->ds = sregs->es = sregs->fs = sregs->gs = flat(DATA, 3);
+	sregs->cs = flat_segment(CODE32, 11, false);
+	sregs->ss = sregs->ds = sregs->es = sregs->fs = sregs->gs = flat_segment(DATA, 3, false);
 	sregs->gdt.base = GDT;
 	sregs->gdt.limit = GDT_SIZE - 1;
 	sregs->idt.base = IDT;

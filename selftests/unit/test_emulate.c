@@ -2052,7 +2052,7 @@ TEST(sixteen_bytes_are_too_many)
 #define EXPECT_FAULT(vec, ...) do {						\
 	EXPECT_EQ(MKVM_EMU_FAULT, RUN(__VA_ARGS__));				\
 	EXPECT_EQ(vec, m.emu.fault.vector);					\
-	EXPECT_EQ(vector_has_error(vec) && m.emu.mode.cr0, m.emu.fault.has_error);	\
+	EXPECT_EQ(mkvm_has_error_code(vec) && m.emu.mode.cr0, m.emu.fault.has_error);	\
 	EXPECT_EQ(0, m.emu.fault.error); } while (0)
 
 TEST(vector_moves_obey_cr0_cr4_and_alignment)

@@ -171,6 +171,8 @@ void vcpu_stop(struct vcpu *vcpu);
 void vcpu_get_regs(struct vcpu *vcpu, struct kvm_regs *regs);
 void vcpu_set_regs(struct vcpu *vcpu, const struct kvm_regs *regs);
 void vcpu_sti(struct vcpu *vcpu);	/* RFLAGS.IF, without a shadow */
+/* A segment of 4 GiB from 0, of 32 bits or of code of 64 bits. */
+struct kvm_segment flat_segment(u16 selector, u8 type, bool code64);
 /* All fields but "unusable", which only a null selector has. */
 void expect_same_segment(const char *name, const struct kvm_segment *a,
 			 const struct kvm_segment *b);

@@ -74,7 +74,7 @@ struct vcpu *vcpu_create(struct vm *vm, u32 id)
 	return vcpu;
 }
 
-static struct kvm_segment segment(u16 selector, u8 type, bool code64)
+struct kvm_segment flat_segment(u16 selector, u8 type, bool code64)
 {
 	return (struct kvm_segment){
 		.limit = 0xffffffff,
@@ -90,7 +90,7 @@ static struct kvm_segment segment(u16 selector, u8 type, bool code64)
 
 static void set_data_segments(struct kvm_sregs *sregs)
 {
-	sregs->ds = segment(SEL_DATA, 3, false);
+	sregs->ds = flat_segment(SEL_DATA, 3, false);
 	sregs->es = sregs->fs = sregs->gs = sregs->ss = sregs->ds;
 }
 
@@ -122,7 +122,7 @@ void vcpu_set_guest(struct vcpu *vcpu, void (*entry)(u64 arg), u64 arg)
 	sregs.gdt.limit = sizeof(guest_gdt) - 1;
 	sregs.idt.base = (u64)guest_idt;
 	sregs.idt.limit = sizeof(guest_idt) - 1;
-	sregs.cs = segment(SEL_CODE64, 11, true);
+	sregs.cs = flat_segment(SEL_CODE64, 11, true);
 	set_data_segments(&sregs);
 	sregs.tr = (struct kvm_segment){
 		.base = (u64)guest_tss[index],
@@ -159,7 +159,7 @@ void vcpu_set_flat32(struct vcpu *vcpu, u32 eip)
 	sregs.cr0 = CR0_PE | CR0_ET | CR0_NE;
 	sregs.gdt.base = (u64)guest_gdt;
 	sregs.gdt.limit = sizeof(guest_gdt) - 1;
-	sregs.cs = segment(SEL_CODE32, 11, false);
+	sregs.cs = flat_segment(SEL_CODE32, 11, false);
 	set_data_segments(&sregs);
 	vcpu_set_sregs(vcpu, &sregs);
 	vcpu_set_regs(vcpu, &regs);

@@ -28,7 +28,7 @@ HEADERS = $(shell tools/kernel-release --root $(KERNEL))/lib/modules/$(RELEASE)/
 STAGE = $(CURDIR)/build/$(RELEASE)$(if $(MKVM_TEST_POINTS),-test-points)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup modules launcher tests unit run test check bench trace-demo lint sparse install uninstall clean
+.PHONY: help setup modules launcher tests unit run test check bench trace-demo lint sparse deb install uninstall clean
 
 help:
 	@echo "mkvm: a small KVM for AMD and Intel, and its tests.  On Debian 12:"
@@ -50,6 +50,7 @@ help:
 	@echo "  make unit       only the unit tests, without any machine"
 	@echo "  make lint       warnings of gcc, clang and sparse; style; make sparse: sparse alone"
 	@echo "  make install    module, launcher, mkvm-top, mkvm.h, man pages and udev rule for the running kernel"
+	@echo "  make deb        Debian's packages, mkvm and mkvm-dkms, in build/deb/"
 	@echo "  make uninstall  removes them;   make clean  removes everything built"
 	@echo
 	@echo "  KERNEL=6.12     use Debian's 6.12 kernel (default: 6.1); KERNEL=7.3, newest or newest-rt: with"
@@ -114,6 +115,9 @@ MAN = $(DESTDIR)$(PREFIX)/share/man/man1
 RULES = $(DESTDIR)/usr/lib/udev/rules.d
 DKMS = $(if $(DESTDIR),,$(shell command -v dkms))
 DKMS_NAME = mkvm/$(shell sed -n 's/^PACKAGE_VERSION="\(.*\)"/\1/p' dkms.conf)
+
+deb:
+	@tools/deb
 
 install uninstall: KERNEL := $(shell uname -r)
 install:

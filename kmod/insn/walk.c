@@ -10,6 +10,7 @@
  *
  * Read next: mem/memslot.c, access.c.
  */
+#include <linux/nospec.h>
 #include <linux/sched/signal.h>
 #include <linux/srcu.h>
 #include <linux/uaccess.h>
@@ -42,23 +43,49 @@ static enum mkvm_emu_result page_fault(struct mkvm_emu *emu, u64 la, u32 error)
 }
 
 /*
+ * The part of guest memory in which a walk has found an entry: the entries of one walk are mostly
+ * in one slot, which then is looked up once. It is valid while vm->srcu is held.
+ */
+struct span {
+	u64 start, size;	/* guest-physical, in bytes; size is 0 before the first entry */
+	unsigned long hva;
+};
+
+/* Finds the slot of gpa. Returns false if the guest has no memory there. */
+static noinline bool find_span(struct mkvm_vcpu *vcpu, struct span *span, u64 gpa)
+{
+	const struct mkvm_memslot *slot = mkvm_gfn_to_slot(vcpu, gpa >> PAGE_SHIFT);
+
+	if (!slot)
+		return false;
+	span->start = slot->gfn << PAGE_SHIFT;
+	span->size = slot->npages << PAGE_SHIFT;
+	span->hva = slot->hva;
+	return true;
+}
+
+/*
  * Reads one entry of 4 or 8 bytes. Where the guest has no memory it reads all ones, as on a bus
  * without a device. Returns as mkvm_emu_host_fault if the host has no memory there.
  */
-static enum mkvm_emu_result read_entry(struct mkvm_emu *emu, u64 gpa, bool wide, u64 *entry)
+static __always_inline enum mkvm_emu_result read_entry(struct mkvm_emu *emu, struct span *span,
+						       u64 gpa, bool wide, u64 *entry)
 {
-	void __user *p = mkvm_gpa_to_user(emu->vcpu, gpa, false);
+	const void __user *p;
 	u32 narrow;
 	int r;
 
-	if (unlikely(!p)) {
+	if (unlikely(gpa - span->start >= span->size) && !find_span(emu->vcpu, span, gpa)) {
 		*entry = wide ? ~0ULL : ~0U;
 		return MKVM_EMU_DONE;
 	}
+	/* The guest chooses the address; a CPU that speculates past the check stays in the slot. */
+	p = (void __user *)(span->hva + array_index_nospec(gpa - span->start, span->size));
+	/* memslot.c has done access_ok() for the whole slot. */
 	if (likely(wide)) {
-		r = get_user(*entry, (u64 __user *)p);
+		r = __get_user(*entry, (u64 __user *)p);
 	} else {
-		r = get_user(narrow, (u32 __user *)p);
+		r = __get_user(narrow, (u32 __user *)p);
 		*entry = narrow;
 	}
 	return unlikely(r) ? mkvm_emu_host_fault(emu, p, false) : MKVM_EMU_DONE;
@@ -147,14 +174,15 @@ static __always_inline enum mkvm_emu_result walk(struct mkvm_emu *emu, u64 la, u
 	u64 reserved = wide ? emu->vcpu->guest_cpuid.gpa_reserved | no_nx : 0;
 	u64 narrow_root = wide ? 0xffffffe0 : 0xfffff000;
 	u64 table = m->cr3 & (lm ? PTE_ADDR : narrow_root);
-	u64 entry, at, span, all = ~0ULL, any = 0;
+	u64 entry, at, mask, all = ~0ULL, any = 0;
+	struct span span = { };
 	enum mkvm_emu_result r;
 	u32 want;
 
 	for (;; level--) {
 		shift -= bits;
 		at = table + (la >> shift & ((1 << bits) - 1)) * (wide ? 8 : 4);
-		r = read_entry(emu, at, wide, &entry);
+		r = read_entry(emu, &span, at, wide, &entry);
 		if (unlikely(r))
 			return r;
 		if (!(entry & PTE_P))
@@ -188,8 +216,8 @@ static __always_inline enum mkvm_emu_result walk(struct mkvm_emu *emu, u64 la, u
 	emu->walked.all = all;
 	emu->walked.any = any;
 	emu->walked.leaf = entry;
-	span = (1ULL << shift) - 1;
-	*gpa = (entry & PTE_ADDR & ~span) | (la & span);
+	mask = (1ULL << shift) - 1;
+	*gpa = (entry & PTE_ADDR & ~mask) | (la & mask);
 	if (!wide && level == 2)	/* PSE-36: bits 20:13 hold address bits 39:32 */
 		*gpa |= (entry >> 13 & 0xff) << 32;
 	return MKVM_EMU_DONE;

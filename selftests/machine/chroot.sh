@@ -40,6 +40,7 @@ chroot_create() {
 	debootstrap --variant=minbase "$suite" "$chroot_dir" "$mirror" > "$chroot_dir.log" 2>&1 ||
 		{ echo "# debootstrap failed: $(tail -n 1 "$chroot_dir.log")"; rm -f "$chroot_dir.log"; return 1; }
 	rm -f "$chroot_dir.log"
+	echo force-unsafe-io > "$chroot_dir/etc/dpkg/dpkg.cfg.d/unsafe-io"
 	echo "deb $mirror $suite main" > "$chroot_dir/etc/apt/sources.list"
 	# shellcheck disable=SC2046 # words
 	cp $(grep -lsi 'proxy' /etc/apt/apt.conf.d/* /etc/apt/apt.conf 2> /dev/null) "$chroot_dir/etc/apt/apt.conf.d/" 2> /dev/null

@@ -7,7 +7,9 @@
 # Read next: kmod/Kbuild (the module), selftests/lab/lab (the machine that
 # everything runs in), packages.txt (what must be installed).
 
-KERNEL ?= 6.1
+ifndef KERNEL
+KERNEL := $(shell tools/kernel-release --default)
+endif
 PREFIX ?= /usr/local
 DESTDIR ?=
 JOBS ?= $(shell nproc)
@@ -31,7 +33,7 @@ STAGE = $(CURDIR)/build/$(RELEASE)$(if $(MKVM_TEST_POINTS),-test-points)
 .PHONY: help setup modules launcher tests unit run test check bench trace-demo lint sparse deb install uninstall clean
 
 help:
-	@echo "mkvm: a small KVM for AMD and Intel, and its tests.  On Debian 12:"
+	@echo "mkvm: a small KVM for AMD and Intel, and its tests.  On Debian 12 and 13:"
 	@echo
 	@echo "  make run        install what is missing, build, and boot a 4-processor Linux guest on"
 	@echo "                  mkvm in an emulated AMD machine, to a shell (exit it, or Ctrl-A x)"
@@ -39,7 +41,7 @@ help:
 	@echo "                  form; ends with 'N passed, N failed, N skipped'"
 	@echo "  make bench      instructions per exit and boot times, mkvm beside the kernel's kvm_amd;"
 	@echo "                  VENDOR=intel: instructions beside kvm_intel's, in the emulated Intel machine"
-	@echo "  make check      make lint, make test on kernels 6.1 and 6.12, kselftests on the debug kernel"
+	@echo "  make check      make lint, make test on kernels 6.1 and 6.12, kselftests on the newest and debug kernels"
 	@echo "                  and in the emulated Intel machine, and tests that must fail: selftests/mutants"
 	@echo "  make trace-demo SeaBIOS brings up 4 processors, recorded: a trace for Perfetto, and a picture"
 	@echo
@@ -53,9 +55,10 @@ help:
 	@echo "  make deb        Debian's packages, mkvm and mkvm-dkms, in build/deb/"
 	@echo "  make uninstall  removes them;   make clean  removes everything built"
 	@echo
-	@echo "  KERNEL=6.12     use Debian's 6.12 kernel (default: 6.1); KERNEL=7.3, newest or newest-rt: with"
-	@echo "                  setup, fetched and unpacked beside the system; KERNEL=debug: in the lab a 6.1 that"
-	@echo "                  checks itself (KASAN, lockdep), built once from Debian's sources in 6 minutes;"
+	@echo "  KERNEL=6.12     use Debian's 6.12 kernel (default: the release's own, here $(KERNEL)); KERNEL=6.1,"
+	@echo "                  7.3, newest or newest-rt: with setup, fetched and, if this release does not have"
+	@echo "                  it, unpacked beside the system; KERNEL=debug: in the lab a kernel that checks"
+	@echo "                  itself (KASAN, lockdep), built once from Debian's sources in 6 minutes;"
 	@echo "                  KERNEL=intel, with setup and modules: for the emulated Intel machine"
 	@echo "  HOST=1          with make run, as root: load the module into this machine's own kernel,"
 	@echo "                  without the emulated machine (needs SVM)"
@@ -90,7 +93,11 @@ check:
 	@$(MAKE) --no-print-directory test KERNEL=6.1 TEST_ARGS=--long
 	@selftests/mutants/broken-test
 	@$(MAKE) --no-print-directory test KERNEL=6.12 TEST_ARGS=--long
+	@$(MAKE) --no-print-directory test KERNEL=newest TEST_ARGS=--kselftests
 	@$(MAKE) --no-print-directory test KERNEL=debug TEST_ARGS=--kselftests
+	@[ "$$(id -u)" != 0 ] || for suite in bookworm trixie; do \
+		selftests/machine/debootstrap-test $$suite && selftests/machine/deb-test $$suite || exit 1; \
+	done
 	@$(MAKE) --no-print-directory test KERNEL=intel TEST_ARGS=--lab-only; \
 		status=$$?; selftests/test --table && exit $$status
 
@@ -104,6 +111,9 @@ trace-demo: setup
 
 lint: setup
 	@tools/lint $(KERNEL)
+	@for kernel in $(filter-out $(KERNEL),6.1 6.12 newest) 6.1-rt 6.12-rt newest-rt; do \
+		tools/setup $$kernel && echo "lint: on $$kernel:" && tools/lint $$kernel sparse clang || exit 1; \
+	done
 
 sparse:
 	@tools/lint $(KERNEL) sparse

@@ -8,7 +8,7 @@
 # State: $dir/apt, lists and settings of apt's of our own; $work, until the script ends.
 # Read next: unpack-kernel, unpack-bochs.
 
-suites="trixie trixie-updates trixie-backports forky sid"
+suites="bookworm bookworm-updates bookworm-backports trixie trixie-updates trixie-backports forky sid"
 
 refuse() {
 	echo "${0##*/}: $*" >&2

@@ -21,12 +21,13 @@ apt() {
 	shift
 	"$program" -q -o Dir::Etc::sourcelist="$dir/apt/sources.list" -o Dir::Etc::sourceparts=/dev/null \
 		-o Dir::Etc::preferences=/dev/null -o Dir::Etc::preferencesparts=/dev/null \
-		-o Dir::State::lists="$dir/apt/lists" -o Dir::Cache="$dir/apt" -o APT::Sandbox::User="$(id -un)" "$@"
+		-o Dir::State::lists="$dir/apt/lists" -o Dir::State::status="$dir/apt/status" -o Dir::Cache="$dir/apt" -o APT::Sandbox::User="$(id -un)" "$@"
 }
 
 # One script at a time works in $dir.
 lock_directory() {
 	mkdir -p "$dir/apt/lists/partial" "$dir/apt/archives/partial" || refuse "cannot write to $dir"
+	: > "$dir/apt/status"	# what is installed here does not matter
 	exec 9> "$dir/lock"
 	flock 9
 	work=$(mktemp -d "$dir/work.XXXXXX") || exit 1

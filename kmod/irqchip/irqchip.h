@@ -181,8 +181,8 @@ u16 mkvm_lapic_lend(struct mkvm_lapic *apic, void *page, u32 *awaited_eois);
 void mkvm_lapic_take_back(struct mkvm_lapic *apic, void *page, int ended);
 
 /* lapic_timer.c: only lapic.c starts and reads the timer. */
-void mkvm_lapic_timer_update(
-	struct mkvm_lapic *apic); /* own: the deadline or the guest's TSC changed */
+/* own: the deadline or the guest's TSC changed */
+void mkvm_lapic_timer_update(struct mkvm_lapic *apic);
 
 /*
  * What the controllers need of the rest of the module, all of it in cpu/pending.c. The unit tests

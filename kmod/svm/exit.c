@@ -253,7 +253,7 @@ int svm_handle_exit(struct mkvm_vcpu *vcpu)
 	if (code == SVM_EXIT_NPF)
 		return svm_handle_npf(vcpu);
 	if (code < ARRAY_SIZE(handlers)) {
-		int (*handler)(struct mkvm_vcpu * vcpu) =
+		int (*handler)(struct mkvm_vcpu *vcpu) =
 			handlers[array_index_nospec(code, ARRAY_SIZE(handlers))];
 
 		if (handler)

@@ -129,7 +129,10 @@ static int vmx_handle_exception(struct mkvm_vcpu *vcpu)
 	if (mkvm_debug_takes(vcpu, vector))
 		return mkvm_report_debug(vcpu, vector,
 				       DR6_RESERVED | (vector == X86_TRAP_DB ? traps : 0));
-	/* The exit came before DR6 changed: Intel SDM vol. 3, "Exit Qualification for Debug Exceptions". */
+	/*
+	 * The exit came before DR6 changed: Intel SDM vol. 3, "Exit Qualification for Debug
+	 * Exceptions".
+	 */
 	if (vector == X86_TRAP_DB)
 		vmx->dr6 = (vmx->dr6 & ~(u64)DR_TRAP_BITS) | traps;
 	/* These are traps, but the exit comes before the instruction, INT1, INT3 or INTO. */
@@ -218,12 +221,14 @@ static void dump_vmcs(struct vmx_vcpu *vmx, u32 reason)
 
 	if (!__ratelimit(&limit))
 		return;
-	pr_err("mkvm: a guest could not be entered: reason %#x, error %u\n", reason, vmx->entry_error);
+	pr_err("mkvm: a guest could not be entered: reason %#x, error %u\n", reason,
+	       vmx->entry_error);
 	for (i = 0; i < ARRAY_SIZE(fields); i++)
 		pr_err("mkvm:   %-29s %#llx\n", fields[i].name, vmx_read(fields[i].field));
 	for (i = 0; i < ARRAY_SIZE(segments); i++)
-		pr_err("mkvm:   %-4s selector %#llx base %#llx limit %#llx access rights %#llx\n", segments[i],
-		       vmx_read(GUEST_ES_SELECTOR + 2 * i), vmx_read(GUEST_ES_BASE + 2 * i),
+		pr_err("mkvm:   %-4s selector %#llx base %#llx limit %#llx access rights %#llx\n",
+		       segments[i], vmx_read(GUEST_ES_SELECTOR + 2 * i),
+		       vmx_read(GUEST_ES_BASE + 2 * i),
 		       vmx_read(GUEST_ES_LIMIT + 2 * i), vmx_read(GUEST_ES_AR_BYTES + 2 * i));
 }
 
@@ -306,7 +311,7 @@ int vmx_handle_exit(struct mkvm_vcpu *vcpu)
 	if (unlikely(reason & VMX_EXIT_REASONS_FAILED_VMENTRY))
 		return report_fail_entry(vcpu, reason);
 	if (reason < ARRAY_SIZE(handlers)) {
-		int (*handler)(struct mkvm_vcpu * vcpu) =
+		int (*handler)(struct mkvm_vcpu *vcpu) =
 			handlers[array_index_nospec(reason, ARRAY_SIZE(handlers))];
 
 		if (handler)

@@ -73,6 +73,10 @@ void mkvm_accept_smi(struct mkvm_vcpu *vcpu, u32 io);
 
 /* ---- regs.c ---- */
 
+/* The segment registers, and their fields in struct kvm_sregs and in the state-save areas. */
+#define MKVM_SEGMENTS(X) \
+	X(CS, cs) X(DS, ds) X(ES, es) X(FS, fs) X(GS, gs) X(SS, ss) X(TR, tr) X(LDTR, ldt)
+
 int mkvm_xcr_write(struct mkvm_vcpu *vcpu, u32 index, u64 val);	/* 1: the value raises #GP */
 u64 mkvm_get_apic_base(struct mkvm_vcpu *vcpu);
 int mkvm_set_apic_base(struct mkvm_vcpu *vcpu, u64 base, bool host);

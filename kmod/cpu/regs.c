@@ -214,20 +214,16 @@ int mkvm_cr_write(struct mkvm_vcpu *vcpu, int cr, u64 val)
 
 /* ---- segments and the rest of KVM_GET_SREGS ---- */
 
+#define GET_SEGMENT(name, field) mkvm_hw->get_segment(vcpu, MKVM_##name, &s->field);
+#define SET_SEGMENT(name, field) mkvm_hw->set_segment(vcpu, MKVM_##name, &s->field);
+
 void mkvm_sregs_get(struct mkvm_vcpu *vcpu, struct kvm_sregs *s)
 {
 	struct mkvm_mode mode;
 
 	mkvm_payload_settle(vcpu);
 	memset(s, 0, sizeof(*s));
-	mkvm_hw->get_segment(vcpu, MKVM_CS, &s->cs);
-	mkvm_hw->get_segment(vcpu, MKVM_DS, &s->ds);
-	mkvm_hw->get_segment(vcpu, MKVM_ES, &s->es);
-	mkvm_hw->get_segment(vcpu, MKVM_FS, &s->fs);
-	mkvm_hw->get_segment(vcpu, MKVM_GS, &s->gs);
-	mkvm_hw->get_segment(vcpu, MKVM_SS, &s->ss);
-	mkvm_hw->get_segment(vcpu, MKVM_TR, &s->tr);
-	mkvm_hw->get_segment(vcpu, MKVM_LDTR, &s->ldt);
+	MKVM_SEGMENTS(GET_SEGMENT)
 	mkvm_hw->get_dt(vcpu, true, &s->idt);
 	mkvm_hw->get_dt(vcpu, false, &s->gdt);
 	mkvm_hw->get_mode(vcpu, &mode);
@@ -283,14 +279,7 @@ int mkvm_sregs_set(struct mkvm_vcpu *vcpu, const struct kvm_sregs *s)
 	mkvm_update_pkru(vcpu);
 	if (s->cr8 != mkvm_get_cr8(vcpu))	/* TPR has four more bits, which stay */
 		mkvm_set_cr8(vcpu, s->cr8);
-	mkvm_hw->set_segment(vcpu, MKVM_CS, &s->cs);
-	mkvm_hw->set_segment(vcpu, MKVM_DS, &s->ds);
-	mkvm_hw->set_segment(vcpu, MKVM_ES, &s->es);
-	mkvm_hw->set_segment(vcpu, MKVM_FS, &s->fs);
-	mkvm_hw->set_segment(vcpu, MKVM_GS, &s->gs);
-	mkvm_hw->set_segment(vcpu, MKVM_SS, &s->ss);
-	mkvm_hw->set_segment(vcpu, MKVM_TR, &s->tr);
-	mkvm_hw->set_segment(vcpu, MKVM_LDTR, &s->ldt);
+	MKVM_SEGMENTS(SET_SEGMENT)
 	vector = find_first_bit((const unsigned long *)s->interrupt_bitmap, KVM_NR_INTERRUPTS);
 	if (vector < KVM_NR_INTERRUPTS) {
 		if (mkvm_interrupt_get(vcpu) != (int)vector)

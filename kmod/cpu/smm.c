@@ -36,7 +36,7 @@ struct smram_seg64 {
 } __packed;
 
 struct smram64 {
-	struct smram_seg64 es, cs, ss, ds, fs, gs, gdtr, ldtr, idtr, tr;
+	struct smram_seg64 es, cs, ss, ds, fs, gs, gdtr, ldt, idtr, tr;
 	u64 io_rip, io_rcx, io_rsi, io_rdi;	/* before the I/O instruction of io_dword */
 	u32 io_dword;				/* the I/O instruction: MKVM_SMM_IO_* */
 	u32 smi_status;
@@ -77,8 +77,8 @@ struct smram32 {
 	u32 reserved4[3];
 	struct smram_seg32 ds, fs, gs, idtr, tr;
 	u32 reserved5;
-	struct smram_seg32 gdtr, ldtr, es, cs, ss;
-	u32 es_sel, cs_sel, ss_sel, ds_sel, fs_sel, gs_sel, ldtr_sel, tr_sel;
+	struct smram_seg32 gdtr, ldt, es, cs, ss;
+	u32 es_sel, cs_sel, ss_sel, ds_sel, fs_sel, gs_sel, ldt_sel, tr_sel;
 	u32 dr7, dr6;
 	u32 regs[8];				/* EAX first */
 	u32 eip, eflags, cr3, cr0;
@@ -94,7 +94,7 @@ AT64(ss, 0xfe20);
 AT64(ds, 0xfe30);
 AT64(fs, 0xfe40);
 AT64(gs, 0xfe50);
-AT64(gdtr, 0xfe60); AT64(ldtr, 0xfe70); AT64(idtr, 0xfe80); AT64(tr, 0xfe90);
+AT64(gdtr, 0xfe60); AT64(ldt, 0xfe70); AT64(idtr, 0xfe80); AT64(tr, 0xfe90);
 AT64(io_rip, 0xfea0);
 AT64(io_rcx, 0xfea8);
 AT64(io_rsi, 0xfeb0);
@@ -112,9 +112,9 @@ static_assert(sizeof(struct smram64) == SMRAM_SIZE);
  */
 AT32(smbase, 0xfef8); AT32(revision, 0xfefc); AT32(io_restart, 0xff00); AT32(halt_restart, 0xff02);
 AT32(cr4, 0xff14); AT32(int_shadow, 0xff1a); AT32(ds, 0xff2c); AT32(idtr, 0xff50); AT32(tr, 0xff5c);
-AT32(gdtr, 0xff6c); AT32(ldtr, 0xff78); AT32(es, 0xff84); AT32(ss, 0xff9c);
+AT32(gdtr, 0xff6c); AT32(ldt, 0xff78); AT32(es, 0xff84); AT32(ss, 0xff9c);
 AT32(es_sel, 0xffa8);
-AT32(ldtr_sel, 0xffc0);
+AT32(ldt_sel, 0xffc0);
 AT32(tr_sel, 0xffc4);
 AT32(dr7, 0xffc8);
 AT32(dr6, 0xffcc);
@@ -170,19 +170,14 @@ static void move_seg64(struct smram_seg64 *a, struct kvm_segment *s, bool save)
 	MOVE(a->base, s->base);
 }
 
+#define MOVE_SEGMENT64(name, field) move_seg64(&a->field, &s->field, save);
+
 static void move64(struct smram64 *a, struct smm_state *st, bool save)
 {
 	struct kvm_sregs *s = &st->sregs;
 	int i;
 
-	move_seg64(&a->es, &s->es, save);
-	move_seg64(&a->cs, &s->cs, save);
-	move_seg64(&a->ss, &s->ss, save);
-	move_seg64(&a->ds, &s->ds, save);
-	move_seg64(&a->fs, &s->fs, save);
-	move_seg64(&a->gs, &s->gs, save);
-	move_seg64(&a->ldtr, &s->ldt, save);
-	move_seg64(&a->tr, &s->tr, save);
+	MKVM_SEGMENTS(MOVE_SEGMENT64)
 	MOVE(a->gdtr.limit, s->gdt.limit);
 	MOVE(a->gdtr.base, s->gdt.base);
 	MOVE(a->idtr.limit, s->idt.limit);
@@ -219,20 +214,15 @@ static void move_seg32(struct smram_seg32 *a, u32 *selector, struct kvm_segment 
 	MOVE(a->base, s->base);
 }
 
+#define MOVE_SEGMENT32(name, field) move_seg32(&a->field, &a->field##_sel, &s->field, save);
+
 /* EFER and R8 to R15 are not in this layout: RSM leaves them alone. */
 static void move32(struct smram32 *a, struct smm_state *st, bool save)
 {
 	struct kvm_sregs *s = &st->sregs;
 	int i;
 
-	move_seg32(&a->es, &a->es_sel, &s->es, save);
-	move_seg32(&a->cs, &a->cs_sel, &s->cs, save);
-	move_seg32(&a->ss, &a->ss_sel, &s->ss, save);
-	move_seg32(&a->ds, &a->ds_sel, &s->ds, save);
-	move_seg32(&a->fs, &a->fs_sel, &s->fs, save);
-	move_seg32(&a->gs, &a->gs_sel, &s->gs, save);
-	move_seg32(&a->ldtr, &a->ldtr_sel, &s->ldt, save);
-	move_seg32(&a->tr, &a->tr_sel, &s->tr, save);
+	MKVM_SEGMENTS(MOVE_SEGMENT32)
 	MOVE(a->gdtr.limit, s->gdt.limit);
 	MOVE(a->gdtr.base, s->gdt.base);
 	MOVE(a->idtr.limit, s->idt.limit);

@@ -2,7 +2,7 @@
 /*
  * testpoint.c - holds threads at test points. It is not part of an installed module.
  *
- * State: the two module parameters. Read next: testpoint.h.
+ * State: the module parameters. Read next: testpoint.h.
  */
 #include <linux/ktime.h>
 #include <linux/moduleparam.h>
@@ -14,6 +14,11 @@ static int test_hold[MKVM_NR_POINTS], test_held[MKVM_NR_POINTS];
 module_param_array(test_hold, int, NULL, 0600);
 module_param_array(test_held, int, NULL, 0400);
 
+static int test_refuse, test_flushes[4];
+
+module_param(test_refuse, int, 0600);
+module_param_array(test_flushes, int, NULL, 0400);
+
 /* Spins while the point is held, because callers may be in a state in which they must not sleep. */
 void mkvm_test_point(enum mkvm_test_point point)
 {
@@ -24,4 +29,11 @@ void mkvm_test_point(enum mkvm_test_point point)
 	WRITE_ONCE(test_held[point], test_held[point] + 1);
 	while (READ_ONCE(test_hold[point]) && ktime_get_ns() < end)
 		cpu_relax();
+}
+
+/* See testpoint.h. Tests run one vCPU at a time while they look at the counters. */
+bool mkvm_test_refuse(unsigned int flush)
+{
+	WRITE_ONCE(test_flushes[flush], test_flushes[flush] + 1);
+	return READ_ONCE(test_refuse);
 }

@@ -4,12 +4,15 @@
  *
  * They are compiled in only with MKVM_TEST_POINTS=y (kmod/Kbuild). The module parameter
  * test_hold holds each thread that reaches point n while its n-th number is not 0, for ten
- * seconds at most; test_held counts those threads.
+ * seconds at most; test_held counts those threads. While test_refuse is not 0, the CPU refuses each
+ * entry of a guest; test_flushes counts entries by what they flush.
  *
  * Read next: testpoint.c, selftests/kvm/testpoints.c.
  */
 #ifndef MKVM_TESTPOINT_H
 #define MKVM_TESTPOINT_H
+
+#include <linux/types.h>
 
 enum mkvm_test_point {
 	MKVM_POINT_HLT, /* HLT is decoded, mp_state not yet HALTED */
@@ -28,9 +31,19 @@ enum mkvm_test_point {
 
 #ifdef MKVM_TEST_POINTS
 void mkvm_test_point(enum mkvm_test_point point);	/* spins: where a delay is harmless */
+bool mkvm_test_refuse(unsigned int flush);
 #else
 static inline void mkvm_test_point(enum mkvm_test_point point)
 {
+}
+
+/*
+ * Called before each entry. flush, below 4: SVM: the value of TLB_CONTROL; VMX: 1 after an INVEPT,
+ * else 0. Return: true if the caller must make the CPU refuse the entry. Context: interrupts off.
+ */
+static inline bool mkvm_test_refuse(unsigned int flush)
+{
+	return false;
 }
 #endif
 

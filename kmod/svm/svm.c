@@ -16,6 +16,7 @@
 
 #include "svm.h"
 #include "mce.h"
+#include "explain/testpoint.h"
 #include "explain/trace.h"
 #include "compat.h"
 
@@ -478,6 +479,8 @@ static void svm_enter(struct mkvm_vcpu *vcpu)
 
 	vmcb->control.tlb_ctl = svm_asid_enter(&svm->asid, &c->asids, vcpu->cpu, has_flush_by_asid);
 	vmcb->control.asid = svm->asid.asid;
+	if (mkvm_test_refuse(vmcb->control.tlb_ctl))
+		vmcb->control.asid = 0;		/* the host's */
 	vmcb->save.rax = vcpu->regs[MKVM_RAX];
 	vmcb->save.rsp = vcpu->regs[MKVM_RSP];
 	vmcb->save.rip = vcpu->rip;

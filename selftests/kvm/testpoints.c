@@ -819,3 +819,80 @@ TEST(another_thread_on_the_cpu_never_sees_the_guests_tsc_aux)
 	pthread_join(setter, NULL);
 	EXPECT_EQ(aux.host, aux.seen);
 }
+
+/* --- A flush that is ordered with an entry that the CPU refuses --- */
+
+enum { FLUSHES_NOTHING, FLUSHES_ALL, NR_FLUSHES = 4 };	/* AMD's TLB_CONTROL */
+
+static void refuse_entries(bool refuse)
+{
+	int fd = open_parameter("test_refuse", O_WRONLY);
+
+	ASSERT_EQ(1, write(fd, refuse ? "1" : "0", 1));
+	close(fd);
+}
+
+/* How many entries have flushed all. */
+static int entries_that_flush_all(void)
+{
+	int fd = open_parameter("test_flushes", O_RDONLY), count[NR_FLUSHES] = { 0 };
+	char text[16 * NR_FLUSHES] = "";
+
+	ASSERT_LT(0, read(fd, text, sizeof(text) - 1));
+	close(fd);
+	ASSERT_EQ(NR_FLUSHES, sscanf(text, "%d,%d,%d,%d", &count[0], &count[1], &count[2], &count[3]));
+	return count[FLUSHES_ALL];
+}
+
+static void read_again_and_again(u64 arg)
+{
+	(void)arg;
+	for (u32 round = 1;; round++) {
+		sum = *(volatile u8 *)TEST_GPA;
+		stage(round);
+	}
+}
+
+/* The host replaces the page. */
+static void replace(u8 *page, u8 value)
+{
+	ASSERT_TRUE(mmap(page, PAGE_SIZE, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == page);
+	*page = value;
+}
+
+/*
+ * The page of the first stage is gone, and with the flush that this has ordered the entry is
+ * refused. An Intel CPU has flushed by then. Of an AMD CPU it is not known: the next entry must
+ * flush all, and if that one is refused the next again.
+ */
+TEST(a_flush_ordered_with_an_entry_that_is_refused_is_not_lost)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_add(vm, read_again_and_again, 0);
+	u8 *page = vm_add_memory(vm, SLOT_TEST, 0, TEST_GPA, PAGE_SIZE);
+
+	refuse_entries(false);
+	stay_on_cpu(sched_getcpu());
+	*page = 1;
+	vcpu_run_to_stage(vcpu, 1);
+	EXPECT_EQ(1, sum);
+	for (u32 round = 2; round < 6; round++) {
+		int before;
+
+		ktap_about("round %u", round);
+		replace(page, round);
+		refuse_entries(true);
+		for (u32 i = 0; i < round; i++) {
+			before = entries_that_flush_all();
+			ASSERT_EQ(KVM_EXIT_FAIL_ENTRY, vcpu_run(vcpu));
+			if (i && !cpu_is_intel())
+				EXPECT_EQ(before + 1, entries_that_flush_all());
+		}
+		refuse_entries(false);
+		before = entries_that_flush_all();
+		vcpu_run_to_stage(vcpu, round);
+		EXPECT_EQ(round, sum);
+		EXPECT_EQ(before + !cpu_is_intel(), entries_that_flush_all());
+	}
+}

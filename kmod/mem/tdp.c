@@ -447,7 +447,7 @@ static struct page *host_page(unsigned long hva, bool readonly, bool *writable)
 	if (!readonly && get_user_pages_fast_only(hva, 1, FOLL_WRITE, &page) == 1)
 		return page;
 	*writable = write;
-	if (get_user_pages_fast(hva, 1, write ? FOLL_WRITE : 0, &page) == 1)
+	if (get_user_pages_fast(hva, 1, (write ? FOLL_WRITE : 0) | MKVM_FOLL_NUMA, &page) == 1)
 		return page;
 	return NULL;
 }

@@ -5,7 +5,8 @@
  * They are compiled in only with MKVM_TEST_POINTS=y (kmod/Kbuild). The module parameter
  * test_hold holds each thread that reaches point n while its n-th number is not 0, for ten
  * seconds at most; test_held counts those threads. While test_refuse is not 0, the CPU refuses each
- * entry of a guest; test_flushes counts entries by what they flush.
+ * entry of a guest; test_flushes counts entries by what they flush. test_longest has the longest
+ * time in ns for which mmu_lock was held to remove mappings, and the most entries visited then.
  *
  * Read next: testpoint.c, selftests/kvm/testpoints.c.
  */
@@ -32,6 +33,9 @@ enum mkvm_test_point {
 #ifdef MKVM_TEST_POINTS
 void mkvm_test_point(enum mkvm_test_point point);	/* spins: where a delay is harmless */
 bool mkvm_test_refuse(unsigned int flush);
+void mkvm_test_hold_begin(void);
+void mkvm_test_hold_step(void);
+void mkvm_test_hold_end(void);
 #else
 static inline void mkvm_test_point(enum mkvm_test_point point)
 {
@@ -44,6 +48,22 @@ static inline void mkvm_test_point(enum mkvm_test_point point)
 static inline bool mkvm_test_refuse(unsigned int flush)
 {
 	return false;
+}
+
+/*
+ * Around a hold of mmu_lock that removes mappings or collects accessed bits, and for each entry of
+ * the second-level tables that is visited in it.
+ */
+static inline void mkvm_test_hold_begin(void)
+{
+}
+
+static inline void mkvm_test_hold_step(void)
+{
+}
+
+static inline void mkvm_test_hold_end(void)
+{
 }
 #endif
 

@@ -717,8 +717,6 @@ TEST(the_accessed_bit_of_a_descriptor_in_rom_is_lost)
 {
 	if (is_linux_kvm())
 		SKIP("on Linux KVM the delivery of an event through such a descriptor ends the VM");
-	if (cpu_is_intel())
-		SKIP("on Intel an IRET through such a descriptor ends the VM");
 	deliver_by_unaccessed_gdt(0);
 }
 
@@ -753,8 +751,6 @@ TEST(an_interrupt_loads_a_descriptor_in_rom_that_is_not_accessed)
 TEST(page_tables_and_descriptors_may_both_be_in_rom)
 {
 	NOT_ON_LINUX_KVM();
-	if (cpu_is_intel())
-		SKIP("on Intel an IRET through such a descriptor ends the VM");
 	deliver_by_unaccessed_gdt(ROM_ALL);
 }
 

@@ -896,3 +896,70 @@ TEST(a_flush_ordered_with_an_entry_that_is_refused_is_not_lost)
 		EXPECT_EQ(before + !cpu_is_intel(), entries_that_flush_all());
 	}
 }
+
+/* --- How long mmu_lock is held to take memory away --- */
+
+#define BIG_GPA (1024 * MIB)
+#define AT_MOST (2 * 4 * 512)	/* entries: of two tables of each level */
+
+/* MKVM_SLOT_MIB: the figure of Documentation/performance.rst is of 1024. */
+static u64 slot_size(void)
+{
+	const char *mib = getenv("MKVM_SLOT_MIB");
+
+	return (mib ? strtoull(mib, NULL, 10) : 64) * MIB;
+}
+
+static void read_all_pages(u64 size)
+{
+	for (u64 i = 0; i < size; i += PAGE_SIZE)
+		(void)*(volatile u8 *)(BIG_GPA + i);
+	stage(1);
+	for (u64 i = 0; i < size; i += PAGE_SIZE)
+		(void)*(volatile u8 *)(BIG_GPA + i);
+	stage(2);
+}
+
+static void forget_holds(void)
+{
+	int fd = open_parameter("test_longest", O_WRONLY);
+
+	ASSERT_EQ(3, write(fd, "0,0", 3));
+	close(fd);
+}
+
+static void expect_short_holds(const char *what)
+{
+	int fd = open_parameter("test_longest", O_RDONLY);
+	unsigned long ns, entries;
+	char text[64] = "";
+
+	ASSERT_LT(0, read(fd, text, sizeof(text) - 1));
+	close(fd);
+	ASSERT_EQ(2, sscanf(text, "%lu,%lu", &ns, &entries));
+	ktap_note("%s of %llu MiB: at most %lu entries and %lu us in one hold of mmu_lock", what,
+		  slot_size() / MIB, entries, ns / 1000);
+	EXPECT_LT(0, entries);
+	EXPECT_LE(entries, AT_MOST);
+}
+
+/* The slot begins in the middle of a table, so that neither its first nor its last is removed whole. */
+TEST_LIMIT(mmu_lock_is_not_held_in_proportion_to_the_memory_that_goes, 1200)
+{
+	u64 size = slot_size(), gpa = BIG_GPA + MIB;
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_add(vm, read_all_pages, size + MIB);
+	u8 *memory = host_memory(size);
+
+	ASSERT_OK(madvise(memory, size, MADV_NOHUGEPAGE));
+	ASSERT_OK(vm_set_slot(vm, SLOT_TEST, 0, gpa, size, memory));
+	vm_add_memory(vm, SLOT_TEST + 1, 0, BIG_GPA, MIB);
+	vcpu_run_to_stage(vcpu, 1);
+	forget_holds();
+	ASSERT_OK(madvise(memory, size, MADV_DONTNEED));
+	expect_short_holds("discarding");
+	vcpu_run_to_stage(vcpu, 2);
+	forget_holds();
+	ASSERT_OK(vm_set_slot(vm, SLOT_TEST, 0, gpa, 0, NULL));
+	expect_short_holds("deleting a slot");
+}

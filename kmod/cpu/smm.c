@@ -293,7 +293,8 @@ static int smram_copy(struct mkvm_vcpu *vcpu, void *area, bool write)
 		p = mkvm_gpa_to_user(vcpu, gpa, write);
 		if (!p)
 			r = -ENOENT;
-		else if (write ? copy_to_user(p, area + done, n) : copy_from_user(area + done, p, n))
+		else if (write ? copy_to_user(p, area + done, n) :
+				 copy_from_user(area + done, p, n))
 			r = mkvm_host_page_missing(p, write) < 0 ? -EFAULT : -EAGAIN;
 		else if (write)
 			mkvm_mark_dirty(vcpu, gpa);
@@ -432,7 +433,8 @@ static int load_state(struct mkvm_vcpu *vcpu, const struct smm_state *st)
  *
  * AMD APM vol. 2, "Leaving SMM"; vol. 3, "RSM". RSM is #UD outside of SMM. The vCPU shuts down,
  * still in SMM, if the saved state is impossible or the guest has no memory there. Own thread.
- * Return: as handle_exit; -EFAULT if the host has no memory behind the state: RSM may be tried again.
+ * Return: as handle_exit; -EFAULT if the host has no memory behind the state: RSM may be tried
+ * again.
  */
 int mkvm_handle_rsm(struct mkvm_vcpu *vcpu)
 {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * emulate_ret.c - far returns: RETF and IRET within a level, to an outer level, in real mode, and to
- * and in virtual-8086 mode.
+ * emulate_ret.c - far returns: RETF and IRET within a level, to an outer level, in real mode, and
+ * to and in virtual-8086 mode.
  *
  * Everything is popped and checked before anything is written; what is written to memory are the
  * accessed bits of two descriptors. IRET with NT set is a task switch (emulate_task.c).
@@ -90,7 +90,7 @@ static enum mkvm_emu_result return_to_vm86(struct mkvm_emu *c, struct mkvm_stack
 /* ---- protected mode ---- */
 
 /* Reads and checks the code segment, which decides about the level. */
-static enum mkvm_emu_result load_code(struct mkvm_emu *c, struct far_return *r)
+static enum mkvm_emu_result load_return_code(struct mkvm_emu *c, struct far_return *r)
 {
 	u16 selector = r->cs_selector;
 	enum mkvm_emu_result res;
@@ -121,7 +121,7 @@ static bool returns_to_64bit(const struct mkvm_emu *c, const struct far_return *
 }
 
 /* Reads and checks the stack segment, which may be null for 64-bit code below level 3. */
-static enum mkvm_emu_result load_stack(struct mkvm_emu *c, struct far_return *r)
+static enum mkvm_emu_result load_return_stack(struct mkvm_emu *c, struct far_return *r)
 {
 	u16 selector = r->ss_selector;
 	enum mkvm_emu_result res;
@@ -207,14 +207,14 @@ enum mkvm_emu_result mkvm_emu_ret_far(struct mkvm_emu *c)
 		return return_in_real_mode(c, &r.from, words[0], words[1]);
 	r.rip = words[0];
 	r.cs_selector = words[1];
-	res = load_code(c, &r);
+	res = load_return_code(c, &r);
 	if (!res && r.cpl > cpl(c)) {
 		r.has_stack = true;
 		res = pop_words(c, &r.from, words, 2);
 		r.sp = words[0] + c->imm16;
 		r.ss_selector = words[1];
 		if (!res)
-			res = load_stack(c, &r);
+			res = load_return_stack(c, &r);
 	}
 	return res ? res : enter_code(c, &r);
 }
@@ -265,7 +265,7 @@ static enum mkvm_emu_result iret_in_protected_mode(struct mkvm_emu *c, struct mk
 	struct far_return r = {
 		.rip = words[0], .cs_selector = words[1], .flags = popped_flags(c, words[2]),
 	};
-	enum mkvm_emu_result res = load_code(c, &r);
+	enum mkvm_emu_result res = load_return_code(c, &r);
 
 	/* 64-bit code always pops a stack. */
 	if (!res && (c->mode64 || r.cpl > cpl(c))) {
@@ -274,7 +274,7 @@ static enum mkvm_emu_result iret_in_protected_mode(struct mkvm_emu *c, struct mk
 		r.sp = words[0];
 		r.ss_selector = words[1];
 		if (!res)
-			res = load_stack(c, &r);
+			res = load_return_stack(c, &r);
 	}
 	r.from = *s;
 	if (!res)

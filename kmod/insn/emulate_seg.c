@@ -13,20 +13,6 @@
  */
 #include "descriptor.h"
 
-/* Real and virtual-8086 mode: the base is 16 times the selector. */
-void mkvm_emu_real_segment(struct mkvm_emu *c, int seg, u16 selector, struct kvm_segment *s)
-{
-	mkvm_emu_get_segment(c, seg, s);
-	s->selector = selector;
-	s->base = selector << 4;
-	if (s->unusable) {	/* protected mode has loaded a null selector */
-		s->unusable = 0;
-		s->present = 1;
-		s->s = 1;
-		s->type = TYPE_WRITABLE | TYPE_ACCESSED;
-	}
-}
-
 /* Loads a null selector, which SS may have only in 64-bit mode below CPL 3. */
 static enum mkvm_emu_result null_segment(struct mkvm_emu *c, int seg, u16 selector,
 					 struct kvm_segment *s)

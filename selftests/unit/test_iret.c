@@ -191,7 +191,7 @@ static void put_gdt(void)
 	for (unsigned int i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
 		put_descriptor(rows[i].selector / 8, descriptor(rows[i].type, true, rows[i].dpl,
 								rows[i].present, rows[i].flags));
-	put_descriptor(SMALL_3 / 8, (descriptor(0xb, true, 3, true, 4) & ~0x000f00000000ffffULL) | 0x0fff);
+	put_descriptor(SMALL_3 / 8, 0x0040fb0000000fff);	/* its limit is 0xfff */
 	put_descriptor(TSS_OLD / 8, 0x67 | (u64)OLD_TSS << 16 | 0x8bULL << 40);
 	put_descriptor(TSS_NEW / 8, 0x67 | (u64)NEW_TSS << 16 | 0x8bULL << 40);
 }
@@ -313,7 +313,8 @@ static void open_unicorn(enum mode mode)
 
 	ASSERT_EQ(UC_ERR_OK, uc_open(UC_ARCH_X86, modes[mode], &uc[mode]));
 	ASSERT_EQ(UC_ERR_OK, uc_mem_map_ptr(uc[mode], 0, RAM_SIZE, UC_PROT_ALL, uc_ram));
-	ASSERT_EQ(UC_ERR_OK, uc_hook_add(uc[mode], &hook, UC_HOOK_INTR, note_exception, NULL, 1, 0));
+	ASSERT_EQ(UC_ERR_OK,
+		  uc_hook_add(uc[mode], &hook, UC_HOOK_INTR, note_exception, NULL, 1, 0));
 	ASSERT_EQ(UC_ERR_OK, uc_context_alloc(uc[mode], &uc_new[mode]));
 	ASSERT_EQ(UC_ERR_OK, uc_context_save(uc[mode], uc_new[mode]));
 }
@@ -369,7 +370,8 @@ static bool compare(enum mode mode, enum mkvm_emu_result res, bool faults)
 	if (!ok || faults)
 		return ok;
 	/* Its EIP is a linear address when it has stopped. */
-	ok &= same("RIP", m.emu.rip + (mode == LONG64 ? 0 : m.seg[MKVM_CS].base), uc_get(mode, mode == LONG64 ? UC_X86_REG_RIP : UC_X86_REG_EIP));
+	ok &= same("RIP", m.emu.rip + (mode == LONG64 ? 0 : m.seg[MKVM_CS].base),
+		   uc_get(mode, mode == LONG64 ? UC_X86_REG_RIP : UC_X86_REG_EIP));
 	ok &= same("RSP", m.regs[MKVM_RSP],
 		   uc_get(mode, mode == LONG64 ? UC_X86_REG_RSP : UC_X86_REG_ESP));
 	ok &= same("RFLAGS", m.emu.rflags & SAME_FLAGS,

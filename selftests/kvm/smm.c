@@ -598,16 +598,17 @@ static void expect_fault_again_and_again(const struct machine *m, bool smm)
 	}
 }
 
-#define NOT_BY_LINUX_KVM() do {							\
-	if (is_linux_kvm())							\
-		SKIP("Linux KVM ends the VM when the host has no memory for SMRAM");	\
-} while (0)
+static void not_by_linux_kvm(void)
+{
+	if (is_linux_kvm())
+		SKIP("Linux KVM ends the VM when the host has no memory for SMRAM");
+}
 
 TEST(an_smi_and_an_rsm_wait_until_the_host_has_memory_for_the_state)
 {
 	struct machine m = machine_create();
 
-	NOT_BY_LINUX_KVM();
+	not_by_linux_kvm();
 	allow(&m, PROT_NONE);
 	smi(m.vcpu);
 	expect_fault_again_and_again(&m, false);
@@ -643,6 +644,7 @@ static void fail_and_replace(const struct machine *m)
 {
 	u8 *page = state_page(m), saved[PAGE_SIZE];
 
+	*(volatile u8 *)page = 0;		/* the page of zeros cannot fail */
 	memcpy(saved, page, PAGE_SIZE);
 	if (madvise(page, PAGE_SIZE, MADV_HWPOISON))
 		SKIP("the kernel cannot let memory fail (CONFIG_MEMORY_FAILURE, and root's rights): %s",
@@ -663,7 +665,7 @@ TEST(memory_of_smram_that_fails_is_told_by_sigbus_and_its_address)
 	struct sigaction action = { .sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO };
 	struct machine m = machine_create();
 
-	NOT_BY_LINUX_KVM();
+	not_by_linux_kvm();
 	ASSERT_OK(sigaction(SIGBUS, &action, NULL));
 	ASSERT_OK(madvise(m.smram, SMRAM_SIZE, MADV_NOHUGEPAGE));
 	smi(m.vcpu);

@@ -395,8 +395,10 @@ static void put_random_gdt(enum mode mode)
 
 		if (mode == LONG64 && (type & TYPE_CODE))
 			flags = random_below(4) ? 0xa : 0xc;
-		put_descriptor(i, descriptor(type & TYPE_CODE ? type : type & ~TYPE_CONFORMING,
-					     random_below(8), random_below(4), random_below(8), flags));
+		if (!(type & TYPE_CODE))
+			type &= ~TYPE_CONFORMING;	/* it would expand down */
+		put_descriptor(i, descriptor(type, random_below(8), random_below(4),
+					     random_below(8), flags));
 	}
 }
 

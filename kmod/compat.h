@@ -206,6 +206,16 @@ static inline void mkvm_rcu_note_guest(void)
 }
 
 /*
+ * For get_user_pages: an access to a page that NUMA balancing has taken access from is a hinting
+ * fault, as if the thread had made it. Before 6.6 each was, unless its flags said otherwise.
+ */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 6, 0)
+#define MKVM_FOLL_NUMA FOLL_HONOR_NUMA_FAULT
+#else
+#define MKVM_FOLL_NUMA 0
+#endif
+
+/*
  * mkvm_user_work - do the work that the kernel defers to a thread's return to userspace
  *
  * A thread that stays in KVM_RUN must do it here: signals, the scheduler, and what

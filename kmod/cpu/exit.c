@@ -342,9 +342,9 @@ static int complete_pio(struct mkvm_vcpu *vcpu)
 	 * restarted.
 	 */
 	if (r > 0 && unlikely(READ_ONCE(vcpu->pending) & BIT(MKVM_PEND_SMI)))
-		mkvm_accept_smi(vcpu, vcpu->insn.pio.port << 16 | vcpu->insn.pio.size << 4 |
-					      MKVM_SMM_IO_VALID |
-					      (vcpu->insn.pio.in ? MKVM_SMM_IO_IN : 0));
+		r = mkvm_accept_smi(vcpu, vcpu->insn.pio.port << 16 | vcpu->insn.pio.size << 4 |
+						  MKVM_SMM_IO_VALID |
+						  (vcpu->insn.pio.in ? MKVM_SMM_IO_IN : 0)) ?: r;
 	return r;
 }
 

@@ -69,7 +69,7 @@ static inline void mkvm_queue_gp(struct mkvm_vcpu *vcpu)
 #define MKVM_SMM_IO_IN		BIT(0)
 #define MKVM_SMM_IO_VALID	BIT(1)
 void mkvm_smm_set(struct mkvm_vcpu *vcpu, bool smm);	/* also switches the address space */
-void mkvm_accept_smi(struct mkvm_vcpu *vcpu, u32 io);
+int mkvm_accept_smi(struct mkvm_vcpu *vcpu, u32 io);
 
 /* ---- regs.c ---- */
 

@@ -248,8 +248,11 @@ static int vcpu_loop(struct mkvm_vcpu *vcpu)
 			if (mkvm_pending_take(vcpu, MKVM_PEND_MSRS))
 				mkvm_hw->msr_filter_changed(vcpu);
 		}
-		if (unlikely(READ_ONCE(vcpu->pending) & BIT(MKVM_PEND_SMI)))
-			mkvm_accept_smi(vcpu, 0);
+		if (unlikely(READ_ONCE(vcpu->pending) & BIT(MKVM_PEND_SMI))) {
+			r = mkvm_accept_smi(vcpu, 0);
+			if (r)
+				return r;
+		}
 		if (unlikely(vcpu->ev.triple_fault))
 			return mkvm_report_shutdown(vcpu);
 		if (unlikely(vcpu->debug.traps))

@@ -268,7 +268,9 @@ static void save_state(struct mkvm_vcpu *vcpu, union smram *area, struct smm_sta
 /* ---- SMI and RSM ---- */
 
 /*
- * Copies the state-save area, which may cross pages. Return: 0, or -EFAULT if there is no memory.
+ * Copies the state-save area, which may cross pages. Return: 0; -ENOENT if the guest has no memory
+ * there; -EFAULT if the host has none behind it; -EAGAIN if the host has it by now, or a signal
+ * tells userspace that it has failed.
  */
 static int smram_copy(struct mkvm_vcpu *vcpu, void *area, bool write)
 {
@@ -279,9 +281,11 @@ static int smram_copy(struct mkvm_vcpu *vcpu, void *area, bool write)
 	for (done = 0; done < SMRAM_SIZE && !r; done += n, gpa += n) {
 		n = min_t(u32, SMRAM_SIZE - done, PAGE_SIZE - (gpa & ~PAGE_MASK));
 		p = mkvm_gpa_to_user(vcpu, gpa, write);
-		if (!p ||
-		    (write ? copy_to_user(p, area + done, n) : copy_from_user(area + done, p, n)))
-			r = -EFAULT;
+		if (!p)
+			r = -ENOENT;
+		else if (write ? copy_to_user(p, area + done, n) :
+				 copy_from_user(area + done, p, n))
+			r = mkvm_host_page_missing(p, write) < 0 ? -EFAULT : -EAGAIN;
 		else if (write)
 			mkvm_mark_dirty(vcpu, gpa);
 	}
@@ -359,31 +363,40 @@ static void set_entry_state(struct mkvm_vcpu *vcpu, struct kvm_sregs *s)
  * "Priorities"). Only taking it or KVM_SET_VCPU_EVENTS removes a pending SMI: firmware sends an SMI
  * to a processor that it then starts by INIT and SIPI.
  *
- * A vCPU without memory for its saved state shuts down. Context: own thread, may sleep.
+ * A vCPU without memory for its saved state shuts down. If it is the host that has no memory, the
+ * SMI stays pending; when it is taken later, the handler hears nothing of the I/O instruction.
+ * Context: own thread, may sleep. Return: 0 or -EFAULT.
  */
-void mkvm_accept_smi(struct mkvm_vcpu *vcpu, u32 io)
+int mkvm_accept_smi(struct mkvm_vcpu *vcpu, u32 io)
 {
 	union smram area;
 	struct smm_state st;
+	int r;
 
 	if (vcpu->smm.active || vcpu->ev.delivering.type != MKVM_EV_NONE ||
 	    vcpu->ev.raised.type != MKVM_EV_NONE ||
 	    (READ_ONCE(vcpu->pending) & BIT(MKVM_PEND_INIT)) ||
 	    (vcpu->mp_state != KVM_MP_STATE_RUNNABLE && vcpu->mp_state != KVM_MP_STATE_HALTED))
-		return;
-	mkvm_pending_take_smi(vcpu);
-	trace_smm_enter(vcpu, "", vcpu->smm.base, vcpu->ids.smi, 0, 0);
-	vcpu->msr.smi_count++;
+		return 0;
 	collect(vcpu, &st, io);
 	save_state(vcpu, &area, &st);
 	mkvm_smm_set(vcpu, true);
-	if (smram_copy(vcpu, &area, true)) {
+	r = smram_copy(vcpu, &area, true);
+	if (r && r != -ENOENT) {
+		mkvm_smm_set(vcpu, false);
+		return r == -EAGAIN ? 0 : r;
+	}
+	mkvm_pending_take_smi(vcpu);
+	trace_smm_enter(vcpu, "", vcpu->smm.base, vcpu->ids.smi, 0, 0);
+	vcpu->msr.smi_count++;
+	if (r) {
 		vcpu->ev.triple_fault = true;
-		return;
+		return 0;
 	}
 	vcpu->smm.inside_nmi = mkvm_hw->nmi_masked(vcpu);
 	mkvm_hw->set_nmi_masked(vcpu, true);
 	set_entry_state(vcpu, &st.sregs);
+	return 0;
 }
 
 /*
@@ -409,13 +422,15 @@ static int load_state(struct mkvm_vcpu *vcpu, const struct smm_state *st)
  * mkvm_handle_rsm - handle the guest's RSM
  *
  * AMD APM vol. 2, "Leaving SMM"; vol. 3, "RSM". RSM is #UD outside of SMM. The vCPU shuts down,
- * still in SMM, if the saved state cannot be read or is impossible. Own thread. Return: as
- * handle_exit.
+ * still in SMM, if the saved state is impossible or the guest has no memory there. Own thread.
+ * Return: as handle_exit; -EFAULT if the host has no memory behind the state: RSM may be tried
+ * again.
  */
 int mkvm_handle_rsm(struct mkvm_vcpu *vcpu)
 {
 	union smram area;
 	struct smm_state st;
+	int r;
 
 	if (!vcpu->smm.active) {
 		mkvm_queue_exception(vcpu, X86_TRAP_UD, false, 0);
@@ -423,8 +438,11 @@ int mkvm_handle_rsm(struct mkvm_vcpu *vcpu)
 	}
 	mkvm_accept_init_sipi(vcpu);	/* the last moment at which a SIPI is dropped */
 	collect(vcpu, &st, 0);		/* what the area does not hold stays as it is */
+	r = smram_copy(vcpu, &area, false);
+	if (r && r != -ENOENT)
+		return r == -EAGAIN ? 1 : r;
 	vcpu->ev.triple_fault = true;
-	if (smram_copy(vcpu, &area, false))
+	if (r)
 		return 1;
 	if (long_mode_offered(vcpu))
 		move64(&area.s64, &st, false);

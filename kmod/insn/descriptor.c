@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * descriptor.c - reads segment descriptors, and sets their accessed and busy bits.
+ * descriptor.c - reads segment descriptors, and sets their accessed and busy bits; segments of real
+ * mode, which have none.
  *
  * A CPU does both with supervisor rights, whatever CPL is (mkvm_emu_system). If the table is in
  * ROM, the bits are dropped, as on a bus.
@@ -82,4 +83,18 @@ struct kvm_segment mkvm_emu_segment_of(const struct mkvm_descriptor *d)
 	if (s.g)
 		s.limit = s.limit << 12 | 0xfff;
 	return s;
+}
+
+/* The base is 16 times the selector (descriptor.h). */
+void mkvm_emu_real_segment(struct mkvm_emu *c, int seg, u16 selector, struct kvm_segment *s)
+{
+	mkvm_emu_get_segment(c, seg, s);
+	s->selector = selector;
+	s->base = selector << 4;
+	if (s->unusable) {	/* protected mode has loaded a null selector */
+		s->unusable = 0;
+		s->present = 1;
+		s->s = 1;
+		s->type = TYPE_WRITABLE | TYPE_ACCESSED;
+	}
 }

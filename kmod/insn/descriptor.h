@@ -86,6 +86,13 @@ enum mkvm_emu_result mkvm_emu_set_type_bits(struct mkvm_emu *c, struct mkvm_desc
 					    unsigned int bits);
 /* Decodes a descriptor; the limit is in bytes, whatever G says. */
 struct kvm_segment mkvm_emu_segment_of(const struct mkvm_descriptor *d);
+/* Makes *s what the register holds after a load in real or virtual-8086 mode. */
+void mkvm_emu_real_segment(struct mkvm_emu *c, int seg, u16 selector, struct kvm_segment *s);
+
+/* emulate_ret.c: execute RETF, and IRET. Return: as mkvm_emulate. */
+
+enum mkvm_emu_result mkvm_emu_ret_far(struct mkvm_emu *c);
+enum mkvm_emu_result mkvm_emu_iret(struct mkvm_emu *c);
 
 /* emulate_task.c */
 

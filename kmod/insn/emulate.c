@@ -395,11 +395,11 @@ enum mkvm_emu_result mkvm_emulate(struct mkvm_emu *c)
 	c->flags = c->rflags;
 	c->ss_loaded = false;
 	c->fault_after = false;
-	c->new_task = false;
+	c->rf_loaded = false;
 	res = run(c);
 	if (res == MKVM_EMU_DONE) {
 		c->rip = c->next_rip;
-		c->rflags = c->new_task ? c->flags : c->flags & ~(u64)X86_EFLAGS_RF;
+		c->rflags = c->rf_loaded ? c->flags : c->flags & ~(u64)X86_EFLAGS_RF;
 	}
 	return res;
 }

@@ -85,7 +85,7 @@ struct mkvm_emu {
 	u8 insn_len;			/* in: bytes known; out: the length, once decoded */
 	bool one_operand;		/* out: the instruction has a single memory operand */
 	bool ss_loaded;			/* out: MOV or POP to SS: the next one is shadowed */
-	bool new_task;			/* out: a task switch has loaded all flags, with RF */
+	bool rf_loaded;			/* out: IRET or a task switch has loaded RF as well */
 	bool fault_after;		/* out: DONE, and a new task starts with emu->fault */
 	bool implicit;			/* in: devices are UNHANDLED, ROM drops writes */
 	/*
@@ -287,7 +287,7 @@ enum mkvm_insn {
 /* Which of them it is, @len bytes long; *vector, if not NULL: that of INT n. */
 enum mkvm_insn mkvm_emu_identify(const struct mkvm_emu *emu, unsigned int len, u8 *vector);
 
-/* Does mkvm_emulate execute it? False for IRET, of which it knows only the return to a task. */
+/* Does mkvm_emulate execute it? */
 bool mkvm_emu_is_known(const struct mkvm_emu *emu);
 
 /* Does it end the handling of an NMI? Only IRET does. */

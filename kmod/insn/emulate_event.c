@@ -405,7 +405,7 @@ enum mkvm_emu_result mkvm_emu_deliver(struct mkvm_emu *c, const struct mkvm_emu_
 	enum mkvm_emu_result res;
 
 	c->fault_after = false;
-	c->new_task = false;
+	c->rf_loaded = false;
 	res = find_handler(c, &d);
 	if (d.is_task)
 		return switch_task(c, &d);

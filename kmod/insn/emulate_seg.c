@@ -3,7 +3,7 @@
  * emulate_seg.c - instructions that load or store segment and descriptor-table registers, and far
  * branches.
  *
- * Call gates, returns to an outer level, and IRET other than to another task stay UNHANDLED.
+ * Call gates stay UNHANDLED. Far returns are in emulate_ret.c.
  *
  * State: none, as in emulate.c.
  *
@@ -12,20 +12,6 @@
  * Read next: emulate.c, which calls this file; descriptor.c, emulate_task.c.
  */
 #include "descriptor.h"
-
-/* Real and virtual-8086 mode: the base is 16 times the selector. */
-static void real_segment(struct mkvm_emu *c, int seg, u16 selector, struct kvm_segment *s)
-{
-	mkvm_emu_get_segment(c, seg, s);
-	s->selector = selector;
-	s->base = selector << 4;
-	if (s->unusable) {	/* protected mode has loaded a null selector */
-		s->unusable = 0;
-		s->present = 1;
-		s->s = 1;
-		s->type = TYPE_WRITABLE | TYPE_ACCESSED;
-	}
-}
 
 /* Loads a null selector, which SS may have only in 64-bit mode below CPL 3. */
 static enum mkvm_emu_result null_segment(struct mkvm_emu *c, int seg, u16 selector,
@@ -70,7 +56,7 @@ static enum mkvm_emu_result load_segment(struct mkvm_emu *c, int seg, u16 select
 	struct mkvm_descriptor d;
 
 	if (!protected_mode(c)) {
-		real_segment(c, seg, selector, s);
+		mkvm_emu_real_segment(c, seg, selector, s);
 		return MKVM_EMU_DONE;
 	}
 	if (!(selector & ~3))
@@ -189,21 +175,18 @@ static enum mkvm_emu_result run_load_pointer(struct mkvm_emu *c)
 	return MKVM_EMU_DONE;
 }
 
-/* ---- far branches within a level ---- */
+/* ---- far CALL and JMP within a level ---- */
 
-/*
- * Reads and checks the code segment of a direct far branch. ret: it is RETF, which may not enter an
- * inner level.
- */
-static enum mkvm_emu_result load_code(struct mkvm_emu *c, u16 selector, u64 off, bool ret,
-				      struct kvm_segment *cs)
+/* Reads and checks the code segment of a direct far branch. UNHANDLED: it is a system segment. */
+static enum mkvm_emu_result load_target(struct mkvm_emu *c, u16 selector, u64 off,
+					struct kvm_segment *cs)
 {
 	enum mkvm_emu_result res;
 	struct mkvm_descriptor d;
 	unsigned int type;
 
 	if (!protected_mode(c)) {
-		real_segment(c, MKVM_CS, selector, cs);
+		mkvm_emu_real_segment(c, MKVM_CS, selector, cs);
 		return off > cs->limit ? fault(c, GP_VECTOR) : MKVM_EMU_DONE;
 	}
 	if (!(selector & ~3))
@@ -212,13 +195,9 @@ static enum mkvm_emu_result load_code(struct mkvm_emu *c, u16 selector, u64 off,
 	if (res)
 		return res;
 	type = desc_type(&d);
-	if (ret && (selector & 3) > cpl(c))
+	if (!(d.low & DESC_S))
 		return MKVM_EMU_UNHANDLED;
-	if (!(d.low & DESC_S) && !ret)
-		return MKVM_EMU_UNHANDLED;
-	if (!(d.low & DESC_S) || !(type & TYPE_CODE) ||
-	    (long_mode(c) && (d.low & DESC_L) && (d.low & DESC_DB)) ||
-	    (ret && (selector & 3) < cpl(c)) ||
+	if (!(type & TYPE_CODE) || (long_mode(c) && (d.low & DESC_L) && (d.low & DESC_DB)) ||
 	    (type & TYPE_CONFORMING ? desc_dpl(&d) > cpl(c)
 				    : desc_dpl(&d) != cpl(c) || (selector & 3) > cpl(c)))
 		return selector_fault(c, GP_VECTOR, selector);
@@ -244,7 +223,7 @@ static enum mkvm_emu_result run_far_branch(struct mkvm_emu *c)
 	if (c->d.src == RM)
 		res = read_pointer(c, &off, &selector);
 	if (!res)
-		res = load_code(c, selector, off, false, &cs);
+		res = load_target(c, selector, off, &cs);
 	if (res == MKVM_EMU_UNHANDLED)
 		return mkvm_emu_branch_to_task(c, selector);
 	if (!res && c->d.op == OP_CALL_FAR) {
@@ -260,34 +239,6 @@ static enum mkvm_emu_result run_far_branch(struct mkvm_emu *c)
 	put_segment(c, MKVM_CS, &cs);
 	c->next_rip = off;
 	return MKVM_EMU_DONE;
-}
-
-static enum mkvm_emu_result run_ret_far(struct mkvm_emu *c)
-{
-	struct mkvm_stack st = mkvm_emu_stack_begin(c);
-	enum mkvm_emu_result res;
-	struct kvm_segment cs;
-	u64 off, selector;
-
-	res = mkvm_emu_pop(c, &st, &off);
-	if (!res)
-		res = mkvm_emu_pop(c, &st, &selector);
-	if (!res)
-		res = load_code(c, selector, off, true, &cs);
-	if (res)
-		return res;
-	st.sp = (st.sp + c->imm16) & size_mask(st.width);
-	mkvm_emu_stack_end(c, &st);
-	put_segment(c, MKVM_CS, &cs);
-	c->next_rip = off;
-	return MKVM_EMU_DONE;
-}
-
-static enum mkvm_emu_result run_iret(struct mkvm_emu *c)
-{
-	if (protected_mode(c) && !long_mode(c) && (c->rflags & X86_EFLAGS_NT))
-		return mkvm_emu_return_to_task(c);
-	return MKVM_EMU_UNHANDLED;
 }
 
 /* ---- system registers ---- */
@@ -483,9 +434,9 @@ enum mkvm_emu_result mkvm_emu_run_segment(struct mkvm_emu *c)
 	case OP_CALL_FAR: case OP_JMP_FAR:
 		return run_far_branch(c);
 	case OP_RET_FAR:
-		return run_ret_far(c);
+		return mkvm_emu_ret_far(c);
 	case OP_IRET:
-		return run_iret(c);
+		return mkvm_emu_iret(c);
 	case OP_SGDT: case OP_SIDT:
 		return run_store_table(c);
 	case OP_LGDT: case OP_LIDT:

@@ -359,7 +359,7 @@ static void enter_task(struct mkvm_emu *c, struct task *s)
 	c->next_rip = s->word[s->to->ip];
 	c->flags = s->flags;
 	c->fault_after = s->faulted;
-	c->new_task = true;
+	c->rf_loaded = true;
 }
 
 enum mkvm_emu_result mkvm_emu_task_switch(struct mkvm_emu *c, const struct mkvm_task_switch *t)

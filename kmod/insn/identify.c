@@ -67,7 +67,7 @@ enum mkvm_insn mkvm_emu_identify(const struct mkvm_emu *emu, unsigned int len, u
 
 bool mkvm_emu_is_known(const struct mkvm_emu *emu)
 {
-	return emu->d.op != OP_LENGTH && emu->d.op != OP_IRET;
+	return emu->d.op != OP_LENGTH;
 }
 
 bool mkvm_emu_unmasks_nmi(const struct mkvm_emu *emu)

@@ -95,7 +95,7 @@ static int end_emulation(struct mkvm_vcpu *vcpu, enum mkvm_emu_result r, u32 tra
 		if (unlikely(emu->fault_after))		/* comes instead of a single step's trap */
 			traps = 0;
 		mkvm_end_instruction(vcpu, traps);
-		if (unlikely(emu->new_task))		/* its RF is from its TSS */
+		if (unlikely(emu->rf_loaded))		/* from the stack or the TSS */
 			vcpu->rflags |= emu->rflags & X86_EFLAGS_RF;
 		if (unlikely(mkvm_emu_unmasks_nmi(emu)))
 			mkvm_hw->set_nmi_masked(vcpu, false);

@@ -35,8 +35,7 @@ unsigned int mkvm_decode_at_rip(struct mkvm_vcpu *vcpu, struct mkvm_emu **emu)
 /*
  * mkvm_insn_is_emulated - does the emulator execute the instruction at RIP?
  *
- * False for IRET, of which it knows only the return to another task. Context: the vCPU's own
- * thread; takes vm->srcu; may sleep.
+ * Context: the vCPU's own thread; takes vm->srcu; may sleep.
  */
 bool mkvm_insn_is_emulated(struct mkvm_vcpu *vcpu)
 {

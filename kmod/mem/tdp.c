@@ -156,6 +156,7 @@ static bool tdp_zap_table(struct mkvm *vm, u64 *table, int level, u64 base, u64 
 	bool zapped = false;
 
 	for (; i < 512 && (gfn = base + i * span) < end; i++) {
+		mkvm_test_hold_step();
 		entry = READ_ONCE(table[i]);
 		if (!tdp_present(entry))
 			continue;
@@ -192,8 +193,10 @@ void mkvm_tdp_zap_gfns(struct mkvm *vm, unsigned int as, u64 first, u64 end)
 	LIST_HEAD(cut);
 
 	spin_lock(&vm->mmu_lock);
+	mkvm_test_hold_begin();
 	tdp_zap(vm, as, first, end, &cut);
 	flush_stale(vm);
+	mkvm_test_hold_end();
 	spin_unlock(&vm->mmu_lock);
 	tdp_free_cut(vm, &cut, true);
 }
@@ -447,7 +450,7 @@ static struct page *host_page(unsigned long hva, bool readonly, bool *writable)
 	if (!readonly && get_user_pages_fast_only(hva, 1, FOLL_WRITE, &page) == 1)
 		return page;
 	*writable = write;
-	if (get_user_pages_fast(hva, 1, write ? FOLL_WRITE : 0, &page) == 1)
+	if (get_user_pages_fast(hva, 1, (write ? FOLL_WRITE : 0) | MKVM_FOLL_NUMA, &page) == 1)
 		return page;
 	return NULL;
 }
@@ -549,7 +552,9 @@ static bool do_range(struct mkvm *vm, unsigned int as, u64 first, u64 end,
 	for (; first < end; first = next) {
 		next = min(end, (first | (work->step - 1)) + 1);
 		spin_lock(&vm->mmu_lock);
+		mkvm_test_hold_begin();
 		r |= work->fn(vm, as, first, next, work->arg);
+		mkvm_test_hold_end();
 		spin_unlock(&vm->mmu_lock);
 	}
 	return r;
@@ -610,6 +615,7 @@ static bool range_young(struct mkvm *vm, unsigned int as, u64 first, u64 end, vo
 	for (gfn = first; gfn < end; gfn = (gfn | (PAGES_PER(l) - 1)) + 1) {
 		u64 *entry = tdp_find(vm->tdp[as].root, gfn, &l);
 
+		mkvm_test_hold_step();
 		if (!tdp_present(*entry) || !(*entry & accessed))
 			continue;
 		young = true;

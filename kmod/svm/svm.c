@@ -16,6 +16,7 @@
 
 #include "svm.h"
 #include "mce.h"
+#include "explain/testpoint.h"
 #include "explain/trace.h"
 #include "compat.h"
 
@@ -477,7 +478,8 @@ static void svm_enter(struct mkvm_vcpu *vcpu)
 	u16 ldt;
 
 	vmcb->control.tlb_ctl = svm_asid_enter(&svm->asid, &c->asids, vcpu->cpu, has_flush_by_asid);
-	vmcb->control.asid = svm->asid.asid;
+	/* The CPU refuses ASID 0, the host's. */
+	vmcb->control.asid = mkvm_test_refuse(vmcb->control.tlb_ctl) ? 0 : svm->asid.asid;
 	vmcb->save.rax = vcpu->regs[MKVM_RAX];
 	vmcb->save.rsp = vcpu->regs[MKVM_RSP];
 	vmcb->save.rip = vcpu->rip;

@@ -1061,6 +1061,13 @@ static void before_entry(struct vmx_vcpu *vmx)
 		lend_lapic(vmx);
 	if (unlikely(vcpu->soft_tlb.root))
 		write_soft_pdptes(vcpu);
+	if (mkvm_test_refuse(vmx->flush))
+		vmx_write(GUEST_RFLAGS, 0);	/* X86_EFLAGS_FIXED must be set */
+	/*
+	 * INVEPT has had its effect when it ends, so an entry that the CPU refuses afterwards, for
+	 * whatever reason, loses nothing (SDM vol. 3, "INVEPT"). With VMX off it has none, but
+	 * hold_vmx flushes all when VMX is on again.
+	 */
 	if (unlikely(vmx->flush)) {
 		flush_ept(vmx_read(EPT_POINTER));
 		vmx->flush = false;

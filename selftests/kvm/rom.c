@@ -717,8 +717,6 @@ TEST(the_accessed_bit_of_a_descriptor_in_rom_is_lost)
 {
 	if (is_linux_kvm())
 		SKIP("on Linux KVM the delivery of an event through such a descriptor ends the VM");
-	if (cpu_is_intel())
-		SKIP("on Intel an IRET through such a descriptor ends the VM");
 	deliver_by_unaccessed_gdt(0);
 }
 
@@ -753,8 +751,6 @@ TEST(an_interrupt_loads_a_descriptor_in_rom_that_is_not_accessed)
 TEST(page_tables_and_descriptors_may_both_be_in_rom)
 {
 	NOT_ON_LINUX_KVM();
-	if (cpu_is_intel())
-		SKIP("on Intel an IRET through such a descriptor ends the VM");
 	deliver_by_unaccessed_gdt(ROM_ALL);
 }
 
@@ -789,6 +785,7 @@ CODE_BLOB(ret_code, 64,
 struct ret_scene {
 	u32 code;		/* offset in ret_code */
 	bool from_user, to_user;
+	bool fresh;		/* the accessed bits of the descriptors are clear */
 	u64 frame[5];
 };
 
@@ -797,7 +794,7 @@ static void put_rom(u64 gpa, u64 value)
 	memcpy(rom + (gpa - ROM_GPA), &value, sizeof(value));
 }
 
-static void put_ret_tables(void)
+static void put_ret_tables(bool fresh)
 {
 	const u64 gdt[] = {
 		0, 0x00af9b000000ffff, 0x00cf93000000ffff, 0x00affb000000ffff, 0x00cff3000000ffff,
@@ -806,7 +803,8 @@ static void put_ret_tables(void)
 	};
 
 	for (u32 i = 0; i < sizeof(gdt) / 8; i++)
-		put_rom(RET_GDT + i * 8, gdt[i]);
+		put_rom(RET_GDT + i * 8,
+			gdt[i] & ~(fresh && i <= RET_USER_SS / 8 ? ACCESSED : 0));
 	put_rom(RET_POINTER, (u64)RET_GATE << 32);
 	put_rom(RET_TSS + 4, RAM_STACK);
 }
@@ -823,7 +821,7 @@ static void run_ret_scene(const struct ret_scene *s)
 	struct kvm_run *run;
 
 	vm_load(vm, RET_CODE, ret_code, ret_code_end);
-	put_ret_tables();
+	put_ret_tables(s->fresh);
 	for (u32 i = 0; i < 5; i++)
 		put_rom(ROM_DATA + i * 8, s->frame[i]);
 	vcpu_get_sregs(vcpu, &sregs);
@@ -863,6 +861,28 @@ TEST(iret_from_a_stack_in_rom)
 
 	run_ret_scene(&same);
 	run_ret_scene(&outer);
+}
+
+TEST(returns_through_descriptors_in_rom_that_are_not_accessed)
+{
+	static const struct ret_scene scenes[] = {
+		{ .frame = { RET_TARGET, RET_CS, FLAGS, RAM_STACK, RET_SS } },
+		{ .to_user = true,
+		  .frame = { RET_TARGET, RET_USER_CS, FLAGS, RAM_STACK, RET_USER_SS } },
+		{ .code = 8, .frame = { RET_TARGET, RET_CS } },
+		{ .code = 8, .to_user = true,
+		  .frame = { RET_TARGET, RET_USER_CS, RAM_STACK, RET_USER_SS } },
+	};
+
+	if (is_linux_kvm())
+		SKIP("Linux KVM knows no return to an outer level");
+	for (u32 i = 0; i < sizeof(scenes) / sizeof(scenes[0]); i++) {
+		struct ret_scene s = scenes[i];
+
+		ktap_about("scene %u", i);
+		s.fresh = true;
+		run_ret_scene(&s);
+	}
 }
 
 TEST(far_returns_from_a_stack_in_rom)

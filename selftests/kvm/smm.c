@@ -13,6 +13,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/time.h>
 #include <unistd.h>
@@ -574,6 +575,104 @@ TEST(an_smi_without_memory_for_its_state_is_a_shutdown)
 	ASSERT_OK(vm_set_slot(m.vm, SLOT_SMRAM, 0, SMBASE, 0, NULL));
 	smi(m.vcpu);
 	EXPECT_EQ(KVM_EXIT_SHUTDOWN, vcpu_run(m.vcpu));
+}
+
+/* --- Memory of the host behind the state-save area --- */
+
+static u8 *state_page(const struct machine *m)
+{
+	return m->smram + (SAVE_IO_RIP & ~(PAGE_SIZE - 1));
+}
+
+static void allow(const struct machine *m, int prot)
+{
+	ASSERT_OK(mprotect(state_page(m), PAGE_SIZE, prot));
+}
+
+static void expect_fault_again_and_again(const struct machine *m, bool smm)
+{
+	for (u32 i = 0; i < 2; i++) {
+		EXPECT_ERRNO(EFAULT, ioctl(m->vcpu->fd, KVM_RUN, 0));
+		EXPECT_EQ(smm, events_of(m->vcpu).smi.smm);
+		EXPECT_EQ(!smm, events_of(m->vcpu).smi.pending);
+	}
+}
+
+static void not_by_linux_kvm(void)
+{
+	if (is_linux_kvm())
+		SKIP("Linux KVM ends the VM when the host has no memory for SMRAM");
+}
+
+TEST(an_smi_and_an_rsm_wait_until_the_host_has_memory_for_the_state)
+{
+	struct machine m = machine_create();
+
+	not_by_linux_kvm();
+	allow(&m, PROT_NONE);
+	smi(m.vcpu);
+	expect_fault_again_and_again(&m, false);
+	allow(&m, PROT_READ | PROT_WRITE);
+	run_to_port(m.vcpu, SMM_PORT);
+	allow(&m, PROT_NONE);
+	expect_fault_again_and_again(&m, true);
+	allow(&m, PROT_READ | PROT_WRITE);
+	run_to_port(m.vcpu, GUEST_PORT);
+	allow(&m, PROT_READ);				/* behind an I/O instruction */
+	smi(m.vcpu);
+	expect_fault_again_and_again(&m, false);
+	allow(&m, PROT_READ | PROT_WRITE);
+	run_to_port(m.vcpu, SMM_PORT);
+	run_to_port(m.vcpu, GUEST_PORT + 1);
+}
+
+static volatile struct {
+	u32 count;
+	u64 address;
+} bus_error;
+
+static void on_bus_error(int sig, siginfo_t *info, void *context)
+{
+	(void)sig;
+	(void)context;
+	bus_error.count++;
+	bus_error.address = (u64)info->si_addr;
+}
+
+/* Its contents are lost; the host brings another page with them. */
+static void fail_and_replace(const struct machine *m)
+{
+	u8 *page = state_page(m), saved[PAGE_SIZE];
+
+	*(volatile u8 *)page = 0;		/* the page of zeros cannot fail */
+	memcpy(saved, page, PAGE_SIZE);
+	if (madvise(page, PAGE_SIZE, MADV_HWPOISON))
+		SKIP("the kernel cannot let memory fail (CONFIG_MEMORY_FAILURE, and root's rights): %s",
+		     strerror(errno));
+	bus_error.count = 0;	/* newer kernels signal the failure here already */
+	for (u32 i = 1; i <= 2; i++) {
+		EXPECT_ERRNO(EINTR, ioctl(m->vcpu->fd, KVM_RUN, 0));
+		EXPECT_EQ(i, bus_error.count);
+		EXPECT_EQ((u64)page, bus_error.address);
+	}
+	ASSERT_TRUE(mmap(page, PAGE_SIZE, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == page);
+	memcpy(page, saved, PAGE_SIZE);
+}
+
+TEST(memory_of_smram_that_fails_is_told_by_sigbus_and_its_address)
+{
+	struct sigaction action = { .sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO };
+	struct machine m = machine_create();
+
+	not_by_linux_kvm();
+	ASSERT_OK(sigaction(SIGBUS, &action, NULL));
+	ASSERT_OK(madvise(m.smram, SMRAM_SIZE, MADV_NOHUGEPAGE));
+	smi(m.vcpu);
+	fail_and_replace(&m);
+	run_to_port(m.vcpu, SMM_PORT);
+	fail_and_replace(&m);
+	run_to_port(m.vcpu, GUEST_PORT);
 }
 
 /* --- Bad state --- */

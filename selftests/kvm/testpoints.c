@@ -819,3 +819,167 @@ TEST(another_thread_on_the_cpu_never_sees_the_guests_tsc_aux)
 	pthread_join(setter, NULL);
 	EXPECT_EQ(aux.host, aux.seen);
 }
+
+/* --- A flush that is ordered with an entry that the CPU refuses --- */
+
+enum { FLUSHES_NOTHING, FLUSHES_ALL, NR_FLUSHES = 4 };	/* AMD's TLB_CONTROL */
+
+static void refuse_entries(bool refuse)
+{
+	int fd = open_parameter("test_refuse", O_WRONLY);
+
+	ASSERT_EQ(1, write(fd, refuse ? "1" : "0", 1));
+	close(fd);
+}
+
+/* How many entries have flushed all. */
+static int entries_that_flush_all(void)
+{
+	int fd = open_parameter("test_flushes", O_RDONLY), count[NR_FLUSHES] = { 0 };
+	char text[16 * NR_FLUSHES] = "";
+
+	ASSERT_LT(0, read(fd, text, sizeof(text) - 1));
+	close(fd);
+	ASSERT_EQ(NR_FLUSHES, sscanf(text, "%d,%d,%d,%d", &count[0], &count[1], &count[2],
+				     &count[3]));
+	return count[FLUSHES_ALL];
+}
+
+static void read_again_and_again(u64 arg)
+{
+	(void)arg;
+	for (u32 round = 1;; round++) {
+		sum = *(volatile u8 *)TEST_GPA;
+		stage(round);
+	}
+}
+
+/* The host replaces the page. */
+static void replace(u8 *page, u8 value)
+{
+	ASSERT_TRUE(mmap(page, PAGE_SIZE, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == page);
+	*page = value;
+}
+
+/*
+ * Refuses as many entries; each but the first must flush all where it is not known what a refused
+ * one does. QEMU's TCG then leaves the host's registers in the VMCB, so they are written again.
+ */
+static void refuse(struct vcpu *vcpu, u32 times)
+{
+	struct kvm_sregs sregs;
+	struct kvm_regs regs;
+
+	vcpu_finish_exit(vcpu);
+	vcpu_get_regs(vcpu, &regs);
+	vcpu_get_sregs(vcpu, &sregs);
+	refuse_entries(true);
+	for (u32 i = 0; i < times; i++) {
+		int before = entries_that_flush_all();
+
+		ASSERT_EQ(KVM_EXIT_FAIL_ENTRY, vcpu_run(vcpu));
+		if (i && !cpu_is_intel())
+			EXPECT_EQ(before + 1, entries_that_flush_all());
+	}
+	refuse_entries(false);
+	vcpu_set_sregs(vcpu, &sregs);
+	vcpu_set_regs(vcpu, &regs);
+}
+
+/*
+ * The page of the first stage is gone, and with the flush that this has ordered the entry is
+ * refused. An Intel CPU has flushed by then. Of an AMD CPU it is not known: the next entry must
+ * flush all, and if that one is refused the next again.
+ */
+TEST(a_flush_ordered_with_an_entry_that_is_refused_is_not_lost)
+{
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_add(vm, read_again_and_again, 0);
+	u8 *page = vm_add_memory(vm, SLOT_TEST, 0, TEST_GPA, PAGE_SIZE);
+
+	refuse_entries(false);
+	stay_on_cpu(sched_getcpu());
+	*page = 1;
+	vcpu_run_to_stage(vcpu, 1);
+	EXPECT_EQ(1, sum);
+	for (u32 round = 2; round < 6; round++) {
+		int before;
+
+		ktap_about("round %u", round);
+		replace(page, round);
+		refuse(vcpu, round);
+		before = entries_that_flush_all();
+		vcpu_run_to_stage(vcpu, round);
+		EXPECT_EQ(round, sum);
+		if (!cpu_is_intel())
+			EXPECT_EQ(before + 1, entries_that_flush_all());
+	}
+}
+
+/* --- How long mmu_lock is held to take memory away --- */
+
+#define BIG_GPA (1024 * MIB)
+#define AT_MOST (2 * 4 * 512)	/* entries: of two tables of each level */
+
+/* MKVM_SLOT_MIB: the figure of Documentation/performance.rst is of 1024. */
+static u64 slot_size(void)
+{
+	const char *mib = getenv("MKVM_SLOT_MIB");
+
+	return (mib ? strtoull(mib, NULL, 10) : 64) * MIB;
+}
+
+static void read_all_pages(u64 size)
+{
+	for (u64 i = 0; i < size; i += PAGE_SIZE)
+		(void)*(volatile u8 *)(BIG_GPA + i);
+	stage(1);
+	for (u64 i = 0; i < size; i += PAGE_SIZE)
+		(void)*(volatile u8 *)(BIG_GPA + i);
+	stage(2);
+}
+
+static void forget_holds(void)
+{
+	int fd = open_parameter("test_longest", O_WRONLY);
+
+	ASSERT_EQ(3, write(fd, "0,0", 3));
+	close(fd);
+}
+
+static void expect_short_holds(const char *what)
+{
+	int fd = open_parameter("test_longest", O_RDONLY);
+	unsigned long ns, entries;
+	char text[64] = "";
+
+	ASSERT_LT(0, read(fd, text, sizeof(text) - 1));
+	close(fd);
+	ASSERT_EQ(2, sscanf(text, "%lu,%lu", &ns, &entries));
+	ktap_note("%s of %llu MiB: at most %lu entries and %lu us in one hold of mmu_lock", what,
+		  slot_size() / MIB, entries, ns / 1000);
+	EXPECT_LT(0, entries);
+	EXPECT_LE(entries, AT_MOST);
+}
+
+/* The slot begins in the middle of a table: neither its first nor its last is removed whole. */
+TEST_LIMIT(mmu_lock_is_not_held_in_proportion_to_the_memory_that_goes, 1200)
+{
+	u64 size = slot_size(), gpa = BIG_GPA + MIB;
+	struct vm *vm = vm_create(0);
+	struct vcpu *vcpu = vcpu_add(vm, read_all_pages, size + MIB);
+	u8 *memory = host_memory(size);
+
+	ASSERT_OK(madvise(memory, size, MADV_NOHUGEPAGE));
+	ASSERT_OK(vm_set_slot(vm, SLOT_TEST, 0, gpa, size, memory));
+	vm_add_memory(vm, SLOT_TEST + 1, 0, BIG_GPA, MIB);
+	vcpu_run_to_stage(vcpu, 1);
+	forget_holds();
+	ASSERT_OK(madvise(memory, size, MADV_DONTNEED));
+	expect_short_holds("discarding");
+	vcpu_run_to_stage(vcpu, 2);
+	forget_holds();
+	ASSERT_OK(vm_set_slot(vm, SLOT_TEST, 0, gpa, 0, NULL));
+	expect_short_holds("deleting a slot");
+}

@@ -7,7 +7,13 @@
  *
  * AMD APM vol. 2, "Event Injection", "Virtual Interrupts", "NMI Support". Read next: svm.c.
  */
+#include <linux/moduleparam.h>
+
 #include "svm.h"
+
+bool svm_bochs;
+module_param(svm_bochs, bool, 0444);
+MODULE_PARM_DESC(svm_bochs, "work around faults of the emulator Bochs (default N)");
 
 #define IRET_BIT	INTERCEPT_IRET
 
@@ -151,7 +157,8 @@ static void open_irq_window(struct svm_vcpu *svm)
 /* Returns the bitmap of exceptions that are intercepted when the guest is not single-stepped. */
 u32 svm_exceptions(const struct svm_vcpu *svm)
 {
-	return SVM_EXCEPTIONS |
+	/* Bochs never ends with a double fault whose vector is beyond the limit of the IDT. */
+	return SVM_EXCEPTIONS | (unlikely(svm_bochs) ? BIT(X86_TRAP_DF) : 0) |
 	       (svm->vcpu.debug.control & KVM_GUESTDBG_USE_SW_BP ? BIT(X86_TRAP_BP) : 0) |
 	       (svm->vcpu.soft_tlb.root ? BIT(X86_TRAP_PF) : 0);
 }
@@ -244,6 +251,9 @@ void svm_open_window(struct mkvm_vcpu *vcpu, bool irq, bool nmi)
 		      irq || !vcpu->lapic || mkvm_lapic_highest_irr(vcpu->lapic) >= 0);
 	/* Masked NMIs wait for the intercepted IRET; a shadow or IRET ends with one instruction. */
 	svm->step_wanted = nmi && (svm->in_iret || !svm->nmi_masked);
+	/* Bochs does not see a virtual interrupt before IF changes; only a shadow holds it here. */
+	if (unlikely(svm_bochs) && irq && (vcpu->rflags & X86_EFLAGS_IF))
+		svm->step_wanted = true;
 }
 
 /* ---- debug registers ---- */

@@ -488,6 +488,8 @@ static void svm_enter(struct mkvm_vcpu *vcpu)
 		     (vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP)) && !vcpu->ev.exit_soon)
 		svm_begin_step(svm);
 	vmcb->control.int_ctl = (vmcb->control.int_ctl & ~V_TPR_MASK) | cr8;
+	if (unlikely(svm_bochs))	/* its VMRUN does not load CR2 */
+		native_write_cr2(vmcb->save.cr2);
 
 	store_ldt(ldt);
 	if (unlikely(svm_vmrun(svm->vmcb_pa, vcpu->regs, c->host_save_pa))) {

@@ -79,6 +79,7 @@ void svm_event_after_exit(struct svm_vcpu *svm, bool moved);
 void svm_guest_debug_changed(struct mkvm_vcpu *vcpu);
 u32 svm_exceptions(const struct svm_vcpu *svm);
 bool svm_on_tcg(void);
+extern bool svm_bochs;
 void svm_begin_step(struct svm_vcpu *svm);
 void svm_end_step(struct svm_vcpu *svm, u32 exit_code);
 u8 svm_get_shadow(struct mkvm_vcpu *vcpu);

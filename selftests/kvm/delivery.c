@@ -321,16 +321,26 @@ static void expect_filled(const u8 *half)
 		ASSERT_EQ(FILL, half[i]);
 }
 
+/* Tells the first byte that differs, of two halves. */
+static void expect_same_half(const u8 *want, const u8 *seen)
+{
+	for (u32 i = 0; i < HALF; i++) {
+		if (want[i] != seen[i])
+			ktap_note("byte 0x%x differs", i);
+		ASSERT_EQ(want[i], seen[i]);
+	}
+}
+
 static void expect_same_memory(const struct machine *ram, const struct machine *m, u32 rom)
 {
 	if (rom & ROM_LOWER)
 		expect_filled(m->lower);
 	else
-		EXPECT_EQ(0, memcmp(ram->lower, m->lower, HALF));
+		expect_same_half(ram->lower, m->lower);
 	if (rom & ROM_UPPER)
 		expect_filled(m->upper);
 	else
-		EXPECT_EQ(0, memcmp(ram->upper, m->upper, HALF));
+		expect_same_half(ram->upper, m->upper);
 	if (rom & ROM_GDT)
 		EXPECT_EQ(0, memcmp(gdt_entries, m->gdt, sizeof(gdt_entries)));
 	else

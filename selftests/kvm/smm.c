@@ -1448,16 +1448,19 @@ TEST_LIMIT(big_real_mode_survives_smis_at_all_of_its_instructions, 1200)
 	struct machine m = busy_machine();
 	struct kvm_sregs before, after;
 	const u32 n = getenv("MKVM_LONG") ? 100000 : 3000;
+	u32 seen;
 
 	vcpu_get_sregs(m.vcpu, &before);
 	m.vcpu->on_exit = check_round;
 	vcpu_start(m.vcpu);
 	WAIT_FOR(rounds > 0);
 	raise_smis(&m, n);
+	/* On a slow machine all may come in one round: that round has to end, too. */
+	seen = rounds;
+	WAIT_FOR(rounds > seen);
 	vcpu_stop(m.vcpu);
 	EXPECT_EQ(n, *(u32 *)(m.smram + COUNT));
 	EXPECT_EQ(0, wrong);
-	EXPECT_LT(1, rounds);
 	vcpu_get_sregs(m.vcpu, &after);
 	expect_same_sregs(&before, &after);
 	ktap_note("%u SMIs in %u rounds of the guest's loop", n, rounds);

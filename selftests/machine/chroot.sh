@@ -14,6 +14,7 @@ chroot_dir=
 chroot_remove() {
 	local mount
 	[ -n "$chroot_dir" ] || return 0
+	rm -f "$chroot_dir.log"
 	for mount in dev sys proc; do
 		! mountpoint -q "$chroot_dir/$mount" || umount -R -l "$chroot_dir/$mount"
 	done

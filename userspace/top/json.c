@@ -31,7 +31,8 @@ static bool take(char **at, char c)
 static char *read_string(char **at)
 {
 	static const char escapes[] = "\"\\/bfnrt", meanings[] = "\"\\/\b\f\n\r\t";
-	char *from, *to, *start, *found;
+	char *from, *to, *start;
+	const char *found;
 
 	if (!take(at, '"'))
 		return NULL;

@@ -157,7 +157,7 @@ static void open_irq_window(struct svm_vcpu *svm)
 /* Returns the bitmap of exceptions that are intercepted when the guest is not single-stepped. */
 u32 svm_exceptions(const struct svm_vcpu *svm)
 {
-	/* Bochs never ends with a double fault whose vector is beyond the limit of the IDT. */
+	/* In real mode with too small an IDT Bochs would not end: an exit lets a signal do it. */
 	return SVM_EXCEPTIONS | (unlikely(svm_bochs) ? BIT(X86_TRAP_DF) : 0) |
 	       (svm->vcpu.debug.control & KVM_GUESTDBG_USE_SW_BP ? BIT(X86_TRAP_BP) : 0) |
 	       (svm->vcpu.soft_tlb.root ? BIT(X86_TRAP_PF) : 0);
@@ -251,9 +251,6 @@ void svm_open_window(struct mkvm_vcpu *vcpu, bool irq, bool nmi)
 		      irq || !vcpu->lapic || mkvm_lapic_highest_irr(vcpu->lapic) >= 0);
 	/* Masked NMIs wait for the intercepted IRET; a shadow or IRET ends with one instruction. */
 	svm->step_wanted = nmi && (svm->in_iret || !svm->nmi_masked);
-	/* Bochs does not see a virtual interrupt before IF changes; only a shadow holds it here. */
-	if (unlikely(svm_bochs) && irq && (vcpu->rflags & X86_EFLAGS_IF))
-		svm->step_wanted = true;
 }
 
 /* ---- debug registers ---- */

@@ -467,15 +467,23 @@ static void trace_svm_exit(struct svm_vcpu *svm)
 		   c->exit_info_2, c->exit_int_info & SVM_EXITINTINFO_VALID ? c->exit_int_info : 0);
 }
 
-/* hw_ops enter. */
-static void svm_enter(struct mkvm_vcpu *vcpu)
+/*
+ * Bochs does not see a virtual interrupt before IF changes in the guest. Returns true for a window
+ * that is open, or that only a shadow still closes.
+ */
+static bool bochs_sees_no_window(const struct svm_vcpu *svm)
 {
-	struct svm_cpu *c = this_cpu_ptr(&svm_cpus);
-	struct svm_vcpu *svm = to_svm(vcpu);
+	const struct vmcb_control_area *c = &svm->vmcb->control;
+
+	return (c->int_ctl & V_IRQ_MASK) && (svm->vcpu.rflags & X86_EFLAGS_IF) &&
+	       !(c->event_inj & SVM_EVTINJ_VALID);
+}
+
+/* Copies the vCPU's registers to the VMCB. window: see bochs_sees_no_window. */
+static void before_entry(struct svm_vcpu *svm, struct svm_cpu *c, bool window)
+{
+	struct mkvm_vcpu *vcpu = &svm->vcpu;
 	struct vmcb *vmcb = svm->vmcb;
-	u8 cr8 = mkvm_get_cr8(vcpu), new_cr8;
-	bool moved;
-	u16 ldt;
 
 	vmcb->control.tlb_ctl = svm_asid_enter(&svm->asid, &c->asids, vcpu->cpu, has_flush_by_asid);
 	/* The CPU refuses ASID 0, the host's. */
@@ -484,12 +492,30 @@ static void svm_enter(struct mkvm_vcpu *vcpu)
 	vmcb->save.rsp = vcpu->regs[MKVM_RSP];
 	vmcb->save.rip = vcpu->rip;
 	vmcb->save.rflags = vcpu->rflags;
-	if (unlikely(svm->step_wanted || svm->step_once ||
+	if (unlikely(svm->step_wanted || svm->step_once || window ||
 		     (vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP)) && !vcpu->ev.exit_soon)
 		svm_begin_step(svm);
-	vmcb->control.int_ctl = (vmcb->control.int_ctl & ~V_TPR_MASK) | cr8;
 	if (unlikely(svm_bochs))	/* its VMRUN does not load CR2 */
 		native_write_cr2(vmcb->save.cr2);
+}
+
+/* hw_ops enter. */
+static void svm_enter(struct mkvm_vcpu *vcpu)
+{
+	struct svm_cpu *c = this_cpu_ptr(&svm_cpus);
+	struct svm_vcpu *svm = to_svm(vcpu);
+	struct vmcb *vmcb = svm->vmcb;
+	u8 cr8 = mkvm_get_cr8(vcpu), new_cr8;
+	bool window = unlikely(svm_bochs) && bochs_sees_no_window(svm);
+	bool moved;
+	u16 ldt;
+
+	if (unlikely(window) && !svm_get_shadow(vcpu)) {
+		vmcb->control.exit_code = SVM_EXIT_VINTR;
+		return;
+	}
+	before_entry(svm, c, window);
+	vmcb->control.int_ctl = (vmcb->control.int_ctl & ~V_TPR_MASK) | cr8;
 
 	store_ldt(ldt);
 	if (unlikely(svm_vmrun(svm->vmcb_pa, vcpu->regs, c->host_save_pa))) {

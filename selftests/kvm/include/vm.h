@@ -90,8 +90,9 @@ bool is_linux_kvm(void);
 bool cpu_is_tcg(void);
 /* What differs between the vendors stands in Documentation/vendors.rst. */
 bool cpu_is_intel(void);
-/* True in the Intel lab; Documentation/lab.rst has the faults of Bochs. */
+/* True in Bochs's machines, and in its AMD machine; Documentation/lab.rst has its faults. */
 bool cpu_is_bochs(void);
+bool cpu_is_bochs_amd(void);
 /* KVM_CHECK_EXTENSION on the device. */
 int capability(long cap);
 

@@ -133,6 +133,11 @@ bool cpu_is_intel(void)
 	return regs[1] == 0x756e6547;	/* "Genu" */
 }
 
+bool cpu_is_bochs_amd(void)
+{
+	return cpu_is_bochs() && !cpu_is_intel();
+}
+
 bool cpu_is_tcg(void)
 {
 	u32 regs[4];

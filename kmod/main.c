@@ -12,6 +12,7 @@
 #include <linux/fs.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
+#include <linux/preempt.h>
 #include <linux/reboot.h>
 #include <linux/uaccess.h>
 #include <asm/mce.h>
@@ -162,6 +163,11 @@ static int __init mkvm_init(void)
 	mkvm_syscore_register(&syscore);
 	register_reboot_notifier(&reboot_notifier);
 
+	/*
+	 * Patches the scheduler's code, which interrupts all CPUs: so it is done once, and not when
+	 * the first VM is created and the last one goes.
+	 */
+	preempt_notifier_inc();
 	mkvm_debugfs_setup();
 	if (!strcmp(devname, "kvm"))
 		mkvm_msi_offsets = true;
@@ -179,6 +185,7 @@ static int __init mkvm_init(void)
 
 out_cpus:
 	mkvm_debugfs_teardown();
+	preempt_notifier_dec();
 	unregister_reboot_notifier(&reboot_notifier);
 	mkvm_syscore_unregister(&syscore);
 	cpuhp_remove_state(cpuhp_state);
@@ -191,6 +198,7 @@ static void __exit mkvm_unload(void)
 {
 	misc_deregister(&mkvm_device);
 	mkvm_debugfs_teardown();
+	preempt_notifier_dec();
 	unregister_reboot_notifier(&reboot_notifier);
 	mkvm_syscore_unregister(&syscore);
 	cpuhp_remove_state(cpuhp_state);

@@ -194,7 +194,6 @@ static void vm_destroy(struct kref *ref)
 	mkvm_msr_filter_free(rcu_dereference_protected(vm->msr_filter, true));
 	cleanup_srcu_struct(&vm->srcu);
 	mmdrop(vm->mm);
-	preempt_notifier_dec();
 	kvfree(vm);
 }
 
@@ -232,7 +231,6 @@ static struct mkvm *vm_create(void)
 	r = mkvm_tdp_create(vm);
 	if (r)
 		goto out_mm;
-	preempt_notifier_inc();
 	mkvm_debugfs_add(vm);
 	return vm;
 

@@ -1842,9 +1842,6 @@ TEST(a_state_set_anew_has_nothing_left_of_the_one_before)
 	struct vm *vm;
 	struct vcpu *vcpu = start_guest(&vm, busy);
 	u8 *logged = vm_add_memory(vm, SLOT_TEST, 0, TEST_GPA, PAGE_SIZE);
-
-	if (cpu_is_bochs_amd())
-		SKIP("Bochs does not end a double fault in real mode beyond the IDT's limit");
 	struct saved state;
 
 	if (is_linux_kvm())

@@ -1842,6 +1842,9 @@ TEST(a_state_set_anew_has_nothing_left_of_the_one_before)
 	struct vm *vm;
 	struct vcpu *vcpu = start_guest(&vm, busy);
 	u8 *logged = vm_add_memory(vm, SLOT_TEST, 0, TEST_GPA, PAGE_SIZE);
+
+	if (cpu_is_bochs_amd())
+		SKIP("in real mode, with too small an IDT, Bochs's guest faults for ever");
 	struct saved state;
 
 	if (is_linux_kvm())

@@ -107,10 +107,16 @@ static int take_exception(struct mkvm_vcpu *vcpu, u8 vector)
 		forget_trap(svm, DR_STEP);
 		return 1;
 	}
-	/* VMCALL, Intel's equivalent of VMMCALL; firmware and tests use either. */
-	if (vector == X86_TRAP_UD && mkvm_insn_at_rip(vcpu, NULL) == MKVM_INSN_HYPERCALL) {
-		vcpu->insn.next_rip = 0;
-		return mkvm_handle_hypercall(vcpu);
+	if (vector == X86_TRAP_UD) {
+		switch (mkvm_insn_at_rip(vcpu, NULL)) {
+		case MKVM_INSN_HYPERCALL:	/* VMCALL; firmware and tests use it or VMMCALL */
+			vcpu->insn.next_rip = 0;
+			return mkvm_handle_hypercall(vcpu);
+		case MKVM_INSN_RSM:		/* Bochs checks its own SMM before the intercept */
+			return mkvm_handle_rsm(vcpu);
+		default:
+			break;
+		}
 	}
 	/* These are traps, but the exit comes before the instruction, INT3 (CC) or INTO (CE). */
 	if (vector == X86_TRAP_BP || vector == X86_TRAP_OF)

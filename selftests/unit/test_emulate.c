@@ -1613,6 +1613,7 @@ static bool may_be_refused(const ZydisDecodedInstruction *i)
 {
 	static const char *const sets[] = {
 		"XSAVE", "MPX", "CET", "MOVDIR", "ENQCMD", "VTX", "AMX_TILE", "PT", "INVPCID",
+		"SM3", "SM4", "RAO_INT",	/* known to Zydis 4.1 and newer */
 	};
 	const char *set = ZydisISASetGetString(i->meta.isa_set);
 	unsigned int k;

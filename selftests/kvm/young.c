@@ -124,6 +124,7 @@ TEST(so_it_is_with_huge_pages)
 #define DAMON "/sys/kernel/mm/damon/admin/kdamonds/"
 #define CONTEXT DAMON "0/contexts/0/"
 #define SCHEME CONTEXT "schemes/0/"
+#define DAMON_STAT "/sys/module/damon_stat/parameters/enabled"
 #define SAMPLES 10u		/* for each count of accesses */
 
 static volatile u32 stop;
@@ -167,6 +168,9 @@ static void watch_pages(const u8 *const *pages)
 
 	if (!put(DAMON "nr_kdamonds", NULL, 1))
 		SKIP("the kernel has no DAMON (CONFIG_DAMON_SYSFS)");
+	/* Statistics of newer kernels' own have DAMON for themselves until they are switched off. */
+	if (!access(DAMON_STAT, F_OK))
+		ASSERT_TRUE(put(DAMON_STAT, "N", 0));
 	ASSERT_TRUE(put(DAMON "0/contexts/nr_contexts", NULL, 1));
 	ASSERT_TRUE(put(CONTEXT "operations", "fvaddr", 0));
 	ASSERT_TRUE(put(CONTEXT "monitoring_attrs/intervals/sample_us", NULL, 20000));

@@ -22,9 +22,11 @@
 enum { TYPE_ACCESSED = 1, TYPE_WRITABLE = 2, TYPE_CONFORMING = 4, TYPE_CODE = 8 };
 enum { TSS_16 = 1, LDT = 2, TSS_BUSY = 2, TSS = 9 };
 enum {
+	CALL_GATE_16 = 4,
 	TASK_GATE = 5,
 	INTERRUPT_GATE_16 = 6,
 	TRAP_GATE_16 = 7,
+	CALL_GATE = 12,
 	INTERRUPT_GATE = 14,
 	TRAP_GATE = 15
 };
@@ -89,6 +91,25 @@ struct kvm_segment mkvm_emu_segment_of(const struct mkvm_descriptor *d);
 /* Makes *s what the register holds after a load in real or virtual-8086 mode. */
 void mkvm_emu_real_segment(struct mkvm_emu *c, int seg, u16 selector, struct kvm_segment *s);
 
+/* emulate_event.c */
+
+/* The stack that the TSS has for an inner level. */
+struct mkvm_inner_stack {
+	u64 sp;
+	struct kvm_segment ss;		/* null in long mode */
+	struct mkvm_descriptor desc;	/* of SS; selector 0 in long mode */
+};
+
+/* Finds that stack. Return: as mkvm_emu_system; FAULT with #TS or #SS. */
+enum mkvm_emu_result mkvm_emu_inner_stack(struct mkvm_emu *c, unsigned int level,
+					  struct mkvm_inner_stack *s);
+
+/*
+ * emulate_gate.c: executes a far JMP or CALL whose selector names a call gate. Return: as
+ * mkvm_emulate; FAULT with #GP(selector) if it names anything else.
+ */
+enum mkvm_emu_result mkvm_emu_branch_by_gate(struct mkvm_emu *c, u16 selector);
+
 /* emulate_ret.c: execute RETF, and IRET. Return: as mkvm_emulate. */
 
 enum mkvm_emu_result mkvm_emu_ret_far(struct mkvm_emu *c);
@@ -114,7 +135,7 @@ struct mkvm_task_switch {
 enum mkvm_emu_result mkvm_emu_task_switch(struct mkvm_emu *c, const struct mkvm_task_switch *t);
 /*
  * Executes a far JMP or CALL whose selector names a TSS or a task gate. UNHANDLED: it names
- * anything else, such as a call gate.
+ * anything else, which then must be a call gate.
  */
 enum mkvm_emu_result mkvm_emu_branch_to_task(struct mkvm_emu *c, u16 selector);
 /* Executes IRET with NT set: a return to the task that the back link names. */

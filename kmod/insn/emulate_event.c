@@ -174,6 +174,27 @@ static enum mkvm_emu_result inner_stack(struct mkvm_emu *c, struct delivery *d)
 	return MKVM_EMU_DONE;
 }
 
+/* Finds the stack of an inner level for a call gate, which aligns nothing (descriptor.h). */
+enum mkvm_emu_result mkvm_emu_inner_stack(struct mkvm_emu *c, unsigned int level,
+					  struct mkvm_inner_stack *s)
+{
+	struct delivery d = { .cpl = level, .inner = true };
+	enum mkvm_emu_result res;
+
+	if (long_mode(c)) {
+		res = read_tss(c, 4 + level * 8, 8, &d.sp);
+		if (!res && !canonical(d.sp))
+			return fault(c, SS_VECTOR);
+		d.ss = (struct kvm_segment){ .selector = level, .unusable = 1, .dpl = level };
+	} else {
+		res = inner_stack(c, &d);
+	}
+	s->sp = d.sp;
+	s->ss = d.ss;
+	s->desc = d.stack;
+	return res;
+}
+
 /* Finds the handler's stack. */
 static enum mkvm_emu_result load_stack(struct mkvm_emu *c, struct delivery *d)
 {

@@ -3,7 +3,7 @@
  * emulate_seg.c - instructions that load or store segment and descriptor-table registers, and far
  * branches.
  *
- * Call gates stay UNHANDLED. Far returns are in emulate_ret.c.
+ * Call gates are in emulate_gate.c, far returns in emulate_ret.c.
  *
  * State: none, as in emulate.c.
  *
@@ -224,8 +224,10 @@ static enum mkvm_emu_result run_far_branch(struct mkvm_emu *c)
 		res = read_pointer(c, &off, &selector);
 	if (!res)
 		res = load_target(c, selector, off, &cs);
-	if (res == MKVM_EMU_UNHANDLED)
-		return mkvm_emu_branch_to_task(c, selector);
+	if (res == MKVM_EMU_UNHANDLED) {
+		res = mkvm_emu_branch_to_task(c, selector);
+		return res == MKVM_EMU_UNHANDLED ? mkvm_emu_branch_by_gate(c, selector) : res;
+	}
 	if (!res && c->d.op == OP_CALL_FAR) {
 		mkvm_emu_get_segment(c, MKVM_CS, &old);
 		res = mkvm_emu_push(c, &st, old.selector);

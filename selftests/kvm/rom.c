@@ -900,6 +900,17 @@ TEST(far_returns_from_a_stack_in_rom)
 	run_ret_scene(&outer);
 }
 
+TEST(calls_through_a_gate_and_descriptors_in_rom_that_are_not_accessed)
+{
+	static const struct ret_scene same = { .code = 16, .fresh = true };
+	static const struct ret_scene inner = { .code = 16, .from_user = true, .fresh = true };
+
+	if (is_linux_kvm())
+		SKIP("Linux KVM knows no call gates");
+	run_ret_scene(&same);
+	run_ret_scene(&inner);
+}
+
 TEST(calls_through_a_gate_in_rom)
 {
 	static const struct ret_scene same = { .code = 16 };

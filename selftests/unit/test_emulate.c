@@ -26,6 +26,7 @@
 #include "../../kmod/insn/emulate_stack.c"
 #include "../../kmod/insn/emulate_seg.c"
 #include "../../kmod/insn/emulate_ret.c"
+#include "../../kmod/insn/emulate_gate.c"
 #include "../../kmod/insn/emulate_event.c"
 #include "../../kmod/insn/emulate_task.c"
 #include "../../kmod/insn/emulate_vec.c"

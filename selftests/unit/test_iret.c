@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * test_iret.c - far returns of the instruction emulator, IRET and RETF, in every mode: random
- * descriptors and stacks against Unicorn, and what Unicorn leaves out against the manuals.
+ * test_iret.c - far branches of the instruction emulator that change the privilege level: IRET and
+ * RETF in every mode, with random descriptors and stacks against Unicorn, and what Unicorn leaves
+ * out against the manuals; CALL and JMP through call gates against the manuals.
  *
- * State: one machine, made anew by machine_init(). Read next: kmod/insn/emulate_ret.c.
+ * State: one machine, made anew by machine_init(). Read next: kmod/insn/emulate_ret.c,
+ * emulate_gate.c.
  */
 #include <stdlib.h>
 #include <unicorn/unicorn.h>
@@ -17,6 +19,8 @@
 #include "../../kmod/insn/emulate_seg.c"
 #include "../../kmod/insn/emulate_ret.c"
 #include "../../kmod/insn/emulate_task.c"
+#include "../../kmod/insn/emulate_event.c"
+#include "../../kmod/insn/emulate_gate.c"
 
 #define RAM_SIZE	0x10000
 #define CODE		0x1000
@@ -774,4 +778,158 @@ TEST(retf_to_an_outer_level_releases_parameters_on_both_stacks)
 	STACK_WORDS(8, 0x1234, CODE64_0);
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(REX_W, RETF));
 	EXPECT_EQ(STACK + 16, m.regs[MKVM_RSP]);
+}
+
+/* ---- call gates, against the manuals ---- */
+
+#define GATE (NR_FIXED * 8)
+#define CALL_M 0xff, 0x1d		/* CALL and JMP through a far pointer at POINTER */
+#define JMP_M 0xff, 0x2d
+#define POINTER 0x2000
+#define CALL_GATE_POINTER CALL_M, POINTER & 0xff, POINTER >> 8, 0, 0
+#define JMP_GATE_POINTER JMP_M, POINTER & 0xff, POINTER >> 8, 0, 0
+#define INNER_STACK 0x9000
+
+static void put_gate(unsigned int type, unsigned int dpl, u16 selector, u64 rip, unsigned int nr)
+{
+	u64 low = (rip & 0xffff) | (u64)selector << 16 | (u64)nr << 32 | (u64)type << 40 |
+		  (u64)dpl << 45 | DESC_P | (rip >> 16 & 0xffff) << 48;
+
+	put_descriptor(NR_FIXED, low);
+	put_descriptor(NR_FIXED + 1, rip >> 32);
+}
+
+/* The far pointer, and the stack of level 0 in the TSS. */
+static void gate_scene(enum mode mode, bool user, u16 selector)
+{
+	u32 sp = INNER_STACK;
+
+	machine_init(mode);
+	if (user)
+		to_level_3();
+	memcpy(ram + POINTER + 4, &selector, 2);
+	memcpy(ram + OLD_TSS + 4, &sp, 4);
+	ram[OLD_TSS + 8] = mode == LONG64 ? 0 : DATA_0;
+	STACK_WORDS(4, 0x11111111, 0x22222222, 0x33333333);
+}
+
+static u32 word_at(u32 where)
+{
+	u32 word;
+
+	memcpy(&word, ram + where, 4);
+	return word;
+}
+
+TEST(a_call_through_a_gate_to_an_inner_level_copies_parameters)
+{
+	gate_scene(PROT32, true, GATE | 3);
+	put_gate(CALL_GATE, 3, CODE_0 | 3, 0x12345, 2);
+	EXPECT_EQ(MKVM_EMU_DONE, RUN(CALL_GATE_POINTER));
+	EXPECT_EQ(0x12345, m.emu.rip);
+	EXPECT_EQ(CODE_0, m.seg[MKVM_CS].selector);
+	EXPECT_EQ(DATA_0, m.seg[MKVM_SS].selector);
+	EXPECT_EQ(INNER_STACK - 24, m.regs[MKVM_RSP]);
+	EXPECT_EQ(DATA_3, word_at(INNER_STACK - 4));
+	EXPECT_EQ(STACK, word_at(INNER_STACK - 8));
+	EXPECT_EQ(0x22222222, word_at(INNER_STACK - 12));
+	EXPECT_EQ(0x11111111, word_at(INNER_STACK - 16));
+	EXPECT_EQ(CODE_3, word_at(INNER_STACK - 20));
+	EXPECT_EQ(CODE + 6, word_at(INNER_STACK - 24));
+	EXPECT_EQ(DATA_3, m.seg[MKVM_DS].selector);
+}
+
+TEST(a_gate_of_16_bits_pushes_words_of_two_bytes)
+{
+	gate_scene(PROT32, true, GATE | 3);
+	put_gate(CALL_GATE_16, 3, CODE_0, 0x51234, 1);
+	EXPECT_EQ(MKVM_EMU_DONE, RUN(CALL_GATE_POINTER));
+	EXPECT_EQ(0x1234, m.emu.rip);
+	EXPECT_EQ(INNER_STACK - 10, m.regs[MKVM_RSP]);
+	EXPECT_EQ((u32)STACK | DATA_3 << 16, word_at(INNER_STACK - 4));
+	EXPECT_EQ(0x1111, word_at(INNER_STACK - 6) & 0xffff);
+	EXPECT_EQ((CODE + 6) | CODE_3 << 16, word_at(INNER_STACK - 10));
+}
+
+TEST(a_gate_within_a_level_pushes_the_return_address_alone)
+{
+	gate_scene(PROT32, false, GATE);
+	put_gate(CALL_GATE, 0, CODE_0, 0x12345, 7);
+	EXPECT_EQ(MKVM_EMU_DONE, RUN(CALL_GATE_POINTER));
+	EXPECT_EQ(0x12345, m.emu.rip);
+	EXPECT_EQ(STACK - 8, m.regs[MKVM_RSP]);
+	EXPECT_EQ(CODE_0, word_at(STACK - 4));
+	EXPECT_EQ(CODE + 6, word_at(STACK - 8));
+	gate_scene(PROT32, true, GATE | 3);		/* conforming code runs at the caller's level */
+	put_gate(CALL_GATE, 3, CONFORMING_0, 0x12345, 0);
+	EXPECT_EQ(MKVM_EMU_DONE, RUN(CALL_GATE_POINTER));
+	EXPECT_EQ(CONFORMING_0 | 3, m.seg[MKVM_CS].selector);
+	EXPECT_EQ(STACK - 8, m.regs[MKVM_RSP]);
+	gate_scene(PROT32, false, GATE);
+	put_gate(CALL_GATE, 0, CODE_0, 0x12345, 0);
+	EXPECT_EQ(MKVM_EMU_DONE, RUN(JMP_GATE_POINTER));
+	EXPECT_EQ(0x12345, m.emu.rip);
+	EXPECT_EQ(STACK, m.regs[MKVM_RSP]);
+	EXPECT_EQ(0, m.writes);
+}
+
+TEST(a_gate_in_64_bit_mode_has_no_parameters_and_a_null_stack_segment)
+{
+	gate_scene(LONG64, true, GATE | 3);
+	load(MKVM_CS, CODE64_3);
+	put_gate(CALL_GATE, 3, CODE64_0, 0xffff800000012345, 5);
+	memcpy(ram + OLD_TSS + 4, &(u32){ INNER_STACK + 4 }, 4);	/* it is not aligned */
+	/* The pointer is relative to RIP. */
+	memcpy(ram + CODE + 6 + POINTER + 4, &(u16){ GATE | 3 }, 2);
+	EXPECT_EQ(MKVM_EMU_DONE, RUN(CALL_GATE_POINTER));
+	EXPECT_EQ(0xffff800000012345, m.emu.rip);
+	EXPECT_EQ(CODE64_0, m.seg[MKVM_CS].selector);
+	EXPECT_TRUE(m.seg[MKVM_SS].unusable);
+	EXPECT_EQ(0, m.seg[MKVM_SS].selector);
+	EXPECT_EQ(INNER_STACK + 4 - 32, m.regs[MKVM_RSP]);
+	EXPECT_EQ(CODE + 6, word_at(INNER_STACK + 4 - 32));
+	EXPECT_EQ(CODE64_3, word_at(INNER_STACK + 4 - 24));
+	EXPECT_EQ(STACK, word_at(INNER_STACK + 4 - 16));
+	EXPECT_EQ(DATA_3, word_at(INNER_STACK + 4 - 8));
+}
+
+TEST(each_check_of_a_call_gate_faults_with_its_own_error)
+{
+	static const struct {
+		unsigned int type, dpl;
+		u16 selector, ss;
+		u32 rip;
+		u8 vector;
+		u32 error;
+	} rows[] = {
+		{ 2, 3, CODE_0, DATA_0, 0x1234, GP_VECTOR, GATE },	/* an LDT */
+		{ INTERRUPT_GATE, 3, CODE_0, DATA_0, 0x1234, GP_VECTOR, GATE },
+		{ CALL_GATE, 2, CODE_0, DATA_0, 0x1234, GP_VECTOR, GATE },
+		{ CALL_GATE, 3, 0, DATA_0, 0x1234, GP_VECTOR, 0 },
+		{ CALL_GATE, 3, DATA_0, DATA_0, 0x1234, GP_VECTOR, DATA_0 },
+		{ CALL_GATE, 3, ABSENT_CODE_3, DATA_0, 0x1234, NP_VECTOR, ABSENT_CODE_3 & ~3 },
+		{ CALL_GATE, 3, CODE_0, 0, 0x1234, TS_VECTOR, 0 },
+		{ CALL_GATE, 3, CODE_0, DATA_3, 0x1234, TS_VECTOR, DATA_3 & ~3 },
+		{ CALL_GATE, 3, CODE_0, CODE_0, 0x1234, TS_VECTOR, CODE_0 },
+		{ CALL_GATE, 3, SMALL_3, DATA_0, 0x1000, GP_VECTOR, 0 },
+	};
+
+	for (unsigned int i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		ktap_about("row %u", i);
+		gate_scene(PROT32, true, GATE | 3);
+		put_gate(rows[i].type, rows[i].dpl, rows[i].selector, rows[i].rip, 1);
+		ram[OLD_TSS + 8] = rows[i].ss;
+		EXPECT_FAULT(rows[i].vector, rows[i].error, CALL_GATE_POINTER);
+	}
+	gate_scene(PROT32, true, GATE | 3);
+	put_gate(CALL_GATE, 3, CODE_0, 0x1234, 0);
+	ram[GDT + GATE + 5] &= 0x7f;				/* absent */
+	EXPECT_FAULT(NP_VECTOR, GATE, CALL_GATE_POINTER);
+	put_gate(CALL_GATE, 3, CODE_0, 0x1234, 0);
+	EXPECT_FAULT(GP_VECTOR, CODE_0, JMP_GATE_POINTER);	/* JMP cannot go inward */
+	m.seg[MKVM_EMU_TR].limit = 7;
+	EXPECT_FAULT(TS_VECTOR, TSS_OLD, CALL_GATE_POINTER);
+	m.seg[MKVM_EMU_TR].limit = 0x67;
+	m.ro_to = INNER_STACK;
+	EXPECT_FAULT(PF_VECTOR, 2, CALL_GATE_POINTER);
 }

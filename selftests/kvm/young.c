@@ -168,7 +168,7 @@ static void watch_pages(const u8 *const *pages)
 
 	if (!put(DAMON "nr_kdamonds", NULL, 1))
 		SKIP("the kernel has no DAMON (CONFIG_DAMON_SYSFS)");
-	/* Statistics of newer kernels' own have DAMON for themselves until they are switched off. */
+	/* Newer kernels' own statistics have DAMON for themselves until they are switched off. */
 	if (!access(DAMON_STAT, F_OK))
 		ASSERT_TRUE(put(DAMON_STAT, "N", 0));
 	ASSERT_TRUE(put(DAMON "0/contexts/nr_contexts", NULL, 1));

@@ -860,7 +860,8 @@ TEST(a_gate_within_a_level_pushes_the_return_address_alone)
 	EXPECT_EQ(STACK - 8, m.regs[MKVM_RSP]);
 	EXPECT_EQ(CODE_0, word_at(STACK - 4));
 	EXPECT_EQ(CODE + 6, word_at(STACK - 8));
-	gate_scene(PROT32, true, GATE | 3);		/* conforming code runs at the caller's level */
+	/* Conforming code runs at the caller's level. */
+	gate_scene(PROT32, true, GATE | 3);
 	put_gate(CALL_GATE, 3, CONFORMING_0, 0x12345, 0);
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(CALL_GATE_POINTER));
 	EXPECT_EQ(CONFORMING_0 | 3, m.seg[MKVM_CS].selector);

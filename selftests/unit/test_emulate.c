@@ -3263,8 +3263,8 @@ TEST(far_branches_within_a_level_change_cs)
 	ram_put(m.regs[MKVM_RBX] + 4, 0x10, 2);
 	EXPECT_SELECTOR_FAULT(GP_VECTOR, 0x10, 0xff, 0x2b);	/* jmp far to data */
 	ram_put(m.regs[MKVM_RBX] + 4, 0x18, 2);
-	ram_put(m.ram_base + 0x301d, 0x8c, 1);
-	EXPECT_EQ(MKVM_EMU_UNHANDLED, RUN(0xff, 0x2b));		/* to a call gate */
+	ram_put(m.ram_base + 0x301d, 0x82, 1);
+	EXPECT_SELECTOR_FAULT(GP_VECTOR, 0x18, 0xff, 0x2b);	/* to an LDT */
 	machine_init(REAL);
 	EXPECT_EQ(MKVM_EMU_DONE, RUN(0xea, 0x34, 0x12, 0x00, 0x20));
 	EXPECT_EQ(0x1234, m.emu.rip);
